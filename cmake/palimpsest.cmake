@@ -1,0 +1,82 @@
+# The project's own build rules, so that the top file reads as a list of parts.
+
+add_library(palimpsest_warnings INTERFACE)
+target_compile_options(palimpsest_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+  -Wsign-conversion -Wold-style-cast -Wnon-virtual-dtor -Wcast-qual -Wformat=2
+  -Woverloaded-virtual -Wdouble-promotion -Wundef
+  # GCC's null-dereference check needs the optimiser and is wrong about inlined containers there.
+  $<$<NOT:$<CXX_COMPILER_ID:GNU>>:-Wnull-dereference>
+  # GCC 12 is wrong about text + std::string (GCC bug 105651).
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
+
+set(PALIMPSEST_FOLDERS "" CACHE INTERNAL "")
+
+# palimpsest_folder(NAME LIB...): src/NAME/*.cpp as objects that may use LIB...
+function(palimpsest_folder name)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
+  list(REMOVE_ITEM sources ${PROJECT_SOURCE_DIR}/src/${name}/main.cpp)
+  add_library(palimpsest_${name} STATIC ${sources})
+  target_include_directories(palimpsest_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
+  target_link_libraries(palimpsest_${name} PUBLIC ${ARGN} PRIVATE $<BUILD_INTERFACE:palimpsest_warnings>)
+  set_target_properties(palimpsest_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  set(PALIMPSEST_FOLDERS ${PALIMPSEST_FOLDERS} ${name} CACHE INTERNAL "")
+endfunction()
+
+# The library that others link: the folders up to engine, as one archive.
+function(palimpsest_library)
+  set(objects)
+  foreach(folder ${PALIMPSEST_FOLDERS})
+    list(APPEND objects $<TARGET_OBJECTS:palimpsest_${folder}>)
+  endforeach()
+  add_library(palimpsest STATIC ${objects})
+  add_library(palimpsest::palimpsest ALIAS palimpsest)
+  set_target_properties(palimpsest PROPERTIES LINKER_LANGUAGE CXX)
+  target_include_directories(palimpsest INTERFACE
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>
+    $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/palimpsest>)
+  target_compile_features(palimpsest INTERFACE cxx_std_20)
+  target_link_libraries(palimpsest INTERFACE ggml::ggml llama Threads::Threads $<BUILD_INTERFACE:Highway::Highway>
+    $<INSTALL_INTERFACE:Highway::Highway>)
+endfunction()
+
+# The version and commit that --version and every benchmark line state.
+function(palimpsest_version target)
+  execute_process(COMMAND git describe --always --dirty --abbrev=10 WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
+    OUTPUT_VARIABLE PALIMPSEST_COMMIT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  if(NOT PALIMPSEST_COMMIT)
+    set(PALIMPSEST_COMMIT "unknown commit")
+  endif()
+  configure_file(${PROJECT_SOURCE_DIR}/src/cli/version.h.in ${PROJECT_BINARY_DIR}/generated/cli/version.h @ONLY)
+  target_include_directories(${target} PUBLIC ${PROJECT_BINARY_DIR}/generated)
+  # Configure again after a commit, so that the name stays true.
+  if(EXISTS ${PROJECT_SOURCE_DIR}/.git/logs/HEAD)
+    set_property(DIRECTORY ${PROJECT_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
+      ${PROJECT_SOURCE_DIR}/.git/logs/HEAD)
+  endif()
+endfunction()
+
+function(palimpsest_program)
+  add_executable(palimpsest_cli_program ${PROJECT_SOURCE_DIR}/src/cli/main.cpp)
+  set_target_properties(palimpsest_cli_program PROPERTIES OUTPUT_NAME palimpsest)
+  target_link_libraries(palimpsest_cli_program PRIVATE palimpsest_cli palimpsest_warnings)
+endfunction()
+
+function(palimpsest_install)
+  include(CMakePackageConfigHelpers)
+  set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/palimpsest)
+  install(TARGETS palimpsest EXPORT palimpsest-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(TARGETS palimpsest_cli_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/src/core ${PROJECT_SOURCE_DIR}/src/text
+    ${PROJECT_SOURCE_DIR}/src/memory ${PROJECT_SOURCE_DIR}/src/model ${PROJECT_SOURCE_DIR}/src/engine
+    DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/palimpsest FILES_MATCHING PATTERN "*.h")
+  install(EXPORT palimpsest-targets NAMESPACE palimpsest:: DESTINATION ${package_dir})
+  # The prefix set-up used, so that a consumer finds the same ggml without knowing about it.
+  set(PALIMPSEST_DEPS_PREFIX "${PALIMPSEST_DEPS_PREFIX}")
+  configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/palimpsest-config.cmake.in
+    ${PROJECT_BINARY_DIR}/palimpsest-config.cmake INSTALL_DESTINATION ${package_dir})
+  write_basic_package_version_file(${PROJECT_BINARY_DIR}/palimpsest-config-version.cmake
+    COMPATIBILITY SameMinorVersion)
+  install(FILES ${PROJECT_BINARY_DIR}/palimpsest-config.cmake
+    ${PROJECT_BINARY_DIR}/palimpsest-config-version.cmake
+    ${PROJECT_SOURCE_DIR}/cmake/FindHighway.cmake DESTINATION ${package_dir})
+endfunction()

@@ -1,0 +1,218 @@
+#include "bench/speed.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <sstream>
+
+#include "bench/peer.h"
+#include "bench/process.h"
+#include "core/error.h"
+#include "engine/session.h"
+#include "memory/memories.h"
+#include "model/load.h"
+
+namespace palimpsest {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds(const std::function<void()>& work) {
+    const auto start = Clock::now();
+    work();
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+    if (values.empty()) return 0;
+    std::ranges::sort(values);
+    const size_t n = values.size();
+    return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+/// Tokens without meaning; the time does not depend on which.
+std::vector<TokenId> some_tokens(int64_t n, int64_t n_vocab) {
+    std::vector<TokenId> tokens(static_cast<size_t>(n));
+    uint64_t state = 1;
+    for (TokenId& t : tokens) {
+        state = state * 6364136223846793005U + 1442695040888963407U;
+        t = static_cast<TokenId>((state >> 33U) % static_cast<uint64_t>(n_vocab));
+    }
+    return tokens;
+}
+
+/// Ours or a peer, as far as measuring goes.
+class Runner {
+ public:
+    Runner() = default;
+    virtual ~Runner() = default;
+    Runner(const Runner&) = delete;
+    Runner& operator=(const Runner&) = delete;
+    virtual void feed(std::span<const TokenId> tokens) = 0;
+    virtual void reset() = 0;
+};
+
+class OurRunner final : public Runner {
+ public:
+    OurRunner(const SpeedOptions& o, int64_t n_ctx)
+        : backend_(o.n_threads),
+          loaded_(o.model_path, backend_),
+          session_(loaded_.model(), backend_,
+                   make_memory("full", backend_, loaded_.config().memory_shape(),
+                               {.n_ctx = n_ctx, .entries = entry_type(o.entries)}),
+                   {.n_ctx = n_ctx, .n_chunk = o.n_prefill}) {}
+    void feed(std::span<const TokenId> tokens) override {
+        if (tokens.size() == 1) {
+            session_.accept(tokens.front());
+        } else {
+            session_.feed(std::vector<TokenId>(tokens.begin(), tokens.end()));
+        }
+    }
+    void reset() override { session_.reset(); }
+
+ private:
+    Backend backend_;
+    LoadedModel loaded_;
+    Session session_;
+};
+
+class PeerRunner final : public Runner {
+ public:
+    PeerRunner(const SpeedOptions& o, int64_t n_ctx, bool flash)
+        : peer_(o.model_path, {.n_ctx = n_ctx,
+                               .n_chunk = o.n_prefill,
+                               .n_threads = o.n_threads,
+                               .flash_attention = flash}) {}
+    void feed(std::span<const TokenId> tokens) override { peer_.feed(tokens); }
+    void reset() override { peer_.reset(); }
+
+ private:
+    Peer peer_;
+};
+
+using MakeRunner = std::function<std::unique_ptr<Runner>()>;
+
+FootprintResult measure_footprint(const MakeRunner& make, const std::vector<TokenId>& tokens) {
+    const std::string line = in_own_process([&] {
+        std::unique_ptr<Runner> runner;
+        const double load_s = seconds([&] { runner = make(); });
+        runner->feed(tokens);
+        return cat(load_s, " ", peak_resident_bytes());
+    });
+    FootprintResult result;
+    std::istringstream(line) >> result.load_s >> result.peak_rss_bytes;
+    return result;
+}
+
+void check_options(const SpeedOptions& o) {
+    require(!o.depths.empty(), "no depths to measure at");
+    require(std::ranges::is_sorted(o.depths) && o.depths.front() >= 0,
+            "depths must be 0 or more, and ascending");
+    require(o.n_prefill >= 2, "prefill of ", o.n_prefill, " tokens; it must be 2 or more");
+    require(o.n_decode >= 1, "decode of ", o.n_decode, " tokens; it must be 1 or more");
+    require(o.n_repeat >= 1, o.n_repeat, " repeats; it must be 1 or more");
+    for (size_t i = 1; i < o.depths.size(); ++i) {
+        require(o.depths[i] - o.depths[i - 1] >= o.n_decode + o.n_prefill, "depths ",
+                o.depths[i - 1], " and ", o.depths[i], " are closer than the ",
+                o.n_decode + o.n_prefill, " tokens measured at each");
+    }
+}
+
+/// The engines of one measurement: ours first, then the peers.
+using Runners = std::vector<std::unique_ptr<Runner>>;
+
+struct Pass {
+    const SpeedOptions& options;
+    std::span<const TokenId> tokens;
+    Runners& runners;
+    int64_t repeat;
+    int64_t position = 0;
+
+    /// Seconds each engine takes for the next n tokens, `step` at a time. Who goes first alternates.
+    std::vector<double> time(int64_t n, int64_t step) {
+        std::vector<double> taken(runners.size());
+        for (size_t i = 0; i < runners.size(); ++i) {
+            const size_t who = (i + static_cast<size_t>(repeat)) % runners.size();
+            taken[who] = seconds([&] {
+                for (int64_t at = 0; at < n; at += step) {
+                    runners[who]->feed(tokens.subspan(static_cast<size_t>(position + at),
+                                                      static_cast<size_t>(std::min(step, n - at))));
+                }
+            });
+        }
+        position += n;
+        return taken;
+    }
+};
+
+void record(SpeedResult& r, const std::vector<double>& taken, int64_t n) {
+    const auto rate = [&](size_t i) { return static_cast<double>(n) / taken[i]; };
+    r.ours_all.push_back(rate(0));
+    if (taken.size() == 1) return;
+    r.peer_flash_all.push_back(rate(1));
+    r.peer_plain_all.push_back(rate(2));
+}
+
+void summarise(SpeedResult& r) {
+    r.ours = median(r.ours_all);
+    r.peer_flash = median(r.peer_flash_all);
+    r.peer_plain = median(r.peer_plain_all);
+    r.peer = std::max(r.peer_flash, r.peer_plain);
+}
+
+}  // namespace
+
+SpeedReport measure_speed(const SpeedOptions& o,
+                          const std::function<void(const std::string&)>& on_progress) {
+    check_options(o);
+    const int64_t n_ctx = o.depths.back() + o.n_decode + o.n_prefill;
+    const ModelConfig config = read_config(GgufFile::open(o.model_path));
+    const std::vector<TokenId> tokens = some_tokens(n_ctx, config.n_vocab);
+    const MakeRunner ours = [&] { return std::make_unique<OurRunner>(o, n_ctx); };
+    const auto peer = [&](bool flash) -> MakeRunner {
+        return [&o, n_ctx, flash] { return std::make_unique<PeerRunner>(o, n_ctx, flash); };
+    };
+
+    SpeedReport report;
+    on_progress("memory and load time, each in a process of its own");
+    report.ours = measure_footprint(ours, tokens);
+    if (o.with_peer) {
+        const FootprintResult flash = measure_footprint(peer(true), tokens);
+        const FootprintResult plain = measure_footprint(peer(false), tokens);
+        report.peer = {std::min(flash.load_s, plain.load_s),
+                       std::min(flash.peak_rss_bytes, plain.peak_rss_bytes)};
+    }
+    Runners runners;
+    runners.push_back(ours());
+    if (o.with_peer) {
+        runners.push_back(peer(true)());
+        runners.push_back(peer(false)());
+    }
+    for (const int64_t depth : o.depths) {
+        report.results.push_back({.phase = "prefill", .depth = depth});
+        report.results.push_back({.phase = "decode", .depth = depth});
+    }
+    for (int64_t repeat = 0; repeat < o.n_repeat; ++repeat) {
+        for (const auto& r : runners) r->reset();
+        Pass pass = {.options = o, .tokens = tokens, .runners = runners, .repeat = repeat};
+        // The first step of each kind builds graphs and takes memory; it is not measured.
+        pass.time(o.n_prefill, o.n_prefill);
+        pass.time(2, 1);
+        for (const auto& r : runners) r->reset();
+        pass.position = 0;
+        for (size_t i = 0; i < o.depths.size(); ++i) {
+            if (o.depths[i] > pass.position) {
+                pass.time(o.depths[i] - pass.position, o.n_prefill);
+            }
+            on_progress(cat("repeat ", repeat + 1, " of ", o.n_repeat, ", depth ", o.depths[i]));
+            record(report.results[2 * i + 1], pass.time(o.n_decode, 1), o.n_decode);
+            record(report.results[2 * i], pass.time(o.n_prefill, o.n_prefill), o.n_prefill);
+        }
+    }
+    for (SpeedResult& r : report.results) summarise(r);
+    return report;
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace palimpsest {
+
+struct SpeedOptions {
+    std::string model_path;
+    std::vector<int64_t> depths = {0, 2048, 4096, 7168};
+    int64_t n_prefill = 512;
+    int64_t n_decode = 64;
+    int64_t n_repeat = 3;
+    int n_threads = 1;
+    std::string entries = "f16";
+    bool with_peer = false;
+};
+
+/// Medians over the repeats, tokens per second.
+struct SpeedResult {
+    std::string phase;  // "prefill" or "decode"
+    int64_t depth = 0;
+    double ours = 0;
+    double peer = 0;                 // the better of the two below; 0 without a peer
+    double peer_flash = 0, peer_plain = 0;
+    std::vector<double> ours_all = {}, peer_flash_all = {}, peer_plain_all = {};  // every repeat
+};
+
+/// One engine's memory and load time, in a process that did nothing else.
+struct FootprintResult {
+    double load_s = 0;
+    size_t peak_rss_bytes = 0;  // after reading up to the deepest depth
+};
+
+struct SpeedReport {
+    std::vector<SpeedResult> results;
+    FootprintResult ours, peer;  // peer: with the attention that needs less
+};
+
+/// Measures prefill and decode at every depth. Ours and the peer (libllama, flash attention on and
+/// off) read the same tokens, take turns at every measurement, and alternate who goes first.
+/// At depth d: n_decode tokens one by one from position d, then n_prefill tokens at once after
+/// them. `on_progress` gets lines for people. Throws kInvalidArgument for a depth that does not fit.
+SpeedReport measure_speed(const SpeedOptions& options,
+                          const std::function<void(const std::string&)>& on_progress);
+
+}  // namespace palimpsest

@@ -1,0 +1,146 @@
+// palimpsest bench: measurements. `speed` is the first; quality comes beside it.
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "bench/process.h"
+#include "bench/speed.h"
+#include "cli/command.h"
+#include "cli/setup.h"
+#include "cli/terminal.h"
+#include "cli/version.h"
+#include "core/error.h"
+#include "engine/default_model.h"
+#include "memory/attention_kernel.h"
+
+namespace palimpsest {
+
+namespace {
+
+struct BenchFlags {
+    ModelFlags model;
+    SpeedOptions options;
+    std::string peer;
+    bool json = false;
+};
+
+std::string padded(const std::string& text, size_t width) {
+    return std::string(width - std::min(width, text.size()), ' ') + text;
+}
+
+/// Rows of a Markdown table, columns right-aligned.
+std::string table(const std::vector<std::vector<std::string>>& rows) {
+    std::vector<size_t> widths(rows.front().size(), 0);
+    for (const auto& row : rows) {
+        for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+    }
+    std::string out;
+    for (size_t r = 0; r < rows.size(); ++r) {
+        for (size_t i = 0; i < rows[r].size(); ++i) out += "| " + padded(rows[r][i], widths[i]) + " ";
+        out += "|\n";
+        if (r > 0) continue;
+        for (const size_t w : widths) out += "|" + std::string(w + 1, '-') + ":";
+        out += "|\n";
+    }
+    return out;
+}
+
+std::string ratio(double ours, double peer, int digits = 2) {
+    return peer > 0 ? fixed(ours / peer, digits) + "x" : "-";
+}
+
+void print_table(const BenchFlags& f, const SpeedReport& report) {
+    const SpeedOptions& o = f.options;
+    std::vector<std::vector<std::string>> rows = {{"phase", "depth", "ours tok/s",
+                                                   "libllama flash", "libllama plain", "ratio"}};
+    for (const SpeedResult& r : report.results) {
+        const auto cell = [](double x) { return x > 0 ? fixed(x, 1) : std::string("-"); };
+        rows.push_back({r.phase, std::to_string(r.depth), cell(r.ours), cell(r.peer_flash),
+                        cell(r.peer_plain), ratio(r.ours, r.peer)});
+    }
+    const auto mb = [](size_t bytes) { return bytes > 0 ? human_bytes(bytes) : std::string("-"); };
+    const std::vector<std::vector<std::string>> footprint = {
+        {"", "ours", "libllama", "ratio"},
+        {"load time", fixed(report.ours.load_s, 3) + " s",
+         report.peer.load_s > 0 ? fixed(report.peer.load_s, 3) + " s" : "-",
+         ratio(report.ours.load_s, report.peer.load_s)},
+        {"peak resident memory", mb(report.ours.peak_rss_bytes), mb(report.peer.peak_rss_bytes),
+         ratio(static_cast<double>(report.ours.peak_rss_bytes),
+               static_cast<double>(report.peer.peak_rss_bytes))}};
+    write_output(cat(processor_name(), ", ", o.n_threads, " threads, kernel ", attention_target(),
+                     ", entries ", o.entries, ", commit ", kCommit, "\nmodel ", o.model_path,
+                     "\nprefill of ", o.n_prefill, " tokens, decode of ", o.n_decode,
+                     ", medians of ", o.n_repeat, " interleaved repeats\n\n", table(rows), "\n",
+                     table(footprint)));
+}
+
+void print_json(const BenchFlags& f, const SpeedReport& report) {
+    for (const SpeedResult& r : report.results) {
+        nlohmann::json line = {{"phase", r.phase},
+                               {"depth", r.depth},
+                               {"memory", "full"},
+                               {"ours", r.ours},
+                               {"ours_all", r.ours_all},
+                               {"ours_peak_rss_bytes", report.ours.peak_rss_bytes},
+                               {"ours_load_s", report.ours.load_s},
+                               {"threads", f.options.n_threads},
+                               {"entries", f.options.entries},
+                               {"tokens", r.phase == "prefill" ? f.options.n_prefill
+                                                               : f.options.n_decode},
+                               {"repeats", f.options.n_repeat},
+                               {"processor", processor_name()},
+                               {"kernel", attention_target()},
+                               {"model", f.options.model_path},
+                               {"commit", kCommit}};
+        if (f.options.with_peer) {
+            line.update({{"peer", r.peer},
+                         {"ratio", r.ours / r.peer},
+                         {"peer_flash", r.peer_flash},
+                         {"peer_plain", r.peer_plain},
+                         {"peer_flash_all", r.peer_flash_all},
+                         {"peer_plain_all", r.peer_plain_all},
+                         {"peer_peak_rss_bytes", report.peer.peak_rss_bytes},
+                         {"peer_load_s", report.peer.load_s}});
+        }
+        write_output(line.dump() + "\n");
+    }
+}
+
+void bench_speed(BenchFlags& f) {
+    f.options.model_path = f.model.model.empty() ? default_model_path() : f.model.model;
+    f.options.n_threads = thread_count(f.model);
+    f.options.with_peer = f.peer == "llama";
+    const SpeedReport report = measure_speed(
+        f.options, [](const std::string& what) { write_message(dim(what + "\n")); });
+    f.json ? print_json(f, report) : print_table(f, report);
+}
+
+}  // namespace
+
+void add_bench(CLI::App& command) {
+    command.require_subcommand(1);
+    auto f = std::make_shared<BenchFlags>();
+    CLI::App* speed = command.add_subcommand("speed", "prefill and decode, at several depths");
+    add_model_flag(*speed, f->model);
+    speed->add_option("-t,--threads", f->model.threads, "threads (default: all processors)")
+        ->check(CLI::Range(1, GGML_MAX_N_THREADS));
+    speed->add_option("--peer", f->peer, "measure libllama beside us, interleaved")
+        ->check(CLI::IsMember({"llama"}));
+    speed->add_option("--depths", f->options.depths, "tokens already held, ascending")
+        ->delimiter(',')
+        ->capture_default_str();
+    speed->add_option("--prefill", f->options.n_prefill, "tokens read at once")
+        ->capture_default_str();
+    speed->add_option("--decode", f->options.n_decode, "tokens read one by one")
+        ->capture_default_str();
+    speed->add_option("--repeats", f->options.n_repeat, "medians are taken over so many")
+        ->capture_default_str();
+    speed->add_option("--entries", f->options.entries, "how our keys and values are stored")
+        ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
+        ->capture_default_str();
+    speed->add_flag("--json", f->json, "print one JSON line a measurement");
+    speed->footer("\nAt every depth, --decode tokens are read one by one, then --prefill at once.\n");
+    speed->callback([f] { bench_speed(*f); });
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,149 @@
+// palimpsest run: one question, over any number of documents, one answer.
+
+#include <unistd.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/command.h"
+#include "cli/sampling_flags.h"
+#include "cli/setup.h"
+#include "cli/terminal.h"
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr int kInterrupted = 130;
+
+struct RunFlags {
+    ModelFlags model;
+    TextFlags text;
+    AnswerFlags answer;
+    std::vector<std::string> prompt;
+    std::vector<std::string> files;
+    bool raw = false, json = false, quiet = false;
+};
+
+/// The documents, each under its name if there are several, then the question.
+std::vector<TextPart> read_parts(const RunFlags& f) {
+    std::vector<TextPart> parts;
+    std::string question;
+    for (const std::string& p : f.prompt) question += (question.empty() ? "" : " ") + p;
+    std::vector<std::string> files = f.files;
+    const bool piped = isatty(STDIN_FILENO) == 0;
+    if (question.empty() && files.empty() && piped) question = read_file("-");
+    if (question == "-") question = read_file("-");
+    for (const std::string& path : files) {
+        const std::string title = files.size() > 1 ? cat(path == "-" ? "input" : path, ":\n") : "";
+        parts.push_back({title + prepared(read_file(path), f.text) + "\n\n", true});
+    }
+    parts.push_back({prepared(std::move(question), f.text), false});
+    bool empty = true;
+    for (const TextPart& p : parts) {
+        empty = empty && p.text.find_first_not_of(" \t\r\n") == std::string::npos;
+    }
+    require(!empty, "the prompt is empty; write a question after 'run', or pipe one in");
+    return parts;
+}
+
+std::vector<Segment> encode(const RunFlags& f, Tokenizer& tokenizer) {
+    const std::vector<TextPart> parts = read_parts(f);
+    if (f.raw) return tokenizer.encode_raw(parts);
+    if (!f.answer.chat_template.empty()) tokenizer.set_chat_template(f.answer.chat_template);
+    if (!tokenizer.has_chat_template()) {
+        write_message("palimpsest: this model has no chat template; the text goes in as it is\n");
+        return tokenizer.encode_raw(parts);
+    }
+    std::vector<ChatMessage> messages;
+    if (!f.answer.system.empty()) messages.push_back({"system", {{f.answer.system, false}}});
+    messages.push_back({"user", parts});
+    return tokenizer.encode_chat(messages);
+}
+
+double rate(int64_t n, double seconds) {
+    return seconds > 0 ? static_cast<double>(n) / seconds : 0;
+}
+
+nlohmann::json to_json(const GenerateResult& r, const MemoryUsage& u) {
+    return {{"text", r.text},
+            {"stop_reason", to_string(r.reason)},
+            {"prompt_tokens", r.n_prompt},
+            {"generated_tokens", r.n_generated},
+            {"time_to_first_token_s", r.prefill_s},
+            {"prefill_tokens_per_s", rate(r.n_prompt, r.prefill_s)},
+            {"decode_tokens_per_s", rate(r.n_generated, r.decode_s)},
+            {"memory", {{"positions_seen", u.positions_seen},
+                        {"entries_held", u.entries_held},
+                        {"bytes", u.bytes}}}};
+}
+
+std::string for_people(const GenerateResult& r, const MemoryUsage& u) {
+    return cat(human_count(r.n_prompt), " tokens read, first token after ",
+               human_seconds(r.prefill_s), " (",
+               human_count(static_cast<int64_t>(rate(r.n_prompt, r.prefill_s))),
+               " tokens/s); ", r.n_generated, " written at ",
+               human_count(static_cast<int64_t>(rate(r.n_generated, r.decode_s))),
+               " tokens/s; memory holds ", human_count(u.entries_held), " entries in ",
+               human_bytes(u.bytes), r.reason == StopReason::kLength ? "; cut at its length" : "",
+               "\n");
+}
+
+void run(const RunFlags& f) {
+    GenerateOptions options = generate_options(f.answer);
+    const Engine e = make_engine(f.model);
+    Tokenizer& tokenizer = e.loaded->require_tokenizer();
+    std::vector<Segment> prompt = encode(f, tokenizer);
+
+    catch_interrupts();
+    ProgressBar bar("reading");
+    options.on_prefill = [&](int64_t done, int64_t total) {
+        if (!f.quiet) bar.show(done, total);
+        return !interrupted();
+    };
+    const auto on_text = [&](std::string_view piece) {
+        bar.clear();
+        if (!f.json) write_output(piece);
+        return !interrupted();
+    };
+    const GenerateResult result =
+        generate(*e.session, tokenizer, std::move(prompt), options, on_text);
+    bar.clear();
+    const MemoryUsage usage = e.session->memory().usage();
+    if (f.json) {
+        write_output(to_json(result, usage).dump(2) + "\n");
+    } else if (!result.text.ends_with('\n')) {
+        write_output("\n");
+    }
+    if (result.reason == StopReason::kCancelled) {
+        write_message(cat("palimpsest: stopped by Ctrl-C after ", usage.positions_seen,
+                          " tokens\n"));
+        throw CLI::RuntimeError(kInterrupted);
+    }
+    if (!f.quiet && !f.json) write_message(dim(for_people(result, usage)));
+}
+
+}  // namespace
+
+void add_run(CLI::App& command) {
+    auto f = std::make_shared<RunFlags>();
+    command.add_option("prompt", f->prompt, "the question; '-' reads it from standard input");
+    command.add_option("-f,--file", f->files,
+                       "a document to read first (repeatable; '-' is standard input)")
+        ->allow_extra_args(false);
+    add_model_flags(command, f->model);
+    add_answer_flags(command, f->answer);
+    add_text_flags(command, f->text);
+    command.add_flag("--raw", f->raw, "no chat template: continue the text as it is");
+    command.add_flag("--json", f->json, "print one JSON object with the answer and its figures");
+    command.add_flag("-q,--quiet", f->quiet, "print the answer and nothing else");
+    command.footer(
+        "\nExamples:\n"
+        "  palimpsest run 'Name three rivers.'\n"
+        "  palimpsest run -f report.txt -f notes.md 'Where do they disagree?'\n"
+        "  git log -20 | palimpsest run -f - 'Write the release notes.'\n");
+    command.callback([f] { run(*f); });
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,77 @@
+// palimpsest tokenize: a text as the model sees it.
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/command.h"
+#include "cli/setup.h"
+#include "cli/terminal.h"
+#include "core/error.h"
+#include "engine/default_model.h"
+#include "text/utf8.h"
+
+namespace palimpsest {
+
+namespace {
+
+struct TokenizeFlags {
+    ModelFlags model;
+    TextFlags text;
+    std::string input, file;
+    bool json = false, count = false;
+};
+
+/// A token's text with control characters spelled out, so that a list stays one line a token.
+std::string visible(std::string_view text) {
+    std::string out;
+    for (const char c : replace_invalid_utf8(text)) {
+        if (c == '\n') {
+            out += "\\n";
+        } else if (c == '\t') {
+            out += "\\t";
+        } else if (c == '\r') {
+            out += "\\r";
+        } else {
+            out += c;
+        }
+    }
+    return out;
+}
+
+void tokenize(const TokenizeFlags& f) {
+    const std::string path = f.model.model.empty() ? default_model_path() : f.model.model;
+    const auto tokenizer = Tokenizer::load(path, GgufFile::open(path));
+    if (tokenizer == nullptr) {
+        throw Error(ErrorCode::kUnsupported, cat("'", path, "' has no vocabulary"));
+    }
+    require(f.input.empty() || f.file.empty(), "name a text or a file, not both");
+    const std::string text =
+        f.input.empty() ? read_file(f.file.empty() ? "-" : f.file) : f.input;
+    const std::vector<TokenId> tokens = tokenizer->encode(prepared(text, f.text));
+    if (f.count) return write_output(cat(tokens.size(), "\n"));
+    if (f.json) return write_output(nlohmann::json(tokens).dump() + "\n");
+    std::string lines;
+    for (const TokenId t : tokens) {
+        const std::string id = std::to_string(t);
+        lines += std::string(8 - std::min<size_t>(7, id.size()), ' ') + id + "  " +
+                 visible(tokenizer->visible(t)) + "\n";
+    }
+    write_output(lines);
+    write_message(dim(cat(human_count(std::ssize(tokens)), " tokens, ",
+                          human_count(std::ssize(text)), " bytes\n")));
+}
+
+}  // namespace
+
+void add_tokenize(CLI::App& command) {
+    auto f = std::make_shared<TokenizeFlags>();
+    command.add_option("text", f->input, "the text (default: standard input)");
+    command.add_option("-f,--file", f->file, "read the text from a file");
+    add_model_flag(command, f->model);
+    add_text_flags(command, f->text);
+    command.add_flag("--json", f->json, "print the ids as a JSON array, as 'trace' reads them");
+    command.add_flag("--count", f->count, "print how many there are and nothing else");
+    command.callback([f] { tokenize(*f); });
+}
+
+}  // namespace palimpsest

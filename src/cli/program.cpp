@@ -1,0 +1,92 @@
+#include <array>
+#include <csignal>
+#include <new>
+
+#include "cli/command.h"
+#include "cli/terminal.h"
+#include "cli/version.h"
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr int kOutputFailed = 74;
+constexpr int kOutOfMemory = 6;
+constexpr int kUnexpected = 70;
+
+constexpr std::array<Command, 7> kCommands = {{
+    {"run", "answer a question, over documents if you name some", add_run},
+    {"chat", "talk with the model, turn by turn", add_chat},
+    {"inspect", "say what a model file holds and what fits into this machine", add_inspect},
+    {"tokenize", "show a text as the model sees it", add_tokenize},
+    {"bench", "measure speed, beside libllama if you like", add_bench},
+    {"trace", "write logits as JSON, for tests and research", add_trace},
+    {"completion", "print a completion script for bash", add_completion},
+}};
+
+constexpr const char* kFooter =
+    "\nRun 'palimpsest COMMAND --help' for the flags of a command.\n"
+    "\n"
+    "Models are GGUF files. Without --model, the one that set-up fetched is used, or the one in\n"
+    "$PALIMPSEST_MODEL.\n"
+    "\n"
+    "Exit status: 0 done, 2 wrong flag or value, 3 file or name not found, 4 damaged file,\n"
+    "5 not supported, 6 out of memory or context, 70 fault of ours, 74 output not writable,\n"
+    "130 stopped by Ctrl-C.\n";
+
+int fail(std::string_view message, int status) {
+    write_message(cat(bold("palimpsest: "), message, "\n"));
+    return status;
+}
+
+}  // namespace
+
+std::span<const Command> commands() { return kCommands; }
+
+void add_commands(CLI::App& program) {
+    program.name("palimpsest");
+    program.footer(kFooter);
+    program.set_version_flag("--version", kVersionText);
+    program.require_subcommand(1);
+    for (const Command& c : kCommands) {
+        CLI::App* sub = program.add_subcommand(std::string(c.name), std::string(c.summary));
+        c.add(*sub);
+    }
+}
+
+int run_program(int argc, const char* const* argv) {
+    // A closed pipe is a failed write with a message, not a silent end.
+    std::signal(SIGPIPE, SIG_IGN);
+    CLI::App program{"Runs language models over contexts larger than the memory they are given."};
+    try {
+        add_commands(program);
+        program.parse(argc, argv);
+        return 0;
+    } catch (const CLI::CallForHelp&) {
+        const auto chosen = program.get_subcommands();
+        const CLI::App* shown = &program;
+        for (auto next = chosen; !next.empty(); next = shown->get_subcommands()) {
+            shown = next.front();
+        }
+        write_output(shown == &program ? program.help() : shown->help());
+        return 0;
+    } catch (const CLI::CallForVersion& e) {
+        write_output(cat(e.what(), "\n"));
+        return 0;
+    } catch (const CLI::RuntimeError& e) {
+        return e.get_exit_code();
+    } catch (const CLI::ParseError& e) {
+        return fail(cat(e.what(), "; see --help"), exit_code(ErrorCode::kInvalidArgument));
+    } catch (const Error& e) {
+        return fail(e.what(), exit_code(e.code()));
+    } catch (const OutputError& e) {
+        return fail(cat("cannot write the output: ", e.what()), kOutputFailed);
+    } catch (const std::bad_alloc&) {
+        return fail("out of memory", kOutOfMemory);
+    } catch (const std::exception& e) {
+        return fail(cat("unexpected: ", e.what()), kUnexpected);
+    }
+}
+
+}  // namespace palimpsest

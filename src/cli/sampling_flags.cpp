@@ -1,0 +1,47 @@
+#include "cli/sampling_flags.h"
+
+#include "cli/setup.h"
+
+namespace palimpsest {
+
+void add_answer_flags(CLI::App& command, AnswerFlags& flags) {
+    SamplingOptions& s = flags.sampling;
+    command.add_option("-n,--max-tokens", flags.max_tokens, "tokens the answer may have")
+        ->capture_default_str();
+    command
+        .add_option("--temperature", s.temperature, "0: always the likeliest token; higher: freer")
+        ->capture_default_str();
+    command.add_option("--top-k", s.top_k, "draw from so many tokens; 0: all")
+        ->capture_default_str();
+    command.add_option("--top-p", s.top_p, "draw from the likeliest tokens of this total share")
+        ->capture_default_str();
+    command.add_option("--min-p", s.min_p, "drop tokens less likely than this share of the best")
+        ->capture_default_str();
+    command.add_option("--repeat-penalty", s.repeat_penalty, "above 1: repeat less")
+        ->capture_default_str();
+    command.add_option("--frequency-penalty", s.frequency_penalty, "per repetition; 0: none")
+        ->capture_default_str();
+    command.add_option("--presence-penalty", s.presence_penalty, "once for any repetition; 0: none")
+        ->capture_default_str();
+    command.add_option("--penalty-last-n", s.penalty_last_n, "tokens the penalties look back on")
+        ->capture_default_str();
+    command.add_option("--seed", s.seed, "the same seed gives the same text")
+        ->capture_default_str();
+    command.add_option("--grammar-file", flags.grammar_file, "GBNF grammar the answer must follow");
+    command.add_option("--stop", flags.stop, "end the answer before this text (repeatable)")
+        ->allow_extra_args(false);
+    command.add_option("--system", flags.system, "what the model is told before everything else");
+    command.add_option("--chat-template", flags.chat_template,
+                       "libllama's name of a template, instead of the model's own");
+}
+
+GenerateOptions generate_options(const AnswerFlags& flags) {
+    GenerateOptions options = {.sampling = flags.sampling,
+                               .max_tokens = flags.max_tokens,
+                               .stop = flags.stop,
+                               .on_prefill = {}};
+    if (!flags.grammar_file.empty()) options.sampling.grammar = read_file(flags.grammar_file);
+    return options;
+}
+
+}  // namespace palimpsest

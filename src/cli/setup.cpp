@@ -1,0 +1,127 @@
+#include "cli/setup.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <system_error>
+
+#include "cli/terminal.h"
+#include "core/error.h"
+#include "engine/default_model.h"
+#include "text/utf8.h"
+
+namespace palimpsest {
+
+namespace {
+
+[[noreturn]] void cannot_read(const std::string& path, int error) {
+    throw Error(ErrorCode::kNotFound,
+                cat("cannot read '", path, "': ", std::generic_category().message(error)));
+}
+
+std::string read_descriptor(const std::string& path, int fd) {
+    std::string text;
+    std::array<char, 1 << 16> part{};
+    while (true) {
+        const ssize_t n = read(fd, part.data(), part.size());
+        if (n < 0 && errno == EINTR && !interrupted()) continue;
+        if (n < 0) cannot_read(path, errno);
+        if (n == 0) return text;
+        text.append(part.data(), static_cast<size_t>(n));
+    }
+}
+
+}  // namespace
+
+void add_model_flag(CLI::App& command, ModelFlags& flags) {
+    command.add_option("-m,--model", flags.model, "GGUF file (default: the one set-up fetched)");
+}
+
+void add_model_flags(CLI::App& command, ModelFlags& flags) {
+    add_model_flag(command, flags);
+    command.add_option("-t,--threads", flags.threads, "threads (default: all processors)")
+        ->check(CLI::Range(1, GGML_MAX_N_THREADS));
+    command
+        .add_option("-c,--context", flags.context,
+                    "positions the memory can hold (default: what the model was trained for)")
+        ->check(CLI::PositiveNumber);
+    command.add_option("--chunk", flags.chunk, "tokens read in one step")
+        ->check(CLI::Range(int64_t{1}, int64_t{65536}))
+        ->capture_default_str();
+    command.add_option("--entries", flags.entries, "how keys and values are stored")
+        ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
+        ->capture_default_str();
+    command.add_option("--attention", flags.attention,
+                       "our kernel, or ggml's operations (slow, for checking)")
+        ->check(CLI::IsMember({"fused", "reference"}))
+        ->capture_default_str();
+}
+
+int thread_count(const ModelFlags& flags) {
+    return flags.threads > 0 ? flags.threads : Backend::available_threads();
+}
+
+Engine make_engine(const ModelFlags& flags) {
+    const std::string path = flags.model.empty() ? default_model_path() : flags.model;
+    Engine e;
+    e.backend = std::make_unique<Backend>(thread_count(flags));
+    try {
+        e.loaded = std::make_unique<LoadedModel>(path, *e.backend);
+    } catch (const Error& error) {
+        if (!flags.model.empty() || error.code() != ErrorCode::kNotFound) throw;
+        throw Error(ErrorCode::kNotFound,
+                    cat(error.what(), "; fetch the default model with 'make setup', or name one ",
+                        "with --model"));
+    }
+    const ModelConfig& config = e.loaded->config();
+    const int64_t n_ctx = flags.context > 0 ? flags.context : config.n_ctx_train;
+    if (n_ctx > config.n_ctx_train) {
+        write_message(cat("palimpsest: a context of ", n_ctx, " is beyond the ",
+                          config.n_ctx_train, " positions this model was trained for; answers ",
+                          "past that make little sense\n"));
+    }
+    const KvCacheOptions options = {.n_ctx = n_ctx,
+                                    .entries = entry_type(flags.entries),
+                                    .path = flags.attention == "reference"
+                                                ? AttentionPath::kReference
+                                                : AttentionPath::kFused};
+    e.session = std::make_unique<Session>(
+        e.loaded->model(), *e.backend,
+        make_memory("full", *e.backend, config.memory_shape(), options),
+        SessionOptions{.n_ctx = n_ctx, .n_chunk = flags.chunk});
+    return e;
+}
+
+std::string read_file(const std::string& path) {
+    if (path == "-") return read_descriptor("standard input", STDIN_FILENO);
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) cannot_read(path, errno);
+    struct stat info {};
+    if (fstat(fd, &info) == 0 && S_ISDIR(info.st_mode)) {
+        close(fd);
+        cannot_read(path, EISDIR);
+    }
+    try {
+        std::string text = read_descriptor(path, fd);
+        close(fd);
+        return text;
+    } catch (...) {
+        close(fd);
+        throw;
+    }
+}
+
+void add_text_flags(CLI::App& command, TextFlags& flags) {
+    command.add_flag("--replace-invalid-utf8", flags.replace_invalid,
+                     "put U+FFFD for bytes that are not UTF-8, instead of refusing the text");
+}
+
+std::string prepared(std::string text, const TextFlags& flags) {
+    if (!flags.replace_invalid || !find_invalid_utf8(text)) return text;
+    return replace_invalid_utf8(text);
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "engine/session.h"
+#include "memory/memories.h"
+#include "model/load.h"
+
+namespace palimpsest {
+
+/// Flags of every command that runs a model.
+struct ModelFlags {
+    std::string model;  // path; default_model_path() if not given
+    int threads = 0;    // 0: as many as there are processors
+    int64_t context = 0;
+    int64_t chunk = 512;
+    std::string entries = "f16";
+    std::string attention = "fused";
+};
+
+/// Declares -m/--model alone.
+void add_model_flag(CLI::App& command, ModelFlags& flags);
+/// Declares all of them.
+void add_model_flags(CLI::App& command, ModelFlags& flags);
+
+/// A model, a backend and a session over them, made from flags.
+struct Engine {
+    std::unique_ptr<Backend> backend;
+    std::unique_ptr<LoadedModel> loaded;
+    std::unique_ptr<Session> session;
+};
+
+/// Throws as the parts do; warns on standard error about a context beyond the trained length.
+Engine make_engine(const ModelFlags& flags);
+
+/// Threads that `flags` mean.
+[[nodiscard]] int thread_count(const ModelFlags& flags);
+
+/// The whole of a file, or of standard input for "-". Throws kNotFound.
+std::string read_file(const std::string& path);
+
+/// Flags of text that goes to the model.
+struct TextFlags {
+    bool replace_invalid = false;
+};
+void add_text_flags(CLI::App& command, TextFlags& flags);
+/// `text`, with bytes that are not UTF-8 replaced if the flags say so.
+std::string prepared(std::string text, const TextFlags& flags);
+
+}  // namespace palimpsest

@@ -1,0 +1,147 @@
+#include "cli/terminal.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <sstream>
+#include <system_error>
+
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr double kShortWork_s = 1.0;  // a bar for less would only flicker
+
+std::atomic<bool>& interrupt_flag() {
+    static std::atomic<bool> flag = false;
+    return flag;
+}
+
+extern "C" void on_interrupt(int /*signal*/) { interrupt_flag().store(true); }
+
+void write_all(int fd, std::string_view text) {
+    while (!text.empty()) {
+        const ssize_t n = write(fd, text.data(), text.size());
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) throw OutputError(std::generic_category().message(errno));
+        text.remove_prefix(static_cast<size_t>(n));
+    }
+}
+
+std::string styled(std::string_view code, std::string_view text) {
+    const char* plain = std::getenv("NO_COLOR");  // NOLINT(concurrency-mt-unsafe): read only
+    if (!messages_are_terminal() || (plain != nullptr && *plain != '\0')) return std::string(text);
+    return cat("\x1b[", code, "m", text, "\x1b[0m");
+}
+
+int terminal_width() {
+    winsize size{};
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
+    return size.ws_col;
+}
+
+}  // namespace
+
+void write_output(std::string_view text) { write_all(STDOUT_FILENO, text); }
+
+void write_message(std::string_view text) {
+    try {
+        write_all(STDERR_FILENO, text);
+    } catch (const OutputError&) {
+        return;  // there is nowhere left to say so
+    }
+}
+
+bool output_is_terminal() { return isatty(STDOUT_FILENO) == 1; }
+
+bool messages_are_terminal() { return isatty(STDERR_FILENO) == 1; }
+
+std::string dim(std::string_view text) { return styled("2", text); }
+
+std::string bold(std::string_view text) { return styled("1", text); }
+
+std::string fixed(double x, int digits) {
+    std::ostringstream out;
+    out.setf(std::ios::fixed);
+    out.precision(digits);
+    out << x;
+    return out.str();
+}
+
+std::string human_bytes(size_t bytes) {
+    constexpr std::array<const char*, 5> kUnits = {" B", " KB", " MB", " GB", " TB"};
+    auto value = static_cast<double>(bytes);
+    size_t unit = 0;
+    while (value >= 999.5 && unit + 1 < kUnits.size()) {
+        value /= 1000;
+        ++unit;
+    }
+    const bool whole = unit == 0 || value >= 99.95;
+    return fixed(value, whole ? 0 : 1) + kUnits.at(unit);
+}
+
+std::string human_count(int64_t n) {
+    std::string digits = std::to_string(n);
+    const auto sign = static_cast<int64_t>(n < 0 ? 1 : 0);
+    for (int64_t at = std::ssize(digits) - 3; at > sign; at -= 3) {
+        digits.insert(static_cast<size_t>(at), ",");
+    }
+    return digits;
+}
+
+std::string human_seconds(double seconds) {
+    if (seconds < 60) return fixed(seconds, seconds < 10 ? 2 : 0) + " s";
+    const auto whole = static_cast<int64_t>(seconds + 0.5);
+    if (whole < 3600) return cat(whole / 60, " min ", whole % 60, " s");
+    return cat(whole / 3600, " h ", whole % 3600 / 60, " min");
+}
+
+void catch_interrupts() {
+    struct sigaction action {};
+    action.sa_handler = on_interrupt;
+    sigemptyset(&action.sa_mask);
+    // Without SA_RESTART: a prompt that waits for a line must notice.
+    sigaction(SIGINT, &action, nullptr);
+}
+
+bool take_interrupt() noexcept { return interrupt_flag().exchange(false); }
+
+bool interrupted() noexcept { return interrupt_flag().load(); }
+
+ProgressBar::ProgressBar(std::string label)
+    : label_(std::move(label)), start_(std::chrono::steady_clock::now()) {}
+
+ProgressBar::~ProgressBar() { clear(); }
+
+void ProgressBar::show(int64_t done, int64_t total) {
+    const double passed =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    if (!messages_are_terminal() || done <= 0 || done >= total) return;
+    const double left = passed / static_cast<double>(done) * static_cast<double>(total - done);
+    if (!shown_ && passed + left < kShortWork_s) return;
+    const std::string text = cat(" ", human_count(done), " of ", human_count(total), " tokens, ",
+                                 human_seconds(left), " left");
+    const int64_t width = terminal_width() - std::ssize(label_) - std::ssize(text) - 4;
+    std::string bar;
+    if (width >= 8) {
+        const int64_t cells = std::min<int64_t>(width, 40);
+        for (int64_t i = 0; i < cells; ++i) bar += i * total < done * cells ? "█" : "░";
+    }
+    write_message(cat("\r\x1b[K", label_, " ", bar, dim(text)));
+    shown_ = true;
+}
+
+void ProgressBar::clear() {
+    if (shown_) write_message("\r\x1b[K");
+    shown_ = false;
+}
+
+}  // namespace palimpsest

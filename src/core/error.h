@@ -1,0 +1,54 @@
+#pragma once
+
+#include <source_location>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace palimpsest {
+
+/// What went wrong, as far as a caller can act on it. exit_code() and http_status() map each.
+enum class ErrorCode {
+    kInvalidArgument,  // the caller asked for something impossible
+    kNotFound,         // a file, tensor or registered name is missing
+    kCorrupt,          // a file is not what it says it is
+    kUnsupported,      // valid, but this build or backend cannot
+    kExhausted,        // memory or context budget does not suffice
+    kInternal,         // our bug
+};
+
+/// The only exception type the library throws on purpose.
+class Error : public std::runtime_error {
+ public:
+    Error(ErrorCode code, const std::string& what) : std::runtime_error(what), code_(code) {}
+    [[nodiscard]] ErrorCode code() const noexcept { return code_; }
+
+ private:
+    ErrorCode code_;
+};
+
+/// Process exit status: 2, 3, 4, 5, 6 in the order above, 70 for kInternal.
+[[nodiscard]] int exit_code(ErrorCode code) noexcept;
+/// HTTP status: 400, 404, 422, 501, 507, 500 in the order above.
+[[nodiscard]] int http_status(ErrorCode code) noexcept;
+
+/// Joins printable values into one message.
+template <typename... Parts>
+[[nodiscard]] std::string cat(const Parts&... parts) {
+    std::ostringstream out;
+    (out << ... << parts);
+    return out.str();
+}
+
+/// Throws kInvalidArgument unless `ok`; the parts name the value and the limit it broke.
+template <typename... Parts>
+void require(bool ok, const Parts&... parts) {
+    if (!ok) throw Error(ErrorCode::kInvalidArgument, cat(parts...));
+}
+
+/// Throws kInternal, with file and line, unless `ok`. For invariants, in every build.
+void check(bool ok, std::string_view what,
+           const std::source_location& where = std::source_location::current());
+
+}  // namespace palimpsest

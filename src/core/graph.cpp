@@ -1,0 +1,174 @@
+#include "core/graph.h"
+
+#include <ggml-cpu.h>
+
+#include <algorithm>
+#include <thread>
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+ggml_context_ptr make_context(size_t bytes) {
+    ggml_context_ptr ctx(ggml_init({.mem_size = bytes, .mem_buffer = nullptr, .no_alloc = true}));
+    if (!ctx) throw Error(ErrorCode::kExhausted, "no memory for a graph's description");
+    return ctx;
+}
+
+/// The layouts that ggml's CPU device offers beside the plain one.
+std::vector<ggml_backend_buffer_type_t> extra_types(ggml_backend_dev_t device) {
+    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device);
+    auto list = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
+        ggml_backend_reg_get_proc_address(reg, "ggml_backend_dev_get_extra_bufts"));
+    std::vector<ggml_backend_buffer_type_t> types;
+    if (list == nullptr) return types;
+    for (ggml_backend_buffer_type_t* t = list(device); t != nullptr && *t != nullptr; ++t) {
+        types.push_back(*t);
+    }
+    return types;
+}
+
+/// Does the device multiply a matrix that lies in a buffer of `type`? Asked with an empty buffer.
+bool multiplies(ggml_backend_dev_t device, ggml_backend_buffer_type_t type, ggml_type weights,
+                const Shape& shape) {
+    const ggml_context_ptr ctx = make_context(8 * ggml_tensor_overhead());
+    Tensor w = ggml_new_tensor(ctx.get(), weights, 4, shape.data());
+    Tensor x = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F32, shape[0], 512, shape[2], shape[3]);
+    Tensor product = ggml_mul_mat(ctx.get(), w, x);
+    const ggml_backend_buffer_ptr empty(ggml_backend_buft_alloc_buffer(type, 0));
+    w->buffer = empty.get();
+    return ggml_backend_dev_supports_op(device, product);
+}
+
+void run_custom(ggml_tensor* dst, int thread, int n_threads, void* op) noexcept {
+    static_cast<CustomOp*>(op)->run(dst, thread, n_threads);
+}
+
+}  // namespace
+
+Backend::Backend(int n_threads) : n_threads_(n_threads) {
+    require(n_threads >= 1 && n_threads <= GGML_MAX_N_THREADS, "number of threads is ", n_threads,
+            "; it must be 1 to ", GGML_MAX_N_THREADS);
+    cpu_.reset(ggml_backend_cpu_init());
+    if (!cpu_) throw Error(ErrorCode::kUnsupported, "ggml has no CPU backend here");
+    ggml_backend_cpu_set_n_threads(cpu_.get(), n_threads);
+    ggml_backend_t backends[] = {cpu_.get()};
+    sched_.reset(
+        ggml_backend_sched_new(backends, nullptr, 1, GGML_DEFAULT_GRAPH_SIZE, false, false));
+    check(sched_ != nullptr, "no scheduler");
+}
+
+int Backend::available_threads() {
+#if defined(__linux__)
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+        return std::clamp(CPU_COUNT(&allowed), 1, GGML_MAX_N_THREADS);
+    }
+#endif
+    return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1,
+                      GGML_MAX_N_THREADS);
+}
+
+ggml_backend_buffer_type_t Backend::packed_type(ggml_type type, const Shape& shape) const {
+    ggml_backend_dev_t device = ggml_backend_get_device(cpu_.get());
+    for (ggml_backend_buffer_type_t candidate : extra_types(device)) {
+        if (multiplies(device, candidate, type, shape)) return candidate;
+    }
+    return nullptr;
+}
+
+Storage::Storage(size_t max_tensors) : ctx_(make_context(max_tensors * ggml_tensor_overhead())) {}
+
+Tensor Storage::add(ggml_type type, const Shape& shape) {
+    return ggml_new_tensor(ctx_.get(), type, 4, shape.data());
+}
+
+void Storage::commit(const Backend& backend) {
+    buffer_.reset(ggml_backend_alloc_ctx_tensors(ctx_.get(), backend.main()));
+    if (!buffer_) throw Error(ErrorCode::kExhausted, "no memory for stored tensors");
+    ggml_backend_buffer_clear(buffer_.get(), 0);
+}
+
+size_t Storage::bytes() const { return buffer_ ? ggml_backend_buffer_get_size(buffer_.get()) : 0; }
+
+BorrowedStorage::BorrowedStorage(std::span<std::byte> bytes, size_t max_tensors)
+    : bytes_(bytes),
+      ctx_(make_context(max_tensors * ggml_tensor_overhead())),
+      buffer_(ggml_backend_cpu_buffer_from_ptr(bytes.data(), bytes.size())) {
+    if (!buffer_) throw Error(ErrorCode::kExhausted, "ggml refuses the memory it was lent");
+}
+
+Tensor BorrowedStorage::add(ggml_type type, const Shape& shape, size_t offset) {
+    Tensor t = ggml_new_tensor(ctx_.get(), type, 4, shape.data());
+    check(offset <= bytes_.size() && ggml_nbytes(t) <= bytes_.size() - offset,
+          "a borrowed tensor must lie inside its bytes");
+    const ggml_status status =
+        ggml_backend_tensor_alloc(buffer_.get(), t, bytes_.data() + offset);
+    check(status == GGML_STATUS_SUCCESS, "ggml refuses a borrowed tensor");
+    return t;
+}
+
+Graph::Graph(size_t max_nodes)
+    : ctx_(make_context(2 * max_nodes * ggml_tensor_overhead() +
+                        ggml_graph_overhead_custom(max_nodes, false))),
+      graph_(ggml_new_graph_custom(ctx_.get(), max_nodes, false)) {}
+
+Tensor Graph::input(ggml_type type, const Shape& shape,
+                    std::function<void(std::span<std::byte>)> fill) {
+    Tensor t = ggml_new_tensor(ctx_.get(), type, 4, shape.data());
+    ggml_set_input(t);
+    inputs_.push_back({t, std::move(fill)});
+    return t;
+}
+
+Tensor Graph::custom(const Shape& shape, std::span<const Tensor> sources,
+                     std::unique_ptr<CustomOp> op) {
+    check(sources.size() < GGML_MAX_SRC, "a custom node has too many sources");
+    std::array<Tensor, GGML_MAX_SRC> args{};
+    std::ranges::copy(sources, args.begin());
+    ops_.push_back(std::move(op));
+    return ggml_custom_4d(ctx_.get(), GGML_TYPE_F32, shape[0], shape[1], shape[2], shape[3],
+                          args.data(), static_cast<int>(sources.size()), run_custom,
+                          GGML_N_TASKS_MAX, ops_.back().get());
+}
+
+Tensor Graph::keep(Tensor t) {
+    ggml_build_forward_expand(graph_, t);
+    return t;
+}
+
+Tensor Graph::output(Tensor t) {
+    ggml_set_output(t);
+    return keep(t);
+}
+
+void Graph::compute(Backend& backend) {
+    if (allocation_ == 0) {
+        allocation_ = backend.count_allocation();
+        ggml_backend_sched_reset(backend.sched());
+        if (!ggml_backend_sched_alloc_graph(backend.sched(), graph_)) {
+            throw Error(ErrorCode::kExhausted, "no memory for activations");
+        }
+    }
+    check(is_current(backend), "a graph whose memory another one took");
+    for (const Input& in : inputs_) {
+        if (in.tensor->buffer == nullptr) continue;  // nothing reads this input
+        check(ggml_backend_buffer_is_host(in.tensor->buffer), "an input lies outside the host");
+        in.fill({static_cast<std::byte*>(in.tensor->data), ggml_nbytes(in.tensor)});
+    }
+    const ggml_status status = ggml_backend_sched_graph_compute(backend.sched(), graph_);
+    check(status == GGML_STATUS_SUCCESS, ggml_status_to_string(status));
+}
+
+std::vector<float> Graph::read(const ggml_tensor* t) {
+    std::vector<float> out(static_cast<size_t>(ggml_nelements(t)));
+    ggml_backend_tensor_get(t, out.data(), 0, out.size() * sizeof(float));
+    return out;
+}
+
+}  // namespace palimpsest

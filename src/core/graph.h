@@ -1,0 +1,134 @@
+#pragma once
+
+#include <ggml-cpp.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/gguf.h"
+
+namespace palimpsest {
+
+/// Never owns. The owner is a Graph (gone when the Graph is), a Storage or the weights.
+using Tensor = ggml_tensor*;
+
+/// Devices, and the scheduler that spreads a graph over them. Not thread-safe: one graph at a time.
+class Backend {
+ public:
+    /// Throws kInvalidArgument unless 1 <= n_threads <= 512.
+    explicit Backend(int n_threads);
+
+    [[nodiscard]] ggml_backend_t main() const { return cpu_.get(); }
+    [[nodiscard]] ggml_backend_sched_t sched() const { return sched_.get(); }
+    [[nodiscard]] int n_threads() const { return n_threads_; }
+
+    /// The buffer type in which a matrix of this type and shape is multiplied fastest; nullptr: the
+    /// plain one, in which it can stay where it is.
+    [[nodiscard]] ggml_backend_buffer_type_t packed_type(ggml_type type, const Shape& shape) const;
+
+    /// Counts the graphs that took the activation memory: a graph computes again without a new
+    /// allocation only while no other one has taken it.
+    [[nodiscard]] uint64_t allocations() const { return allocations_; }
+    uint64_t count_allocation() { return ++allocations_; }
+
+    /// Processors this process may use.
+    [[nodiscard]] static int available_threads();
+
+ private:
+    int n_threads_;
+    uint64_t allocations_ = 0;
+    ggml_backend_ptr cpu_;
+    ggml_backend_sched_ptr sched_;
+};
+
+/// Tensors that outlive a graph, in memory of the backend's choice: recurrent state, small tables.
+class Storage {
+ public:
+    /// Declares at most `max_tensors` tensors; no memory yet.
+    explicit Storage(size_t max_tensors);
+    Tensor add(ggml_type type, const Shape& shape);
+    /// Allocates everything added so far, zeroed. Throws kExhausted.
+    void commit(const Backend& backend);
+    [[nodiscard]] size_t bytes() const;
+
+ private:
+    ggml_context_ptr ctx_;
+    ggml_backend_buffer_ptr buffer_;
+};
+
+/// Tensors over memory that somebody else owns and that outlives this object.
+class BorrowedStorage {
+ public:
+    /// `bytes` must start at a multiple of 32. Throws kExhausted if ggml refuses it.
+    BorrowedStorage(std::span<std::byte> bytes, size_t max_tensors);
+    /// A tensor at `offset`; it must end inside the bytes.
+    Tensor add(ggml_type type, const Shape& shape, size_t offset);
+
+ private:
+    std::span<std::byte> bytes_;
+    ggml_context_ptr ctx_;
+    ggml_backend_buffer_ptr buffer_;
+};
+
+/// A computation of ours inside a graph. run() is called by all threads of the backend at once;
+/// each does its share. It reads `dst->src`, writes `dst`, and may not throw.
+class CustomOp {
+ public:
+    CustomOp() = default;
+    virtual ~CustomOp() = default;
+    CustomOp(const CustomOp&) = delete;
+    CustomOp& operator=(const CustomOp&) = delete;
+    virtual void run(ggml_tensor* dst, int thread, int n_threads) noexcept = 0;
+};
+
+/// One forward pass: build, compute (as often as its topology holds), read.
+class Graph {
+ public:
+    explicit Graph(size_t max_nodes);
+
+    [[nodiscard]] ggml_context* ctx() const { return ctx_.get(); }
+
+    /// A leaf fed from the host. `fill` writes its bytes before every compute.
+    Tensor input(ggml_type type, const Shape& shape,
+                 std::function<void(std::span<std::byte>)> fill);
+
+    /// A node computed by `op`, f32, after `sources` (at most 9). The graph owns `op`.
+    Tensor custom(const Shape& shape, std::span<const Tensor> sources,
+                  std::unique_ptr<CustomOp> op);
+
+    /// Evaluates `t` at this point of the program, even if nothing reads it.
+    Tensor keep(Tensor t);
+
+    /// keep(), and its value stays readable after compute().
+    Tensor output(Tensor t);
+
+    /// Throws kExhausted if buffers do not fit, kInternal if a node fails, or if another graph has
+    /// been computed since this one was first (then build it anew).
+    void compute(Backend& backend);
+
+    /// Was computed on `backend`, and can be again.
+    [[nodiscard]] bool is_current(const Backend& backend) const {
+        return allocation_ != 0 && allocation_ == backend.allocations();
+    }
+
+    /// Copies an f32 output to the host.
+    static std::vector<float> read(const ggml_tensor* t);
+
+ private:
+    struct Input {
+        Tensor tensor;
+        std::function<void(std::span<std::byte>)> fill;
+    };
+    ggml_context_ptr ctx_;
+    ggml_cgraph* graph_ = nullptr;
+    std::vector<Input> inputs_;
+    std::vector<std::unique_ptr<CustomOp>> ops_;
+    uint64_t allocation_ = 0;  // which of the backend's; 0: none yet
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,98 @@
+#include "engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+void check_options(const SamplingOptions& o) {
+    const auto in_range = [](float x, float least, float most) {
+        return std::isfinite(x) && x >= least && x <= most;
+    };
+    require(in_range(o.temperature, 0, 100), "temperature ", o.temperature,
+            "; it must be 0 (always the likeliest token) to 100");
+    require(o.top_k >= 0, "top-k ", o.top_k, "; it must be 0 (no limit) or more");
+    require(in_range(o.top_p, 0, 1) && o.top_p > 0, "top-p ", o.top_p,
+            "; it must be above 0 and at most 1");
+    require(in_range(o.min_p, 0, 1) && o.min_p < 1, "min-p ", o.min_p,
+            "; it must be 0 or more and below 1");
+    require(in_range(o.repeat_penalty, 0, 100) && o.repeat_penalty > 0, "repeat penalty ",
+            o.repeat_penalty, "; it must be above 0 (1: none)");
+    require(in_range(o.frequency_penalty, -100, 100), "frequency penalty ", o.frequency_penalty,
+            "; it must be -100 to 100");
+    require(in_range(o.presence_penalty, -100, 100), "presence penalty ", o.presence_penalty,
+            "; it must be -100 to 100");
+    require(o.penalty_last_n >= 0, "penalties over ", o.penalty_last_n, " tokens");
+}
+
+bool has_penalties(const SamplingOptions& o) {
+    return o.penalty_last_n > 0 && (o.repeat_penalty != 1.0F || o.frequency_penalty != 0.0F ||
+                                    o.presence_penalty != 0.0F);
+}
+
+llama_sampler* make_grammar(const SamplingOptions& o, const llama_vocab* vocab) {
+    require(vocab != nullptr, "a grammar needs a model with a vocabulary");
+    llama_sampler* grammar = nullptr;
+    try {
+        grammar = llama_sampler_init_grammar(vocab, o.grammar.c_str(), "root");
+    } catch (const std::exception&) {
+        grammar = nullptr;  // said below
+    }
+    require(grammar != nullptr, "the grammar is not valid GBNF, or has no rule called 'root'");
+    return grammar;
+}
+
+}  // namespace
+
+Sampler::Sampler(const SamplingOptions& o, int64_t n_vocab, const llama_vocab* vocab)
+    : is_argmax_(o.temperature == 0.0F && !has_penalties(o) && o.grammar.empty()) {
+    check_options(o);
+    if (is_argmax_) return;
+    chain_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
+    const auto add = [&](llama_sampler* s) { llama_sampler_chain_add(chain_.get(), s); };
+    if (has_penalties(o)) {
+        add(llama_sampler_init_penalties(static_cast<int32_t>(n_vocab), o.penalty_last_n,
+                                         o.repeat_penalty, o.frequency_penalty,
+                                         o.presence_penalty));
+    }
+    if (!o.grammar.empty()) add(make_grammar(o, vocab));
+    if (o.temperature == 0.0F) {
+        add(llama_sampler_init_greedy());
+        return;
+    }
+    if (o.top_k > 0) add(llama_sampler_init_top_k(o.top_k));
+    if (o.top_p < 1) add(llama_sampler_init_top_p(o.top_p, 1));
+    if (o.min_p > 0) add(llama_sampler_init_min_p(o.min_p, 1));
+    add(llama_sampler_init_temp(o.temperature));
+    add(llama_sampler_init_dist(o.seed));
+}
+
+TokenId Sampler::pick(std::span<const float> logits) {
+    check(!logits.empty(), "no logits to pick from");
+    if (is_argmax_) {
+        return static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin());
+    }
+    candidates_.resize(logits.size());
+    for (size_t i = 0; i < logits.size(); ++i) {
+        candidates_[i] = {.id = static_cast<TokenId>(i), .logit = logits[i], .p = 0.0F};
+    }
+    llama_token_data_array array = {candidates_.data(), candidates_.size(), -1, false};
+    llama_sampler_apply(chain_.get(), &array);
+    check(array.selected >= 0 && array.selected < static_cast<int64_t>(array.size),
+          "the sampler picked nothing");
+    const TokenId token = array.data[array.selected].id;
+    try {
+        llama_sampler_accept(chain_.get(), token);
+    } catch (const std::exception& e) {
+        throw Error(ErrorCode::kInvalidArgument,
+                    cat("the grammar allows no token after this text: ", e.what()));
+    }
+    return token;
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,165 @@
+#include "engine/session.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+/// Rows of logits that one step may produce: at 50,000 tokens a row takes 200 KB.
+constexpr int64_t kMostLogits = 64;
+
+/// Nodes of a pass: about 30 a block, and what every lane's memory adds.
+size_t nodes_for(const ModelConfig& cfg, size_t n_lanes) {
+    return 256 + static_cast<size_t>(cfg.n_layer) * (48 + 32 * n_lanes) + 8 * n_lanes;
+}
+
+/// Neighbours of the same form as one: steps are cut by length, whatever the tokens mean.
+std::vector<Segment> joined(std::vector<Segment> prompt) {
+    std::vector<Segment> out;
+    for (Segment& s : prompt) {
+        if (s.tokens.empty() && s.rows.empty()) continue;
+        if (out.empty() || out.back().rows.empty() != s.rows.empty()) {
+            out.push_back(std::move(s));
+            continue;
+        }
+        out.back().tokens.insert(out.back().tokens.end(), s.tokens.begin(), s.tokens.end());
+        out.back().rows.insert(out.back().rows.end(), s.rows.begin(), s.rows.end());
+    }
+    return out;
+}
+
+}  // namespace
+
+std::vector<uint64_t> Evaluator::plan(std::span<const Lane> lanes) const {
+    std::vector<uint64_t> topology;
+    topology.reserve(lanes.size() * 5);
+    for (const Lane& lane : lanes) {
+        check(lane.tokens.empty() != lane.rows.empty(), "a lane has tokens or rows");
+        for (const TokenId t : lane.tokens) {
+            require(t >= 0 && t < model_.config().n_vocab, "token ", t,
+                    " is outside the vocabulary of ", model_.config().n_vocab);
+        }
+        topology.insert(topology.end(), {reinterpret_cast<uintptr_t>(lane.memory),
+                                         lane.memory->plan(lane.step),
+                                         static_cast<uint64_t>(lane.step.n),
+                                         static_cast<uint64_t>(lane.n_logits),
+                                         lane.rows.empty() ? uint64_t{0} : uint64_t{1}});
+    }
+    return topology;
+}
+
+void Evaluator::build(std::span<const Lane> lanes) {
+    graph_.reset();
+    lanes_.assign(lanes.begin(), lanes.end());
+    graph_ = std::make_unique<Graph>(nodes_for(model_.config(), lanes.size()));
+    logits_ = model_.forward(*graph_, lanes_);
+    if (logits_ != nullptr) graph_->output(logits_);
+}
+
+std::span<const float> Evaluator::evaluate(std::span<const Lane> lanes) {
+    std::vector<uint64_t> topology = plan(lanes);
+    if (graph_ != nullptr && topology == topology_ && graph_->is_current(backend_)) {
+        std::ranges::copy(lanes, lanes_.begin());
+    } else {
+        topology_.clear();
+        build(lanes);
+        topology_ = std::move(topology);
+    }
+    graph_->compute(backend_);
+    for (const Lane& lane : lanes_) lane.memory->settle(lane.step);
+    if (logits_ == nullptr) return {};
+    values_.resize(static_cast<size_t>(ggml_nelements(logits_)));
+    ggml_backend_tensor_get(logits_, values_.data(), 0, values_.size() * sizeof(float));
+    return values_;
+}
+
+Session::Session(const Model& model, Backend& backend, std::unique_ptr<ContextMemory> memory,
+                 const SessionOptions& options)
+    : model_(model), options_(options), memory_(std::move(memory)), evaluator_(model, backend) {
+    if (options_.n_ctx == 0) options_.n_ctx = model.config().n_ctx_train;
+    require(options_.n_ctx > 0, "a context of ", options_.n_ctx, " positions");
+    require(options_.n_chunk > 0, "a chunk of ", options_.n_chunk, " positions");
+}
+
+int64_t Session::length(const Segment& segment) const {
+    const int64_t width = model_.config().n_embd;
+    require(std::ssize(segment.rows) % width == 0, segment.rows.size(),
+            " values are no whole number of rows of ", width);
+    return segment.rows.empty() ? std::ssize(segment.tokens) : std::ssize(segment.rows) / width;
+}
+
+void Session::step(std::span<const TokenId> tokens, std::span<const float> rows, bool more,
+                   const FeedHooks& hooks) {
+    const int64_t n_vocab = model_.config().n_vocab;
+    const int64_t n =
+        rows.empty() ? std::ssize(tokens) : std::ssize(rows) / model_.config().n_embd;
+    const int64_t n_logits = hooks.on_logits ? n : (more ? 0 : 1);
+    const Lane lane = {.memory = memory_.get(),
+                       .step = {.n = n, .first_pos = position_, .is_prefill = more},
+                       .tokens = tokens,
+                       .rows = rows,
+                       .n_logits = n_logits};
+    const std::span<const float> all = evaluator_.evaluate(std::span(&lane, 1));
+    if (hooks.on_logits) {
+        for (int64_t i = 0; i < n; ++i) {
+            hooks.on_logits(position_ + i, all.subspan(static_cast<size_t>(i * n_vocab),
+                                                       static_cast<size_t>(n_vocab)));
+        }
+    }
+    logits_ = all.empty() ? all : all.last(static_cast<size_t>(n_vocab));
+    position_ += n;
+}
+
+bool Session::feed(std::vector<TokenId> tokens, const FeedHooks& hooks) {
+    std::vector<Segment> prompt(1);
+    prompt.front().tokens = std::move(tokens);
+    return feed(std::move(prompt), hooks);
+}
+
+bool Session::feed(std::vector<Segment> prompt, const FeedHooks& hooks) {
+    prompt = memory_->admit(std::move(prompt));
+    int64_t total = 0;
+    for (const Segment& s : prompt) total += length(s);
+    require(total > 0, "the prompt is empty");
+    if (position_ + total > options_.n_ctx) {
+        throw Error(ErrorCode::kExhausted,
+                    cat("the prompt has ", total, " tokens",
+                        position_ > 0 ? cat(" after ", position_, " already read") : "",
+                        ", the context has room for ", options_.n_ctx,
+                        "; shorten the prompt or raise the context length"));
+    }
+    const int64_t chunk =
+        hooks.on_logits ? std::min(options_.n_chunk, kMostLogits) : options_.n_chunk;
+    const auto width = static_cast<size_t>(model_.config().n_embd);
+    int64_t done = 0;
+    for (const Segment& s : joined(std::move(prompt))) {
+        const int64_t n = length(s);
+        for (int64_t at = 0; at < n; at += chunk) {
+            const int64_t m = std::min(chunk, n - at);
+            const auto first = static_cast<size_t>(at);
+            const auto count = static_cast<size_t>(m);
+            const bool more = done + m < total;
+            if (s.rows.empty()) {
+                step(std::span(s.tokens).subspan(first, count), {}, more, hooks);
+            } else {
+                step({}, std::span(s.rows).subspan(first * width, count * width), more, hooks);
+            }
+            done += m;
+            if (hooks.on_progress && !hooks.on_progress(done, total)) return false;
+        }
+    }
+    return true;
+}
+
+void Session::accept(TokenId token) { step(std::span(&token, 1), {}, false, {}); }
+
+void Session::reset() {
+    memory_->reset();
+    position_ = 0;
+    logits_ = {};
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/model.h"
+
+namespace palimpsest {
+
+/// Runs steps of lanes, each in one graph. Keeps the last graph and runs it again when the next
+/// step has the same topology, which decoding has. Not thread-safe.
+class Evaluator {
+ public:
+    /// Both must outlive the evaluator.
+    Evaluator(const Model& model, Backend& backend) : model_(model), backend_(backend) {}
+
+    /// One step of every lane. Returns the wanted rows of logits, lane after lane, n_vocab values
+    /// each; valid until the next call. Throws what the memories' plan() throws (then nothing has
+    /// happened), kInvalidArgument for tokens outside the vocabulary, kExhausted.
+    std::span<const float> evaluate(std::span<const Lane> lanes);
+
+ private:
+    [[nodiscard]] std::vector<uint64_t> plan(std::span<const Lane> lanes) const;
+    void build(std::span<const Lane> lanes);
+
+    const Model& model_;
+    Backend& backend_;
+    std::vector<Lane> lanes_;  // those of the graph; its inputs read them
+    std::vector<uint64_t> topology_;
+    std::unique_ptr<Graph> graph_;
+    Tensor logits_ = nullptr;
+    std::vector<float> values_;
+};
+
+struct SessionOptions {
+    int64_t n_ctx = 0;      // positions; 0: what the model was trained for
+    int64_t n_chunk = 512;  // positions a step of prefill
+};
+
+/// What a caller may want to know while a prompt is read.
+struct FeedHooks {
+    /// After every step: positions read of this prompt, and in all. Returning false stops there.
+    std::function<bool(int64_t done, int64_t total)> on_progress;
+    /// Every position's logits, in order.
+    std::function<void(int64_t position, std::span<const float> logits)> on_logits;
+};
+
+/// One conversation: a model, a memory, a place in the sequence. Not thread-safe; sessions that
+/// share a Backend take turns.
+class Session {
+ public:
+    /// `model` and `backend` must outlive the session.
+    Session(const Model& model, Backend& backend, std::unique_ptr<ContextMemory> memory,
+            const SessionOptions& options = {});
+
+    /// Reads a prompt, n_chunk positions at a time. Returns false if a hook stopped it: what was
+    /// read up to then stays read. Throws kInvalidArgument for an empty prompt and kExhausted,
+    /// with nothing read, for one that does not fit into the context.
+    bool feed(std::vector<Segment> prompt, const FeedHooks& hooks = {});
+    bool feed(std::vector<TokenId> tokens, const FeedHooks& hooks = {});
+
+    /// Takes one token as read; logits() then speak of the one after it.
+    void accept(TokenId token);
+
+    /// Over the vocabulary, of the next position. Valid until the next feed() or accept().
+    [[nodiscard]] std::span<const float> logits() const { return logits_; }
+    [[nodiscard]] int64_t position() const { return position_; }
+    [[nodiscard]] int64_t n_ctx() const { return options_.n_ctx; }
+    [[nodiscard]] const ContextMemory& memory() const { return *memory_; }
+    /// Forgets everything; the session is as new.
+    void reset();
+
+ private:
+    void step(std::span<const TokenId> tokens, std::span<const float> rows, bool more,
+              const FeedHooks& hooks);
+    [[nodiscard]] int64_t length(const Segment& segment) const;
+
+    const Model& model_;
+    SessionOptions options_;
+    std::unique_ptr<ContextMemory> memory_;
+    Evaluator evaluator_;
+    int64_t position_ = 0;
+    std::span<const float> logits_;
+};
+
+}  // namespace palimpsest

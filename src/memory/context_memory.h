@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+#include <iosfwd>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/graph.h"
+#include "core/types.h"
+
+namespace palimpsest {
+
+/// The positions one graph evaluation adds to one sequence.
+struct Step {
+    int64_t n = 0;            // new positions, >= 1
+    int64_t first_pos = 0;    // RoPE position of the first one
+    bool is_prefill = false;  // more input is known to follow
+};
+
+/// What one attention layer hands to the memory of one sequence. Shapes in ggml order.
+struct AttentionInputs {
+    int64_t layer = 0;
+    Tensor hidden = nullptr;  // [n_embd, n]               f32, normed block input
+    Tensor q = nullptr;       // [d_head, n_head,    n]    f32, after RoPE
+    Tensor k = nullptr;       // [d_head, n_head_kv, n]    f32, after RoPE
+    Tensor v = nullptr;       // [d_head, n_head_kv, n]    f32
+    Tensor q_raw = nullptr;   // q before RoPE
+    Tensor k_raw = nullptr;   // k before RoPE
+    float scale = 1.0F;       // usually 1 / sqrt(d_head)
+};
+
+/// What a memory must know of a model before it meets one.
+struct MemoryShape {
+    int64_t n_layer = 0, n_head = 0, n_head_kv = 0, d_head = 0;
+    std::vector<int64_t> windows;  // a layer's last positions it sees; 0: all. Empty: all layers all
+
+    [[nodiscard]] int64_t window(int64_t layer) const {
+        return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];
+    }
+};
+
+struct MemoryUsage {
+    int64_t positions_seen = 0;  // fed since reset()
+    int64_t entries_held = 0;    // largest count over layers and heads
+    size_t bytes = 0;            // memory owned, bookkeeping included
+};
+
+/// How a sequence remembers its past. One object per sequence; not thread-safe.
+///
+/// Called in this order and never otherwise:
+///   admit() once a prompt; then for each step plan(), attend() once a layer, settle().
+/// plan() may be called again instead of going on: the last call counts. If the graph fails
+/// to run, only reset() may follow.
+class ContextMemory {
+ public:
+    ContextMemory() = default;
+    virtual ~ContextMemory() = default;
+    ContextMemory(const ContextMemory&) = delete;
+    ContextMemory& operator=(const ContextMemory&) = delete;
+
+    /// What really enters the model. Default: the prompt as it is.
+    virtual std::vector<Segment> admit(std::vector<Segment> prompt) { return prompt; }
+
+    /// Host side, before the graph is built: decide where the new positions go.
+    /// Returns a key; equal keys promise an equal graph, so the last one may be reused.
+    /// Throws kExhausted if they cannot be held, and is then without effect.
+    virtual uint64_t plan(const Step& step) = 0;
+
+    /// Graph side: store k and v, answer q. Returns [d_head * n_head, n] f32.
+    /// Called when the graph is built; a reused graph runs again without it.
+    virtual Tensor attend(Graph& g, const AttentionInputs& in) = 0;
+
+    /// Host side, after the graph has run: read back what attend() marked as output; forget.
+    virtual void settle(const Step& step) = 0;
+
+    /// Forgets everything; the object is as new.
+    virtual void reset() = 0;
+
+    [[nodiscard]] virtual MemoryUsage usage() const = 0;
+
+    /// The state between two steps. Default: throws kUnsupported.
+    virtual void save(std::ostream& out) const;
+    /// Throws kCorrupt if `in` was not written by the same kind with the same options.
+    virtual void load(std::istream& in);
+};
+
+}  // namespace palimpsest

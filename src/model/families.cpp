@@ -1,0 +1,32 @@
+#include "model/families.h"
+
+#include <array>
+
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr std::array<Family, 4> kFamilies = {{
+    {"llama", make_llama, "Llama 2 and 3, Mistral, SmolLM2 and others of that shape"},
+    {"qwen2", make_qwen2, "Qwen 2 and 2.5"},
+    {"qwen3", make_qwen3, "Qwen 3, dense"},
+    {"gemma3", make_gemma3, "Gemma 3, text"},
+}};
+
+}  // namespace
+
+std::span<const Family> families() { return kFamilies; }
+
+const Family& find_family(std::string_view architecture) {
+    std::string names;
+    for (const Family& f : kFamilies) {
+        if (f.architecture == architecture) return f;
+        names += cat(names.empty() ? "" : ", ", f.architecture);
+    }
+    throw Error(ErrorCode::kUnsupported, cat("models of architecture '", architecture,
+                                             "' are not supported; there are: ", names));
+}
+
+}  // namespace palimpsest

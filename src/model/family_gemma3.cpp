@@ -1,0 +1,111 @@
+// Gemma 3, text: norms before and after each half of a block, normed queries and keys, GeGLU, and
+// five layers with a sliding window to one that sees everything, each kind with a rotary base of
+// its own (Gemma Team, 2025, arXiv:2503.19786). Embeddings are scaled by sqrt(n_embd).
+//
+// Norm weights are stored with their 1 added. ggml's GELU reads a half-precision table on CPUs, so
+// logits differ from exact arithmetic by up to 3e-3 on the golden model.
+
+#include <cmath>
+
+#include "core/error.h"
+#include "model/families.h"
+#include "model/layers.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr int64_t kDefaultPeriod = 6;  // every sixth layer sees everything
+constexpr int64_t kLayersOf27B = 62;   // the one size that scales queries by n_embd / n_head
+
+struct Block {
+    Tensor attn_norm = nullptr, attn_post_norm = nullptr, ffn_norm = nullptr,
+           ffn_post_norm = nullptr;
+    AttentionWeights attn;
+    FeedForwardWeights ffn;
+};
+
+/// A layer's window by a period (every period-th sees all) or by one flag a layer.
+std::vector<int64_t> read_windows(const ModelConfig& cfg, const GgufFile& file) {
+    const auto window = file.integer("gemma3.attention.sliding_window");
+    if (!window || *window == 0) return {};
+    if (*window < 1 || *window > cfg.n_ctx_train) {
+        throw Error(ErrorCode::kCorrupt, cat("a sliding window of ", *window, " positions"));
+    }
+    const std::string key = "gemma3.attention.sliding_window_pattern";
+    const GgufValue* pattern = file.find(key);
+    std::vector<int64_t> flags;
+    if (pattern != nullptr && pattern->type == GGUF_TYPE_ARRAY) {
+        flags = *file.integers(key);
+        if (std::ssize(flags) < cfg.n_layer) {
+            throw Error(ErrorCode::kCorrupt, cat("'", key, "' has fewer elements than layers"));
+        }
+    }
+    const int64_t period = flags.empty() ? file.integer(key).value_or(kDefaultPeriod) : 1;
+    if (period < 1) throw Error(ErrorCode::kCorrupt, cat("'", key, "' is ", period));
+    std::vector<int64_t> windows;
+    for (int64_t i = 0; i < cfg.n_layer; ++i) {
+        const bool slides = flags.empty() ? (i + 1) % period != 0 : flags[static_cast<size_t>(i)] != 0;
+        windows.push_back(slides ? *window : 0);
+    }
+    return windows;
+}
+
+class Gemma3 final : public Model {
+ public:
+    Gemma3(ModelConfig cfg, Weights& w) : cfg_(std::move(cfg)), outer_(load_outer(w, cfg_)) {
+        for (int64_t i = 0; i < cfg_.n_layer; ++i) {
+            const auto norm = [&](const char* name) {
+                return w.vector(cat("blk.", i, ".", name, ".weight"), cfg_.n_embd);
+            };
+            blocks_.push_back({.attn_norm = norm("attn_norm"),
+                               .attn_post_norm = norm("post_attention_norm"),
+                               .ffn_norm = norm("ffn_norm"),
+                               .ffn_post_norm = norm("post_ffw_norm"),
+                               .attn = load_attention(w, cfg_, i, GGML_ROPE_TYPE_NEOX, true),
+                               .ffn = load_feed_forward(w, cfg_, i)});
+            if (cfg_.n_layer == kLayersOf27B) {
+                blocks_.back().attn.scale =
+                    1.0F / std::sqrt(static_cast<float>(cfg_.n_embd / cfg_.n_head));
+            }
+        }
+    }
+
+    [[nodiscard]] const ModelConfig& config() const override { return cfg_; }
+
+    Tensor forward(Graph& g, const std::vector<Lane>& lanes) const override {
+        const Pass p = begin_pass(g, cfg_, lanes);
+        ggml_context* c = g.ctx();
+        Tensor x =
+            ggml_scale(c, embed(p, outer_.embedding), std::sqrt(static_cast<float>(cfg_.n_embd)));
+        for (size_t i = 0; i < blocks_.size(); ++i) {
+            const Block& b = blocks_[i];
+            Tensor a = attention(p, b.attn, rms_norm(p, x, b.attn_norm), static_cast<int64_t>(i));
+            if (i + 1 == blocks_.size()) {
+                x = keep_wanted(p, x);
+                a = keep_wanted(p, a);
+            }
+            x = ggml_add(c, x, rms_norm(p, a, b.attn_post_norm));
+            Tensor f = geglu(p, b.ffn, rms_norm(p, x, b.ffn_norm));
+            x = ggml_add(c, x, rms_norm(p, f, b.ffn_post_norm));
+        }
+        return logits(p, outer_, x);
+    }
+
+ private:
+    ModelConfig cfg_;
+    OuterWeights outer_;
+    std::vector<Block> blocks_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> make_gemma3(ModelConfig cfg, const GgufFile& file, Weights& weights) {
+    cfg.windows = read_windows(cfg, file);
+    cfg.rope_base_window = static_cast<float>(file.number("gemma3.rope.freq_base_swa").value_or(1e4));
+    cfg.final_logit_softcap =
+        static_cast<float>(file.number("gemma3.final_logit_softcapping").value_or(0));
+    return std::make_unique<Gemma3>(std::move(cfg), weights);
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,221 @@
+#include "model/layers.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+std::string block(int64_t i, std::string_view name) { return cat("blk.", i, ".", name); }
+
+void put(std::span<std::byte>& out, int32_t value) {
+    std::memcpy(out.data(), &value, sizeof value);
+    out = out.subspan(sizeof value);
+}
+
+template <typename T>
+void copy_to(std::span<std::byte> out, std::span<const T> from) {
+    std::memcpy(out.data(), from.data(), out.size());
+}
+
+Tensor project(const Pass& p, const Linear& l, Tensor x) {
+    Tensor y = ggml_mul_mat(p.g.ctx(), l.weight, x);
+    return l.bias == nullptr ? y : ggml_add(p.g.ctx(), y, l.bias);
+}
+
+Tensor rotate(const Pass& p, const AttentionWeights& w, Tensor t, int64_t layer) {
+    const ModelConfig& cfg = p.cfg;
+    const bool windowed = !cfg.windows.empty() && cfg.windows[static_cast<size_t>(layer)] > 0 &&
+                          cfg.rope_base_window > 0;
+    // Layers with a base of their own were never stretched.
+    const RopeScaling s = windowed ? RopeScaling{} : cfg.rope_scaling;
+    return ggml_rope_ext(p.g.ctx(), t, p.positions, w.rope_factors, static_cast<int>(cfg.n_rot),
+                         w.rope_type, static_cast<int>(s.n_ctx_original),
+                         windowed ? cfg.rope_base_window : cfg.rope_base, 1.0F / s.factor,
+                         s.ext_factor, s.attn_factor, s.beta_fast, s.beta_slow);
+}
+
+/// [d_head, n_head, n] of a projection of x, normed if the family norms it.
+Tensor heads(const Pass& p, const Linear& l, Tensor x, int64_t n_head, Tensor norm) {
+    Tensor t = ggml_reshape_3d(p.g.ctx(), project(p, l, x), p.cfg.d_head, n_head, x->ne[1]);
+    return norm == nullptr ? t : rms_norm(p, t, norm);
+}
+
+/// Columns [at, at + n) of a tensor whose last used dimension runs over all lanes' positions.
+Tensor columns(ggml_context* c, Tensor t, int64_t at, int64_t n) {
+    if (t->ne[2] == 1) {
+        return ggml_view_2d(c, t, t->ne[0], n, t->nb[1], static_cast<size_t>(at) * t->nb[1]);
+    }
+    return ggml_view_3d(c, t, t->ne[0], t->ne[1], n, t->nb[1], t->nb[2],
+                        static_cast<size_t>(at) * t->nb[2]);
+}
+
+}  // namespace
+
+Linear load_linear(Weights& w, const std::string& prefix, int64_t n_in, int64_t n_out) {
+    Linear l = {.weight = w.matrix(prefix + ".weight", n_in, n_out), .bias = nullptr};
+    if (w.has(prefix + ".bias")) l.bias = w.vector(prefix + ".bias", n_out);
+    return l;
+}
+
+AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, int rope_type,
+                                bool has_norms) {
+    const int64_t n_q = cfg.n_head * cfg.d_head;
+    const int64_t n_kv = cfg.n_head_kv * cfg.d_head;
+    AttentionWeights a = {.q = load_linear(w, block(i, "attn_q"), cfg.n_embd, n_q),
+                          .k = load_linear(w, block(i, "attn_k"), cfg.n_embd, n_kv),
+                          .v = load_linear(w, block(i, "attn_v"), cfg.n_embd, n_kv),
+                          .o = load_linear(w, block(i, "attn_output"), n_q, cfg.n_embd)};
+    if (has_norms) {
+        a.q_norm = w.vector(block(i, "attn_q_norm.weight"), cfg.d_head);
+        a.k_norm = w.vector(block(i, "attn_k_norm.weight"), cfg.d_head);
+    }
+    if (w.has("rope_freqs.weight")) a.rope_factors = w.vector("rope_freqs.weight", cfg.n_rot / 2);
+    a.rope_type = rope_type;
+    a.scale = 1.0F / std::sqrt(static_cast<float>(cfg.d_head));
+    return a;
+}
+
+FeedForwardWeights load_feed_forward(Weights& w, const ModelConfig& cfg, int64_t i) {
+    return {.gate = w.matrix(block(i, "ffn_gate.weight"), cfg.n_embd, cfg.n_ff),
+            .up = w.matrix(block(i, "ffn_up.weight"), cfg.n_embd, cfg.n_ff),
+            .down = w.matrix(block(i, "ffn_down.weight"), cfg.n_ff, cfg.n_embd)};
+}
+
+OuterWeights load_outer(Weights& w, const ModelConfig& cfg) {
+    const std::string head = w.has("output.weight") ? "output.weight" : "token_embd.weight";
+    return {.embedding = w.table("token_embd.weight", cfg.n_embd, cfg.n_vocab),
+            .norm = w.vector("output_norm.weight", cfg.n_embd),
+            .head = w.matrix(head, cfg.n_embd, cfg.n_vocab)};
+}
+
+Pass begin_pass(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes) {
+    Pass p = {.g = g, .cfg = cfg, .lanes = lanes, .positions = nullptr};
+    for (const Lane& lane : lanes) {
+        p.n += lane.step.n;
+        p.n_wanted += lane.n_logits;
+    }
+    p.positions = g.input(GGML_TYPE_I32, {p.n, 1, 1, 1}, [&lanes](std::span<std::byte> out) {
+        for (const Lane& lane : lanes) {
+            for (int64_t i = 0; i < lane.step.n; ++i) {
+                put(out, static_cast<int32_t>(lane.step.first_pos + i));
+            }
+        }
+    });
+    if (p.n_wanted == p.n || p.n_wanted == 0) return p;
+    p.wanted = g.input(GGML_TYPE_I32, {p.n_wanted, 1, 1, 1}, [&lanes](std::span<std::byte> out) {
+        int64_t end = 0;
+        for (const Lane& lane : lanes) {
+            end += lane.step.n;
+            for (int64_t i = end - lane.n_logits; i < end; ++i) put(out, static_cast<int32_t>(i));
+        }
+    });
+    return p;
+}
+
+Tensor embed(const Pass& p, Tensor table) {
+    ggml_context* c = p.g.ctx();
+    Tensor all = nullptr;
+    for (size_t i = 0; i < p.lanes.size(); ++i) {
+        const Lane& lane = p.lanes[i];
+        Tensor x = nullptr;
+        if (lane.rows.empty()) {
+            Tensor ids = p.g.input(GGML_TYPE_I32, {lane.step.n, 1, 1, 1},
+                                   [&lane](auto out) { copy_to(out, lane.tokens); });
+            x = ggml_get_rows(c, table, ids);
+        } else {
+            x = p.g.input(GGML_TYPE_F32, {p.cfg.n_embd, lane.step.n, 1, 1},
+                          [&lane](auto out) { copy_to(out, lane.rows); });
+        }
+        all = all == nullptr ? x : ggml_concat(c, all, x, 1);
+    }
+    return all;
+}
+
+Tensor rms_norm(const Pass& p, Tensor x, Tensor weight) {
+    return ggml_mul(p.g.ctx(), ggml_rms_norm(p.g.ctx(), x, p.cfg.norm_eps), weight);
+}
+
+Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t layer) {
+    ggml_context* c = p.g.ctx();
+    Tensor q_raw = heads(p, w.q, x, p.cfg.n_head, w.q_norm);
+    Tensor k_raw = heads(p, w.k, x, p.cfg.n_head_kv, w.k_norm);
+    Tensor v = heads(p, w.v, x, p.cfg.n_head_kv, nullptr);
+    Tensor q = rotate(p, w, q_raw, layer);
+    Tensor k = rotate(p, w, k_raw, layer);
+
+    const bool single = p.lanes.size() == 1;
+    Tensor out = nullptr;
+    int64_t at = 0;
+    for (const Lane& lane : p.lanes) {
+        const auto part = [&](Tensor t) {
+            return single ? t : columns(c, t, at, lane.step.n);
+        };
+        Tensor y = lane.memory->attend(p.g, {.layer = layer,
+                                             .hidden = part(x),
+                                             .q = part(q),
+                                             .k = part(k),
+                                             .v = part(v),
+                                             .q_raw = part(q_raw),
+                                             .k_raw = part(k_raw),
+                                             .scale = w.scale});
+        out = out == nullptr ? y : ggml_concat(c, out, y, 1);
+        at += lane.step.n;
+    }
+    return project(p, w.o, out);
+}
+
+Tensor keep_wanted(const Pass& p, Tensor x) {
+    return p.wanted == nullptr ? x : ggml_get_rows(p.g.ctx(), x, p.wanted);
+}
+
+Tensor swiglu(const Pass& p, const FeedForwardWeights& w, Tensor x) {
+    ggml_context* c = p.g.ctx();
+    return ggml_mul_mat(c, w.down,
+                        ggml_swiglu_split(c, ggml_mul_mat(c, w.gate, x), ggml_mul_mat(c, w.up, x)));
+}
+
+Tensor geglu(const Pass& p, const FeedForwardWeights& w, Tensor x) {
+    ggml_context* c = p.g.ctx();
+    return ggml_mul_mat(c, w.down,
+                        ggml_geglu_split(c, ggml_mul_mat(c, w.gate, x), ggml_mul_mat(c, w.up, x)));
+}
+
+Tensor logits(const Pass& p, const OuterWeights& w, Tensor x) {
+    if (p.n_wanted == 0) return nullptr;
+    ggml_context* c = p.g.ctx();
+    Tensor y = ggml_mul_mat(c, w.head, rms_norm(p, x, w.norm));
+    const float cap = p.cfg.final_logit_softcap;
+    return cap > 0 ? ggml_scale(c, ggml_tanh(c, ggml_scale(c, y, 1.0F / cap)), cap) : y;
+}
+
+DecoderBlock load_decoder_block(Weights& w, const ModelConfig& cfg, int64_t i, int rope_type,
+                                bool has_norms) {
+    return {.attn_norm = w.vector(block(i, "attn_norm.weight"), cfg.n_embd),
+            .ffn_norm = w.vector(block(i, "ffn_norm.weight"), cfg.n_embd),
+            .attn = load_attention(w, cfg, i, rope_type, has_norms),
+            .ffn = load_feed_forward(w, cfg, i)};
+}
+
+Tensor decode_pre_norm(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes,
+                       const OuterWeights& outer, std::span<const DecoderBlock> blocks) {
+    const Pass p = begin_pass(g, cfg, lanes);
+    ggml_context* c = g.ctx();
+    Tensor x = embed(p, outer.embedding);
+    for (size_t i = 0; i < blocks.size(); ++i) {
+        const DecoderBlock& b = blocks[i];
+        Tensor a = attention(p, b.attn, rms_norm(p, x, b.attn_norm), static_cast<int64_t>(i));
+        if (i + 1 == blocks.size()) {
+            x = keep_wanted(p, x);
+            a = keep_wanted(p, a);
+        }
+        x = ggml_add(c, x, a);
+        x = ggml_add(c, x, swiglu(p, b.ffn, rms_norm(p, x, b.ffn_norm)));
+    }
+    return logits(p, outer, x);
+}
+
+}  // namespace palimpsest

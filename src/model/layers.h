@@ -1,0 +1,82 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "model/model.h"
+
+namespace palimpsest {
+
+// Pieces that families compose. All take and return [n_embd, n] f32, all lanes side by side,
+// unless they say otherwise.
+
+/// What the blocks of one pass share.
+struct Pass {
+    Graph& g;
+    const ModelConfig& cfg;
+    const std::vector<Lane>& lanes;
+    Tensor positions;         // [n] i32, all lanes one after another
+    Tensor wanted = nullptr;  // [n_wanted] i32, columns whose logits are wanted; nullptr: all are
+    int64_t n = 0, n_wanted = 0;
+};
+
+/// A product with an optional sum: [in, out] and [out].
+struct Linear {
+    Tensor weight = nullptr;
+    Tensor bias = nullptr;
+};
+
+struct AttentionWeights {
+    Linear q, k, v, o;
+    Tensor q_norm = nullptr, k_norm = nullptr;  // [d_head], some families
+    Tensor rope_factors = nullptr;              // [n_rot / 2], llama3 scaling
+    int rope_type = GGML_ROPE_TYPE_NEOX;        // which channels rotate together
+    float scale = 0.0F;                         // of q . k
+};
+
+struct FeedForwardWeights {
+    Tensor gate = nullptr, up = nullptr, down = nullptr;
+};
+
+/// What every family here has around its blocks.
+struct OuterWeights {
+    Tensor embedding = nullptr, norm = nullptr, head = nullptr;
+};
+
+/// Loads `prefix.weight` [n_in, n_out] and, if the file has it, `prefix.bias`.
+Linear load_linear(Weights& w, const std::string& prefix, int64_t n_in, int64_t n_out);
+/// Loads q, k, v, o of block `i`, q and k norms if `has_norms`, and sets the usual scale.
+AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, int rope_type,
+                                bool has_norms);
+FeedForwardWeights load_feed_forward(Weights& w, const ModelConfig& cfg, int64_t i);
+/// Token table, last norm, head (the token table again where the file has no other).
+OuterWeights load_outer(Weights& w, const ModelConfig& cfg);
+
+Pass begin_pass(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes);
+/// Token rows or ready rows of every lane.
+Tensor embed(const Pass& p, Tensor table);
+Tensor rms_norm(const Pass& p, Tensor x, Tensor weight);
+/// Projects, rotates, asks each lane's memory for its part, projects back. `window_layer`: the
+/// layer has a window, and rotates with the base of such layers.
+Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t layer);
+/// Only the columns whose logits are wanted. After it, no layer may attend.
+Tensor keep_wanted(const Pass& p, Tensor x);
+/// down(silu(gate(x)) * up(x))
+Tensor swiglu(const Pass& p, const FeedForwardWeights& w, Tensor x);
+/// down(gelu(gate(x)) * up(x)), gelu in its tanh form
+Tensor geglu(const Pass& p, const FeedForwardWeights& w, Tensor x);
+/// Logits of wanted columns: [n_vocab, n_wanted].
+Tensor logits(const Pass& p, const OuterWeights& w, Tensor x);
+
+/// The pass of a pre-norm decoder: x + attention(norm(x)), then x + swiglu(norm(x)), per block.
+struct DecoderBlock {
+    Tensor attn_norm = nullptr, ffn_norm = nullptr;
+    AttentionWeights attn;
+    FeedForwardWeights ffn;
+};
+DecoderBlock load_decoder_block(Weights& w, const ModelConfig& cfg, int64_t i, int rope_type,
+                                bool has_norms);
+Tensor decode_pre_norm(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes,
+                       const OuterWeights& outer, std::span<const DecoderBlock> blocks);
+
+}  // namespace palimpsest

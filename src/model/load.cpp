@@ -1,0 +1,43 @@
+#include "model/load.h"
+
+#include "core/error.h"
+#include "model/families.h"
+
+namespace palimpsest {
+
+namespace {
+
+std::unique_ptr<Model> make_model(const std::string& path, const GgufFile& file,
+                                  FileWeights& weights) {
+    try {
+        // The family first: another architecture has other keys, and their absence is no news.
+        const auto architecture = file.text("general.architecture");
+        if (architecture) find_family(*architecture);
+        ModelConfig cfg = read_config(file);
+        return find_family(cfg.architecture).make(std::move(cfg), file, weights);
+    } catch (const Error& e) {
+        throw Error(e.code(), cat("'", path, "': ", e.what()));
+    }
+}
+
+}  // namespace
+
+LoadedModel::LoadedModel(const std::string& path, const Backend& backend)
+    : path_(path), file_(GgufFile::open(path)), weights_(file_, backend) {
+    // Before the vocabulary: what is wrong with the model is found in a moment.
+    model_ = make_model(path, file_, weights_);
+    tokenizer_ = Tokenizer::load(path, file_);
+    if (tokenizer_ != nullptr && tokenizer_->n_vocab() > config().n_vocab) {
+        throw Error(ErrorCode::kCorrupt,
+                    cat("'", path, "': the vocabulary has ", tokenizer_->n_vocab(),
+                        " tokens, the token table ", config().n_vocab, " rows"));
+    }
+}
+
+Tokenizer& LoadedModel::require_tokenizer() const {
+    if (tokenizer_ != nullptr) return *tokenizer_;
+    throw Error(ErrorCode::kUnsupported,
+                cat("'", path_, "' has no vocabulary; it runs from token ids only"));
+}
+
+}  // namespace palimpsest

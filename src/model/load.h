@@ -1,0 +1,36 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/gguf.h"
+#include "core/weights.h"
+#include "model/model.h"
+#include "text/tokenizer.h"
+
+namespace palimpsest {
+
+/// Everything one model file gives. Immutable; shared by any number of sessions.
+class LoadedModel {
+ public:
+    /// Throws kNotFound, kCorrupt or kUnsupported with a sentence on what is wrong with the file.
+    LoadedModel(const std::string& path, const Backend& backend);
+
+    [[nodiscard]] const Model& model() const { return *model_; }
+    [[nodiscard]] const ModelConfig& config() const { return model_->config(); }
+    [[nodiscard]] const GgufFile& file() const { return file_; }
+    [[nodiscard]] const FileWeights& weights() const { return weights_; }
+    /// nullptr if the file has no vocabulary: such a model runs from token ids.
+    [[nodiscard]] Tokenizer* tokenizer() const { return tokenizer_.get(); }
+    /// Throws kUnsupported if there is none.
+    [[nodiscard]] Tokenizer& require_tokenizer() const;
+
+ private:
+    std::string path_;
+    GgufFile file_;
+    FileWeights weights_;
+    std::unique_ptr<Tokenizer> tokenizer_;
+    std::unique_ptr<Model> model_;
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/gguf.h"
+#include "core/graph.h"
+#include "core/weights.h"
+#include "memory/context_memory.h"
+
+namespace palimpsest {
+
+/// How rotary positions are scaled past the length a model was first trained on.
+struct RopeScaling {
+    std::string type = "none";    // none, linear or yarn
+    float factor = 1.0F;          // original positions = positions / factor
+    int64_t n_ctx_original = 0;   // yarn
+    float attn_factor = 1.0F;     // yarn
+    float beta_fast = 32.0F, beta_slow = 1.0F, ext_factor = 0.0F;  // yarn
+};
+
+/// A model's sizes and constants, as its file states them; read_config() has checked every one.
+struct ModelConfig {
+    std::string architecture, name;
+    int64_t n_layer = 0, n_embd = 0, n_ff = 0, n_vocab = 0;
+    int64_t n_head = 0, n_head_kv = 0, d_head = 0, n_rot = 0;
+    float norm_eps = 1e-5F, rope_base = 10000.0F;
+    RopeScaling rope_scaling;
+    int64_t n_ctx_train = 0;       // positions seen in training
+    std::vector<int64_t> windows;  // a layer's window; 0: sees all. Empty: all layers see all
+    float rope_base_window = 0.0F;     // rope base of layers with a window; 0: as the others
+    float final_logit_softcap = 0.0F;  // > 0: logits = cap * tanh(logits / cap)
+
+    [[nodiscard]] MemoryShape memory_shape() const {
+        return {.n_layer = n_layer,
+                .n_head = n_head,
+                .n_head_kv = n_head_kv,
+                .d_head = d_head,
+                .windows = windows};
+    }
+};
+
+/// Reads `<architecture>.*` metadata. Throws kNotFound for a missing key, kCorrupt for an
+/// impossible value, kUnsupported for a variant that no family here computes (experts, ...).
+ModelConfig read_config(const GgufFile& file);
+
+/// One sequence's part of a graph evaluation. Exactly one of tokens and rows is used.
+struct Lane {
+    ContextMemory* memory = nullptr;
+    Step step;
+    std::span<const TokenId> tokens;  // step.n ids
+    std::span<const float> rows;      // step.n * n_embd
+    int64_t n_logits = 1;             // rows of logits wanted: of the last so many positions
+};
+
+/// Weights and the forward pass of one family. Immutable, shared by sessions.
+class Model {
+ public:
+    Model() = default;
+    virtual ~Model() = default;
+    Model(const Model&) = delete;
+    Model& operator=(const Model&) = delete;
+
+    [[nodiscard]] virtual const ModelConfig& config() const = 0;
+
+    /// Appends the pass of all lanes to `g`. Returns the wanted logits, lane after lane:
+    /// [n_vocab, sum of n_logits] f32; nullptr if none are wanted.
+    /// `lanes` is read again whenever the graph runs: it must stay where it is.
+    virtual Tensor forward(Graph& g, const std::vector<Lane>& lanes) const = 0;
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace palimpsest {
+
+/// Byte offset of the first byte that is not part of valid UTF-8 (RFC 3629); nullopt if all is.
+[[nodiscard]] std::optional<size_t> find_invalid_utf8(std::string_view text);
+
+/// `text` with every invalid byte replaced by U+FFFD.
+[[nodiscard]] std::string replace_invalid_utf8(std::string_view text);
+
+/// Bytes at the end of `text` that begin a character and may be completed by more; 0 to 3.
+[[nodiscard]] size_t unfinished_utf8(std::string_view text);
+
+}  // namespace palimpsest

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace palimpsest::testing {
+
+/// Folder of golden vectors: $PALIMPSEST_ORACLES, else ../shared/oracles beside the project.
+/// nullopt if it is not there.
+std::optional<std::filesystem::path> oracles();
+
+/// The default model: $PALIMPSEST_MODEL, else where set-up puts it. nullopt if it is not there.
+std::optional<std::string> default_model();
+
+nlohmann::json read_json(const std::filesystem::path& path);
+/// Raw little-endian f32.
+std::vector<float> read_f32(const std::filesystem::path& path);
+std::string read_text(const std::filesystem::path& path);
+
+/// A file for one test, removed with the object.
+class TemporaryFile {
+ public:
+    explicit TemporaryFile(std::string_view content, const std::string& suffix = "");
+    ~TemporaryFile();
+    TemporaryFile(const TemporaryFile&) = delete;
+    TemporaryFile& operator=(const TemporaryFile&) = delete;
+    [[nodiscard]] std::string path() const { return path_.string(); }
+
+ private:
+    std::filesystem::path path_;
+};
+
+/// Largest absolute difference; infinite if lengths differ or a value is not a number, which a
+/// plain maximum would ignore.
+double max_difference(std::span<const float> a, std::span<const float> b);
+
+}  // namespace palimpsest::testing
+
+/// Skips the running test, saying why, unless golden vectors are there.
+#define REQUIRE_ORACLES()                                                                      \
+    const auto oracle_folder = palimpsest::testing::oracles();                                 \
+    if (!oracle_folder) GTEST_SKIP() << "no golden vectors; set PALIMPSEST_ORACLES to their folder"
+
+#define REQUIRE_MODEL()                                                                          \
+    const auto model_path = palimpsest::testing::default_model();                                \
+    if (!model_path) GTEST_SKIP() << "no default model; run 'make setup' or set PALIMPSEST_MODEL"
