@@ -130,7 +130,8 @@ struct Pass {
     int64_t repeat;
     int64_t position = 0;
 
-    /// Seconds each engine takes for the next n tokens, `step` at a time. Who goes first alternates.
+    /// Seconds each engine takes for the next n tokens, `step` at a time. Who goes first
+    /// alternates.
     std::vector<double> time(int64_t n, int64_t step) {
         std::vector<double> taken(runners.size());
         for (size_t i = 0; i < runners.size(); ++i) {

@@ -23,7 +23,7 @@ struct SpeedResult {
     std::string phase;  // "prefill" or "decode"
     int64_t depth = 0;
     double ours = 0;
-    double peer = 0;                 // the better of the two below; 0 without a peer
+    double peer = 0;  // the better of the two below; 0 without a peer
     double peer_flash = 0, peer_plain = 0;
     std::vector<double> ours_all = {}, peer_flash_all = {}, peer_plain_all = {};  // every repeat
 };
@@ -42,7 +42,8 @@ struct SpeedReport {
 /// Measures prefill and decode at every depth. Ours and the peer (libllama, flash attention on and
 /// off) read the same tokens, take turns at every measurement, and alternate who goes first.
 /// At depth d: n_decode tokens one by one from position d, then n_prefill tokens at once after
-/// them. `on_progress` gets lines for people. Throws kInvalidArgument for a depth that does not fit.
+/// them. `on_progress` gets lines for people. Throws kInvalidArgument for a depth that does not
+/// fit.
 SpeedReport measure_speed(const SpeedOptions& options,
                           const std::function<void(const std::string&)>& on_progress);
 

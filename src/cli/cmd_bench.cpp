@@ -36,7 +36,8 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
     }
     std::string out;
     for (size_t r = 0; r < rows.size(); ++r) {
-        for (size_t i = 0; i < rows[r].size(); ++i) out += "| " + padded(rows[r][i], widths[i]) + " ";
+        for (size_t i = 0; i < rows[r].size(); ++i)
+            out += "| " + padded(rows[r][i], widths[i]) + " ";
         out += "|\n";
         if (r > 0) continue;
         for (const size_t w : widths) out += "|" + std::string(w + 1, '-') + ":";
@@ -51,8 +52,8 @@ std::string ratio(double ours, double peer, int digits = 2) {
 
 void print_table(const BenchFlags& f, const SpeedReport& report) {
     const SpeedOptions& o = f.options;
-    std::vector<std::vector<std::string>> rows = {{"phase", "depth", "ours tok/s",
-                                                   "libllama flash", "libllama plain", "ratio"}};
+    std::vector<std::vector<std::string>> rows = {
+        {"phase", "depth", "ours tok/s", "libllama flash", "libllama plain", "ratio"}};
     for (const SpeedResult& r : report.results) {
         const auto cell = [](double x) { return x > 0 ? fixed(x, 1) : std::string("-"); };
         rows.push_back({r.phase, std::to_string(r.depth), cell(r.ours), cell(r.peer_flash),
@@ -76,22 +77,22 @@ void print_table(const BenchFlags& f, const SpeedReport& report) {
 
 void print_json(const BenchFlags& f, const SpeedReport& report) {
     for (const SpeedResult& r : report.results) {
-        nlohmann::json line = {{"phase", r.phase},
-                               {"depth", r.depth},
-                               {"memory", "full"},
-                               {"ours", r.ours},
-                               {"ours_all", r.ours_all},
-                               {"ours_peak_rss_bytes", report.ours.peak_rss_bytes},
-                               {"ours_load_s", report.ours.load_s},
-                               {"threads", f.options.n_threads},
-                               {"entries", f.options.entries},
-                               {"tokens", r.phase == "prefill" ? f.options.n_prefill
-                                                               : f.options.n_decode},
-                               {"repeats", f.options.n_repeat},
-                               {"processor", processor_name()},
-                               {"kernel", attention_target()},
-                               {"model", f.options.model_path},
-                               {"commit", kCommit}};
+        nlohmann::json line = {
+            {"phase", r.phase},
+            {"depth", r.depth},
+            {"memory", "full"},
+            {"ours", r.ours},
+            {"ours_all", r.ours_all},
+            {"ours_peak_rss_bytes", report.ours.peak_rss_bytes},
+            {"ours_load_s", report.ours.load_s},
+            {"threads", f.options.n_threads},
+            {"entries", f.options.entries},
+            {"tokens", r.phase == "prefill" ? f.options.n_prefill : f.options.n_decode},
+            {"repeats", f.options.n_repeat},
+            {"processor", processor_name()},
+            {"kernel", attention_target()},
+            {"model", f.options.model_path},
+            {"commit", kCommit}};
         if (f.options.with_peer) {
             line.update({{"peer", r.peer},
                          {"ratio", r.ours / r.peer},
@@ -110,8 +111,8 @@ void bench_speed(BenchFlags& f) {
     f.options.model_path = f.model.model.empty() ? default_model_path() : f.model.model;
     f.options.n_threads = thread_count(f.model);
     f.options.with_peer = f.peer == "llama";
-    const SpeedReport report = measure_speed(
-        f.options, [](const std::string& what) { write_message(dim(what + "\n")); });
+    const SpeedReport report =
+        measure_speed(f.options, [](const std::string& what) { write_message(dim(what + "\n")); });
     f.json ? print_json(f, report) : print_table(f, report);
 }
 
@@ -139,7 +140,8 @@ void add_bench(CLI::App& command) {
         ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
         ->capture_default_str();
     speed->add_flag("--json", f->json, "print one JSON line a measurement");
-    speed->footer("\nAt every depth, --decode tokens are read one by one, then --prefill at once.\n");
+    speed->footer(
+        "\nAt every depth, --decode tokens are read one by one, then --prefill at once.\n");
     speed->callback([f] { bench_speed(*f); });
 }
 

@@ -96,9 +96,9 @@ class Chat {
         catch_interrupts();
         LineReader reader;
         if (reader.is_terminal()) {
-            write_message(dim(cat(engine_.loaded->config().name, ", ",
-                                  human_count(engine_.session->n_ctx()),
-                                  " tokens of context. /help lists commands.\n")));
+            write_message(
+                dim(cat(engine_.loaded->config().name, ", ", human_count(engine_.session->n_ctx()),
+                        " tokens of context. /help lists commands.\n")));
         }
         std::string text;
         while (read_message(reader, text)) {
@@ -146,8 +146,8 @@ class Chat {
             const MemoryUsage u = engine_.session->memory().usage();
             write_message(cat("  ", human_count(u.positions_seen), " of ",
                               human_count(engine_.session->n_ctx()), " tokens seen, ",
-                              human_count(u.entries_held), " entries held, ",
-                              human_bytes(u.bytes), "\n"));
+                              human_count(u.entries_held), " entries held, ", human_bytes(u.bytes),
+                              "\n"));
         } else if (text.starts_with("/file ")) {
             documents_.push_back({prepared(read_file(text.substr(6)), flags_.text) + "\n\n", true});
             write_message(dim("  it will be read with your next question\n"));

@@ -26,15 +26,16 @@ void print_completion() {
     for (const CLI::App* sub : program.get_subcommands([](const CLI::App*) { return true; })) {
         cases += cat("    ", sub->get_name(), ") words='", words_of(*sub), "' ;;\n");
     }
-    write_output(cat("_palimpsest() {\n"
-                     "  local words current=${COMP_WORDS[COMP_CWORD]}\n"
-                     "  case ${COMP_WORDS[1]} in\n",
-                     cases, "    *) words='", words_of(program),
-                     "' ;;\n"
-                     "  esac\n"
-                     "  COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
-                     "}\n"
-                     "complete -o default -F _palimpsest palimpsest\n"));
+    write_output(
+        cat("_palimpsest() {\n"
+            "  local words current=${COMP_WORDS[COMP_CWORD]}\n"
+            "  case ${COMP_WORDS[1]} in\n",
+            cases, "    *) words='", words_of(program),
+            "' ;;\n"
+            "  esac\n"
+            "  COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
+            "}\n"
+            "complete -o default -F _palimpsest palimpsest\n"));
 }
 
 }  // namespace

@@ -46,18 +46,16 @@ int64_t count_parameters(const GgufFile& file) {
 
 EntryCost entry_cost(const ModelConfig& c, ggml_type type, size_t for_context) {
     const MemoryShape shape = c.memory_shape();
-    const size_t layer_bytes =
-        2 * static_cast<size_t>(c.n_head_kv) * ggml_row_size(type, c.d_head);
-    EntryCost cost = {.type = ggml_type_name(type), .bytes_per_token = 0, .window_bytes = 0,
-                      .fits = -1};
+    const size_t layer_bytes = 2 * static_cast<size_t>(c.n_head_kv) * ggml_row_size(type, c.d_head);
+    EntryCost cost = {
+        .type = ggml_type_name(type), .bytes_per_token = 0, .window_bytes = 0, .fits = -1};
     for (int64_t i = 0; i < c.n_layer; ++i) {
         const int64_t window = shape.window(i);
         if (window == 0) cost.bytes_per_token += layer_bytes;
         cost.window_bytes += layer_bytes * static_cast<size_t>(window);
     }
     if (for_context > cost.window_bytes && cost.bytes_per_token > 0) {
-        cost.fits =
-            static_cast<int64_t>((for_context - cost.window_bytes) / cost.bytes_per_token);
+        cost.fits = static_cast<int64_t>((for_context - cost.window_bytes) / cost.bytes_per_token);
     }
     return cost;
 }
@@ -115,8 +113,9 @@ nlohmann::json to_json(const Facts& f) {
             {"vocabulary", c.n_vocab},
             {"tokenizer", t == nullptr ? nlohmann::json() : nlohmann::json(t->kind())},
             {"chat_template", t != nullptr && t->has_chat_template()},
-            {"weights", {{"mapped_bytes", f.loaded.weights().mapped_bytes()},
-                         {"repacked_bytes", f.loaded.weights().copied_bytes()}}},
+            {"weights",
+             {{"mapped_bytes", f.loaded.weights().mapped_bytes()},
+              {"repacked_bytes", f.loaded.weights().copied_bytes()}}},
             {"entries", entries},
             {"available_memory_bytes", f.available}};
 }
@@ -134,17 +133,17 @@ std::string file_facts(const Facts& f) {
     std::string out = line("file", cat(f.path, ", ", human_bytes(file.bytes().size())));
     out += line("weights", cat(human_count(count_parameters(file)), " parameters: ", types));
     const size_t copied = f.loaded.weights().copied_bytes();
-    out += line("in memory", cat(human_bytes(f.loaded.weights().mapped_bytes()),
-                                 " used where the file is mapped",
-                                 copied > 0 ? cat(", ", human_bytes(copied),
-                                                  " repacked for this processor")
-                                            : ""));
+    out +=
+        line("in memory",
+             cat(human_bytes(f.loaded.weights().mapped_bytes()), " used where the file is mapped",
+                 copied > 0 ? cat(", ", human_bytes(copied), " repacked for this processor") : ""));
     return out;
 }
 
 std::string model_facts(const Facts& f) {
     const ModelConfig& c = f.loaded.config();
-    std::string out = line("layers", cat(c.n_layer, ", width ", c.n_embd, ", feed-forward ", c.n_ff));
+    std::string out =
+        line("layers", cat(c.n_layer, ", width ", c.n_embd, ", feed-forward ", c.n_ff));
     out += line("heads", cat(c.n_head, " sharing ", c.n_head_kv, " key-value heads of ", c.d_head));
     std::string context = cat(human_count(c.n_ctx_train), " tokens in training");
     if (f.window() > 0) {
@@ -155,10 +154,10 @@ std::string model_facts(const Facts& f) {
     }
     out += line("context", context);
     const Tokenizer* t = f.loaded.tokenizer();
-    out += line("vocabulary", cat(human_count(c.n_vocab), " tokens, ",
-                                  t == nullptr ? "no tokenizer (runs from ids)" : t->kind(),
-                                  t != nullptr && t->has_chat_template() ? ", with a chat template"
-                                                                         : ""));
+    out += line("vocabulary",
+                cat(human_count(c.n_vocab), " tokens, ",
+                    t == nullptr ? "no tokenizer (runs from ids)" : t->kind(),
+                    t != nullptr && t->has_chat_template() ? ", with a chat template" : ""));
     return out;
 }
 
@@ -168,8 +167,9 @@ std::string cost_facts(const Facts& f) {
                           " available now hold (weights and working memory set aside):\n");
     for (const EntryCost& e : f.costs) {
         const std::string fits =
-            e.fits < 0 ? "" : cat(human_count(e.fits), " tokens",
-                                  e.fits >= c.n_ctx_train ? ", more than the trained context" : "");
+            e.fits < 0 ? ""
+                       : cat(human_count(e.fits), " tokens",
+                             e.fits >= c.n_ctx_train ? ", more than the trained context" : "");
         const std::string grows = human_bytes(e.bytes_per_token);
         out += cat("    ", e.type, std::string(6 - std::string_view(e.type).size(), ' '), grows,
                    std::string(12 - std::min<size_t>(11, grows.size()), ' '), fits,

@@ -74,20 +74,20 @@ nlohmann::json to_json(const GenerateResult& r, const MemoryUsage& u) {
             {"time_to_first_token_s", r.prefill_s},
             {"prefill_tokens_per_s", rate(r.n_prompt, r.prefill_s)},
             {"decode_tokens_per_s", rate(r.n_generated, r.decode_s)},
-            {"memory", {{"positions_seen", u.positions_seen},
-                        {"entries_held", u.entries_held},
-                        {"bytes", u.bytes}}}};
+            {"memory",
+             {{"positions_seen", u.positions_seen},
+              {"entries_held", u.entries_held},
+              {"bytes", u.bytes}}}};
 }
 
 std::string for_people(const GenerateResult& r, const MemoryUsage& u) {
-    return cat(human_count(r.n_prompt), " tokens read, first token after ",
-               human_seconds(r.prefill_s), " (",
-               human_count(static_cast<int64_t>(rate(r.n_prompt, r.prefill_s))),
-               " tokens/s); ", r.n_generated, " written at ",
-               human_count(static_cast<int64_t>(rate(r.n_generated, r.decode_s))),
-               " tokens/s; memory holds ", human_count(u.entries_held), " entries in ",
-               human_bytes(u.bytes), r.reason == StopReason::kLength ? "; cut at its length" : "",
-               "\n");
+    return cat(
+        human_count(r.n_prompt), " tokens read, first token after ", human_seconds(r.prefill_s),
+        " (", human_count(static_cast<int64_t>(rate(r.n_prompt, r.prefill_s))), " tokens/s); ",
+        r.n_generated, " written at ",
+        human_count(static_cast<int64_t>(rate(r.n_generated, r.decode_s))),
+        " tokens/s; memory holds ", human_count(u.entries_held), " entries in ",
+        human_bytes(u.bytes), r.reason == StopReason::kLength ? "; cut at its length" : "", "\n");
 }
 
 void run(const RunFlags& f) {
@@ -117,8 +117,8 @@ void run(const RunFlags& f) {
         write_output("\n");
     }
     if (result.reason == StopReason::kCancelled) {
-        write_message(cat("palimpsest: stopped by Ctrl-C after ", usage.positions_seen,
-                          " tokens\n"));
+        write_message(
+            cat("palimpsest: stopped by Ctrl-C after ", usage.positions_seen, " tokens\n"));
         throw CLI::RuntimeError(kInterrupted);
     }
     if (!f.quiet && !f.json) write_message(dim(for_people(result, usage)));
@@ -129,8 +129,9 @@ void run(const RunFlags& f) {
 void add_run(CLI::App& command) {
     auto f = std::make_shared<RunFlags>();
     command.add_option("prompt", f->prompt, "the question; '-' reads it from standard input");
-    command.add_option("-f,--file", f->files,
-                       "a document to read first (repeatable; '-' is standard input)")
+    command
+        .add_option("-f,--file", f->files,
+                    "a document to read first (repeatable; '-' is standard input)")
         ->allow_extra_args(false);
     add_model_flags(command, f->model);
     add_answer_flags(command, f->answer);

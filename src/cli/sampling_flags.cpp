@@ -21,7 +21,8 @@ void add_answer_flags(CLI::App& command, AnswerFlags& flags) {
         ->capture_default_str();
     command.add_option("--frequency-penalty", s.frequency_penalty, "per repetition; 0: none")
         ->capture_default_str();
-    command.add_option("--presence-penalty", s.presence_penalty, "once for any repetition; 0: none")
+    command
+        .add_option("--presence-penalty", s.presence_penalty, "once for any repetition; 0: none")
         ->capture_default_str();
     command.add_option("--penalty-last-n", s.penalty_last_n, "tokens the penalties look back on")
         ->capture_default_str();

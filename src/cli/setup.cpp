@@ -54,8 +54,9 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
     command.add_option("--entries", flags.entries, "how keys and values are stored")
         ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
         ->capture_default_str();
-    command.add_option("--attention", flags.attention,
-                       "our kernel, or ggml's operations (slow, for checking)")
+    command
+        .add_option("--attention", flags.attention,
+                    "our kernel, or ggml's operations (slow, for checking)")
         ->check(CLI::IsMember({"fused", "reference"}))
         ->capture_default_str();
 }
@@ -79,19 +80,18 @@ Engine make_engine(const ModelFlags& flags) {
     const ModelConfig& config = e.loaded->config();
     const int64_t n_ctx = flags.context > 0 ? flags.context : config.n_ctx_train;
     if (n_ctx > config.n_ctx_train) {
-        write_message(cat("palimpsest: a context of ", n_ctx, " is beyond the ",
-                          config.n_ctx_train, " positions this model was trained for; answers ",
+        write_message(cat("palimpsest: a context of ", n_ctx, " is beyond the ", config.n_ctx_train,
+                          " positions this model was trained for; answers ",
                           "past that make little sense\n"));
     }
-    const KvCacheOptions options = {.n_ctx = n_ctx,
-                                    .entries = entry_type(flags.entries),
-                                    .path = flags.attention == "reference"
-                                                ? AttentionPath::kReference
-                                                : AttentionPath::kFused};
-    e.session = std::make_unique<Session>(
-        e.loaded->model(), *e.backend,
-        make_memory("full", *e.backend, config.memory_shape(), options),
-        SessionOptions{.n_ctx = n_ctx, .n_chunk = flags.chunk});
+    const KvCacheOptions options = {
+        .n_ctx = n_ctx,
+        .entries = entry_type(flags.entries),
+        .path = flags.attention == "reference" ? AttentionPath::kReference : AttentionPath::kFused};
+    e.session =
+        std::make_unique<Session>(e.loaded->model(), *e.backend,
+                                  make_memory("full", *e.backend, config.memory_shape(), options),
+                                  SessionOptions{.n_ctx = n_ctx, .n_chunk = flags.chunk});
     return e;
 }
 

@@ -156,9 +156,8 @@ void check_type(TensorEntry& entry, uint32_t type) {
     const GgufTensor& t = entry.tensor;
     if (type >= GGML_TYPE_COUNT || ggml_blck_size(static_cast<ggml_type>(type)) <= 0 ||
         ggml_type_size(static_cast<ggml_type>(type)) == 0) {
-        throw Error(ErrorCode::kUnsupported,
-                    cat("tensor '", t.name, "' has type number ", type,
-                        ", which this build of ggml does not know"));
+        throw Error(ErrorCode::kUnsupported, cat("tensor '", t.name, "' has type number ", type,
+                                                 ", which this build of ggml does not know"));
     }
     entry.tensor.type = static_cast<ggml_type>(type);
     const int64_t block = ggml_blck_size(t.type);
@@ -168,8 +167,8 @@ void check_type(TensorEntry& entry, uint32_t type) {
     }
     int64_t elements = 1;
     for (const int64_t n : t.shape) elements = checked_product(elements, n, t.name);
-    entry.size = static_cast<uint64_t>(checked_product(
-        elements / block, static_cast<int64_t>(ggml_type_size(t.type)), t.name));
+    entry.size = static_cast<uint64_t>(
+        checked_product(elements / block, static_cast<int64_t>(ggml_type_size(t.type)), t.name));
 }
 
 TensorEntry read_tensor(Cursor& in) {
@@ -207,7 +206,8 @@ uint64_t alignment_of(const GgufFile& file) {
     return static_cast<uint64_t>(*n);
 }
 
-/// Points every tensor at its bytes; refuses what lies outside, off alignment or on another's bytes.
+/// Points every tensor at its bytes; refuses what lies outside, off alignment or on another's
+/// bytes.
 void place(std::vector<TensorEntry>& entries, std::span<const std::byte> data, uint64_t alignment) {
     for (TensorEntry& e : entries) {
         if (e.offset % alignment != 0) {

@@ -70,8 +70,7 @@ int Backend::available_threads() {
         return std::clamp(CPU_COUNT(&allowed), 1, GGML_MAX_N_THREADS);
     }
 #endif
-    return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1,
-                      GGML_MAX_N_THREADS);
+    return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, GGML_MAX_N_THREADS);
 }
 
 ggml_backend_buffer_type_t Backend::packed_type(ggml_type type, const Shape& shape) const {
@@ -107,8 +106,7 @@ Tensor BorrowedStorage::add(ggml_type type, const Shape& shape, size_t offset) {
     Tensor t = ggml_new_tensor(ctx_.get(), type, 4, shape.data());
     check(offset <= bytes_.size() && ggml_nbytes(t) <= bytes_.size() - offset,
           "a borrowed tensor must lie inside its bytes");
-    const ggml_status status =
-        ggml_backend_tensor_alloc(buffer_.get(), t, bytes_.data() + offset);
+    const ggml_status status = ggml_backend_tensor_alloc(buffer_.get(), t, bytes_.data() + offset);
     check(status == GGML_STATUS_SUCCESS, "ggml refuses a borrowed tensor");
     return t;
 }

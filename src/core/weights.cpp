@@ -83,8 +83,9 @@ Tensor FileWeights::in_place(const GgufTensor& source) {
     const auto known = placed_.find(source.name);
     if (known != placed_.end()) return known->second;
     mapped_bytes_ += source.data.size();
-    return placed_[source.name] = mapped_.add(source.type, source.shape,
-                                              static_cast<size_t>(source.data.data() - file_.bytes().data()));
+    return placed_[source.name] =
+               mapped_.add(source.type, source.shape,
+                           static_cast<size_t>(source.data.data() - file_.bytes().data()));
 }
 
 Tensor FileWeights::copy(const GgufTensor& source, ggml_backend_buffer_type_t type) {

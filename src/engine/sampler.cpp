@@ -31,8 +31,8 @@ void check_options(const SamplingOptions& o) {
 }
 
 bool has_penalties(const SamplingOptions& o) {
-    return o.penalty_last_n > 0 && (o.repeat_penalty != 1.0F || o.frequency_penalty != 0.0F ||
-                                    o.presence_penalty != 0.0F);
+    return o.penalty_last_n > 0 &&
+           (o.repeat_penalty != 1.0F || o.frequency_penalty != 0.0F || o.presence_penalty != 0.0F);
 }
 
 llama_sampler* make_grammar(const SamplingOptions& o, const llama_vocab* vocab) {

@@ -42,11 +42,10 @@ std::vector<uint64_t> Evaluator::plan(std::span<const Lane> lanes) const {
             require(t >= 0 && t < model_.config().n_vocab, "token ", t,
                     " is outside the vocabulary of ", model_.config().n_vocab);
         }
-        topology.insert(topology.end(), {reinterpret_cast<uintptr_t>(lane.memory),
-                                         lane.memory->plan(lane.step),
-                                         static_cast<uint64_t>(lane.step.n),
-                                         static_cast<uint64_t>(lane.n_logits),
-                                         lane.rows.empty() ? uint64_t{0} : uint64_t{1}});
+        topology.insert(topology.end(),
+                        {reinterpret_cast<uintptr_t>(lane.memory), lane.memory->plan(lane.step),
+                         static_cast<uint64_t>(lane.step.n), static_cast<uint64_t>(lane.n_logits),
+                         lane.rows.empty() ? uint64_t{0} : uint64_t{1}});
     }
     return topology;
 }
@@ -94,8 +93,7 @@ int64_t Session::length(const Segment& segment) const {
 void Session::step(std::span<const TokenId> tokens, std::span<const float> rows, bool more,
                    const FeedHooks& hooks) {
     const int64_t n_vocab = model_.config().n_vocab;
-    const int64_t n =
-        rows.empty() ? std::ssize(tokens) : std::ssize(rows) / model_.config().n_embd;
+    const int64_t n = rows.empty() ? std::ssize(tokens) : std::ssize(rows) / model_.config().n_embd;
     const int64_t n_logits = hooks.on_logits ? n : (more ? 0 : 1);
     const Lane lane = {.memory = memory_.get(),
                        .step = {.n = n, .first_pos = position_, .is_prefill = more},

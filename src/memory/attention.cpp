@@ -248,8 +248,8 @@ size_t AttentionScratch::bytes() const {
 Tensor fused_attention(Graph& g, const MemoryShape& shape, const AttentionInputs& in,
                        EntrySource& source, AttentionScratch& scratch) {
     const std::array<Tensor, 2> entries = {in.k, in.v};
-    Tensor stored = g.keep(
-        g.custom({1, 1, 1, 1}, entries, std::make_unique<StoreOp>(source, in.layer)));
+    Tensor stored =
+        g.keep(g.custom({1, 1, 1, 1}, entries, std::make_unique<StoreOp>(source, in.layer)));
     const std::array<Tensor, 2> queries = {in.q, stored};
     return g.custom({shape.d_head * shape.n_head, in.q->ne[2], 1, 1}, queries,
                     std::make_unique<AttendOp>(shape, source, scratch, in.layer, in.scale));

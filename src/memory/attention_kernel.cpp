@@ -48,9 +48,7 @@ constexpr float kLog2E = 1.44269504088896341F;
 constexpr float kLn2 = 0.69314718055994531F;
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-HWY_INLINE int64_t panel_rows() {
-    return static_cast<int64_t>(kPanelVectors * hn::Lanes(kF32));
-}
+HWY_INLINE int64_t panel_rows() { return static_cast<int64_t>(kPanelVectors * hn::Lanes(kF32)); }
 
 /// 2^x for x <= 0, relative error below 2e-7; exactly 0 below -126, so for -inf too.
 HWY_INLINE V exp2_nonpositive(V x) {
@@ -137,20 +135,18 @@ HWY_INLINE const float* load_tile(const std::byte* rows, int64_t row_bytes, int6
 }
 
 /// Slots in a tile: keys or values of a tile take 16 KiB as f32.
-HWY_INLINE int64_t tile_slots(int64_t d) {
-    return std::clamp<int64_t>(4096 / d / 8 * 8, 8, 64);
-}
+HWY_INLINE int64_t tile_slots(int64_t d) { return std::clamp<int64_t>(4096 / d / 8 * 8, 8, 64); }
 
 // ---- many queries -----------------------------------------------------------------------------
 
 /// Up to panel_rows() queries side by side; everything transposed: [d or slot][row].
 struct Panel {
-    float* q;        // [d][rows], scaled to units of log 2
-    float* out;      // [d][rows], sums so far
-    float* peak;     // [rows], largest logit so far
-    float* weight;   // [rows], sum of exp2(logit - peak) so far
-    float* begin;    // [rows], visible slots as f32 (exact below 2^24)
-    float* end;      // [rows]
+    float* q;       // [d][rows], scaled to units of log 2
+    float* out;     // [d][rows], sums so far
+    float* peak;    // [rows], largest logit so far
+    float* weight;  // [rows], sum of exp2(logit - peak) so far
+    float* begin;   // [rows], visible slots as f32 (exact below 2^24)
+    float* end;     // [rows]
     int64_t first_begin, last_begin, first_end, last_end;
 };
 
@@ -209,8 +205,7 @@ HWY_INLINE void weigh(const Panel& p, int64_t n, float* logits, float* correctio
             peak = hn::Max(peak, hn::Load(kF32, column + static_cast<size_t>(t) * stride));
         }
         // A row that has seen nothing yet has no peak to subtract: -inf - -inf is not a number.
-        const V base =
-            hn::IfThenZeroElse(hn::Eq(peak, hn::Set(kF32, kNever)), peak);
+        const V base = hn::IfThenZeroElse(hn::Eq(peak, hn::Set(kF32, kNever)), peak);
         V weight = hn::Zero(kF32);
         for (int64_t t = 0; t < n; ++t) {
             float* at = column + static_cast<size_t>(t) * stride;

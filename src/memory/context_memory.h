@@ -34,7 +34,8 @@ struct AttentionInputs {
 /// What a memory must know of a model before it meets one.
 struct MemoryShape {
     int64_t n_layer = 0, n_head = 0, n_head_kv = 0, d_head = 0;
-    std::vector<int64_t> windows;  // a layer's last positions it sees; 0: all. Empty: all layers all
+    std::vector<int64_t>
+        windows;  // a layer's last positions it sees; 0: all. Empty: all layers all
 
     [[nodiscard]] int64_t window(int64_t layer) const {
         return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];

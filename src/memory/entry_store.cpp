@@ -44,10 +44,10 @@ EntryStore::EntryStore(const MemoryShape& shape, ggml_type type, int64_t n_slots
 
     borrowed_.emplace_back(std::span(k_memory_.data(), k_memory_.size()), n_layer);
     borrowed_.emplace_back(std::span(v_memory_.data(), v_memory_.size()), n_layer);
-    // The whole of a layer's addresses as one long row; views with the real strides are cut from it.
+    // The whole of a layer's addresses as one long row; views with the real strides are cut from
+    // it.
     const int64_t block = ggml_blck_size(type);
-    const auto n_values =
-        static_cast<int64_t>(layer_bytes / ggml_type_size(type)) * block;
+    const auto n_values = static_cast<int64_t>(layer_bytes / ggml_type_size(type)) * block;
     for (size_t i = 0; i < n_layer; ++i) {
         k_.push_back(borrowed_[0].add(type, {n_values, 1, 1, 1}, i * layer_bytes));
         v_.push_back(borrowed_[1].add(type, {n_values, 1, 1, 1}, i * layer_bytes));
@@ -99,8 +99,7 @@ std::span<std::byte> EntryStore::key_bytes(int64_t layer, int64_t head, int64_t 
     return {k_memory_.data() + offset(layer, head, from), static_cast<size_t>(n) * row_bytes_};
 }
 
-std::span<std::byte> EntryStore::value_bytes(int64_t layer, int64_t head, int64_t from,
-                                             int64_t n) {
+std::span<std::byte> EntryStore::value_bytes(int64_t layer, int64_t head, int64_t from, int64_t n) {
     return {v_memory_.data() + offset(layer, head, from), static_cast<size_t>(n) * row_bytes_};
 }
 

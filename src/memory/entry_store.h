@@ -20,7 +20,8 @@ namespace palimpsest {
 /// one head's rows. Knows nothing of positions or of which slots are in use.
 class EntryStore {
  public:
-    /// Throws kUnsupported for another type or a head size that the type or the kernels cannot take.
+    /// Throws kUnsupported for another type or a head size that the type or the kernels cannot
+    /// take.
     EntryStore(const MemoryShape& shape, ggml_type type, int64_t n_slots);
 
     [[nodiscard]] ggml_type type() const { return type_; }

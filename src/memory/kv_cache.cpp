@@ -127,10 +127,10 @@ Tensor KvCache::attend_reference(Graph& g, const AttentionInputs& in) {
                               fill_mask(layer, n_slots, out);
                           });
     // Read through what set_rows returns: it carries the order of writing before reading.
-    Tensor k = g.keep(ggml_set_rows(c, store_.key_view(g, in.layer, n_slots),
-                                    heads_last(c, in.k), where));
-    Tensor v = g.keep(ggml_set_rows(c, store_.value_view(g, in.layer, n_slots),
-                                    heads_last(c, in.v), where));
+    Tensor k =
+        g.keep(ggml_set_rows(c, store_.key_view(g, in.layer, n_slots), heads_last(c, in.k), where));
+    Tensor v = g.keep(
+        ggml_set_rows(c, store_.value_view(g, in.layer, n_slots), heads_last(c, in.v), where));
     return reference_attention(g, in, k, v, mask);
 }
 

@@ -15,8 +15,8 @@ enum class AttentionPath {
 };
 
 struct KvCacheOptions {
-    int64_t n_ctx = 0;                   // positions that fit; > 0
-    ggml_type entries = GGML_TYPE_F16;   // f32, f16 or q8_0
+    int64_t n_ctx = 0;                  // positions that fit; > 0
+    ggml_type entries = GGML_TYPE_F16;  // f32, f16 or q8_0
     AttentionPath path = AttentionPath::kFused;
 };
 
@@ -62,8 +62,8 @@ class KvCache final : public ContextMemory, private EntrySource {
     KvCacheOptions options_;
     EntryStore store_;
     AttentionScratch scratch_;
-    std::vector<Head> heads_;  // [layer][head]
-    Step step_;                // the planned one
+    std::vector<Head> heads_;    // [layer][head]
+    Step step_;                  // the planned one
     int64_t slots_in_view_ = 0;  // reference path
     int64_t seen_ = 0;
 };

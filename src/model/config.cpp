@@ -52,8 +52,8 @@ class Keys {
  private:
     void check_range(const std::string& key, int64_t value, int64_t least, int64_t most) const {
         if (value >= least && value <= most) return;
-        throw Error(ErrorCode::kCorrupt, cat("key '", prefix_, key, "' is ", value,
-                                             "; it must be ", least, " to ", most));
+        throw Error(ErrorCode::kCorrupt, cat("key '", prefix_, key, "' is ", value, "; it must be ",
+                                             least, " to ", most));
     }
 
     const GgufFile& file_;
@@ -67,8 +67,8 @@ RopeScaling read_rope_scaling(const Keys& keys) {
     const bool old_linear = !keys.has("rope.scaling.type") && keys.has("rope.scale_linear");
     if (old_linear) s.type = "linear";
     if (s.type != "none" && s.type != "linear" && s.type != "yarn") {
-        throw Error(ErrorCode::kUnsupported, cat("rope scaling '", s.type,
-                                                 "'; there are none, linear, yarn and llama3"));
+        throw Error(ErrorCode::kUnsupported,
+                    cat("rope scaling '", s.type, "'; there are none, linear, yarn and llama3"));
     }
     if (s.type == "none") return s;
     s.factor = keys.positive_or(old_linear ? "rope.scale_linear" : "rope.scaling.factor", 1.0F);
@@ -85,25 +85,25 @@ void read_heads(const Keys& keys, ModelConfig& c) {
     c.n_head = keys.count("attention.head_count", 1, kMaxWidth);
     c.n_head_kv = keys.count_or("attention.head_count_kv", 1, c.n_head, c.n_head);
     if (c.n_head % c.n_head_kv != 0) {
-        throw Error(ErrorCode::kCorrupt, cat(c.n_head, " heads cannot share ", c.n_head_kv,
-                                             " key-value heads evenly"));
+        throw Error(ErrorCode::kCorrupt,
+                    cat(c.n_head, " heads cannot share ", c.n_head_kv, " key-value heads evenly"));
     }
     const bool has_size = keys.has("attention.key_length");
     if (!has_size && c.n_embd % c.n_head != 0) {
         throw Error(ErrorCode::kCorrupt,
                     cat("width ", c.n_embd, " does not divide among ", c.n_head, " heads"));
     }
-    c.d_head = keys.count_or("attention.key_length", 2, kMaxWidth, has_size ? 0 : c.n_embd / c.n_head);
+    c.d_head =
+        keys.count_or("attention.key_length", 2, kMaxWidth, has_size ? 0 : c.n_embd / c.n_head);
     const int64_t d_value = keys.count_or("attention.value_length", 2, kMaxWidth, c.d_head);
     if (d_value != c.d_head) {
-        throw Error(ErrorCode::kUnsupported,
-                    cat("keys of ", c.d_head, " and values of ", d_value,
-                        " channels; only equal sizes are computed"));
+        throw Error(ErrorCode::kUnsupported, cat("keys of ", c.d_head, " and values of ", d_value,
+                                                 " channels; only equal sizes are computed"));
     }
     c.n_rot = keys.count_or("rope.dimension_count", 2, c.d_head, c.d_head);
     if (c.n_rot % 2 != 0 || c.d_head % 2 != 0) {
-        throw Error(ErrorCode::kCorrupt, cat("rotary size ", c.n_rot, " of ", c.d_head,
-                                             " must be even"));
+        throw Error(ErrorCode::kCorrupt,
+                    cat("rotary size ", c.n_rot, " of ", c.d_head, " must be even"));
     }
 }
 

@@ -45,7 +45,8 @@ std::vector<int64_t> read_windows(const ModelConfig& cfg, const GgufFile& file) 
     if (period < 1) throw Error(ErrorCode::kCorrupt, cat("'", key, "' is ", period));
     std::vector<int64_t> windows;
     for (int64_t i = 0; i < cfg.n_layer; ++i) {
-        const bool slides = flags.empty() ? (i + 1) % period != 0 : flags[static_cast<size_t>(i)] != 0;
+        const bool slides =
+            flags.empty() ? (i + 1) % period != 0 : flags[static_cast<size_t>(i)] != 0;
         windows.push_back(slides ? *window : 0);
     }
     return windows;
@@ -102,7 +103,8 @@ class Gemma3 final : public Model {
 
 std::unique_ptr<Model> make_gemma3(ModelConfig cfg, const GgufFile& file, Weights& weights) {
     cfg.windows = read_windows(cfg, file);
-    cfg.rope_base_window = static_cast<float>(file.number("gemma3.rope.freq_base_swa").value_or(1e4));
+    cfg.rope_base_window =
+        static_cast<float>(file.number("gemma3.rope.freq_base_swa").value_or(1e4));
     cfg.final_logit_softcap =
         static_cast<float>(file.number("gemma3.final_logit_softcapping").value_or(0));
     return std::make_unique<Gemma3>(std::move(cfg), weights);

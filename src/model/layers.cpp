@@ -151,9 +151,7 @@ Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t lay
     Tensor out = nullptr;
     int64_t at = 0;
     for (const Lane& lane : p.lanes) {
-        const auto part = [&](Tensor t) {
-            return single ? t : columns(c, t, at, lane.step.n);
-        };
+        const auto part = [&](Tensor t) { return single ? t : columns(c, t, at, lane.step.n); };
         Tensor y = lane.memory->attend(p.g, {.layer = layer,
                                              .hidden = part(x),
                                              .q = part(q),

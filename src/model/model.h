@@ -14,10 +14,10 @@ namespace palimpsest {
 
 /// How rotary positions are scaled past the length a model was first trained on.
 struct RopeScaling {
-    std::string type = "none";    // none, linear or yarn
-    float factor = 1.0F;          // original positions = positions / factor
-    int64_t n_ctx_original = 0;   // yarn
-    float attn_factor = 1.0F;     // yarn
+    std::string type = "none";   // none, linear or yarn
+    float factor = 1.0F;         // original positions = positions / factor
+    int64_t n_ctx_original = 0;  // yarn
+    float attn_factor = 1.0F;    // yarn
     float beta_fast = 32.0F, beta_slow = 1.0F, ext_factor = 0.0F;  // yarn
 };
 
@@ -28,8 +28,8 @@ struct ModelConfig {
     int64_t n_head = 0, n_head_kv = 0, d_head = 0, n_rot = 0;
     float norm_eps = 1e-5F, rope_base = 10000.0F;
     RopeScaling rope_scaling;
-    int64_t n_ctx_train = 0;       // positions seen in training
-    std::vector<int64_t> windows;  // a layer's window; 0: sees all. Empty: all layers see all
+    int64_t n_ctx_train = 0;           // positions seen in training
+    std::vector<int64_t> windows;      // a layer's window; 0: sees all. Empty: all layers see all
     float rope_base_window = 0.0F;     // rope base of layers with a window; 0: as the others
     float final_logit_softcap = 0.0F;  // > 0: logits = cap * tanh(logits / cap)
 

@@ -84,8 +84,8 @@ llama_model_ptr load_vocabulary(const std::string& path) {
     }
     if (!model) {
         throw Error(ErrorCode::kUnsupported,
-                    cat("libllama cannot use the vocabulary of '", path, "': ",
-                        last_complaint().empty() ? "no reason given" : last_complaint()));
+                    cat("libllama cannot use the vocabulary of '", path,
+                        "': ", last_complaint().empty() ? "no reason given" : last_complaint()));
     }
     return model;
 }
@@ -123,8 +123,8 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& path, const GgufFi
 }
 
 std::vector<TokenId> Tokenizer::tokenize(std::string_view text, bool parse_special) const {
-    require(text.size() < static_cast<size_t>(std::numeric_limits<int32_t>::max()),
-            "a text of ", text.size(), " bytes is too long to tokenize at once; the limit is 2 GiB");
+    require(text.size() < static_cast<size_t>(std::numeric_limits<int32_t>::max()), "a text of ",
+            text.size(), " bytes is too long to tokenize at once; the limit is 2 GiB");
     // A token has at least one byte, but a leading space may be added.
     std::vector<TokenId> tokens(text.size() + 2);
     int32_t n = 0;
@@ -138,7 +138,8 @@ std::vector<TokenId> Tokenizer::tokenize(std::string_view text, bool parse_speci
                                parse_special);
         }
     } catch (const std::exception& e) {
-        throw Error(ErrorCode::kCorrupt, cat("the vocabulary cannot express this text: ", e.what()));
+        throw Error(ErrorCode::kCorrupt,
+                    cat("the vocabulary cannot express this text: ", e.what()));
     }
     check(n >= 0, "tokenization did not fit twice");
     tokens.resize(static_cast<size_t>(n));

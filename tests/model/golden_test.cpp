@@ -1,11 +1,12 @@
 // Every family against golden vectors from another implementation.
 
+#include "support/golden.h"
+
 #include <gtest/gtest.h>
 
 #include "engine/session.h"
 #include "memory/memories.h"
 #include "model/load.h"
-#include "support/golden.h"
 
 namespace palimpsest {
 namespace {
@@ -30,8 +31,7 @@ TEST_P(Golden, LogitsOfAllPositions) {
 
     Backend backend(2);
     const LoadedModel loaded((folder / "model.gguf").string(), backend);
-    const KvCacheOptions options = {
-        .n_ctx = 128, .entries = GGML_TYPE_F32, .path = c.path};
+    const KvCacheOptions options = {.n_ctx = 128, .entries = GGML_TYPE_F32, .path = c.path};
     Session session(loaded.model(), backend,
                     make_memory("full", backend, loaded.config().memory_shape(), options),
                     {.n_ctx = 128, .n_chunk = c.chunk});

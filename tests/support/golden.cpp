@@ -18,8 +18,8 @@ namespace fs = std::filesystem;
 
 std::optional<fs::path> oracles() {
     const char* named = std::getenv("PALIMPSEST_ORACLES");
-    fs::path folder = named != nullptr ? fs::path(named)
-                                       : fs::path(PALIMPSEST_SOURCE_DIR) / "../shared/oracles";
+    fs::path folder =
+        named != nullptr ? fs::path(named) : fs::path(PALIMPSEST_SOURCE_DIR) / "../shared/oracles";
     if (!fs::is_directory(folder)) return std::nullopt;
     return folder;
 }

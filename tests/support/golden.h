@@ -43,10 +43,11 @@ double max_difference(std::span<const float> a, std::span<const float> b);
 }  // namespace palimpsest::testing
 
 /// Skips the running test, saying why, unless golden vectors are there.
-#define REQUIRE_ORACLES()                                                                      \
-    const auto oracle_folder = palimpsest::testing::oracles();                                 \
-    if (!oracle_folder) GTEST_SKIP() << "no golden vectors; set PALIMPSEST_ORACLES to their folder"
+#define REQUIRE_ORACLES()                                                                     \
+    const auto oracle_folder = palimpsest::testing::oracles();                                \
+    if (!oracle_folder) GTEST_SKIP() << "no golden vectors; set PALIMPSEST_ORACLES to their " \
+                                        "folder"
 
-#define REQUIRE_MODEL()                                                                          \
-    const auto model_path = palimpsest::testing::default_model();                                \
+#define REQUIRE_MODEL()                                           \
+    const auto model_path = palimpsest::testing::default_model(); \
     if (!model_path) GTEST_SKIP() << "no default model; run 'make setup' or set PALIMPSEST_MODEL"
