@@ -17,6 +17,9 @@ namespace palimpsest {
 
 namespace {
 
+// CLI11 reads a number beyond int64_t as the largest one: only a range refuses it.
+constexpr int64_t kMostTokens = int64_t{1} << 28;
+
 struct BenchFlags {
     ModelFlags model;
     SpeedOptions options;
@@ -129,12 +132,16 @@ void add_bench(CLI::App& command) {
         ->check(CLI::IsMember({"llama"}));
     speed->add_option("--depths", f->options.depths, "tokens already held, ascending")
         ->delimiter(',')
+        ->check(CLI::Range(int64_t{0}, kMostTokens))
         ->capture_default_str();
     speed->add_option("--prefill", f->options.n_prefill, "tokens read at once")
+        ->check(CLI::Range(int64_t{2}, kMostTokens))
         ->capture_default_str();
     speed->add_option("--decode", f->options.n_decode, "tokens read one by one")
+        ->check(CLI::Range(int64_t{1}, kMostTokens))
         ->capture_default_str();
     speed->add_option("--repeats", f->options.n_repeat, "medians are taken over so many")
+        ->check(CLI::Range(1, 1000))
         ->capture_default_str();
     speed->add_option("--entries", f->options.entries, "how our keys and values are stored")
         ->check(CLI::IsMember({"f32", "f16", "q8_0"}))

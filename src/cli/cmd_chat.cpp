@@ -214,6 +214,7 @@ class Chat {
 
 void add_chat(CLI::App& command) {
     auto f = std::make_shared<ChatFlags>();
+    f->answer.sampling.temperature = 0.7F;  // the likeliest token every time runs in circles
     add_model_flags(command, f->model);
     add_answer_flags(command, f->answer);
     add_text_flags(command, f->text);

@@ -40,6 +40,26 @@ int fail(std::string_view message, int status) {
     return status;
 }
 
+/// The help of the innermost command that was named.
+std::string help_of(const CLI::App& program) {
+    const CLI::App* shown = &program;
+    for (auto next = program.get_subcommands(); !next.empty(); next = shown->get_subcommands()) {
+        shown = next.front();
+    }
+    return shown->help();
+}
+
+/// Parses and runs. What it prints may fail, and must not do so inside a handler of run_program().
+void parse(CLI::App& program, int argc, const char* const* argv) {
+    try {
+        program.parse(argc, argv);
+    } catch (const CLI::CallForHelp&) {
+        write_output(help_of(program));
+    } catch (const CLI::CallForVersion& e) {
+        write_output(cat(e.what(), "\n"));
+    }
+}
+
 }  // namespace
 
 std::span<const Command> commands() { return kCommands; }
@@ -61,18 +81,7 @@ int run_program(int argc, const char* const* argv) {
     CLI::App program{"Runs language models over contexts larger than the memory they are given."};
     try {
         add_commands(program);
-        program.parse(argc, argv);
-        return 0;
-    } catch (const CLI::CallForHelp&) {
-        const auto chosen = program.get_subcommands();
-        const CLI::App* shown = &program;
-        for (auto next = chosen; !next.empty(); next = shown->get_subcommands()) {
-            shown = next.front();
-        }
-        write_output(shown == &program ? program.help() : shown->help());
-        return 0;
-    } catch (const CLI::CallForVersion& e) {
-        write_output(cat(e.what(), "\n"));
+        parse(program, argc, argv);
         return 0;
     } catch (const CLI::RuntimeError& e) {
         return e.get_exit_code();

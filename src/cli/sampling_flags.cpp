@@ -4,9 +4,17 @@
 
 namespace palimpsest {
 
+namespace {
+
+// CLI11 reads a number beyond int64_t as the largest one: only a range refuses it.
+constexpr int64_t kMostTokens = int64_t{1} << 28;
+
+}  // namespace
+
 void add_answer_flags(CLI::App& command, AnswerFlags& flags) {
     SamplingOptions& s = flags.sampling;
     command.add_option("-n,--max-tokens", flags.max_tokens, "tokens the answer may have")
+        ->check(CLI::Range(int64_t{1}, kMostTokens))
         ->capture_default_str();
     command
         .add_option("--temperature", s.temperature, "0: always the likeliest token; higher: freer")

@@ -107,11 +107,18 @@ void check_header(Cursor& in) {
                     : cat("GGUF version ", version, "; only 2 and 3 are read"));
 }
 
+/// A value's type. The number is checked first: an enumerator that is none must not exist.
+gguf_type read_type(Cursor& in, std::string_view key) {
+    const auto type = in.scalar<uint32_t>(key);
+    if (type >= GGUF_TYPE_COUNT) corrupt(cat("key '", key, "' has value type ", type));
+    return static_cast<gguf_type>(type);
+}
+
 GgufValue read_value(Cursor& in, std::string_view key) {
     GgufValue value;
-    value.type = static_cast<gguf_type>(in.scalar<uint32_t>(key));
+    value.type = read_type(in, key);
     if (value.type == GGUF_TYPE_ARRAY) {
-        value.element_type = static_cast<gguf_type>(in.scalar<uint32_t>(key));
+        value.element_type = read_type(in, key);
         const size_t size = scalar_bytes(value.element_type);
         if (size == 0 && value.element_type != GGUF_TYPE_STRING) {
             corrupt(cat("array '", key, "' has element type ", value.element_type));
@@ -131,9 +138,7 @@ GgufValue read_value(Cursor& in, std::string_view key) {
         value.bytes = std::as_bytes(std::span(s));
         return value;
     }
-    const size_t size = scalar_bytes(value.type);
-    if (size == 0) corrupt(cat("key '", key, "' has value type ", static_cast<int>(value.type)));
-    value.bytes = in.take(size, key);
+    value.bytes = in.take(scalar_bytes(value.type), key);
     return value;
 }
 

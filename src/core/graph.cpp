@@ -147,11 +147,11 @@ Tensor Graph::output(Tensor t) {
 
 void Graph::compute(Backend& backend) {
     if (allocation_ == 0) {
-        allocation_ = backend.count_allocation();
         ggml_backend_sched_reset(backend.sched());
         if (!ggml_backend_sched_alloc_graph(backend.sched(), graph_)) {
             throw Error(ErrorCode::kExhausted, "no memory for activations");
         }
+        allocation_ = backend.count_allocation();
     }
     check(is_current(backend), "a graph whose memory another one took");
     for (const Input& in : inputs_) {

@@ -69,7 +69,8 @@ Sampler::Sampler(const SamplingOptions& o, int64_t n_vocab, const llama_vocab* v
     if (o.top_p < 1) add(llama_sampler_init_top_p(o.top_p, 1));
     if (o.min_p > 0) add(llama_sampler_init_min_p(o.min_p, 1));
     add(llama_sampler_init_temp(o.temperature));
-    add(llama_sampler_init_dist(o.seed));
+    // libllama takes its default seed for a wish for a random one.
+    add(llama_sampler_init_dist(o.seed == LLAMA_DEFAULT_SEED ? 0 : o.seed));
 }
 
 TokenId Sampler::pick(std::span<const float> logits) {

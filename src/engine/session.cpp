@@ -16,6 +16,12 @@ size_t nodes_for(const ModelConfig& cfg, size_t n_lanes) {
     return 256 + static_cast<size_t>(cfg.n_layer) * (48 + 32 * n_lanes) + 8 * n_lanes;
 }
 
+void check_tokens(std::span<const TokenId> tokens, int64_t n_vocab) {
+    for (const TokenId t : tokens) {
+        require(t >= 0 && t < n_vocab, "token ", t, " is outside the vocabulary of ", n_vocab);
+    }
+}
+
 /// Neighbours of the same form as one: steps are cut by length, whatever the tokens mean.
 std::vector<Segment> joined(std::vector<Segment> prompt) {
     std::vector<Segment> out;
@@ -38,10 +44,7 @@ std::vector<uint64_t> Evaluator::plan(std::span<const Lane> lanes) const {
     topology.reserve(lanes.size() * 5);
     for (const Lane& lane : lanes) {
         check(lane.tokens.empty() != lane.rows.empty(), "a lane has tokens or rows");
-        for (const TokenId t : lane.tokens) {
-            require(t >= 0 && t < model_.config().n_vocab, "token ", t,
-                    " is outside the vocabulary of ", model_.config().n_vocab);
-        }
+        check_tokens(lane.tokens, model_.config().n_vocab);
         topology.insert(topology.end(),
                         {reinterpret_cast<uintptr_t>(lane.memory), lane.memory->plan(lane.step),
                          static_cast<uint64_t>(lane.step.n), static_cast<uint64_t>(lane.n_logits),
@@ -60,14 +63,15 @@ void Evaluator::build(std::span<const Lane> lanes) {
 
 std::span<const float> Evaluator::evaluate(std::span<const Lane> lanes) {
     std::vector<uint64_t> topology = plan(lanes);
-    if (graph_ != nullptr && topology == topology_ && graph_->is_current(backend_)) {
+    const bool again = graph_ != nullptr && topology == topology_ && graph_->is_current(backend_);
+    topology_.clear();  // a graph that fails is not run again
+    if (again) {
         std::ranges::copy(lanes, lanes_.begin());
     } else {
-        topology_.clear();
         build(lanes);
-        topology_ = std::move(topology);
     }
     graph_->compute(backend_);
+    topology_ = std::move(topology);
     for (const Lane& lane : lanes_) lane.memory->settle(lane.step);
     if (logits_ == nullptr) return {};
     values_.resize(static_cast<size_t>(ggml_nelements(logits_)));
@@ -120,7 +124,10 @@ bool Session::feed(std::vector<TokenId> tokens, const FeedHooks& hooks) {
 bool Session::feed(std::vector<Segment> prompt, const FeedHooks& hooks) {
     prompt = memory_->admit(std::move(prompt));
     int64_t total = 0;
-    for (const Segment& s : prompt) total += length(s);
+    for (const Segment& s : prompt) {
+        check_tokens(s.tokens, model_.config().n_vocab);
+        total += length(s);
+    }
     require(total > 0, "the prompt is empty");
     if (position_ + total > options_.n_ctx) {
         throw Error(ErrorCode::kExhausted,
@@ -152,7 +159,13 @@ bool Session::feed(std::vector<Segment> prompt, const FeedHooks& hooks) {
     return true;
 }
 
-void Session::accept(TokenId token) { step(std::span(&token, 1), {}, false, {}); }
+void Session::accept(TokenId token) {
+    if (position_ >= options_.n_ctx) {
+        throw Error(ErrorCode::kExhausted,
+                    cat("the context is full: it has room for ", options_.n_ctx, " tokens"));
+    }
+    step(std::span(&token, 1), {}, false, {});
+}
 
 void Session::reset() {
     memory_->reset();

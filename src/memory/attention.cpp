@@ -25,6 +25,14 @@ int64_t n_parts(SlotRange seen) {
     return std::max<int64_t>(1, (n + part_slots(n) - 1) / part_slots(n));
 }
 
+/// No query that sees at most n slots has more parts. n_parts() itself falls where parts grow.
+int64_t most_parts(int64_t n) {
+    constexpr int64_t kOfLongContexts = 33;  // part_slots() is at least n / 32, rounded down
+    const int64_t shortest = (n + kLeastPart - 1) / kLeastPart;
+    const int64_t longest = (n + kMaxPart - 1) / kMaxPart;
+    return std::clamp<int64_t>(shortest, 1, std::max(kOfLongContexts, longest));
+}
+
 /// Hands out numbers to threads that come and go; ready for the next run when all have gone.
 class WorkList {
  public:
@@ -212,7 +220,7 @@ AttentionScratch::AttentionScratch(const MemoryShape& shape, int n_threads)
 void AttentionScratch::prepare(int64_t n, int64_t n_visible) {
     if (!is_decoding(shape_, n)) return;
     const int64_t group = shape_.n_head / shape_.n_head_kv;
-    const int64_t parts = n * shape_.n_head_kv * n_parts({0, n_visible}) * group;
+    const int64_t parts = n * shape_.n_head_kv * most_parts(n_visible) * group;
     if (std::ssize(parts_) >= parts) return;
     try {
         parts_.resize(static_cast<size_t>(parts));

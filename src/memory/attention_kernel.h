@@ -8,7 +8,8 @@
 
 namespace palimpsest {
 
-/// Stored keys and values of one KV head, slot after slot; slot 0 is the first byte.
+/// Stored keys and values of one KV head, slot after slot; slot 0 is the first byte. Up to 64 bytes
+/// past the last row must be readable: rows are read in whole vectors.
 struct EntryRows {
     ggml_type type = GGML_TYPE_F16;  // F32, F16 or Q8_0
     const std::byte* k = nullptr;

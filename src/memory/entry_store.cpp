@@ -38,8 +38,10 @@ EntryStore::EntryStore(const MemoryShape& shape, ggml_type type, int64_t n_slots
     head_bytes_ = ReservedMemory::round_to_pages(static_cast<size_t>(n_slots) * row_bytes_);
     const size_t layer_bytes = head_bytes_ * static_cast<size_t>(shape.n_head_kv);
     const auto n_layer = static_cast<size_t>(shape.n_layer);
-    k_memory_ = ReservedMemory(layer_bytes * n_layer);
-    v_memory_ = ReservedMemory(layer_bytes * n_layer);
+    // The kernels read whole vectors, so up to that much past the last slot's row.
+    constexpr size_t kLongestVector = 64;
+    k_memory_ = ReservedMemory(layer_bytes * n_layer + kLongestVector);
+    v_memory_ = ReservedMemory(layer_bytes * n_layer + kLongestVector);
     from_float_ = ggml_get_type_traits_cpu(type)->from_float;
 
     borrowed_.emplace_back(std::span(k_memory_.data(), k_memory_.size()), n_layer);

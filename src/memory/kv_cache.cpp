@@ -14,6 +14,7 @@ namespace palimpsest {
 namespace {
 
 constexpr int64_t kViewStep = 256;  // slots in view of a reference graph grow by this much
+constexpr int64_t kMostPositions = int64_t{1} << 23;  // the kernels count slots in f32
 constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'K', 'V', '0', '0', '1'};
 
 int64_t slots_needed(const MemoryShape& shape, int64_t n_ctx) {
@@ -25,9 +26,8 @@ int64_t slots_needed(const MemoryShape& shape, int64_t n_ctx) {
 }
 
 const KvCacheOptions& checked(const KvCacheOptions& options) {
-    require(options.n_ctx >= 1 && options.n_ctx <= std::numeric_limits<int32_t>::max() / 4,
-            "a context of ", options.n_ctx, " positions; it must be 1 to ",
-            std::numeric_limits<int32_t>::max() / 4);
+    require(options.n_ctx >= 1 && options.n_ctx <= kMostPositions, "a context of ", options.n_ctx,
+            " positions; it must be 1 to ", kMostPositions);
     return options;
 }
 
@@ -248,8 +248,9 @@ void KvCache::load(std::istream& in) {
     };
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
         for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
-            const auto n = take<int64_t>(in);
-            if (n < 0 || n > seen) {
+            int64_t n = 0;
+            read(std::as_writable_bytes(std::span(&n, 1)));
+            if (n < 0 || n > seen || (n < seen && shape_.window(layer) == 0)) {
                 reset();
                 corrupt(cat("a head holds ", n, " of ", seen, " entries"));
             }

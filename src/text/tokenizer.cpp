@@ -37,6 +37,13 @@ void quieten() {
     throw Error(ErrorCode::kCorrupt, "the vocabulary is damaged: " + what);
 }
 
+/// The kinds that our families use. Of others, libllama asserts more than can be checked here.
+void check_kind(std::string_view kind) {
+    if (kind == "llama" || kind == "gpt2") return;
+    throw Error(ErrorCode::kUnsupported, cat("vocabularies of kind '", kind,
+                                             "' are not supported; there are: llama, gpt2, none"));
+}
+
 /// What libllama asserts, and would end the process for, is checked here first.
 void check_vocabulary(const GgufFile& file) {
     const auto tokens = file.texts("tokenizer.ggml.tokens");
@@ -113,6 +120,7 @@ Tokenizer::Tokenizer(llama_model_ptr model)
 std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& path, const GgufFile& file) {
     const auto kind = file.text("tokenizer.ggml.model");
     if (!kind || *kind == "none") return nullptr;
+    check_kind(*kind);
     check_vocabulary(file);
     std::unique_ptr<Tokenizer> t(new Tokenizer(load_vocabulary(path)));
     t->chat_template_ = file.text("tokenizer.chat_template").value_or("");

@@ -16,10 +16,11 @@ namespace palimpsest::testing {
 
 namespace fs = std::filesystem;
 
+fs::path source_folder() { return PALIMPSEST_SOURCE_DIR; }
+
 std::optional<fs::path> oracles() {
     const char* named = std::getenv("PALIMPSEST_ORACLES");
-    fs::path folder =
-        named != nullptr ? fs::path(named) : fs::path(PALIMPSEST_SOURCE_DIR) / "../shared/oracles";
+    fs::path folder = named != nullptr ? fs::path(named) : source_folder() / "../shared/oracles";
     if (!fs::is_directory(folder)) return std::nullopt;
     return folder;
 }

@@ -11,6 +11,9 @@
 
 namespace palimpsest::testing {
 
+/// Top folder of the project's sources.
+std::filesystem::path source_folder();
+
 /// Folder of golden vectors: $PALIMPSEST_ORACLES, else ../shared/oracles beside the project.
 /// nullopt if it is not there.
 std::optional<std::filesystem::path> oracles();
@@ -43,10 +46,11 @@ double max_difference(std::span<const float> a, std::span<const float> b);
 }  // namespace palimpsest::testing
 
 /// Skips the running test, saying why, unless golden vectors are there.
-#define REQUIRE_ORACLES()                                                                     \
-    const auto oracle_folder = palimpsest::testing::oracles();                                \
-    if (!oracle_folder) GTEST_SKIP() << "no golden vectors; set PALIMPSEST_ORACLES to their " \
-                                        "folder"
+#define REQUIRE_ORACLES()                                                 \
+    const auto oracle_folder = palimpsest::testing::oracles();            \
+    if (!oracle_folder)                                                   \
+    GTEST_SKIP() << "no golden vectors; set PALIMPSEST_ORACLES to their " \
+                    "folder"
 
 #define REQUIRE_MODEL()                                           \
     const auto model_path = palimpsest::testing::default_model(); \

@@ -1,0 +1,74 @@
+# Short names for what CMake presets and scripts/setup.sh do. `make` alone lists them.
+
+# How long each fuzz target runs, and where `make install` puts things.
+FUZZ_SECONDS ?= 60
+PREFIX ?= /usr/local
+# More flags, e.g. CTEST_ARGS='-R gguf', RUN_ARGS='--temperature 0.7'.
+CTEST_ARGS ?=
+RUN_ARGS ?=
+BENCH_ARGS ?=
+
+sources = $$(find src tests examples scripts -name '*.cpp' -o -name '*.h')
+fuzz_targets = $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.cpp)))
+build = cmake --preset $(1) --log-level=WARNING && cmake --build --preset $(1)
+# ThreadSanitizer fails where a kernel spreads memory too widely, so ask for a fixed layout.
+fixed_layout = $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test setup release lint format fuzz asan tsan bench install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s%s\n", $$1, $$2 }' Makefile
+
+run: release ## set up, build, and ask a model about a document
+	@scripts/run_demo.sh $(RUN_ARGS)
+
+test: release ## set up, build, and run all tests
+	@ctest --preset release $(CTEST_ARGS)
+
+setup: ## bring what the build needs: packages, ggml and libllama, the model
+	@scripts/setup.sh
+
+release: setup ## set up and build, in build/release
+	@$(call build,release)
+
+lint: ## check the formatting, and build under clang-tidy
+	@scripts/setup.sh lint
+	@echo "lint: clang-format" && clang-format --dry-run --Werror $(sources)
+	@echo "lint: clang-tidy" && $(call build,tidy)
+
+format: ## rewrite the sources as clang-format likes them
+	@scripts/setup.sh lint
+	@clang-format -i $(sources)
+
+fuzz: ## run each fuzz target for FUZZ_SECONDS; finds go to build/fuzz-found
+	@scripts/setup.sh fuzz
+	@$(call build,fuzz) --target $(fuzz_targets)
+	@mkdir -p build/fuzz-found
+	@for target in $(fuzz_targets); do \
+	  name=$${target#fuzz_}; seeds=tests/fuzz/corpus/$$name; corpus=build/fuzz-corpus/$$name; \
+	  mkdir -p $$corpus; [ ! -d $$seeds ] || cp -R $$seeds/. $$corpus/; \
+	  echo "fuzz: $$name, $(FUZZ_SECONDS) s"; \
+	  build/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 \
+	    -artifact_prefix=build/fuzz-found/$$name- $$corpus || exit 1; \
+	done
+
+asan: setup ## run the tests under the address and undefined-behaviour sanitizers
+	@$(call build,asan)
+	@ctest --preset asan $(CTEST_ARGS)
+
+tsan: setup ## run the tests under the thread sanitizer
+	@$(call build,tsan)
+	@$(fixed_layout) ctest --preset tsan $(CTEST_ARGS)
+
+bench: release ## measure speed against libllama
+	@build/release/palimpsest bench speed --peer llama \
+	  -m "$$(scripts/setup.sh where model)" $(BENCH_ARGS)
+
+install: ## install the program and the library into PREFIX, after `make release`
+	@[ -x build/release/palimpsest ] || { echo "install: run 'make release' first" >&2; exit 1; }
+	@cmake --install build/release --prefix $(PREFIX)
+
+clean: ## delete build/; downloads and ggml stay in the cache
+	@rm -rf build

@@ -1,0 +1,174 @@
+// The real model against libllama's own pass, on the same file.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+
+#include "bench/peer.h"
+#include "engine/session.h"
+#include "memory/memories.h"
+#include "model/load.h"
+#include "support/golden.h"
+
+namespace palimpsest {
+namespace {
+
+// Where the peer's two best logits are closer than this, rounding decides, in its pass as in ours.
+constexpr float kTie = 0.05F;
+constexpr int64_t kGenerated = 200;
+constexpr int64_t kContext = 8192;
+
+/// This project's own sources and pages: text and code that every checkout has.
+std::string project_text() {
+    std::vector<std::filesystem::path> files;
+    for (const char* folder : {"src", "tests"}) {
+        const auto root = testing::source_folder() / folder;
+        for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
+            if (entry.path().extension() == ".cpp") files.push_back(entry.path());
+        }
+    }
+    std::ranges::sort(files);
+    std::string text;
+    for (const auto& file : files) text += testing::read_text(file);
+    return text;
+}
+
+class RealParity : public ::testing::Test {
+ protected:
+    void SetUp() override {
+        REQUIRE_MODEL();
+        path_ = *model_path;
+        backend_ = std::make_unique<Backend>(Backend::available_threads());
+        loaded_ = std::make_unique<LoadedModel>(path_, *backend_);
+        session_ = std::make_unique<Session>(
+            loaded_->model(), *backend_,
+            make_memory("full", *backend_, loaded_->config().memory_shape(), {.n_ctx = kContext}),
+            SessionOptions{.n_ctx = kContext});
+        peer_ = std::make_unique<Peer>(
+            path_, PeerOptions{.n_ctx = kContext, .n_threads = backend_->n_threads()});
+    }
+
+    Tokenizer& tokenizer() const { return loaded_->require_tokenizer(); }
+
+    std::vector<TokenId> text_tokens(size_t n) const {
+        std::vector<TokenId> tokens = tokenizer().encode(project_text());
+        EXPECT_GE(tokens.size(), n);
+        tokens.resize(n);
+        return tokens;
+    }
+
+    std::vector<TokenId> chat_tokens(const std::string& question) const {
+        const std::vector<ChatMessage> messages = {{"user", {{question, false}}}};
+        std::vector<TokenId> tokens;
+        for (const Segment& s : tokenizer().encode_chat(messages)) {
+            tokens.insert(tokens.end(), s.tokens.begin(), s.tokens.end());
+        }
+        return tokens;
+    }
+
+    /// The peer writes greedily and we read what it writes. Up to the first other choice both texts
+    /// are the same; there, the peer itself must have been undecided. After it the texts would
+    /// differ, so from then on only the share of equal choices is asked for: activations are
+    /// rounded to 8 bits, and a rounding that falls the other way moves logits by tenths (as it
+    /// does between libllama's own two kinds of attention).
+    void expect_same_text(const std::string& what, const std::vector<TokenId>& prompt) {
+        session_->reset();
+        peer_->reset();
+        session_->feed(prompt);
+        peer_->feed(prompt);
+        int64_t same = 0;
+        for (int64_t i = 0; i < kGenerated; ++i) {
+            const TokenId ours = best(session_->logits());
+            const TokenId theirs = best(peer_->logits());
+            if (ours != theirs && same == i) {
+                const float margin = margin_of(peer_->logits());
+                std::cout << what << ": parts at token " << i << ", where libllama's two best are "
+                          << margin << " apart\n";
+                EXPECT_LE(margin, kTie) << what << " at token " << i;
+            }
+            same += ours == theirs ? 1 : 0;
+            session_->accept(theirs);
+            peer_->feed(std::span(&theirs, 1));
+        }
+        std::cout << what << ": " << same << " of " << kGenerated << " choices the same\n";
+        EXPECT_GE(same, kGenerated * 9 / 10);
+    }
+
+    static TokenId best(std::span<const float> logits) {
+        return static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin());
+    }
+
+    static float margin_of(std::span<const float> logits) {
+        std::vector<float> sorted(logits.begin(), logits.end());
+        std::ranges::partial_sort(sorted, sorted.begin() + 2, std::ranges::greater{});
+        return sorted[0] - sorted[1];
+    }
+
+    std::string path_;
+    std::unique_ptr<Backend> backend_;
+    std::unique_ptr<LoadedModel> loaded_;
+    std::unique_ptr<Session> session_;
+    std::unique_ptr<Peer> peer_;
+};
+
+TEST_F(RealParity, WritesTheSameTextAfterAShortPrompt) {
+    expect_same_text("short", tokenizer().encode("The capital of France is"));
+}
+
+TEST_F(RealParity, WritesTheSameTextInAChat) {
+    expect_same_text("chat", chat_tokens("Explain in a few sentences why the sky is blue."));
+}
+
+TEST_F(RealParity, WritesTheSameCode) {
+    expect_same_text("code", tokenizer().encode("#include <vector>\n\n// Returns the sum of all "
+                                                "values.\nint sum(const std::vector<int>& v) {\n"));
+}
+
+TEST_F(RealParity, WritesTheSameTextAfter2000Tokens) { expect_same_text("2K", text_tokens(2000)); }
+
+TEST_F(RealParity, WritesTheSameTextAfter6000Tokens) { expect_same_text("6K", text_tokens(6000)); }
+
+/// Negative log-likelihood of `token`, in natural units.
+double surprise(std::span<const float> logits, TokenId token) {
+    const float most = *std::ranges::max_element(logits);
+    double sum = 0;
+    for (const float l : logits) sum += static_cast<double>(std::exp(l - most));
+    return std::log(sum) - static_cast<double>(logits[static_cast<size_t>(token)] - most);
+}
+
+TEST_F(RealParity, PerplexityOf20000TokensIsTheSame) {
+    constexpr size_t kTokens = 20000;
+    constexpr size_t kWindow = 2000;
+    constexpr size_t kChunk = 100;
+    const std::vector<TokenId> tokens = text_tokens(kTokens);
+    const auto n_vocab = static_cast<size_t>(tokenizer().n_vocab());
+    double ours = 0;
+    double theirs = 0;
+    for (size_t at = 0; at < kTokens; at += kWindow) {
+        const auto window = std::span(tokens).subspan(at, kWindow);
+        session_->reset();
+        session_->feed(
+            std::vector<TokenId>(window.begin(), window.end()),
+            {.on_progress = {}, .on_logits = [&](int64_t position, std::span<const float> logits) {
+                 const auto next = static_cast<size_t>(position) + 1;
+                 if (next < kWindow) ours += surprise(logits, window[next]);
+             }});
+        peer_->reset();
+        for (size_t c = 0; c < kWindow; c += kChunk) {
+            const std::vector<float> rows = peer_->feed_for_all_logits(window.subspan(c, kChunk));
+            for (size_t i = 0; i < kChunk && c + i + 1 < kWindow; ++i) {
+                theirs +=
+                    surprise(std::span(rows).subspan(i * n_vocab, n_vocab), window[c + i + 1]);
+            }
+        }
+    }
+    const auto n = static_cast<double>(kTokens - kTokens / kWindow);
+    std::cout << "perplexity: ours " << std::exp(ours / n) << ", libllama " << std::exp(theirs / n)
+              << "\n";
+    EXPECT_NEAR(std::exp(ours / n) / std::exp(theirs / n), 1.0, 0.002);
+}
+
+}  // namespace
+}  // namespace palimpsest

@@ -1,0 +1,187 @@
+#include "support/tiny_model.h"
+
+#include <ggml-cpp.h>
+#include <gguf.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "core/error.h"
+
+namespace palimpsest::testing {
+
+namespace {
+
+constexpr int64_t kFeedForward = 48;
+constexpr size_t kMaxTensors = 1024;
+
+/// Uniform in [-1, 1). Not std::uniform_real_distribution, which differs between libraries.
+class Random {
+ public:
+    explicit Random(uint32_t seed) : engine_(seed) {}
+    float next() {
+        constexpr float kStep = 1.0F / static_cast<float>(1 << 23);
+        return static_cast<float>(engine_() >> 8U) * kStep - 1.0F;
+    }
+
+ private:
+    std::mt19937 engine_;
+};
+
+/// Collects keys and tensors, then writes them out.
+class ModelWriter {
+ public:
+    explicit ModelWriter(const TinyModelOptions& o)
+        : o_(o),
+          random_(o.seed),
+          gguf_(gguf_init_empty()),
+          ctx_(ggml_init({.mem_size = kMaxTensors * ggml_tensor_overhead(),
+                          .mem_buffer = nullptr,
+                          .no_alloc = true})) {}
+
+    void text(const std::string& key, const std::string& value) {
+        gguf_set_val_str(gguf_.get(), key.c_str(), value.c_str());
+    }
+    /// Under the architecture's own prefix.
+    void count(const std::string& key, int64_t value) {
+        gguf_set_val_u32(gguf_.get(), (o_.architecture + "." + key).c_str(),
+                         static_cast<uint32_t>(value));
+    }
+    void number(const std::string& key, float value) {
+        gguf_set_val_f32(gguf_.get(), (o_.architecture + "." + key).c_str(), value);
+    }
+
+    /// Something multiplied with; `gain` 1 keeps the size of what goes through.
+    void matrix(const std::string& name, int64_t n_in, int64_t n_out, float gain = 1.0F) {
+        const float size = gain * std::sqrt(3.0F / static_cast<float>(n_in));
+        add(name, {n_in, n_out, 1, 1}, [&] { return size * random_.next(); });
+    }
+    void norm(const std::string& name, int64_t n) {
+        add(name, {n, 1, 1, 1}, [&] { return 1.0F + 0.2F * random_.next(); });
+    }
+
+    [[nodiscard]] std::string bytes() const {
+        std::string out(gguf_get_meta_size(gguf_.get()), '\0');
+        gguf_get_meta_data(gguf_.get(), out.data());
+        return out + data_;
+    }
+
+ private:
+    template <typename Next>
+    void add(const std::string& name, const Shape& shape, Next next) {
+        ggml_tensor* t = ggml_new_tensor(ctx_.get(), GGML_TYPE_F32, 4, shape.data());
+        ggml_set_name(t, name.c_str());
+        gguf_add_tensor(gguf_.get(), t);
+        std::vector<float> values(static_cast<size_t>(ggml_nelements(t)));
+        std::ranges::generate(values, next);
+        data_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+        const size_t align = gguf_get_alignment(gguf_.get());
+        data_.resize((data_.size() + align - 1) / align * align);
+    }
+
+    const TinyModelOptions& o_;
+    Random random_;
+    gguf_context_ptr gguf_;
+    ggml_context_ptr ctx_;
+    std::string data_;
+};
+
+void write_keys(ModelWriter& w, const TinyModelOptions& o) {
+    w.text("general.architecture", o.architecture);
+    w.text("general.name", "tiny");
+    w.text("tokenizer.ggml.model", "none");
+    w.count("block_count", o.n_layer);
+    w.count("context_length", o.n_ctx);
+    w.count("embedding_length", kTinyWidth);
+    w.count("feed_forward_length", kFeedForward);
+    w.count("attention.head_count", o.n_head);
+    w.count("attention.head_count_kv", o.n_head_kv);
+    w.count("attention.key_length", o.d_head);
+    w.count("attention.value_length", o.d_head);
+    w.count("rope.dimension_count", o.d_head);
+    w.number("rope.freq_base", 10000.0F);
+    w.number("attention.layer_norm_rms_epsilon", 1e-5F);
+    if (o.architecture == "gemma3") {
+        w.count("attention.sliding_window", o.window);
+        w.count("attention.sliding_window_pattern", o.window_period);
+    }
+}
+
+void write_block(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
+    const auto name = [i](const char* part) { return cat("blk.", i, ".", part, ".weight"); };
+    // Queries and keys twice as large: attention that looks somewhere, not everywhere alike.
+    w.norm(name("attn_norm"), kTinyWidth);
+    w.matrix(name("attn_q"), kTinyWidth, o.n_head * o.d_head, 2.0F);
+    w.matrix(name("attn_k"), kTinyWidth, o.n_head_kv * o.d_head, 2.0F);
+    w.matrix(name("attn_v"), kTinyWidth, o.n_head_kv * o.d_head);
+    w.matrix(name("attn_output"), o.n_head * o.d_head, kTinyWidth);
+    w.norm(name("ffn_norm"), kTinyWidth);
+    w.matrix(name("ffn_gate"), kTinyWidth, kFeedForward);
+    w.matrix(name("ffn_up"), kTinyWidth, kFeedForward);
+    w.matrix(name("ffn_down"), kFeedForward, kTinyWidth);
+    if (o.architecture == "gemma3") {
+        w.norm(name("attn_q_norm"), o.d_head);
+        w.norm(name("attn_k_norm"), o.d_head);
+        w.norm(name("post_attention_norm"), kTinyWidth);
+        w.norm(name("post_ffw_norm"), kTinyWidth);
+    }
+}
+
+}  // namespace
+
+std::string tiny_model_bytes(const TinyModelOptions& options) {
+    ModelWriter w(options);
+    write_keys(w, options);
+    w.matrix("token_embd.weight", kTinyWidth, kTinyVocab);
+    w.norm("output_norm.weight", kTinyWidth);
+    w.matrix("output.weight", kTinyWidth, kTinyVocab);
+    for (int64_t i = 0; i < options.n_layer; ++i) write_block(w, options, i);
+    return w.bytes();
+}
+
+TemporaryFile tiny_model_file(const TinyModelOptions& options) {
+    return TemporaryFile(tiny_model_bytes(options), ".gguf");
+}
+
+std::vector<TokenId> tiny_tokens(int64_t n, uint32_t seed) {
+    std::mt19937 engine(seed);
+    std::vector<TokenId> tokens(static_cast<size_t>(n));
+    for (TokenId& t : tokens) t = static_cast<TokenId>(engine() % kTinyVocab);
+    return tokens;
+}
+
+TinyModel::TinyModel(const TinyModelOptions& options, int n_threads)
+    : n_ctx_(options.n_ctx),
+      file_(tiny_model_bytes(options), ".gguf"),
+      backend_(n_threads),
+      loaded_(file_.path(), backend_) {}
+
+std::unique_ptr<ContextMemory> TinyModel::memory(ggml_type entries, AttentionPath path) const {
+    return make_memory("full", backend_, shape(),
+                       {.n_ctx = n_ctx_, .entries = entries, .path = path});
+}
+
+Session TinyModel::session(std::unique_ptr<ContextMemory> memory, int64_t n_chunk) {
+    return Session(model(), backend_, std::move(memory), {.n_ctx = n_ctx_, .n_chunk = n_chunk});
+}
+
+std::vector<float> all_logits(Session& session, const std::vector<TokenId>& tokens) {
+    std::vector<float> logits;
+    session.feed(tokens, {.on_progress = {}, .on_logits = [&](int64_t, std::span<const float> row) {
+                              logits.insert(logits.end(), row.begin(), row.end());
+                          }});
+    return logits;
+}
+
+std::vector<TokenId> write_greedily(Session& session, int64_t n) {
+    std::vector<TokenId> tokens;
+    for (int64_t i = 0; i < n; ++i) {
+        const std::span<const float> logits = session.logits();
+        tokens.push_back(static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin()));
+        session.accept(tokens.back());
+    }
+    return tokens;
+}
+
+}  // namespace palimpsest::testing

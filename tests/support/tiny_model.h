@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/session.h"
+#include "memory/memories.h"
+#include "model/load.h"
+#include "support/golden.h"
+
+namespace palimpsest::testing {
+
+/// A model too small to say anything, and complete in every part. Weights are random, f32, and the
+/// same for the same options on every machine. It has no vocabulary: it runs from token ids.
+struct TinyModelOptions {
+    std::string architecture = "llama";  // llama or gemma3
+    int64_t n_layer = 2, n_head = 4, n_head_kv = 2, d_head = 16;
+    int64_t n_ctx = 256;
+    int64_t window = 8;         // gemma3: positions that a sliding layer sees
+    int64_t window_period = 2;  // gemma3: every so many-th layer sees everything
+    uint32_t seed = 1;
+};
+
+inline constexpr int64_t kTinyVocab = 40;
+inline constexpr int64_t kTinyWidth = 32;
+
+/// The bytes of its GGUF file.
+std::string tiny_model_bytes(const TinyModelOptions& options = {});
+
+/// The file itself, for one test.
+TemporaryFile tiny_model_file(const TinyModelOptions& options = {});
+
+/// Random token ids that the model knows.
+std::vector<TokenId> tiny_tokens(int64_t n, uint32_t seed = 1);
+
+/// The model, loaded, with a backend to run it.
+class TinyModel {
+ public:
+    explicit TinyModel(const TinyModelOptions& options = {}, int n_threads = 1);
+
+    [[nodiscard]] Backend& backend() { return backend_; }
+    [[nodiscard]] const Model& model() const { return loaded_.model(); }
+    [[nodiscard]] MemoryShape shape() const { return loaded_.config().memory_shape(); }
+
+    /// The memory called "full", f32 entries if nothing else is said.
+    [[nodiscard]] std::unique_ptr<ContextMemory> memory(
+        ggml_type entries = GGML_TYPE_F32, AttentionPath path = AttentionPath::kFused) const;
+    /// A session over `memory`; with chunks of n_chunk positions.
+    [[nodiscard]] Session session(std::unique_ptr<ContextMemory> memory, int64_t n_chunk = 512);
+    [[nodiscard]] Session session(int64_t n_chunk = 512) { return session(memory(), n_chunk); }
+
+ private:
+    int64_t n_ctx_;
+    TemporaryFile file_;
+    Backend backend_;
+    LoadedModel loaded_;
+};
+
+/// Logits of every position of a prompt, row after row.
+std::vector<float> all_logits(Session& session, const std::vector<TokenId>& tokens);
+
+/// The likeliest token, n times, each read before the next is picked.
+std::vector<TokenId> write_greedily(Session& session, int64_t n);
+
+}  // namespace palimpsest::testing
