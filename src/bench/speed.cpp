@@ -19,6 +19,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int64_t kWarmUp = 2;  // decoding steps before the first that counts
+
 double seconds(const std::function<void()>& work) {
     const auto start = Clock::now();
     work();
@@ -168,7 +170,7 @@ void summarise(SpeedResult& r) {
 SpeedReport measure_speed(const SpeedOptions& o,
                           const std::function<void(const std::string&)>& on_progress) {
     check_options(o);
-    const int64_t n_ctx = o.depths.back() + o.n_decode + o.n_prefill;
+    const int64_t n_ctx = o.depths.back() + o.n_prefill + std::max(o.n_decode, kWarmUp);
     const ModelConfig config = read_config(GgufFile::open(o.model_path));
     const std::vector<TokenId> tokens = some_tokens(n_ctx, config.n_vocab);
     const MakeRunner ours = [&] { return std::make_unique<OurRunner>(o, n_ctx); };
@@ -200,7 +202,7 @@ SpeedReport measure_speed(const SpeedOptions& o,
         Pass pass = {.options = o, .tokens = tokens, .runners = runners, .repeat = repeat};
         // The first step of each kind builds graphs and takes memory; it is not measured.
         pass.time(o.n_prefill, o.n_prefill);
-        pass.time(2, 1);
+        pass.time(kWarmUp, 1);
         for (const auto& r : runners) r->reset();
         pass.position = 0;
         for (size_t i = 0; i < o.depths.size(); ++i) {

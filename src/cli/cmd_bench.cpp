@@ -1,5 +1,6 @@
 // palimpsest bench: measurements. `speed` is the first; quality comes beside it.
 
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -26,6 +27,11 @@ struct BenchFlags {
     std::string peer;
     bool json = false;
 };
+
+/// Results travel; where a file lay on this machine does not.
+std::string file_name(const std::string& path) {
+    return std::filesystem::path(path).filename().string();
+}
 
 std::string padded(const std::string& text, size_t width) {
     return std::string(width - std::min(width, text.size()), ' ') + text;
@@ -72,10 +78,10 @@ void print_table(const BenchFlags& f, const SpeedReport& report) {
          ratio(static_cast<double>(report.ours.peak_rss_bytes),
                static_cast<double>(report.peer.peak_rss_bytes))}};
     write_output(cat(processor_name(), ", ", o.n_threads, " threads, kernel ", attention_target(),
-                     ", entries ", o.entries, ", commit ", kCommit, "\nmodel ", o.model_path,
-                     "\nprefill of ", o.n_prefill, " tokens, decode of ", o.n_decode,
-                     ", medians of ", o.n_repeat, " interleaved repeats\n\n", table(rows), "\n",
-                     table(footprint)));
+                     ", entries ", o.entries, ", commit ", kCommit, "\nmodel ",
+                     file_name(o.model_path), "\nprefill of ", o.n_prefill, " tokens, decode of ",
+                     o.n_decode, ", medians of ", o.n_repeat, " interleaved repeats\n\n",
+                     table(rows), "\n", table(footprint)));
 }
 
 void print_json(const BenchFlags& f, const SpeedReport& report) {
@@ -94,7 +100,7 @@ void print_json(const BenchFlags& f, const SpeedReport& report) {
             {"repeats", f.options.n_repeat},
             {"processor", processor_name()},
             {"kernel", attention_target()},
-            {"model", f.options.model_path},
+            {"model", file_name(f.options.model_path)},
             {"commit", kCommit}};
         if (f.options.with_peer) {
             line.update({{"peer", r.peer},

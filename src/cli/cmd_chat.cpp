@@ -157,7 +157,7 @@ class Chat {
         return true;
     }
 
-    std::vector<Segment> encode(const std::string& text) const {
+    [[nodiscard]] std::vector<Segment> encode(const std::string& text) const {
         std::vector<TextPart> parts = documents_;
         parts.push_back({prepared(text, flags_.text), false});
         if (engine_.session->position() > 0) {

@@ -34,9 +34,9 @@ int exit_code(ErrorCode code) noexcept { return mapping(code).exit_code; }
 
 int http_status(ErrorCode code) noexcept { return mapping(code).http_status; }
 
-void check(bool ok, std::string_view what, const std::source_location& where) {
+void check(bool ok, std::string_view what, const char* file, int line) {
     if (ok) return;
-    throw Error(ErrorCode::kInternal, cat(where.file_name(), ":", where.line(), ": ", what));
+    throw Error(ErrorCode::kInternal, cat(file, ":", line, ": ", what));
 }
 
 }  // namespace palimpsest

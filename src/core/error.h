@@ -1,6 +1,5 @@
 #pragma once
 
-#include <source_location>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -48,7 +47,8 @@ void require(bool ok, const Parts&... parts) {
 }
 
 /// Throws kInternal, with file and line, unless `ok`. For invariants, in every build.
-void check(bool ok, std::string_view what,
-           const std::source_location& where = std::source_location::current());
+/// (Built-ins, for std::source_location is unknown to Clang 14.)
+void check(bool ok, std::string_view what, const char* file = __builtin_FILE(),
+           int line = __builtin_LINE());
 
 }  // namespace palimpsest

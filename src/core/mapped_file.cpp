@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdint>
 #include <system_error>
 #include <utility>
 
@@ -65,10 +64,12 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 void MappedFile::forget(std::span<const std::byte> part) const noexcept {
-    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-    const auto begin = (reinterpret_cast<uintptr_t>(part.data()) + page - 1) / page * page;
-    const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size()) / page * page;
-    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+    // The mapping starts on a page, so offsets into it say where pages begin.
+    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const auto offset = static_cast<size_t>(part.data() - data_);
+    const size_t begin = (offset + page - 1) / page * page;
+    const size_t end = (offset + part.size()) / page * page;
+    if (begin < end) madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 
 }  // namespace palimpsest

@@ -17,10 +17,10 @@ enum class StopReason { kEndToken, kStopText, kLength, kCancelled };
 [[nodiscard]] std::string_view to_string(StopReason reason);
 
 struct GenerateOptions {
-    SamplingOptions sampling;
+    SamplingOptions sampling = {};
     int64_t max_tokens = 256;
-    std::vector<std::string> stop;  // texts that end the answer; not part of it
-    std::function<bool(int64_t done, int64_t total)> on_prefill;  // false cancels
+    std::vector<std::string> stop = {};  // texts that end the answer; not part of it
+    std::function<bool(int64_t done, int64_t total)> on_prefill = {};  // false cancels
 };
 
 struct GenerateResult {

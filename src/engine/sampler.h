@@ -21,7 +21,7 @@ struct SamplingOptions {
     float presence_penalty = 0.0F;   // 0: none
     int32_t penalty_last_n = 64;     // tokens the penalties look back on
     uint32_t seed = 0;               // the same seed gives the same text
-    std::string grammar;             // GBNF that the answer must follow; empty: none
+    std::string grammar = {};        // GBNF that the answer must follow; empty: none
 };
 
 /// Picks tokens, over libllama's chain: penalties, grammar, top-k, top-p, min-p, temperature, draw.

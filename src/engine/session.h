@@ -43,9 +43,9 @@ struct SessionOptions {
 /// What a caller may want to know while a prompt is read.
 struct FeedHooks {
     /// After every step: positions read of this prompt, and in all. Returning false stops there.
-    std::function<bool(int64_t done, int64_t total)> on_progress;
+    std::function<bool(int64_t done, int64_t total)> on_progress = {};
     /// Every position's logits, in order.
-    std::function<void(int64_t position, std::span<const float> logits)> on_logits;
+    std::function<void(int64_t position, std::span<const float> logits)> on_logits = {};
 };
 
 /// One conversation: a model, a memory, a place in the sequence. Not thread-safe; sessions that

@@ -304,8 +304,7 @@ std::vector<Segment> Tokenizer::encode_raw(std::span<const TextPart> parts) cons
 std::string TextStream::push(TokenId token) {
     held_ += tokenizer_.bytes(token);
     const size_t keep = unfinished_utf8(held_);
-    const std::string out =
-        replace_invalid_utf8(std::string_view(held_).substr(0, held_.size() - keep));
+    std::string out = replace_invalid_utf8(std::string_view(held_).substr(0, held_.size() - keep));
     held_.erase(0, held_.size() - keep);
     return out;
 }

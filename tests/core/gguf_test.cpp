@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <cstring>
 #include <functional>
 #include <limits>
 
@@ -18,7 +18,6 @@ namespace {
 using testing::GgufBuilder;
 using testing::raw;
 using testing::small_file;
-using testing::TensorField;
 
 constexpr uint64_t kHuge = std::numeric_limits<uint64_t>::max();
 

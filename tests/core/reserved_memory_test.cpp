@@ -97,7 +97,8 @@ TEST(ReservedMemory, SaysWhenThereAreNoAddresses) {
 }
 
 TEST(ReservedMemory, OfASizeThatOverflowsIsRefused) {
-    EXPECT_THROW(ReservedMemory(std::numeric_limits<size_t>::max()), Error);
+    constexpr size_t kAll = std::numeric_limits<size_t>::max();
+    EXPECT_THROW(const ReservedMemory memory(kAll), Error);
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
-#include <random>
 
 #include "core/error.h"
 #include "engine/session.h"
@@ -17,7 +17,6 @@ namespace palimpsest {
 namespace {
 
 using testing::GgufBuilder;
-using testing::raw;
 using testing::TemporaryFile;
 
 /// Loads a model and reads four tokens with it.
@@ -117,9 +116,10 @@ const Lie kTensorLies[] = {
      [](GgufBuilder& f) { f.tensor("blk.0.attn_q.weight").type = GGML_TYPE_I32; }, kUnsupported,
      "i32"},
     {"matrix_of_doubles",
-     [](GgufBuilder& f) { become(f, "blk.0.attn_q.weight", GGML_TYPE_F64, 32 * 32 * 8); },
+     [](GgufBuilder& f) { become(f, "blk.0.attn_q.weight", GGML_TYPE_F64, size_t{32} * 32 * 8); },
      kUnsupported, "f64"},
-    {"matrix_of_bytes", [](GgufBuilder& f) { become(f, "output.weight", GGML_TYPE_I8, 32 * 40); },
+    {"matrix_of_bytes",
+     [](GgufBuilder& f) { become(f, "output.weight", GGML_TYPE_I8, size_t{32} * 40); },
      kUnsupported, "i8"},
     {"table_of_integers",
      [](GgufBuilder& f) { f.tensor("token_embd.weight").type = GGML_TYPE_I32; }, kUnsupported,
@@ -128,11 +128,11 @@ const Lie kTensorLies[] = {
      [](GgufBuilder& f) { f.tensor("output_norm.weight").type = GGML_TYPE_I32; }, kUnsupported,
      "i32"},
     {"matrix_of_an_inner_type",
-     [](GgufBuilder& f) { become(f, "blk.0.attn_q.weight", GGML_TYPE_Q8_1, 36 * 32); },
+     [](GgufBuilder& f) { become(f, "blk.0.attn_q.weight", GGML_TYPE_Q8_1, size_t{36} * 32); },
      kUnsupported, "q8_1"},
     {"table_of_an_inner_type",
-     [](GgufBuilder& f) { become(f, "token_embd.weight", GGML_TYPE_Q8_1, 36 * 40); }, kUnsupported,
-     "q8_1"},
+     [](GgufBuilder& f) { become(f, "token_embd.weight", GGML_TYPE_Q8_1, size_t{36} * 40); },
+     kUnsupported, "q8_1"},
 };
 
 const Lie kKeyLies[] = {

@@ -1,0 +1,293 @@
+// The program itself: what it prints where, and how it ends.
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/process.h"
+#include "support/gguf_builder.h"
+#include "support/golden.h"
+
+namespace palimpsest {
+namespace {
+
+using nlohmann::json;
+using testing::ProgramResult;
+using testing::run_palimpsest;
+using testing::TemporaryFile;
+
+#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
+
+/// It failed with this status and one sentence, and printed nothing else.
+void expect_failure(const ProgramResult& r, int status, const std::string& says) {
+    EXPECT_EQ(r.status, status) << r.err;
+    EXPECT_EQ(r.out, "");
+    EXPECT_TRUE(r.err.starts_with("palimpsest: ")) << r.err;
+    EXPECT_SAYS(r.err, says);
+}
+
+/// A tiny model with a vocabulary: it answers nonsense, and at once.
+std::string speaking_model() {
+    testing::GgufBuilder f = testing::tiny_llama(testing::kTinyBpeTokens);
+    testing::add_bpe_vocabulary(f);
+    return f.bytes();
+}
+
+class Cli : public ::testing::Test {
+ public:
+    const TemporaryFile model{speaking_model(), ".gguf"};
+    const TemporaryFile mute{testing::tiny_llama().bytes(), ".gguf"};
+};
+
+TEST_F(Cli, HelpGoesToStandardOutput) {
+    const ProgramResult r = run_palimpsest({"--help"});
+    EXPECT_EQ(r.status, 0);
+    EXPECT_EQ(r.err, "");
+    for (const char* part : {"run", "chat", "inspect", "tokenize", "bench", "trace", "Exit status"})
+        EXPECT_SAYS(r.out, part);
+}
+
+TEST_F(Cli, HelpOfACommandListsItsFlags) {
+    const ProgramResult r = run_palimpsest({"run", "--help"});
+    EXPECT_EQ(r.status, 0);
+    EXPECT_SAYS(r.out, "--temperature");
+}
+
+TEST_F(Cli, WithoutACommandFails) { expect_failure(run_palimpsest({}), 2, "--help"); }
+
+TEST_F(Cli, UnknownCommandFails) { expect_failure(run_palimpsest({"dance"}), 2, "--help"); }
+
+TEST_F(Cli, UnknownFlagFails) {
+    expect_failure(run_palimpsest({"run", "--dance", "x"}), 2, "--dance");
+}
+
+TEST_F(Cli, MissingModelFails) {
+    expect_failure(run_palimpsest({"run", "-m", "no/such.gguf", "x"}), 3, "no/such.gguf");
+}
+
+TEST_F(Cli, MissingDefaultModelSaysHowToGetIt) {
+    expect_failure(run_palimpsest({"run", "x"}, {.environment = {"PALIMPSEST_MODEL=no/such"}}), 3,
+                   "make setup");
+}
+
+TEST_F(Cli, DirectoryAsModelFails) {
+    expect_failure(run_palimpsest({"inspect", "-m", "/"}), 3, "directory");
+}
+
+TEST_F(Cli, MissingDocumentFails) {
+    expect_failure(run_palimpsest({"run", "-m", model.path(), "-f", "no/such.txt", "x"}), 3,
+                   "no/such.txt");
+}
+
+TEST_F(Cli, DirectoryAsDocumentFails) {
+    expect_failure(run_palimpsest({"run", "-m", model.path(), "-f", "/", "x"}), 3, "directory");
+}
+
+TEST_F(Cli, UnreadableModelFails) {
+    if (geteuid() == 0) GTEST_SKIP() << "root may read everything";
+    chmod(model.path().c_str(), 0);
+    expect_failure(run_palimpsest({"inspect", model.path()}), 3, "ermission");
+}
+
+TEST_F(Cli, DamagedModelFails) {
+    const TemporaryFile cut(speaking_model().substr(0, 5000), ".gguf");
+    expect_failure(run_palimpsest({"run", "-m", cut.path(), "x"}), 4, cut.path());
+}
+
+TEST_F(Cli, EmptyModelFails) {
+    const TemporaryFile empty("", ".gguf");
+    expect_failure(run_palimpsest({"inspect", empty.path()}), 4, "empty");
+}
+
+TEST_F(Cli, UnsupportedFamilyIsNamedAndTheOthersListed) {
+    testing::GgufBuilder f = testing::tiny_llama();
+    f.set_text("general.architecture", "mamba");
+    const TemporaryFile file(f.bytes(), ".gguf");
+    const ProgramResult r = run_palimpsest({"inspect", file.path()});
+    expect_failure(r, 5, "mamba");
+    EXPECT_SAYS(r.err, "qwen3");
+}
+
+TEST_F(Cli, ModelWithoutVocabularyCannotAnswer) {
+    expect_failure(run_palimpsest({"run", "-m", mute.path(), "x"}), 5, "no vocabulary");
+}
+
+TEST_F(Cli, ModelWithoutVocabularyCannotTokenize) {
+    expect_failure(run_palimpsest({"tokenize", "-m", mute.path(), "x"}), 5, "no vocabulary");
+}
+
+TEST_F(Cli, AnswerGoesToStandardOutput) {
+    const ProgramResult r = run_palimpsest({"run", "-m", model.path(), "-n", "4", "hello"});
+    EXPECT_EQ(r.status, 0) << r.err;
+    EXPECT_TRUE(r.out.ends_with("\n"));
+    EXPECT_SAYS(r.err, "tokens read");
+}
+
+TEST_F(Cli, QuietRunPrintsNoFigures) {
+    EXPECT_EQ(run_palimpsest({"run", "-q", "-m", model.path(), "-n", "4", "hello"}).err, "");
+}
+
+TEST_F(Cli, AnswerAsJsonHasItsFigures) {
+    const ProgramResult r =
+        run_palimpsest({"run", "--json", "-m", model.path(), "-n", "4", "hello"});
+    ASSERT_EQ(r.status, 0) << r.err;
+    const json answer = json::parse(r.out);
+    EXPECT_GT(answer["prompt_tokens"], 0);
+    EXPECT_TRUE(answer["text"].is_string());
+}
+
+TEST_F(Cli, QuestionMayComeFromAPipe) {
+    EXPECT_EQ(run_palimpsest({"run", "-m", model.path(), "-n", "2"}, {.input = "hello"}).status, 0);
+}
+
+TEST_F(Cli, EmptyPromptFails) {
+    expect_failure(run_palimpsest({"run", "-m", model.path(), " "}), 2, "empty");
+    expect_failure(run_palimpsest({"run", "-m", model.path()}), 2, "empty");
+}
+
+TEST_F(Cli, LongPromptFailsWithBothNumbers) {
+    const ProgramResult r =
+        run_palimpsest({"run", "--raw", "-m", model.path(), "-c", "100", std::string(300, 'x')});
+    expect_failure(r, 6, "300 tokens");
+    EXPECT_SAYS(r.err, "room for 100");
+}
+
+TEST_F(Cli, InvalidUtf8FailsWithItsPlace) {
+    expect_failure(run_palimpsest({"run", "-m", model.path(), "ab\xFF"}), 2, "byte 2");
+    const TemporaryFile document("one\ntwo\n\xC3(");
+    expect_failure(run_palimpsest({"run", "-m", model.path(), "-f", document.path(), "x"}), 2,
+                   "(line 3)");
+}
+
+TEST_F(Cli, InvalidUtf8CanBeReplaced) {
+    EXPECT_EQ(
+        run_palimpsest({"run", "-m", model.path(), "-n", "1", "--replace-invalid-utf8", "ab\xFF"})
+            .status,
+        0);
+}
+
+TEST_F(Cli, FullDiskFails) {
+    const ProgramResult r = run_palimpsest({"inspect", model.path()}, {.out_path = "/dev/full"});
+    expect_failure(r, 74, "cannot write the output");
+}
+
+TEST_F(Cli, FullDiskFailsForATraceToAFile) {
+    const TemporaryFile tokens("[1,2,3]");
+    expect_failure(
+        run_palimpsest({"trace", "-m", mute.path(), "--tokens", tokens.path(), "-o", "/dev/full"}),
+        74, "/dev/full");
+}
+
+TEST_F(Cli, ClosedPipeFails) {
+    expect_failure(run_palimpsest({"inspect", model.path()}, {.out_closed = true}), 74,
+                   "cannot write the output");
+    expect_failure(run_palimpsest({"run", "-m", model.path(), "x"}, {.out_closed = true}), 74,
+                   "cannot write the output");
+    expect_failure(run_palimpsest({"--help"}, {.out_closed = true}), 74, "cannot write the output");
+}
+
+TEST_F(Cli, InspectAsJsonHasTheFactsOfTheFile) {
+    const ProgramResult r = run_palimpsest({"inspect", "--json", mute.path()});
+    ASSERT_EQ(r.status, 0) << r.err;
+    const json facts = json::parse(r.out);
+    EXPECT_EQ(facts["architecture"], "llama");
+    EXPECT_EQ(facts["layers"], 2);
+    EXPECT_EQ(facts["tokenizer"], nullptr);
+    EXPECT_EQ(facts["entries"]["f16"]["bytes_per_token"], 2 * 2 * 16 * 2);
+}
+
+TEST_F(Cli, TokenizeAsJsonIsWhatTraceReads) {
+    const ProgramResult ids = run_palimpsest({"tokenize", "--json", "-m", model.path(), "hell"});
+    ASSERT_EQ(ids.status, 0) << ids.err;
+    EXPECT_EQ(json::parse(ids.out), json::array({258}));
+    const TemporaryFile tokens(ids.out);
+    EXPECT_EQ(run_palimpsest({"trace", "-m", model.path(), "--tokens", tokens.path()}).status, 0);
+}
+
+TEST_F(Cli, TokenizeCounts) {
+    EXPECT_EQ(run_palimpsest({"tokenize", "--count", "-m", model.path(), "xyz"}).out, "3\n");
+}
+
+TEST_F(Cli, TraceOfTheLastPositionHasOneRow) {
+    const TemporaryFile tokens("[1, 2, 3]");
+    const ProgramResult r = run_palimpsest({"trace", "-m", mute.path(), "--tokens", tokens.path()});
+    ASSERT_EQ(r.status, 0) << r.err;
+    const json trace = json::parse(r.out);
+    EXPECT_EQ(trace["tokens"], 3);
+    EXPECT_EQ(trace["logits"]["positions"], json::array({2}));
+    ASSERT_EQ(trace["logits"]["rows"].size(), 1U);
+    EXPECT_EQ(trace["logits"]["rows"][0].size(), 40U);
+    EXPECT_EQ(trace["compressions"], json::array());
+}
+
+TEST_F(Cli, TraceOfAllPositionsHasARowForEach) {
+    const TemporaryFile tokens("[1, 2, 3]");
+    const TemporaryFile out("");
+    const ProgramResult r = run_palimpsest({"trace", "-m", mute.path(), "--tokens", tokens.path(),
+                                            "--logits", "all", "--out", out.path()});
+    ASSERT_EQ(r.status, 0) << r.err;
+    EXPECT_EQ(r.out, "");
+    const json trace = testing::read_json(out.path());
+    EXPECT_EQ(trace["logits"]["positions"], json::array({0, 1, 2}));
+    EXPECT_EQ(trace["logits"]["rows"].size(), 3U);
+}
+
+class CliTraceTokens : public Cli, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(CliTraceTokens, AreRefused) {
+    const TemporaryFile tokens(GetParam());
+    const ProgramResult r = run_palimpsest({"trace", "-m", mute.path(), "--tokens", tokens.path()});
+    EXPECT_TRUE(r.status == 4 || r.status == 2) << r.status << r.err;
+    EXPECT_EQ(r.out, "");
+}
+
+INSTANTIATE_TEST_SUITE_P(Wrong, CliTraceTokens,
+                         ::testing::Values("", "[", "{}", "7", "[40]", "[-1]", "[1.5]", "[\"a\"]",
+                                           "[99999999999999999999]", "[null]", "[[1]]", "[]"));
+
+TEST_F(Cli, CompletionIsValidBash) {
+    const ProgramResult r = run_palimpsest({"completion"});
+    ASSERT_EQ(r.status, 0);
+    const TemporaryFile script(r.out);
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): the test has one thread
+    EXPECT_EQ(std::system(("bash -n " + script.path()).c_str()), 0);
+    EXPECT_SAYS(r.out, "--replace-invalid-utf8");
+}
+
+TEST_F(Cli, CtrlCInTheMiddleOfReadingStopsSoon) {
+    testing::GgufBuilder f = testing::tiny_llama(testing::kTinyBpeTokens);
+    testing::add_bpe_vocabulary(f);
+    f.set("llama.context_length", uint32_t{1} << 22U);
+    const TemporaryFile patient(f.bytes(), ".gguf");
+    const TemporaryFile document(std::string(1 << 20, 'x'));
+    const ProgramResult r = run_palimpsest(
+        {"run", "-m", patient.path(), "--chunk", "64", "-t", "1", "-f", document.path(), "x"},
+        {.interrupt_after_s = 4});
+    EXPECT_EQ(r.status, 130) << r.err;
+    EXPECT_SAYS(r.err, "Ctrl-C");
+    EXPECT_LT(r.wall_s, 4 + 5);
+}
+
+TEST_F(Cli, RealModelAnswers) {
+    REQUIRE_MODEL();
+    const ProgramResult r = run_palimpsest({"run", "-m", *model_path, "-n", "8", "Say hello."});
+    EXPECT_EQ(r.status, 0) << r.err;
+    EXPECT_GT(r.out.size(), 2U);
+}
+
+TEST_F(Cli, RealModelStopsReadingSoonAfterCtrlC) {
+    REQUIRE_MODEL();
+    std::string text;
+    for (int i = 0; i < 4000; ++i) text += "The fox went home. ";
+    const TemporaryFile document(text);
+    const ProgramResult r = run_palimpsest(
+        {"run", "-m", *model_path, "-c", "30000", "--chunk", "64", "-f", document.path(), "x"},
+        {.interrupt_after_s = 4});
+    EXPECT_EQ(r.status, 130) << r.err;
+    EXPECT_LT(r.wall_s, 4 + 10);
+}
+
+}  // namespace
+}  // namespace palimpsest

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace palimpsest::testing {
+
+struct ProgramResult {
+    int status = -1;  // exit status; 128 + signal if a signal ended it
+    std::string out, err;
+    double wall_s = 0;
+};
+
+struct ProgramOptions {
+    std::string input = {};        // standard input
+    std::string out_path = {};     // standard output goes there instead of into the result
+    bool out_closed = false;       // standard output is a pipe that nobody reads
+    double interrupt_after_s = 0;  // > 0: Ctrl-C after so many seconds
+    double timeout_s = 120;        // SIGKILL after so many seconds
+    std::vector<std::string> environment = {};  // NAME=value, beside the test's own
+};
+
+/// Runs the command line program and waits for its end.
+ProgramResult run_palimpsest(const std::vector<std::string>& arguments,
+                             const ProgramOptions& options = {});
+
+}  // namespace palimpsest::testing
