@@ -15,7 +15,7 @@ std::string environment(const char* name) {
 }  // namespace
 
 std::string default_cache_folder() {
-    if (const std::string own = environment("PALIMPSEST_CACHE"); !own.empty()) return own;
+    if (std::string own = environment("PALIMPSEST_CACHE"); !own.empty()) return own;
     if (const std::string xdg = environment("XDG_CACHE_HOME"); !xdg.empty()) {
         return xdg + "/palimpsest";
     }
@@ -23,7 +23,7 @@ std::string default_cache_folder() {
 }
 
 std::string default_model_path() {
-    if (const std::string named = environment("PALIMPSEST_MODEL"); !named.empty()) return named;
+    if (std::string named = environment("PALIMPSEST_MODEL"); !named.empty()) return named;
     return default_cache_folder() + "/models/SmolLM2-135M-Instruct.Q4_1.gguf";
 }
 

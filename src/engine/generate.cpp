@@ -37,7 +37,7 @@ class StopFilter {
 
  private:
     /// Length of the longest end of the held text that begins a stop text.
-    size_t longest_beginning() const {
+    [[nodiscard]] size_t longest_beginning() const {
         size_t longest = 0;
         for (const std::string& s : stops_) {
             for (size_t n = std::min(s.size() - 1, held_.size()); n > longest; --n) {

@@ -138,7 +138,7 @@ class AttendOp final : public CustomOp {
         }
     }
 
-    SlotRange seen_by(int64_t answer) const {
+    [[nodiscard]] SlotRange seen_by(int64_t answer) const {
         return source_.visible(layer_, answer % shape_.n_head_kv, answer / shape_.n_head_kv);
     }
 

@@ -21,7 +21,7 @@ class Keys {
 
     [[nodiscard]] bool has(const std::string& key) const { return file_.has(prefix_ + key); }
 
-    int64_t count(const std::string& key, int64_t least, int64_t most) const {
+    [[nodiscard]] int64_t count(const std::string& key, int64_t least, int64_t most) const {
         const auto value = file_.integer(prefix_ + key);
         if (!value) {
             throw Error(ErrorCode::kNotFound,
@@ -31,11 +31,12 @@ class Keys {
         return *value;
     }
 
-    int64_t count_or(const std::string& key, int64_t least, int64_t most, int64_t fallback) const {
+    [[nodiscard]] int64_t count_or(const std::string& key, int64_t least, int64_t most,
+                                   int64_t fallback) const {
         return has(key) ? count(key, least, most) : fallback;
     }
 
-    float positive_or(const std::string& key, float fallback) const {
+    [[nodiscard]] float positive_or(const std::string& key, float fallback) const {
         const auto value = file_.number(prefix_ + key);
         if (!value) return fallback;
         if (!std::isfinite(*value) || *value <= 0 || *value > 1e12) {
@@ -45,7 +46,7 @@ class Keys {
         return static_cast<float>(*value);
     }
 
-    std::string text_or(const std::string& key, std::string_view fallback) const {
+    [[nodiscard]] std::string text_or(const std::string& key, std::string_view fallback) const {
         return std::string(file_.text(prefix_ + key).value_or(fallback));
     }
 

@@ -66,8 +66,8 @@ class Gemma3 final : public Model {
                                .attn = load_attention(w, cfg_, i, GGML_ROPE_TYPE_NEOX, true),
                                .ffn = load_feed_forward(w, cfg_, i)});
             if (cfg_.n_layer == kLayersOf27B) {
-                blocks_.back().attn.scale =
-                    1.0F / std::sqrt(static_cast<float>(cfg_.n_embd / cfg_.n_head));
+                blocks_.back().attn.scale = 1.0F / std::sqrt(static_cast<float>(cfg_.n_embd) /
+                                                             static_cast<float>(cfg_.n_head));
             }
         }
     }

@@ -15,7 +15,7 @@ struct Pass {
     Graph& g;
     const ModelConfig& cfg;
     const std::vector<Lane>& lanes;
-    Tensor positions;         // [n] i32, all lanes one after another
+    Tensor positions = nullptr;  // [n] i32, all lanes one after another
     Tensor wanted = nullptr;  // [n_wanted] i32, columns whose logits are wanted; nullptr: all are
     int64_t n = 0, n_wanted = 0;
 };

@@ -14,7 +14,8 @@ std::unique_ptr<Model> make_model(const std::string& path, const GgufFile& file,
         const auto architecture = file.text("general.architecture");
         if (architecture) find_family(*architecture);
         ModelConfig cfg = read_config(file);
-        return find_family(cfg.architecture).make(std::move(cfg), file, weights);
+        const Family& family = find_family(cfg.architecture);
+        return family.make(std::move(cfg), file, weights);
     } catch (const Error& e) {
         throw Error(e.code(), cat("'", path, "': ", e.what()));
     }
