@@ -56,8 +56,7 @@ Pass begin_pass(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes
 /// Token rows or ready rows of every lane.
 Tensor embed(const Pass& p, Tensor table);
 Tensor rms_norm(const Pass& p, Tensor x, Tensor weight);
-/// Projects, rotates, asks each lane's memory for its part, projects back. `window_layer`: the
-/// layer has a window, and rotates with the base of such layers.
+/// Projects, rotates, asks each lane's memory for its part, projects back.
 Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t layer);
 /// Only the columns whose logits are wanted. After it, no layer may attend.
 Tensor keep_wanted(const Pass& p, Tensor x);
