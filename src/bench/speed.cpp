@@ -126,7 +126,6 @@ void check_options(const SpeedOptions& o) {
 using Runners = std::vector<std::unique_ptr<Runner>>;
 
 struct Pass {
-    const SpeedOptions& options;
     std::span<const TokenId> tokens;
     Runners& runners;
     int64_t repeat;
@@ -199,7 +198,7 @@ SpeedReport measure_speed(const SpeedOptions& o,
     }
     for (int64_t repeat = 0; repeat < o.n_repeat; ++repeat) {
         for (const auto& r : runners) r->reset();
-        Pass pass = {.options = o, .tokens = tokens, .runners = runners, .repeat = repeat};
+        Pass pass = {.tokens = tokens, .runners = runners, .repeat = repeat};
         // The first step of each kind builds graphs and takes memory; it is not measured.
         pass.time(o.n_prefill, o.n_prefill);
         pass.time(kWarmUp, 1);
