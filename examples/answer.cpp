@@ -24,8 +24,7 @@ int main(int argc, char** argv) try {
     const LoadedModel loaded(argv[1], backend);
     const int64_t n_ctx = std::min<int64_t>(loaded.config().n_ctx_train, 4096);
     Session session(loaded.model(), backend,
-                    make_memory("full", backend, loaded.config().memory_shape(), {.n_ctx = n_ctx}),
-                    {.n_ctx = n_ctx});
+                    make_memory("kv", backend, loaded.config().memory_shape(), {.n_ctx = n_ctx}));
 
     if (const Tokenizer* tokenizer = loaded.tokenizer()) {
         const ChatMessage question = {.role = "user", .parts = {{.text = argv[2]}}};

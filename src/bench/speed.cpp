@@ -62,9 +62,9 @@ class OurRunner final : public Runner {
         : backend_(o.n_threads),
           loaded_(o.model_path, backend_),
           session_(loaded_.model(), backend_,
-                   make_memory("full", backend_, loaded_.config().memory_shape(),
+                   make_memory("kv", backend_, loaded_.config().memory_shape(),
                                {.n_ctx = n_ctx, .entries = entry_type(o.entries)}),
-                   {.n_ctx = n_ctx, .n_chunk = o.n_prefill}) {}
+                   {.n_chunk = o.n_prefill}) {}
     void feed(std::span<const TokenId> tokens) override {
         if (tokens.size() == 1) {
             session_.accept(tokens.front());

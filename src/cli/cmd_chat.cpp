@@ -9,11 +9,13 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/memory_flags.h"
 #include "cli/sampling_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "engine/default_model.h"
+#include "engine/report.h"
 
 namespace palimpsest {
 
@@ -22,13 +24,14 @@ namespace {
 constexpr const char* kHelp =
     "  /file PATH   read a document before the next question (repeatable)\n"
     "  /reset       forget the conversation\n"
-    "  /stats       what the memory holds\n"
+    "  /stats       what the memory holds and what it let go\n"
     "  /help        this list\n"
     "  /quit        leave (so does Ctrl-D)\n"
     "  Ctrl-C stops an answer. A line that ends in \\ goes on in the next.\n";
 
 struct ChatFlags {
     ModelFlags model;
+    MemoryFlags memory;
     TextFlags text;
     AnswerFlags answer;
 };
@@ -80,7 +83,7 @@ class Chat {
     explicit Chat(const ChatFlags& f)
         : flags_(f),
           options_(generate_options(f.answer)),
-          engine_(make_engine(f.model)),
+          engine_(make_engine(f.model, eviction_options(f.memory))),
           tokenizer_(engine_.loaded->require_tokenizer()) {
         if (!f.answer.chat_template.empty()) {
             tokenizer_.set_chat_template(f.answer.chat_template);
@@ -97,8 +100,7 @@ class Chat {
         LineReader reader;
         if (reader.is_terminal()) {
             write_message(
-                dim(cat(engine_.loaded->config().name, ", ", human_count(engine_.session->n_ctx()),
-                        " tokens of context. /help lists commands.\n")));
+                dim(cat(engine_.loaded->config().name, ", ", room(), ". /help lists commands.\n")));
         }
         std::string text;
         while (read_message(reader, text)) {
@@ -118,6 +120,13 @@ class Chat {
     }
 
  private:
+    [[nodiscard]] std::string room() const {
+        if (flags_.memory.is_bounded() && flags_.memory.policy != "full") {
+            return cat("a memory of ", to_string(eviction_options(flags_.memory).budget));
+        }
+        return cat(human_count(engine_.session->room()), " tokens of context");
+    }
+
     static std::string hint(ErrorCode code) {
         return code == ErrorCode::kExhausted ? " (/reset starts anew)" : "";
     }
@@ -143,11 +152,9 @@ class Chat {
             documents_.clear();
             unread_.clear();
         } else if (text == "/stats") {
-            const MemoryUsage u = engine_.session->memory().usage();
-            write_message(cat("  ", human_count(u.positions_seen), " of ",
-                              human_count(engine_.session->n_ctx()), " tokens seen, ",
-                              human_count(u.entries_held), " entries held, ", human_bytes(u.bytes),
-                              "\n"));
+            const Session& session = *engine_.session;
+            write_message(report_for_people(session.memory().report(), session.tokens(),
+                                            &tokenizer_, terminal_width()));
         } else if (text.starts_with("/file ")) {
             documents_.push_back({prepared(read_file(text.substr(6)), flags_.text) + "\n\n", true});
             write_message(dim("  it will be read with your next question\n"));
@@ -216,6 +223,7 @@ void add_chat(CLI::App& command) {
     auto f = std::make_shared<ChatFlags>();
     f->answer.sampling.temperature = 0.7F;  // the likeliest token every time runs in circles
     add_model_flags(command, f->model);
+    add_memory_flags(command, f->memory);
     add_answer_flags(command, f->answer);
     add_text_flags(command, f->text);
     command.footer(cat("\nIn the conversation:\n", kHelp));

@@ -6,10 +6,12 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/memory_flags.h"
 #include "cli/sampling_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "engine/report.h"
 
 namespace palimpsest {
 
@@ -19,12 +21,50 @@ constexpr int kInterrupted = 130;
 
 struct RunFlags {
     ModelFlags model;
+    MemoryFlags memory;
     TextFlags text;
     AnswerFlags answer;
     std::vector<std::string> prompt;
-    std::vector<std::string> files;
-    bool raw = false, json = false, quiet = false;
+    std::vector<std::string> files, keep_files, keep_texts;
+    std::string report_file;
+    bool raw = false, json = false, quiet = false, report = false;
 };
+
+/// `text` cut into parts, so that every occurrence of `marks` is one that must be kept.
+std::vector<TextPart> marked(const std::string& text, const std::vector<std::string>& marks) {
+    std::vector<TextPart> parts;
+    size_t at = 0;
+    while (at < text.size()) {
+        size_t begin = std::string::npos;
+        size_t length = 0;
+        for (const std::string& mark : marks) {
+            const size_t found = text.find(mark, at);
+            if (found < begin || (found == begin && mark.size() > length)) {
+                begin = found;
+                length = mark.size();
+            }
+        }
+        if (begin == std::string::npos) break;
+        if (begin > at) parts.push_back({text.substr(at, begin - at), true});
+        parts.push_back({text.substr(begin, length), true, true});
+        at = begin + length;
+    }
+    if (at < text.size()) parts.push_back({text.substr(at), true});
+    return parts;
+}
+
+void check_marks(const RunFlags& f, const std::vector<TextPart>& parts) {
+    for (const std::string& mark : f.keep_texts) {
+        require(!mark.empty(), "--keep-text is empty");
+        bool found = false;
+        for (const TextPart& p : parts) found = found || (p.keep && p.text == mark);
+        require(found, "--keep-text '", mark, "' does not occur in the documents");
+    }
+    const bool marks = !f.keep_files.empty() || !f.keep_texts.empty();
+    require(!marks || f.memory.is_bounded(),
+            "--keep-file and --keep-text protect from eviction, but nothing is evicted without "
+            "--memory-budget");
+}
 
 /// The documents, each under its name if there are several, then the question.
 std::vector<TextPart> read_parts(const RunFlags& f) {
@@ -33,12 +73,20 @@ std::vector<TextPart> read_parts(const RunFlags& f) {
     for (const std::string& p : f.prompt) question += (question.empty() ? "" : " ") + p;
     std::vector<std::string> files = f.files;
     const bool piped = isatty(STDIN_FILENO) == 0;
-    if (question.empty() && files.empty() && piped) question = read_file("-");
+    if (question.empty() && files.empty() && f.keep_files.empty() && piped)
+        question = read_file("-");
     if (question == "-") question = read_file("-");
+    const size_t n_files = files.size() + f.keep_files.size();
+    const auto document = [&](const std::string& path) {
+        const std::string title = n_files > 1 ? cat(path == "-" ? "input" : path, ":\n") : "";
+        return title + prepared(read_file(path), f.text) + "\n\n";
+    };
+    for (const std::string& path : f.keep_files) parts.push_back({document(path), true, true});
     for (const std::string& path : files) {
-        const std::string title = files.size() > 1 ? cat(path == "-" ? "input" : path, ":\n") : "";
-        parts.push_back({title + prepared(read_file(path), f.text) + "\n\n", true});
+        const std::vector<TextPart> cut = marked(document(path), f.keep_texts);
+        parts.insert(parts.end(), cut.begin(), cut.end());
     }
+    check_marks(f, parts);
     parts.push_back({prepared(std::move(question), f.text), false});
     bool empty = true;
     for (const TextPart& p : parts) {
@@ -90,9 +138,19 @@ std::string for_people(const GenerateResult& r, const MemoryUsage& u) {
         human_bytes(u.bytes), r.reason == StopReason::kLength ? "; cut at its length" : "", "\n");
 }
 
+void show_report(const RunFlags& f, const Engine& e, const Tokenizer& tokenizer) {
+    if (!f.report && f.report_file.empty()) return;
+    const MemoryReport report = e.session->memory().report();
+    const auto tokens = e.session->tokens();
+    if (f.report) {
+        write_message(report_for_people(report, tokens, &tokenizer, terminal_width()));
+    }
+    if (!f.report_file.empty()) write_file(f.report_file, report_json(report, tokens, &tokenizer));
+}
+
 void run(const RunFlags& f) {
     GenerateOptions options = generate_options(f.answer);
-    const Engine e = make_engine(f.model);
+    const Engine e = make_engine(f.model, eviction_options(f.memory));
     Tokenizer& tokenizer = e.loaded->require_tokenizer();
     std::vector<Segment> prompt = encode(f, tokenizer);
 
@@ -122,6 +180,7 @@ void run(const RunFlags& f) {
         throw CLI::RuntimeError(kInterrupted);
     }
     if (!f.quiet && !f.json) write_message(dim(for_people(result, usage)));
+    show_report(f, e, tokenizer);
 }
 
 }  // namespace
@@ -133,11 +192,23 @@ void add_run(CLI::App& command) {
         .add_option("-f,--file", f->files,
                     "a document to read first (repeatable; '-' is standard input)")
         ->allow_extra_args(false);
+    command
+        .add_option("--keep-file", f->keep_files,
+                    "a document to read first and never to forget (repeatable)")
+        ->allow_extra_args(false);
+    command
+        .add_option("--keep-text", f->keep_texts,
+                    "text that, wherever it stands in a document, is never forgotten (repeatable)")
+        ->allow_extra_args(false);
     add_model_flags(command, f->model);
+    add_memory_flags(command, f->memory);
     add_answer_flags(command, f->answer);
     add_text_flags(command, f->text);
     command.add_flag("--raw", f->raw, "no chat template: continue the text as it is");
     command.add_flag("--json", f->json, "print one JSON object with the answer and its figures");
+    command.add_flag("--report", f->report, "say what the memory kept and what it let go");
+    command.add_option("--report-json", f->report_file,
+                       "the same as JSON, into a file ('-': standard output)");
     command.add_flag("-q,--quiet", f->quiet, "print the answer and nothing else");
     command.footer(
         "\nExamples:\n"

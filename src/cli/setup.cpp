@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <fstream>
 #include <system_error>
 
 #include "cli/terminal.h"
@@ -65,7 +66,7 @@ int thread_count(const ModelFlags& flags) {
     return flags.threads > 0 ? flags.threads : Backend::available_threads();
 }
 
-Engine make_engine(const ModelFlags& flags) {
+Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
     const std::string path = flags.model.empty() ? default_model_path() : flags.model;
     Engine e;
     e.backend = std::make_unique<Backend>(thread_count(flags));
@@ -84,14 +85,19 @@ Engine make_engine(const ModelFlags& flags) {
                           " positions this model was trained for; answers ",
                           "past that make little sense\n"));
     }
+    eviction.n_chunk = flags.chunk;
+    eviction.output_weights = [loaded = e.loaded.get()](int64_t layer) {
+        return loaded->output_projection(layer);
+    };
     const KvCacheOptions options = {
         .n_ctx = n_ctx,
         .entries = entry_type(flags.entries),
-        .path = flags.attention == "reference" ? AttentionPath::kReference : AttentionPath::kFused};
+        .path = flags.attention == "reference" ? AttentionPath::kReference : AttentionPath::kFused,
+        .eviction = std::move(eviction)};
     e.session =
         std::make_unique<Session>(e.loaded->model(), *e.backend,
-                                  make_memory("full", *e.backend, config.memory_shape(), options),
-                                  SessionOptions{.n_ctx = n_ctx, .n_chunk = flags.chunk});
+                                  make_memory("kv", *e.backend, config.memory_shape(), options),
+                                  SessionOptions{.n_chunk = flags.chunk});
     return e;
 }
 
@@ -112,6 +118,14 @@ std::string read_file(const std::string& path) {
         close(fd);
         throw;
     }
+}
+
+void write_file(const std::string& path, const std::string& content) {
+    if (path == "-") return write_output(content);
+    std::ofstream file(path, std::ios::binary | std::ios::trunc);
+    file.write(content.data(), std::ssize(content));
+    file.close();
+    if (!file) throw OutputError(cat("'", path, "': ", std::generic_category().message(errno)));
 }
 
 void add_text_flags(CLI::App& command, TextFlags& flags) {

@@ -33,13 +33,16 @@ struct Engine {
 };
 
 /// Throws as the parts do; warns on standard error about a context beyond the trained length.
-Engine make_engine(const ModelFlags& flags);
+Engine make_engine(const ModelFlags& flags, EvictionOptions eviction = {});
 
 /// Threads that `flags` mean.
 [[nodiscard]] int thread_count(const ModelFlags& flags);
 
 /// The whole of a file, or of standard input for "-". Throws kNotFound.
 std::string read_file(const std::string& path);
+
+/// Writes a whole file, or standard output for "-". Throws OutputError.
+void write_file(const std::string& path, const std::string& content);
 
 /// Flags of text that goes to the model.
 struct TextFlags {

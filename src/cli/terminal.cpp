@@ -42,12 +42,6 @@ std::string styled(std::string_view code, std::string_view text) {
     return cat("\x1b[", code, "m", text, "\x1b[0m");
 }
 
-int terminal_width() {
-    winsize size{};
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
-    return size.ws_col;
-}
-
 }  // namespace
 
 void write_output(std::string_view text) { write_all(STDOUT_FILENO, text); }
@@ -63,6 +57,12 @@ void write_message(std::string_view text) {
 bool output_is_terminal() { return isatty(STDOUT_FILENO) == 1; }
 
 bool messages_are_terminal() { return isatty(STDERR_FILENO) == 1; }
+
+int terminal_width() {
+    winsize size{};
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
+    return size.ws_col;
+}
 
 std::string dim(std::string_view text) { return styled("2", text); }
 

@@ -21,6 +21,8 @@ void write_message(std::string_view text);
 
 [[nodiscard]] bool output_is_terminal();
 [[nodiscard]] bool messages_are_terminal();
+/// Columns of the terminal that messages go to; 80 if there is none.
+[[nodiscard]] int terminal_width();
 
 /// `text` dimmed or bold if standard error is a terminal that wants colour (NO_COLOR unset).
 [[nodiscard]] std::string dim(std::string_view text);

@@ -3,6 +3,8 @@
 #include <ggml-cpu.h>
 
 #include <algorithm>
+#include <exception>
+#include <mutex>
 #include <thread>
 #if defined(__linux__)
 #include <sched.h>
@@ -79,6 +81,44 @@ ggml_backend_buffer_type_t Backend::packed_type(ggml_type type, const Shape& sha
         if (multiplies(device, candidate, type, shape)) return candidate;
     }
     return nullptr;
+}
+
+void Backend::on_all_threads(const std::function<void(int thread, int n_threads)>& work) const {
+    if (n_threads_ == 1) return work(0, 1);
+    // A graph of one node of ours: ggml's threads are there already, and wait cheaply.
+    class Call final : public CustomOp {
+     public:
+        explicit Call(const std::function<void(int, int)>& to_call) : work_(to_call) {}
+        void run(ggml_tensor* /*dst*/, int thread, int n_threads) noexcept override {
+            try {
+                work_(thread, n_threads);
+            } catch (...) {
+                const std::lock_guard lock(mutex_);
+                thrown_ = std::current_exception();
+            }
+        }
+        void rethrow() const {
+            if (thrown_) std::rethrow_exception(thrown_);
+        }
+
+     private:
+        const std::function<void(int, int)>& work_;
+        std::mutex mutex_;
+        std::exception_ptr thrown_;
+    };
+    Call call(work);
+    const ggml_context_ptr ctx(
+        ggml_init({.mem_size = 4 * ggml_tensor_overhead() + ggml_graph_overhead_custom(4, false),
+                   .mem_buffer = nullptr,
+                   .no_alloc = false}));
+    if (!ctx) throw Error(ErrorCode::kExhausted, "no memory for a graph's description");
+    Tensor node = ggml_custom_4d(ctx.get(), GGML_TYPE_F32, 1, 1, 1, 1, nullptr, 0, run_custom,
+                                 GGML_N_TASKS_MAX, &call);
+    ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), 4, false);
+    ggml_build_forward_expand(graph, node);
+    const ggml_status status = ggml_backend_graph_compute(cpu_.get(), graph);
+    check(status == GGML_STATUS_SUCCESS, ggml_status_to_string(status));
+    call.rethrow();
 }
 
 Storage::Storage(size_t max_tensors) : ctx_(make_context(max_tensors * ggml_tensor_overhead())) {}

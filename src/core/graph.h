@@ -36,6 +36,10 @@ class Backend {
     [[nodiscard]] uint64_t allocations() const { return allocations_; }
     uint64_t count_allocation() { return ++allocations_; }
 
+    /// Calls `work` from all threads at once, outside any graph, and waits. Rethrows what one of
+    /// them threw.
+    void on_all_threads(const std::function<void(int thread, int n_threads)>& work) const;
+
     /// Processors this process may use.
     [[nodiscard]] static int available_threads();
 

@@ -12,6 +12,7 @@ struct Segment {
     std::vector<TokenId> tokens = {};  // n ids; empty when `rows` is used
     std::vector<float> rows = {};      // n * n_embd, row after row; empty when `tokens` is used
     bool is_context = false;           // may be compressed; false: a question, an instruction
+    bool keep = false;                 // must never be forgotten
 };
 
 }  // namespace palimpsest

@@ -85,7 +85,7 @@ void write_answer(Session& session, const Tokenizer& tokenizer, const GenerateOp
         if (stopped) result.reason = StopReason::kStopText;
         if (!wanted) result.reason = StopReason::kCancelled;
         if (std::ssize(result.tokens) >= options.max_tokens) break;
-        if (session.position() >= session.n_ctx()) break;
+        if (session.room() < 1) break;
         if (wanted && !stopped) session.accept(token);
     }
     if (stopped || !wanted) return;

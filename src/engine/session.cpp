@@ -82,8 +82,6 @@ std::span<const float> Evaluator::evaluate(std::span<const Lane> lanes) {
 Session::Session(const Model& model, Backend& backend, std::unique_ptr<ContextMemory> memory,
                  const SessionOptions& options)
     : model_(model), options_(options), memory_(std::move(memory)), evaluator_(model, backend) {
-    if (options_.n_ctx == 0) options_.n_ctx = model.config().n_ctx_train;
-    require(options_.n_ctx > 0, "a context of ", options_.n_ctx, " positions");
     require(options_.n_chunk > 0, "a chunk of ", options_.n_chunk, " positions");
 }
 
@@ -100,7 +98,10 @@ void Session::step(std::span<const TokenId> tokens, std::span<const float> rows,
     const int64_t n = rows.empty() ? std::ssize(tokens) : std::ssize(rows) / model_.config().n_embd;
     const int64_t n_logits = hooks.on_logits ? n : (more ? 0 : 1);
     const Lane lane = {.memory = memory_.get(),
-                       .step = {.n = n, .first_pos = position_, .is_prefill = more},
+                       .step = {.n = n,
+                                .first_pos = memory_->next_position(),
+                                .is_prefill = more,
+                                .may_forget = hooks.may_forget},
                        .tokens = tokens,
                        .rows = rows,
                        .n_logits = n_logits};
@@ -113,6 +114,22 @@ void Session::step(std::span<const TokenId> tokens, std::span<const float> rows,
     }
     logits_ = all.empty() ? all : all.last(static_cast<size_t>(n_vocab));
     position_ += n;
+    if (rows.empty()) {
+        tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+    } else {
+        tokens_.resize(tokens_.size() + static_cast<size_t>(n), -1);
+    }
+}
+
+/// Its length. Throws kInvalidArgument if there is none, or for tokens that do not exist.
+int64_t Session::check_prompt(std::span<const Segment> prompt) const {
+    int64_t total = 0;
+    for (const Segment& s : prompt) {
+        check_tokens(s.tokens, model_.config().n_vocab);
+        total += length(s);
+    }
+    require(total > 0, "the prompt is empty");
+    return total;
 }
 
 bool Session::feed(std::vector<TokenId> tokens, const FeedHooks& hooks) {
@@ -122,19 +139,15 @@ bool Session::feed(std::vector<TokenId> tokens, const FeedHooks& hooks) {
 }
 
 bool Session::feed(std::vector<Segment> prompt, const FeedHooks& hooks) {
+    static_cast<void>(check_prompt(prompt));  // before the memory hears of it
     prompt = memory_->admit(std::move(prompt));
-    int64_t total = 0;
-    for (const Segment& s : prompt) {
-        check_tokens(s.tokens, model_.config().n_vocab);
-        total += length(s);
-    }
-    require(total > 0, "the prompt is empty");
-    if (position_ + total > options_.n_ctx) {
+    const int64_t total = check_prompt(prompt);
+    if (total > memory_->room()) {
         throw Error(ErrorCode::kExhausted,
                     cat("the prompt has ", total, " tokens",
                         position_ > 0 ? cat(" after ", position_, " already read") : "",
-                        ", the context has room for ", options_.n_ctx,
-                        "; shorten the prompt or raise the context length"));
+                        ", the context has room for ", position_ + memory_->room(),
+                        "; shorten the prompt, raise the context length, or set a memory budget"));
     }
     const int64_t chunk =
         hooks.on_logits ? std::min(options_.n_chunk, kMostLogits) : options_.n_chunk;
@@ -160,9 +173,9 @@ bool Session::feed(std::vector<Segment> prompt, const FeedHooks& hooks) {
 }
 
 void Session::accept(TokenId token) {
-    if (position_ >= options_.n_ctx) {
+    if (memory_->room() < 1) {
         throw Error(ErrorCode::kExhausted,
-                    cat("the context is full: it has room for ", options_.n_ctx, " tokens"));
+                    cat("the context is full: it has room for ", position_, " tokens"));
     }
     step(std::span(&token, 1), {}, false, {});
 }
@@ -170,6 +183,7 @@ void Session::accept(TokenId token) {
 void Session::reset() {
     memory_->reset();
     position_ = 0;
+    tokens_.clear();
     logits_ = {};
 }
 

@@ -36,7 +36,6 @@ class Evaluator {
 };
 
 struct SessionOptions {
-    int64_t n_ctx = 0;      // positions; 0: what the model was trained for
     int64_t n_chunk = 512;  // positions a step of prefill
 };
 
@@ -46,6 +45,8 @@ struct FeedHooks {
     std::function<bool(int64_t done, int64_t total)> on_progress = {};
     /// Every position's logits, in order.
     std::function<void(int64_t position, std::span<const float> logits)> on_logits = {};
+    /// False: the prompt is read on top of what the memory holds, and nothing goes for it.
+    bool may_forget = true;
 };
 
 /// One conversation: a model, a memory, a place in the sequence. Not thread-safe; sessions that
@@ -68,7 +69,10 @@ class Session {
     /// Over the vocabulary, of the next position. Valid until the next feed() or accept().
     [[nodiscard]] std::span<const float> logits() const { return logits_; }
     [[nodiscard]] int64_t position() const { return position_; }
-    [[nodiscard]] int64_t n_ctx() const { return options_.n_ctx; }
+    /// Ids of all positions so far; -1 for a ready row.
+    [[nodiscard]] std::span<const TokenId> tokens() const { return tokens_; }
+    /// Positions that can still be read or written.
+    [[nodiscard]] int64_t room() const { return memory_->room(); }
     [[nodiscard]] const ContextMemory& memory() const { return *memory_; }
     /// Forgets everything; the session is as new.
     void reset();
@@ -77,12 +81,14 @@ class Session {
     void step(std::span<const TokenId> tokens, std::span<const float> rows, bool more,
               const FeedHooks& hooks);
     [[nodiscard]] int64_t length(const Segment& segment) const;
+    [[nodiscard]] int64_t check_prompt(std::span<const Segment> prompt) const;
 
     const Model& model_;
     SessionOptions options_;
     std::unique_ptr<ContextMemory> memory_;
     Evaluator evaluator_;
     int64_t position_ = 0;
+    std::vector<TokenId> tokens_;
     std::span<const float> logits_;
 };
 

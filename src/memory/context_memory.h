@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <iosfwd>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -9,6 +10,8 @@
 
 #include "core/graph.h"
 #include "core/types.h"
+#include "memory/memory_report.h"
+#include "memory/rotation.h"
 
 namespace palimpsest {
 
@@ -17,6 +20,7 @@ struct Step {
     int64_t n = 0;            // new positions, >= 1
     int64_t first_pos = 0;    // RoPE position of the first one
     bool is_prefill = false;  // more input is known to follow
+    bool may_forget = true;   // false: read on top of what is held; nothing is evicted after it
 };
 
 /// What one attention layer hands to the memory of one sequence. Shapes in ggml order.
@@ -35,11 +39,19 @@ struct AttentionInputs {
 struct MemoryShape {
     int64_t n_layer = 0, n_head = 0, n_head_kv = 0, d_head = 0;
     std::vector<int64_t>
-        windows;  // a layer's last positions it sees; 0: all. Empty: all layers all
+        windows;              // a layer's last positions it sees; 0: all. Empty: all layers all
+    int64_t n_embd = 0;       // width of ready rows; 0: it is given none
+    int64_t n_ctx_train = 0;  // positions the model was trained for; 0: unknown
+    Rotation rotation = {};   // of keys in layers that see all
+    Rotation rotation_window = {};  // of keys in layers with a window
 
     [[nodiscard]] int64_t window(int64_t layer) const {
         return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];
     }
+    [[nodiscard]] const Rotation& rotation_of(int64_t layer) const {
+        return window(layer) > 0 ? rotation_window : rotation;
+    }
+    [[nodiscard]] int64_t group() const { return n_head / n_head_kv; }
 };
 
 struct MemoryUsage {
@@ -80,6 +92,15 @@ class ContextMemory {
     virtual void reset() = 0;
 
     [[nodiscard]] virtual MemoryUsage usage() const = 0;
+
+    /// The same in full, and what was let go.
+    [[nodiscard]] virtual MemoryReport report() const = 0;
+
+    /// RoPE position of the next one to come. A memory that renumbers what it holds says so here.
+    [[nodiscard]] virtual int64_t next_position() const { return usage().positions_seen; }
+
+    /// How many more positions it can take in.
+    [[nodiscard]] virtual int64_t room() const { return std::numeric_limits<int64_t>::max(); }
 
     /// The state between two steps. Default: throws kUnsupported.
     virtual void save(std::ostream& out) const;

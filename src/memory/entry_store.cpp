@@ -70,16 +70,43 @@ EntryRows EntryStore::rows(int64_t layer, int64_t head) const {
             .d = shape_.d_head};
 }
 
+void EntryStore::put(std::byte* to, const float* row) const noexcept {
+    if (type_ == GGML_TYPE_F32) {
+        std::memcpy(to, row, row_bytes_);
+    } else {
+        from_float_(row, to, shape_.d_head);
+    }
+}
+
+void EntryStore::write_key(int64_t layer, int64_t head, int64_t slot, const float* k) noexcept {
+    put(k_memory_.data() + offset(layer, head, slot), k);
+}
+
+void EntryStore::write_value(int64_t layer, int64_t head, int64_t slot, const float* v) noexcept {
+    put(v_memory_.data() + offset(layer, head, slot), v);
+}
+
 void EntryStore::write(int64_t layer, int64_t head, int64_t slot, const float* k,
                        const float* v) noexcept {
-    const size_t at = offset(layer, head, slot);
-    if (type_ == GGML_TYPE_F32) {
-        std::memcpy(k_memory_.data() + at, k, row_bytes_);
-        std::memcpy(v_memory_.data() + at, v, row_bytes_);
-        return;
+    write_key(layer, head, slot, k);
+    write_value(layer, head, slot, v);
+}
+
+void EntryStore::gather(int64_t layer, int64_t head, std::span<const int32_t> kept) noexcept {
+    std::byte* const k = k_memory_.data() + offset(layer, head, 0);
+    std::byte* const v = v_memory_.data() + offset(layer, head, 0);
+    // Run after run of neighbours: most entries that stay have neighbours that stay.
+    for (size_t i = 0; i < kept.size();) {
+        size_t end = i + 1;
+        while (end < kept.size() && kept[end] == kept[end - 1] + 1) ++end;
+        const size_t to = i * row_bytes_;
+        const size_t from = static_cast<size_t>(kept[i]) * row_bytes_;
+        if (to != from) {
+            std::memmove(k + to, k + from, (end - i) * row_bytes_);
+            std::memmove(v + to, v + from, (end - i) * row_bytes_);
+        }
+        i = end;
     }
-    from_float_(k, k_memory_.data() + at, shape_.d_head);
-    from_float_(v, v_memory_.data() + at, shape_.d_head);
 }
 
 void EntryStore::move_to_front(int64_t layer, int64_t head, int64_t from, int64_t n) noexcept {

@@ -36,6 +36,13 @@ class EntryStore {
     /// different slots.
     void write(int64_t layer, int64_t head, int64_t slot, const float* k, const float* v) noexcept;
 
+    /// Replaces one stored key, or value.
+    void write_key(int64_t layer, int64_t head, int64_t slot, const float* k) noexcept;
+    void write_value(int64_t layer, int64_t head, int64_t slot, const float* v) noexcept;
+
+    /// Moves slot kept[i] to slot i, for ascending `kept`.
+    void gather(int64_t layer, int64_t head, std::span<const int32_t> kept) noexcept;
+
     /// Moves slots [from, from + n) to the front, in order.
     void move_to_front(int64_t layer, int64_t head, int64_t from, int64_t n) noexcept;
 
@@ -58,6 +65,7 @@ class EntryStore {
  private:
     [[nodiscard]] size_t offset(int64_t layer, int64_t head, int64_t slot) const;
     [[nodiscard]] Tensor view(Graph& g, Tensor base, int64_t n) const;
+    void put(std::byte* to, const float* row) const noexcept;
 
     MemoryShape shape_;
     ggml_type type_;

@@ -9,13 +9,13 @@ namespace palimpsest {
 
 namespace {
 
-std::unique_ptr<ContextMemory> make_full(const Backend& backend, const MemoryShape& shape,
-                                         const KvCacheOptions& options) {
+std::unique_ptr<ContextMemory> make_kv(const Backend& backend, const MemoryShape& shape,
+                                       const KvCacheOptions& options) {
     return std::make_unique<KvCache>(backend, shape, options);
 }
 
 constexpr std::array<MemoryKind, 1> kKinds = {{
-    {"full", make_full, "keeps every key and value"},
+    {"kv", make_kv, "keys and values: all of them, or what a policy keeps within a budget"},
 }};
 
 }  // namespace

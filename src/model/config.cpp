@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/error.h"
 #include "model/model.h"
@@ -116,7 +117,59 @@ int64_t vocabulary_size(const GgufFile& file) {
     return table->shape[1];
 }
 
+/// Empty if there are none.
+std::vector<float> read_rope_factors(const GgufFile& file, int64_t n) {
+    const GgufTensor* t = file.find_tensor("rope_freqs.weight");
+    if (t == nullptr) return {};
+    if (t->type != GGML_TYPE_F32 || t->shape != Shape{n, 1, 1, 1}) {
+        throw Error(ErrorCode::kCorrupt,
+                    cat("'rope_freqs.weight' must hold ", n, " values of type f32"));
+    }
+    std::vector<float> factors(static_cast<size_t>(n));
+    std::memcpy(factors.data(), t->data.data(), t->data.size());
+    for (const float f : factors) {
+        if (!(f > 0) || !std::isfinite(f)) {
+            throw Error(ErrorCode::kCorrupt, cat("'rope_freqs.weight' holds ", f));
+        }
+    }
+    return factors;
+}
+
 }  // namespace
+
+Rotation ModelConfig::rotation(bool windowed) const {
+    const RopeScaling s = rope_scaling_of(windowed);
+    const auto base = static_cast<double>(rope_base_of(windowed));
+    float bounds[2] = {0, 0};  // pairs between which YaRN passes from one scale to the other
+    if (s.ext_factor != 0) {
+        ggml_rope_yarn_corr_dims(static_cast<int>(n_rot), static_cast<int>(s.n_ctx_original),
+                                 rope_base_of(windowed), s.beta_fast, s.beta_slow, bounds);
+    }
+    Rotation r = {.frequency = {}, .adjacent = rope_adjacent};
+    for (int64_t i = 0; i < n_rot / 2; ++i) {
+        double f = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(n_rot));
+        if (!rope_factors.empty()) f /= static_cast<double>(rope_factors[static_cast<size_t>(i)]);
+        const float ramp =
+            (static_cast<float>(i) - bounds[0]) / std::max(0.001F, bounds[1] - bounds[0]);
+        const double plain =
+            static_cast<double>(s.ext_factor * (1.0F - std::clamp(ramp, 0.0F, 1.0F)));
+        f *= plain + (1.0 - plain) / static_cast<double>(s.factor);
+        r.frequency.push_back(static_cast<float>(f));
+    }
+    return r;
+}
+
+MemoryShape ModelConfig::memory_shape() const {
+    return {.n_layer = n_layer,
+            .n_head = n_head,
+            .n_head_kv = n_head_kv,
+            .d_head = d_head,
+            .windows = windows,
+            .n_embd = n_embd,
+            .n_ctx_train = n_ctx_train,
+            .rotation = rotation(false),
+            .rotation_window = rotation(true)};
+}
 
 ModelConfig read_config(const GgufFile& file) {
     const auto architecture = file.text("general.architecture");
@@ -136,6 +189,7 @@ ModelConfig read_config(const GgufFile& file) {
     c.rope_scaling = read_rope_scaling(keys);
     c.n_vocab = vocabulary_size(file);
     read_heads(keys, c);
+    c.rope_factors = read_rope_factors(file, c.n_rot / 2);
     if (keys.count_or("expert_count", 0, kMaxWidth, 0) > 0) {
         throw Error(ErrorCode::kUnsupported, "mixture-of-experts models are not supported");
     }

@@ -14,6 +14,7 @@ struct Family {
     std::string_view architecture;  // as in `general.architecture`
     /// Throws as Weights does. `file` supplies keys of the family's own.
     std::unique_ptr<Model> (*make)(ModelConfig cfg, const GgufFile& file, Weights& weights);
+    bool rope_adjacent;  // ModelConfig::rope_adjacent
     std::string_view summary;
 };
 

@@ -63,7 +63,7 @@ class Gemma3 final : public Model {
                                .attn_post_norm = norm("post_attention_norm"),
                                .ffn_norm = norm("ffn_norm"),
                                .ffn_post_norm = norm("post_ffw_norm"),
-                               .attn = load_attention(w, cfg_, i, GGML_ROPE_TYPE_NEOX, true),
+                               .attn = load_attention(w, cfg_, i, true),
                                .ffn = load_feed_forward(w, cfg_, i)});
             if (cfg_.n_layer == kLayersOf27B) {
                 blocks_.back().attn.scale = 1.0F / std::sqrt(static_cast<float>(cfg_.n_embd) /

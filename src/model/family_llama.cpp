@@ -16,7 +16,7 @@ class Llama final : public Model {
     Llama(ModelConfig cfg, Weights& weights)
         : cfg_(std::move(cfg)), outer_(load_outer(weights, cfg_)) {
         for (int64_t i = 0; i < cfg_.n_layer; ++i) {
-            blocks_.push_back(load_decoder_block(weights, cfg_, i, GGML_ROPE_TYPE_NORMAL, false));
+            blocks_.push_back(load_decoder_block(weights, cfg_, i, false));
         }
     }
 

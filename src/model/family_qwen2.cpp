@@ -13,7 +13,7 @@ class Qwen2 final : public Model {
     Qwen2(ModelConfig cfg, Weights& weights)
         : cfg_(std::move(cfg)), outer_(load_outer(weights, cfg_)) {
         for (int64_t i = 0; i < cfg_.n_layer; ++i) {
-            blocks_.push_back(load_decoder_block(weights, cfg_, i, GGML_ROPE_TYPE_NEOX, false));
+            blocks_.push_back(load_decoder_block(weights, cfg_, i, false));
         }
     }
 

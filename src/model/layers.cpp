@@ -28,14 +28,12 @@ Tensor project(const Pass& p, const Linear& l, Tensor x) {
 
 Tensor rotate(const Pass& p, const AttentionWeights& w, Tensor t, int64_t layer) {
     const ModelConfig& cfg = p.cfg;
-    const bool windowed = !cfg.windows.empty() && cfg.windows[static_cast<size_t>(layer)] > 0 &&
-                          cfg.rope_base_window > 0;
-    // Layers with a base of their own were never stretched.
-    const RopeScaling s = windowed ? RopeScaling{} : cfg.rope_scaling;
+    const bool windowed = !cfg.windows.empty() && cfg.windows[static_cast<size_t>(layer)] > 0;
+    const RopeScaling s = cfg.rope_scaling_of(windowed);
+    const int type = cfg.rope_adjacent ? GGML_ROPE_TYPE_NORMAL : GGML_ROPE_TYPE_NEOX;
     return ggml_rope_ext(p.g.ctx(), t, p.positions, w.rope_factors, static_cast<int>(cfg.n_rot),
-                         w.rope_type, static_cast<int>(s.n_ctx_original),
-                         windowed ? cfg.rope_base_window : cfg.rope_base, 1.0F / s.factor,
-                         s.ext_factor, s.attn_factor, s.beta_fast, s.beta_slow);
+                         type, static_cast<int>(s.n_ctx_original), cfg.rope_base_of(windowed),
+                         1.0F / s.factor, s.ext_factor, s.attn_factor, s.beta_fast, s.beta_slow);
 }
 
 /// [d_head, n_head, n] of a projection of x, normed if the family norms it.
@@ -61,8 +59,7 @@ Linear load_linear(Weights& w, const std::string& prefix, int64_t n_in, int64_t 
     return l;
 }
 
-AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, int rope_type,
-                                bool has_norms) {
+AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms) {
     const int64_t n_q = cfg.n_head * cfg.d_head;
     const int64_t n_kv = cfg.n_head_kv * cfg.d_head;
     AttentionWeights a = {.q = load_linear(w, block(i, "attn_q"), cfg.n_embd, n_q),
@@ -74,7 +71,6 @@ AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, i
         a.k_norm = w.vector(block(i, "attn_k_norm.weight"), cfg.d_head);
     }
     if (w.has("rope_freqs.weight")) a.rope_factors = w.vector("rope_freqs.weight", cfg.n_rot / 2);
-    a.rope_type = rope_type;
     a.scale = 1.0F / std::sqrt(static_cast<float>(cfg.d_head));
     return a;
 }
@@ -190,11 +186,10 @@ Tensor logits(const Pass& p, const OuterWeights& w, Tensor x) {
     return cap > 0 ? ggml_scale(c, ggml_tanh(c, ggml_scale(c, y, 1.0F / cap)), cap) : y;
 }
 
-DecoderBlock load_decoder_block(Weights& w, const ModelConfig& cfg, int64_t i, int rope_type,
-                                bool has_norms) {
+DecoderBlock load_decoder_block(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms) {
     return {.attn_norm = w.vector(block(i, "attn_norm.weight"), cfg.n_embd),
             .ffn_norm = w.vector(block(i, "ffn_norm.weight"), cfg.n_embd),
-            .attn = load_attention(w, cfg, i, rope_type, has_norms),
+            .attn = load_attention(w, cfg, i, has_norms),
             .ffn = load_feed_forward(w, cfg, i)};
 }
 

@@ -30,7 +30,6 @@ struct AttentionWeights {
     Linear q, k, v, o;
     Tensor q_norm = nullptr, k_norm = nullptr;  // [d_head], some families
     Tensor rope_factors = nullptr;              // [n_rot / 2], llama3 scaling
-    int rope_type = GGML_ROPE_TYPE_NEOX;        // which channels rotate together
     float scale = 0.0F;                         // of q . k
 };
 
@@ -46,8 +45,7 @@ struct OuterWeights {
 /// Loads `prefix.weight` [n_in, n_out] and, if the file has it, `prefix.bias`.
 Linear load_linear(Weights& w, const std::string& prefix, int64_t n_in, int64_t n_out);
 /// Loads q, k, v, o of block `i`, q and k norms if `has_norms`, and sets the usual scale.
-AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, int rope_type,
-                                bool has_norms);
+AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms);
 FeedForwardWeights load_feed_forward(Weights& w, const ModelConfig& cfg, int64_t i);
 /// Token table, last norm, head (the token table again where the file has no other).
 OuterWeights load_outer(Weights& w, const ModelConfig& cfg);
@@ -73,8 +71,7 @@ struct DecoderBlock {
     AttentionWeights attn;
     FeedForwardWeights ffn;
 };
-DecoderBlock load_decoder_block(Weights& w, const ModelConfig& cfg, int64_t i, int rope_type,
-                                bool has_norms);
+DecoderBlock load_decoder_block(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms);
 Tensor decode_pre_norm(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes,
                        const OuterWeights& outer, std::span<const DecoderBlock> blocks);
 

@@ -1,5 +1,7 @@
 #include "model/load.h"
 
+#include <cstring>
+
 #include "core/error.h"
 #include "model/families.h"
 
@@ -15,6 +17,7 @@ std::unique_ptr<Model> make_model(const std::string& path, const GgufFile& file,
         if (architecture) find_family(*architecture);
         ModelConfig cfg = read_config(file);
         const Family& family = find_family(cfg.architecture);
+        cfg.rope_adjacent = family.rope_adjacent;
         return family.make(std::move(cfg), file, weights);
     } catch (const Error& e) {
         throw Error(e.code(), cat("'", path, "': ", e.what()));
@@ -33,6 +36,19 @@ LoadedModel::LoadedModel(const std::string& path, const Backend& backend)
                     cat("'", path, "': the vocabulary has ", tokenizer_->n_vocab(),
                         " tokens, the token table ", config().n_vocab, " rows"));
     }
+}
+
+std::vector<float> LoadedModel::output_projection(int64_t layer) const {
+    const GgufTensor* w = file_.find_tensor(cat("blk.", layer, ".attn_output.weight"));
+    check(w != nullptr, "a loaded model has its output projections");
+    const int64_t n = w->shape[0] * w->shape[1];
+    std::vector<float> out(static_cast<size_t>(n));
+    if (w->type == GGML_TYPE_F32) {
+        std::memcpy(out.data(), w->data.data(), w->data.size());
+    } else {
+        ggml_get_type_traits(w->type)->to_float(w->data.data(), out.data(), n);
+    }
+    return out;
 }
 
 Tokenizer& LoadedModel::require_tokenizer() const {

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/gguf.h"
 #include "core/weights.h"
@@ -20,6 +21,8 @@ class LoadedModel {
     [[nodiscard]] const ModelConfig& config() const { return model_->config(); }
     [[nodiscard]] const GgufFile& file() const { return file_; }
     [[nodiscard]] const FileWeights& weights() const { return weights_; }
+    /// A layer's attention output weights as f32, [n_embd][n_head * d_head], row after row.
+    [[nodiscard]] std::vector<float> output_projection(int64_t layer) const;
     /// nullptr if the file has no vocabulary: such a model runs from token ids.
     [[nodiscard]] Tokenizer* tokenizer() const { return tokenizer_.get(); }
     /// Throws kUnsupported if there is none.

@@ -31,15 +31,20 @@ struct ModelConfig {
     int64_t n_ctx_train = 0;           // positions seen in training
     std::vector<int64_t> windows;      // a layer's window; 0: sees all. Empty: all layers see all
     float rope_base_window = 0.0F;     // rope base of layers with a window; 0: as the others
+    bool rope_adjacent = false;        // which channels rotate together: as in Rotation
+    std::vector<float> rope_factors;   // [n_rot / 2], llama3 scaling: frequencies divided by
     float final_logit_softcap = 0.0F;  // > 0: logits = cap * tanh(logits / cap)
 
-    [[nodiscard]] MemoryShape memory_shape() const {
-        return {.n_layer = n_layer,
-                .n_head = n_head,
-                .n_head_kv = n_head_kv,
-                .d_head = d_head,
-                .windows = windows};
+    /// Layers with a rotary base of their own were never stretched.
+    [[nodiscard]] RopeScaling rope_scaling_of(bool windowed) const {
+        return windowed && rope_base_window > 0 ? RopeScaling{} : rope_scaling;
     }
+    [[nodiscard]] float rope_base_of(bool windowed) const {
+        return windowed && rope_base_window > 0 ? rope_base_window : rope_base;
+    }
+    /// The turning that rotate() in layers.cpp has ggml do.
+    [[nodiscard]] Rotation rotation(bool windowed) const;
+    [[nodiscard]] MemoryShape memory_shape() const;
 };
 
 /// Reads `<architecture>.*` metadata. Throws kNotFound for a missing key, kCorrupt for an

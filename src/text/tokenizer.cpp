@@ -72,9 +72,17 @@ void check_vocabulary(const GgufFile& file) {
 std::string marker(size_t message) { return cat("\x01", message, "\x02"); }
 
 /// Adds tokens to the last segment if it is of the same kind, else as a new one.
-void append(std::vector<Segment>& to, const std::vector<TokenId>& tokens, bool is_context) {
+/// What becomes of a part of the prompt.
+struct Fate {
+    bool is_context = false;
+    bool keep = false;
+};
+
+void append(std::vector<Segment>& to, const std::vector<TokenId>& tokens, Fate fate) {
     if (tokens.empty()) return;
-    if (to.empty() || to.back().is_context != is_context) to.push_back({.is_context = is_context});
+    if (to.empty() || to.back().is_context != fate.is_context || to.back().keep != fate.keep) {
+        to.push_back({.is_context = fate.is_context, .keep = fate.keep});
+    }
     to.back().tokens.insert(to.back().tokens.end(), tokens.begin(), tokens.end());
 }
 
@@ -253,23 +261,28 @@ std::string Tokenizer::render(std::span<const ChatMessage> messages) const {
     return out;
 }
 
-void Tokenizer::append_parts(std::vector<Segment>& to, std::span<const TextPart> parts) const {
-    for (const TextPart& part : parts) append(to, encode(part.text), part.is_context);
+void Tokenizer::append_parts(std::vector<Segment>& to, std::span<const TextPart> parts,
+                             bool keep) const {
+    for (const TextPart& part : parts) {
+        append(to, encode(part.text), {.is_context = part.is_context, .keep = part.keep || keep});
+    }
 }
 
 std::vector<Segment> Tokenizer::encode_rendered(std::string_view rendered,
                                                 std::span<const ChatMessage> messages,
                                                 size_t first) const {
     std::vector<Segment> segments;
+    bool is_system = first == 0;  // up to the first message of somebody else
     for (size_t i = first; i < messages.size(); ++i) {
         const std::string mark = marker(i);
         const size_t at = rendered.find(mark);
         check(at != std::string_view::npos, "a chat template dropped a message");
-        append(segments, encode_template(rendered.substr(0, at)), false);
-        append_parts(segments, messages[i].parts);
+        append(segments, encode_template(rendered.substr(0, at)), {.keep = is_system});
+        is_system = is_system && messages[i].role == "system";
+        append_parts(segments, messages[i].parts, is_system);
         rendered.remove_prefix(at + mark.size());
     }
-    append(segments, encode_template(rendered), false);
+    append(segments, encode_template(rendered), {});
     return segments;
 }
 
@@ -296,8 +309,8 @@ std::vector<Segment> Tokenizer::encode_next_turn(const ChatMessage& message) con
 
 std::vector<Segment> Tokenizer::encode_raw(std::span<const TextPart> parts) const {
     std::vector<Segment> segments;
-    append(segments, beginning(), false);
-    append_parts(segments, parts);
+    append(segments, beginning(), {});
+    append_parts(segments, parts, false);
     return segments;
 }
 

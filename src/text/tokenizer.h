@@ -17,6 +17,7 @@ namespace palimpsest {
 struct TextPart {
     std::string text;
     bool is_context = false;  // as in Segment
+    bool keep = false;        // as in Segment
 };
 
 /// One message of a conversation. Roles are "system", "user" and "assistant".
@@ -62,7 +63,8 @@ class Tokenizer {
     [[nodiscard]] bool has_chat_template() const { return !chat_template_.empty(); }
 
     /// Tokens of a conversation that ends where the assistant begins to speak. Messages' texts are
-    /// never parsed for special tokens, whatever they contain. Includes beginning().
+    /// never parsed for special tokens, whatever they contain. Includes beginning(). What stands
+    /// before the first message that is not the system's must be kept.
     /// Throws kUnsupported if there is no template or libllama does not know it.
     [[nodiscard]] std::vector<Segment> encode_chat(std::span<const ChatMessage> messages) const;
 
@@ -84,7 +86,7 @@ class Tokenizer {
     [[nodiscard]] std::vector<Segment> encode_rendered(std::string_view rendered,
                                                        std::span<const ChatMessage> messages,
                                                        size_t first) const;
-    void append_parts(std::vector<Segment>& to, std::span<const TextPart> parts) const;
+    void append_parts(std::vector<Segment>& to, std::span<const TextPart> parts, bool keep) const;
 
     llama_model_ptr model_;
     const llama_vocab* vocab_;

@@ -47,8 +47,8 @@ class RealParity : public ::testing::Test {
         loaded_ = std::make_unique<LoadedModel>(path_, *backend_);
         session_ = std::make_unique<Session>(
             loaded_->model(), *backend_,
-            make_memory("full", *backend_, loaded_->config().memory_shape(), {.n_ctx = kContext}),
-            SessionOptions{.n_ctx = kContext});
+            make_memory("kv", *backend_, loaded_->config().memory_shape(), {.n_ctx = kContext}),
+            SessionOptions{});
         peer_ = std::make_unique<Peer>(
             path_, PeerOptions{.n_ctx = kContext, .n_threads = backend_->n_threads()});
     }

@@ -28,8 +28,8 @@ class GenerateReal : public ::testing::Test {
     Session session(int64_t n_ctx = 512) {
         return {model->model(),
                 backend,
-                make_memory("full", backend, model->config().memory_shape(), {.n_ctx = n_ctx}),
-                {.n_ctx = n_ctx, .n_chunk = 16}};
+                make_memory("kv", backend, model->config().memory_shape(), {.n_ctx = n_ctx}),
+                {.n_chunk = 16}};
     }
 
     [[nodiscard]] std::vector<Segment> question() const {

@@ -224,19 +224,19 @@ TEST_F(SessionTest, LogitsSurviveAnotherSessionsTurn) {
     EXPECT_EQ(max_difference(a.logits(), before), 0);
 }
 
-TEST_F(SessionTest, ContextDefaultsToTheModelsOwn) {
-    const Session session(tiny.model(), tiny.backend(), tiny.memory());
-    EXPECT_EQ(session.n_ctx(), 256);
+TEST_F(SessionTest, RoomShrinksAsPositionsAreRead) {
+    Session session = tiny.session();
+    EXPECT_EQ(session.room(), 256);
+    session.feed(tiny_tokens(31));
+    EXPECT_EQ(session.room(), 225);
 }
 
 TEST_F(SessionTest, ImpossibleOptionsAreRefused) {
-    for (const SessionOptions& options : {SessionOptions{.n_ctx = -1, .n_chunk = 512},
-                                          SessionOptions{.n_ctx = 256, .n_chunk = 0}}) {
-        EXPECT_EQ(error_of([&] {
-                      const Session session(tiny.model(), tiny.backend(), tiny.memory(), options);
-                  }).code(),
-                  ErrorCode::kInvalidArgument);
-    }
+    EXPECT_EQ(error_of([&] {
+                  const Session session(tiny.model(), tiny.backend(), tiny.memory(),
+                                        {.n_chunk = 0});
+              }).code(),
+              ErrorCode::kInvalidArgument);
 }
 
 /// Families, and chunks that cut them.

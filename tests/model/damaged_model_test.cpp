@@ -24,9 +24,9 @@ struct Outcome {
 void use(const LoadedModel& loaded, Backend& backend) {
     const int64_t n_ctx = std::min<int64_t>(loaded.config().n_ctx_train, 64);
     Session session(loaded.model(), backend,
-                    make_memory("full", backend, loaded.config().memory_shape(),
+                    make_memory("kv", backend, loaded.config().memory_shape(),
                                 {.n_ctx = n_ctx, .entries = GGML_TYPE_F32}),
-                    {.n_ctx = n_ctx, .n_chunk = 3});
+                    {.n_chunk = 3});
     session.feed(std::vector<TokenId>{1, 2, 3, 0});
     Tokenizer* tokenizer = loaded.tokenizer();
     if (tokenizer == nullptr) return;

@@ -33,8 +33,8 @@ TEST_P(Golden, LogitsOfAllPositions) {
     const LoadedModel loaded((folder / "model.gguf").string(), backend);
     const KvCacheOptions options = {.n_ctx = 128, .entries = GGML_TYPE_F32, .path = c.path};
     Session session(loaded.model(), backend,
-                    make_memory("full", backend, loaded.config().memory_shape(), options),
-                    {.n_ctx = 128, .n_chunk = c.chunk});
+                    make_memory("kv", backend, loaded.config().memory_shape(), options),
+                    {.n_chunk = c.chunk});
     std::vector<float> logits;
     session.feed(golden["tokens"].get<std::vector<TokenId>>(),
                  {.on_progress = {}, .on_logits = [&](int64_t, std::span<const float> row) {

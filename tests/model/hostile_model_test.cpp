@@ -26,9 +26,9 @@ void load_and_read(const std::string& bytes) {
     const LoadedModel loaded(file.path(), backend);
     const int64_t n_ctx = std::min<int64_t>(loaded.config().n_ctx_train, 64);
     Session session(loaded.model(), backend,
-                    make_memory("full", backend, loaded.config().memory_shape(),
+                    make_memory("kv", backend, loaded.config().memory_shape(),
                                 {.n_ctx = n_ctx, .entries = GGML_TYPE_F32}),
-                    {.n_ctx = n_ctx, .n_chunk = 3});
+                    {.n_chunk = 3});
     session.feed(std::vector<TokenId>{1, 2, 3, 0});
     Tokenizer* tokenizer = loaded.tokenizer();
     if (tokenizer == nullptr) return;

@@ -158,12 +158,12 @@ TinyModel::TinyModel(const TinyModelOptions& options, int n_threads)
       loaded_(file_.path(), backend_) {}
 
 std::unique_ptr<ContextMemory> TinyModel::memory(ggml_type entries, AttentionPath path) const {
-    return make_memory("full", backend_, shape(),
+    return make_memory("kv", backend_, shape(),
                        {.n_ctx = n_ctx_, .entries = entries, .path = path});
 }
 
 Session TinyModel::session(std::unique_ptr<ContextMemory> memory, int64_t n_chunk) {
-    return Session(model(), backend_, std::move(memory), {.n_ctx = n_ctx_, .n_chunk = n_chunk});
+    return Session(model(), backend_, std::move(memory), {.n_chunk = n_chunk});
 }
 
 std::vector<float> all_logits(Session& session, const std::vector<TokenId>& tokens) {

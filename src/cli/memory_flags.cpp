@@ -1,0 +1,106 @@
+#include "cli/memory_flags.h"
+
+#include "core/error.h"
+#include "memory/policies.h"
+#include "memory/residues.h"
+
+namespace palimpsest {
+
+namespace {
+
+/// What is used if only a budget is named.
+constexpr const char* kUsualPolicy = "snap-kv";
+
+template <class Kinds>
+std::string names_of(const Kinds& kinds) {
+    std::string names;
+    for (const auto& kind : kinds) names += cat(names.empty() ? "" : ", ", kind.name);
+    return names;
+}
+
+}  // namespace
+
+void add_memory_flags(CLI::App& command, MemoryFlags& flags) {
+    const char* const group = "Memory";
+    command
+        .add_option("-b,--memory-budget", flags.budget,
+                    "what may be held: entries a head (1024), bytes for all (64MiB), or a share of "
+                    "the prompt (25%)")
+        ->group(group);
+    command
+        .add_option(
+            "-p,--policy", flags.policy,
+            cat("what is kept (with a budget: ", kUsualPolicy, "): ", names_of(policy_kinds())))
+        ->group(group);
+    command
+        .add_option("--allocator", flags.allocator,
+                    cat("how heads share the budget (default: as the policy has it): ",
+                        names_of(allocator_kinds())))
+        ->group(group);
+    command
+        .add_option("--residue", flags.residue,
+                    cat("what the evicted leave behind: ", names_of(residue_kinds())))
+        ->capture_default_str()
+        ->group(group);
+    command
+        .add_option("--policy-option", flags.settings,
+                    "NAME=VALUE for policy, allocator or residue (repeatable; docs/memory.md)")
+        ->allow_extra_args(false)
+        ->group(group);
+    command.add_option("--sinks", flags.n_sink, "first tokens that are never evicted (4)")
+        ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
+        ->group(group);
+    command
+        .add_option("--recent", flags.n_recent,
+                    "last tokens that are never evicted (an eighth of the budget, at most 128)")
+        ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
+        ->group(group);
+    command
+        .add_option("--eviction-interval", flags.interval,
+                    "while writing, evict every so many tokens")
+        ->check(CLI::Range(int64_t{1}, int64_t{65536}))
+        ->capture_default_str()
+        ->group(group);
+    command
+        .add_flag("--one-shot", flags.one_shot,
+                  "evict once, after the whole prompt was read: the papers' protocol")
+        ->group(group);
+    command
+        .add_option("--positions", flags.positions,
+                    "of what stays: auto (made contiguous near the model's trained length), "
+                    "original, or compact (at every cut)")
+        ->check(CLI::IsMember({"auto", "original", "compact"}))
+        ->capture_default_str()
+        ->group(group);
+}
+
+EvictionOptions eviction_options(const MemoryFlags& f) {
+    EvictionOptions o;
+    const bool is_full = f.policy == "full" || (f.policy.empty() && f.budget.empty());
+    o.policy = f.policy.empty() ? (f.budget.empty() ? "full" : kUsualPolicy) : f.policy;
+    find_policy(o.policy);
+    if (is_full) {
+        const bool more = !f.allocator.empty() || f.residue != "none" || !f.settings.empty() ||
+                          f.one_shot || f.n_sink >= 0 || f.n_recent >= 0 || f.positions != "auto";
+        require(!more,
+                "these flags say how to evict, but nothing is evicted without "
+                "--memory-budget");
+        require(f.budget.empty(), "policy 'full' forgets nothing and cannot keep to the budget '",
+                f.budget, "'; name another policy, or none");
+        return o;
+    }
+    require(!f.budget.empty(), "policy '", f.policy,
+            "' needs --memory-budget: entries a head (1024), bytes (64MiB) or a share (25%)");
+    o.budget = parse_budget(f.budget);
+    o.allocator = f.allocator;
+    o.residue = f.residue;
+    for (const std::string& s : f.settings) add_option(o.settings, s);
+    o.n_sink = f.n_sink;
+    o.n_recent = f.n_recent;
+    o.interval = f.interval;
+    o.one_shot = f.one_shot;
+    o.positions = parse_positions(f.positions);
+    return o;
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,316 @@
+#include "engine/report.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "text/utf8.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr size_t kSpansShown = 5;
+constexpr size_t kMostLayersShown = 64;
+
+Retention retention_of(float share, bool is_readable) {
+    if (static_cast<double>(share) >= kKeptFrom) return Retention::kKept;
+    if (static_cast<double>(share) >= kDroppedBelow) return Retention::kPartly;
+    return is_readable ? Retention::kLatent : Retention::kDropped;
+}
+
+std::string text_of(const RetentionSpan& span, std::span<const TokenId> tokens,
+                    const Tokenizer* tokenizer) {
+    if (tokenizer == nullptr || span.end > std::ssize(tokens)) return "";
+    const auto part =
+        tokens.subspan(static_cast<size_t>(span.begin), static_cast<size_t>(span.end - span.begin));
+    return replace_invalid_utf8(tokenizer->decode(part));
+}
+
+/// At most `width` characters in one line: the beginning and the end of a longer text.
+std::string shortened(const std::string& text, size_t width) {
+    std::vector<std::string> characters;
+    for (size_t i = 0; i < text.size();) {
+        size_t n = 1;
+        while (i + n < text.size() && (static_cast<unsigned char>(text[i + n]) & 0xC0U) == 0x80)
+            ++n;
+        const bool is_control = n == 1 && static_cast<unsigned char>(text[i]) < 0x20;
+        const std::string c = is_control ? " " : text.substr(i, n);
+        if (c != " " || (!characters.empty() && characters.back() != " ")) characters.push_back(c);
+        i += n;
+    }
+    std::string out;
+    if (characters.size() <= width) {
+        for (const auto& c : characters) out += c;
+        return out;
+    }
+    const size_t half = (width - 3) / 2;
+    for (size_t i = 0; i < half; ++i) out += characters[i];
+    out += " … ";
+    for (size_t i = characters.size() - half; i < characters.size(); ++i) out += characters[i];
+    return out;
+}
+
+std::string percent(double share) {
+    std::array<char, 32> text{};
+    const double p = share * 100;
+    std::snprintf(text.data(), text.size(), p > 0 && p < 9.95 ? "%.1f %%" : "%.0f %%", p);
+    return text.data();
+}
+
+std::string count(int64_t n) {
+    std::string digits = std::to_string(n);
+    for (int64_t i = std::ssize(digits) - 3; i > 0; i -= 3) {
+        digits.insert(static_cast<size_t>(i), ",");
+    }
+    return digits;
+}
+
+std::string bytes(size_t n) {
+    std::array<char, 32> text{};
+    if (n < 1000000) {
+        std::snprintf(text.data(), text.size(), "%.1f kB", static_cast<double>(n) / 1e3);
+    } else {
+        std::snprintf(text.data(), text.size(), "%.1f MB", static_cast<double>(n) / 1e6);
+    }
+    return text.data();
+}
+
+/// The input as a row of cells, the darker the more of the memory still holds it.
+std::string bar(const MemoryReport& r, int width) {
+    constexpr std::array<const char*, 5> kCells = {"·", "░", "▒", "▓", "█"};
+    const auto n = static_cast<double>(r.held_share.size());
+    std::string out;
+    for (int cell = 0; cell < width && n > 0; ++cell) {
+        const auto begin = static_cast<size_t>(n * cell / width);
+        const size_t end = std::max(begin + 1, static_cast<size_t>(n * (cell + 1) / width));
+        double sum = 0;
+        for (size_t i = begin; i < std::min(end, r.held_share.size()); ++i) {
+            sum += static_cast<double>(r.held_share[i]);
+        }
+        const double share = sum / static_cast<double>(end - begin);
+        const size_t shade =
+            share < kDroppedBelow ? 0 : std::min<size_t>(4, 1 + static_cast<size_t>(share * 4));
+        out += kCells.at(shade);
+    }
+    return out;
+}
+
+struct Totals {
+    std::array<int64_t, 4> positions{};  // of each Retention
+    int64_t nowhere = 0;                 // held by no head at all
+
+    Totals(const MemoryReport& r, const std::vector<RetentionSpan>& spans) {
+        for (const RetentionSpan& s : spans) {
+            positions.at(static_cast<size_t>(s.retention)) += s.end - s.begin;
+        }
+        for (const float share : r.held_share) nowhere += share > 0 ? 0 : 1;
+    }
+    [[nodiscard]] int64_t of(Retention retention) const {
+        return positions.at(static_cast<size_t>(retention));
+    }
+};
+
+bool is_lost(const RetentionSpan& s) {
+    return s.retention == Retention::kDropped || s.retention == Retention::kLatent;
+}
+
+std::vector<RetentionSpan> largest_lost(std::vector<RetentionSpan> spans) {
+    std::erase_if(spans, [](const RetentionSpan& s) { return !is_lost(s); });
+    std::ranges::stable_sort(spans, std::greater{},
+                             [](const RetentionSpan& s) { return s.end - s.begin; });
+    spans.resize(std::min(spans.size(), kSpansShown));
+    return spans;
+}
+
+double held_share_of(const MemoryReport& r, const MemoryReport::Layer& layer) {
+    int64_t held = 0;
+    for (const int64_t n : layer.held) held += n;
+    const auto all = static_cast<double>(r.positions_seen * std::ssize(layer.held));
+    return all > 0 ? static_cast<double>(held) / all : 0;
+}
+
+std::string layer_lines(const MemoryReport& r) {
+    int64_t least = INT64_MAX;
+    int64_t most = 0;
+    size_t sliding = 0;
+    int64_t window = 0;
+    std::string shares;
+    size_t shown = 0;
+    for (const MemoryReport::Layer& layer : r.layers) {
+        if (layer.window > 0) {
+            ++sliding;
+            window = layer.window;
+            continue;
+        }
+        for (const int64_t n : layer.held) {
+            least = std::min(least, n);
+            most = std::max(most, n);
+        }
+        if (shown++ >= kMostLayersShown) continue;
+        std::array<char, 16> text{};
+        std::snprintf(text.data(), text.size(), " %.1f", held_share_of(r, layer) * 100);
+        shares += text.data();
+    }
+    std::string out;
+    if (least == most) {
+        out = cat("  layers   every head holds ", count(most), "\n");
+    } else if (most > 0) {
+        out = cat("  layers   heads hold ", count(least), " to ", count(most),
+                  "; of each layer's input, in %:", shares, "\n");
+    }
+    if (sliding > 0) {
+        out += cat("           ", sliding, " layers slide over their last ", count(window),
+                   " positions by themselves\n");
+    }
+    return out;
+}
+
+std::string heading(const MemoryReport& r) {
+    if (r.budget_entries == 0) {
+        return cat("memory   full: everything is kept, ", r.entries, " entries\n");
+    }
+    return cat("memory   ", r.policy, ", ", r.allocator, ", residue ", r.residue, ", ", r.entries,
+               " entries; budget ", r.budget, " = ", count(r.budget_entries), " a head; ",
+               r.one_shot ? "cut once after the prompt" : cat("cut ", r.n_cuts, " times"), "\n");
+}
+
+std::string positions_line(const MemoryReport& r) {
+    if (r.n_renumbered == 0) return "  positions as they were read\n";
+    return cat("  positions made contiguous ", r.n_renumbered, " times, first after ",
+               count(r.first_renumbered_at), " tokens\n");
+}
+
+nlohmann::json to_json(const RetentionSpan& s, std::span<const TokenId> tokens,
+                       const Tokenizer* tokenizer) {
+    nlohmann::json j = {{"begin", s.begin},
+                        {"end", s.end},
+                        {"state", to_string(s.retention)},
+                        {"held_share", s.held_share}};
+    if (tokenizer != nullptr && s.end <= std::ssize(tokens)) {
+        j["text"] = text_of(s, tokens, tokenizer);
+    }
+    return j;
+}
+
+}  // namespace
+
+std::string_view to_string(Retention retention) {
+    switch (retention) {
+        case Retention::kKept:
+            return "kept";
+        case Retention::kPartly:
+            return "partly";
+        case Retention::kLatent:
+            return "latent";
+        case Retention::kDropped:
+            break;
+    }
+    return "dropped";
+}
+
+std::vector<RetentionSpan> retention_spans(const MemoryReport& report) {
+    std::vector<RetentionSpan> spans;
+    double sum = 0;
+    for (size_t i = 0; i < report.held_share.size(); ++i) {
+        const float share = report.held_share[i];
+        const Retention r = retention_of(share, report.is_residue_readable);
+        if (spans.empty() || spans.back().retention != r) {
+            spans.push_back({.begin = static_cast<int64_t>(i), .retention = r});
+            sum = 0;
+        }
+        RetentionSpan& span = spans.back();
+        span.end = static_cast<int64_t>(i) + 1;
+        sum += static_cast<double>(share);
+        span.held_share = sum / static_cast<double>(span.end - span.begin);
+    }
+    return spans;
+}
+
+std::string report_for_people(const MemoryReport& r, std::span<const TokenId> tokens,
+                              const Tokenizer* tokenizer, int width) {
+    const std::vector<RetentionSpan> spans = retention_spans(r);
+    const Totals totals(r, spans);
+    const auto n = static_cast<double>(std::max<int64_t>(1, r.positions_seen));
+    std::string out = heading(r);
+    out += cat("  input    ", bar(r, std::clamp(width - 12, 20, 100)), "\n");
+    out += cat("           ", count(r.positions_seen),
+               " tokens: ", percent(static_cast<double>(totals.of(Retention::kKept)) / n),
+               " kept by at least half of the heads, ",
+               percent(static_cast<double>(totals.of(Retention::kPartly)) / n), " by fewer, ");
+    if (r.is_residue_readable) {
+        out += cat(percent(static_cast<double>(totals.of(Retention::kLatent)) / n), " latent\n");
+    } else {
+        out += cat(percent(static_cast<double>(totals.of(Retention::kDropped)) / n),
+                   " dropped (by all but 5 % of them; ", count(totals.nowhere), " by all)\n");
+    }
+    const std::vector<RetentionSpan> lost = largest_lost(spans);
+    if (!lost.empty()) out += cat("  largest spans ", to_string(lost.front().retention), ":\n");
+    for (const RetentionSpan& s : lost) {
+        const std::string text = text_of(s, tokens, tokenizer);
+        out +=
+            cat("    ", count(s.begin), "–", count(s.end - 1), " (", count(s.end - s.begin), ")");
+        if (!text.empty()) {
+            out += cat("  ", shortened(text, static_cast<size_t>(std::clamp(width - 28, 20, 100))));
+        }
+        out += "\n";
+    }
+    if (r.budget_entries > 0) {
+        out += cat("  protected  first ", r.n_sink, ", last ", r.n_recent, ", marked ",
+                   count(r.n_pinned), "\n");
+    }
+    out += layer_lines(r);
+    if (r.budget_entries > 0) out += positions_line(r);
+    out += cat("  bytes    ", bytes(r.bytes.total()), " now, ", bytes(r.peak_bytes),
+               " at most: entries ", bytes(r.bytes.entries), ", positions ",
+               bytes(r.bytes.bookkeeping), ", policy ", bytes(r.bytes.policy), ", residue ",
+               bytes(r.bytes.residue), ", working memory ", bytes(r.bytes.scratch), "\n");
+    if (r.n_cuts > 0) {
+        std::array<char, 96> text{};
+        std::snprintf(text.data(), text.size(), "  time     scoring %.2f s, evicting %.2f s\n",
+                      r.scoring_s, r.cutting_s);
+        out += text.data();
+    }
+    return out;
+}
+
+std::string report_json(const MemoryReport& r, std::span<const TokenId> tokens,
+                        const Tokenizer* tokenizer) {
+    const std::vector<RetentionSpan> spans = retention_spans(r);
+    const Totals totals(r, spans);
+    nlohmann::json j;
+    j["policy"] = r.policy;
+    j["allocator"] = r.allocator;
+    j["residue"] = r.residue;
+    j["entry_type"] = r.entries;
+    j["budget"] = {{"text", r.budget}, {"entries_per_head", r.budget_entries}};
+    j["protocol"] = r.budget_entries == 0 ? "full" : (r.one_shot ? "one-shot" : "streaming");
+    j["tokens_in"] = r.positions_seen;
+    j["protected"] = {{"sinks", r.n_sink}, {"recent", r.n_recent}, {"marked", r.n_pinned}};
+    j["thresholds"] = {{"kept_from", kKeptFrom}, {"dropped_below", kDroppedBelow}};
+    j["positions"] = {{"kept", totals.of(Retention::kKept)},
+                      {"partly", totals.of(Retention::kPartly)},
+                      {"latent", totals.of(Retention::kLatent)},
+                      {"dropped", totals.of(Retention::kDropped)},
+                      {"held_by_no_head", totals.nowhere}};
+    for (const RetentionSpan& s : spans) j["spans"].push_back(to_json(s, tokens, tokenizer));
+    for (const MemoryReport::Layer& layer : r.layers) {
+        j["layers"].push_back({{"window", layer.window},
+                               {"held", layer.held},
+                               {"held_share", held_share_of(r, layer)},
+                               {"bytes", layer.bytes}});
+    }
+    j["bytes"] = {{"total", r.bytes.total()},   {"peak", r.peak_bytes},
+                  {"entries", r.bytes.entries}, {"bookkeeping", r.bytes.bookkeeping},
+                  {"policy", r.bytes.policy},   {"residue", r.bytes.residue},
+                  {"working", r.bytes.scratch}};
+    j["cuts"] = r.n_cuts;
+    j["seconds"] = {{"scoring", r.scoring_s}, {"evicting", r.cutting_s}};
+    j["renumbered"] = {{"times", r.n_renumbered}, {"first_after", r.first_renumbered_at}};
+    return j.dump(2) + "\n";
+}
+
+}  // namespace palimpsest

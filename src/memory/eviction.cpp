@@ -1,0 +1,245 @@
+#include "memory/eviction.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "core/error.h"
+#include "memory/binary_stream.h"
+#include "memory/policies.h"
+#include "memory/residues.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr int64_t kUsualSinks = 4;
+constexpr int64_t kUsualRecent = 128;
+constexpr int64_t kMostPinned = 1 << 20;
+
+/// Calls `work(i)` for i in [0, n) on all threads. `work` may throw.
+void for_each_parallel(const Backend& backend, int64_t n,
+                       const std::function<void(int64_t i, int thread)>& work) {
+    std::atomic<int64_t> next = 0;
+    backend.on_all_threads([&](int thread, int /*n_threads*/) {
+        for (int64_t i = next++; i < n; i = next++) work(i, thread);
+    });
+}
+
+int64_t length_of(const Segment& segment, int64_t n_embd) {
+    if (segment.rows.empty()) return std::ssize(segment.tokens);
+    check(n_embd > 0, "a memory that is given rows knows their width");
+    return std::ssize(segment.rows) / n_embd;
+}
+
+}  // namespace
+
+Positions parse_positions(std::string_view name) {
+    if (name == "auto") return Positions::kAuto;
+    if (name == "original") return Positions::kOriginal;
+    if (name == "compact") return Positions::kCompact;
+    throw Error(ErrorCode::kInvalidArgument,
+                cat("positions '", name, "'; they can be auto, original or compact"));
+}
+
+Evictor::Evictor(const MemoryShape& shape, const EvictionOptions& options, int64_t n_ctx)
+    : shape_(shape), options_(options), n_ctx_(n_ctx) {
+    const PolicyKind& kind = find_policy(options.policy);
+    check(kind.make != nullptr, "a policy that evicts nothing needs no evictor");
+    require(options.budget.kind != Budget::Kind::kNone, "policy '", options.policy,
+            "' needs a memory budget");
+    require(options.interval >= 1, "an eviction interval of ", options.interval,
+            "; it must be 1 or more");
+    require(options.n_chunk >= 1, "a chunk of ", options.n_chunk, "; it must be 1 or more");
+    require(options.n_sink >= -1 && options.n_recent >= -1,
+            "a negative number of protected entries");
+    if (options.budget.kind == Budget::Kind::kEvicted) {
+        require(options.budget.share >= 0 && options.budget.share < 1, "a ratio of ",
+                options.budget.share, "; it must be 0 or more and less than 1");
+    }
+    allocator_name_ = options.allocator.empty() ? std::string(kind.allocator) : options.allocator;
+    OptionReader reader(cat("policy '", options.policy, "' with allocator '", allocator_name_,
+                            "' and residue '", options.residue, "'"),
+                        options_.settings);
+    policy_ = kind.make(shape, reader);
+    allocator_ = find_allocator(allocator_name_).make(reader, options.output_weights);
+    const ResidueKind& left = find_residue(options.residue);
+    if (left.make != nullptr) residue_ = left.make(shape, reader);
+    reader.finish();
+    require(
+        policy_->run_length() == 1 || allocator_name_ == "uniform" || allocator_name_ == "pyramid",
+        "policy '", options.policy, "' keeps the same runs in every head of a layer; allocator '",
+        allocator_name_, "' gives heads different budgets");
+    if (options.budget.kind == Budget::Kind::kEntries) {
+        set_entries(options.budget.count, "");
+    } else {
+        settle_protection();
+    }
+}
+
+void Evictor::settle_protection() {
+    const int64_t usual_recent = std::min(kUsualRecent, entries_ / 8);
+    protection_.n_sink =
+        options_.n_sink >= 0 ? options_.n_sink : (options_.one_shot ? 0 : kUsualSinks);
+    protection_.n_recent =
+        options_.n_recent >= 0 ? options_.n_recent : (options_.one_shot ? 0 : usual_recent);
+    protection_.n_recent = std::max(protection_.n_recent, policy_->n_recent());
+}
+
+void Evictor::set_entries(int64_t entries, const std::string& explanation) {
+    entries_ = entries;
+    settle_protection();
+    const int64_t most = n_ctx_ - (options_.one_shot ? 0 : slack());
+    require(entries <= most || options_.one_shot, "a budget of ", entries, " entries a head",
+            explanation, " and a chunk of ", slack(), " on top do not fit the context of ", n_ctx_,
+            " positions; lower the budget, or do without one");
+    check_fits(explanation);
+}
+
+void Evictor::check_fits(const std::string& what) const {
+    // As if very much had been read: what is protected then is protected at once, or later.
+    const int64_t n = protection_.count(std::max(prompt_end_, int64_t{1} << 40));
+    if (options_.one_shot || n < entries_) return;
+    int64_t n_pinned = 0;
+    for (const auto& [begin, end] : protection_.pinned) n_pinned += end - begin;
+    throw Error(ErrorCode::kInvalidArgument,
+                cat("a budget of ", entries_, " entries a head", what,
+                    " leaves nothing to choose: ", protection_.n_sink, " first, ",
+                    protection_.n_recent, " last and ", n_pinned,
+                    " marked positions are protected; raise the budget to more than ", n,
+                    ", or protect less"));
+}
+
+void Evictor::admit(std::span<const Segment> prompt, int64_t seen) {
+    auto& pinned = protection_.pinned;
+    // What was announced and never read is announced again.
+    while (!pinned.empty() && pinned.back().first >= seen) pinned.pop_back();
+    if (!pinned.empty()) pinned.back().second = std::min(pinned.back().second, seen);
+    int64_t at = seen;
+    for (const Segment& s : prompt) {
+        const int64_t n = length_of(s, shape_.n_embd);
+        if (s.keep && n > 0) {
+            if (!pinned.empty() && pinned.back().second == at) {
+                pinned.back().second = at + n;
+            } else {
+                pinned.emplace_back(at, at + n);
+            }
+        }
+        at += n;
+    }
+    prompt_end_ = at;
+    if (options_.budget.kind == Budget::Kind::kShare) {
+        const double share = static_cast<double>(prompt_end_) * options_.budget.share;
+        set_entries(std::max<int64_t>(1, static_cast<int64_t>(share)),
+                    cat(" (", options_.budget.share * 100, " % of ", prompt_end_, " positions)"));
+    } else if (options_.budget.kind != Budget::Kind::kEvicted) {
+        check_fits("");
+    }
+}
+
+bool Evictor::is_due(const Step& step, int64_t seen) {
+    if (!step.may_forget) return false;
+    if (options_.one_shot) {
+        if (was_cut_ || step.is_prefill) return false;
+        was_cut_ = true;
+        return true;
+    }
+    const bool is_reading = step.is_prefill || step.n > 1 || seen <= prompt_end_;
+    if (!is_reading && ++written_ < options_.interval) return false;
+    written_ = 0;
+    return true;
+}
+
+CutTarget Evictor::target(int64_t seen) const {
+    CutTarget t = {
+        .is_cap = true, .n_recent = policy_->n_recent(), .run_length = policy_->run_length()};
+    t.most = options_.one_shot ? n_ctx_ : n_ctx_ - slack();
+    if (options_.budget.kind != Budget::Kind::kEvicted) {
+        t.entries = entries_;
+        t.exact = static_cast<double>(entries_);
+        if (options_.budget.kind == Budget::Kind::kShare && options_.one_shot) {
+            t.exact = static_cast<double>(seen) * options_.budget.share;
+            t.is_cap = false;
+        }
+        return t;
+    }
+    t.is_cap = false;
+    t.exact = static_cast<double>(seen) * (1.0 - options_.budget.share);
+    t.entries = kept_of(seen, options_.budget.share);
+    if (!options_.one_shot && seen < prompt_end_) {
+        t.entries =
+            std::max(static_cast<int64_t>(t.exact), protection_.n_sink + protection_.n_recent);
+        t.exact = std::max(t.exact, static_cast<double>(t.entries));
+    }
+    return t;
+}
+
+std::vector<std::vector<std::vector<int32_t>>> Evictor::choose(const Backend& backend,
+                                                               std::vector<LayerCandidates>& layers,
+                                                               const AttentionScratch& scratch,
+                                                               const CutTarget& target) const {
+    const auto n_layer = std::ssize(layers);
+    const auto counts = allocator_->allocate(layers, target);
+    std::vector<std::vector<std::vector<int32_t>>> kept(layers.size());
+    for_each_parallel(backend, n_layer, [&](int64_t i, int thread) {
+        const auto l = static_cast<size_t>(i);
+        LayerCandidates& layer = layers[l];
+        layer.view.scratch = scratch.of_thread(thread);
+        allocator_->rescore(layer, counts[l], target);
+        for (size_t h = 0; h < layer.scores.size(); ++h) {
+            kept[l].push_back(select_entries({.scores = layer.scores[h],
+                                              .positions = layer.view.heads[h].positions,
+                                              .is_protected = layer.is_protected[h],
+                                              .n_sink = protection_.n_sink,
+                                              .run_length = target.run_length},
+                                             counts[l][h]));
+        }
+    });
+    return kept;
+}
+
+void Evictor::reset() {
+    policy_->reset();
+    if (residue_) residue_->reset();
+    protection_.pinned.clear();
+    prompt_end_ = 0;
+    written_ = 0;
+    was_cut_ = false;
+    if (options_.budget.kind == Budget::Kind::kShare) entries_ = 0;
+}
+
+void Evictor::save(std::ostream& out) const {
+    for (const int64_t n : {entries_, prompt_end_, written_, int64_t{was_cut_ ? 1 : 0}})
+        put(out, n);
+    std::vector<int64_t> pinned;
+    for (const auto& [begin, end] : protection_.pinned) {
+        pinned.insert(pinned.end(), {begin, end});
+    }
+    put_all(out, pinned);
+    policy_->save(out);
+    if (residue_) residue_->save(out);
+}
+
+void Evictor::load(std::istream& in) {
+    const auto entries = take<int64_t>(in);
+    const auto prompt_end = take<int64_t>(in);
+    const auto written = take<int64_t>(in);
+    const bool was_cut = take<int64_t>(in) != 0;
+    const auto pinned = take_all<int64_t>(in, 2 * kMostPinned);
+    if (entries < 0 || entries > n_ctx_ || prompt_end < 0 || written < 0 ||
+        pinned.size() % 2 != 0 || !std::ranges::is_sorted(pinned)) {
+        throw Error(ErrorCode::kCorrupt, "the saved memory's budget is impossible");
+    }
+    policy_->load(in);
+    if (residue_) residue_->load(in);
+    entries_ = entries;
+    prompt_end_ = prompt_end;
+    written_ = written;
+    was_cut_ = was_cut;
+    protection_.pinned.clear();
+    for (size_t i = 0; i < pinned.size(); i += 2) {
+        protection_.pinned.emplace_back(pinned[i], pinned[i + 1]);
+    }
+    settle_protection();
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "memory/allocation.h"
+#include "memory/budget.h"
+#include "memory/eviction_policy.h"
+#include "memory/option_reader.h"
+#include "memory/residue.h"
+#include "memory/selection.h"
+
+namespace palimpsest {
+
+/// What happens to the RoPE positions of entries that stay.
+enum class Positions {
+    kAuto,      // stay as they are until the model's trained length is near, then made contiguous
+    kOriginal,  // stay as they are, always
+    kCompact,   // made contiguous at every cut
+};
+
+/// "auto", "original" or "compact". Throws kInvalidArgument.
+Positions parse_positions(std::string_view name);
+
+/// One cut of the cache.
+struct Cut {
+    int64_t n_seen = 0;
+    /// [layer][KV head]: positions in the input that stay, ascending.
+    std::vector<std::vector<std::vector<int32_t>>> kept;
+};
+
+struct EvictionOptions {
+    std::string policy = "full";
+    std::string allocator;  // empty: the policy's own
+    std::string residue = "none";
+    OptionMap settings;  // of all three
+    Budget budget;
+    int64_t n_sink = -1;     // first positions that stay; -1: 4, and 0 in the one-shot protocol
+    int64_t n_recent = -1;   // last positions that stay; -1: an eighth of the budget, at most 128,
+                             // and 0 in the one-shot protocol
+    int64_t interval = 128;  // cut every so many tokens while writing
+    int64_t n_chunk = 512;   // longest step while reading
+    bool one_shot = false;   // cut once, after the prompt: the papers' protocol
+    Positions positions = Positions::kAuto;
+    OutputWeights output_weights;            // for the allocator `critical`
+    std::function<void(const Cut&)> on_cut;  // for tests and research
+};
+
+/// When to cut, down to how much, and what: the part of a bounded cache that decides. One object a
+/// sequence.
+class Evictor {
+ public:
+    /// Throws kNotFound for an unknown name, kInvalidArgument for settings or numbers that cannot
+    /// work together.
+    Evictor(const MemoryShape& shape, const EvictionOptions& options, int64_t n_ctx);
+
+    [[nodiscard]] const EvictionOptions& options() const { return options_; }
+    [[nodiscard]] EvictionPolicy& policy() { return *policy_; }
+    [[nodiscard]] const EvictionPolicy& policy() const { return *policy_; }
+    /// nullptr: none.
+    [[nodiscard]] Residue* residue() const { return residue_.get(); }
+    [[nodiscard]] std::string_view allocator_name() const { return allocator_name_; }
+    [[nodiscard]] const Protection& protection() const { return protection_; }
+
+    /// Positions that may lie on top of the budget between two cuts.
+    [[nodiscard]] int64_t slack() const { return std::max(options_.n_chunk, options_.interval); }
+    /// Does the layer take part?
+    [[nodiscard]] bool evicts(int64_t layer) const { return shape_.window(layer) == 0; }
+
+    /// Sets the entries a head that a byte budget comes to.
+    void set_entries(int64_t entries, const std::string& explanation);
+    /// Entries a head that may stay in all; 0 while the share of a prompt is not known.
+    [[nodiscard]] int64_t entries() const { return entries_; }
+
+    /// A prompt comes after `seen` positions. Throws kInvalidArgument if its protected parts do not
+    /// fit the budget.
+    void admit(std::span<const Segment> prompt, int64_t seen);
+
+    /// Is a cut due after this step, with `seen` positions read?
+    [[nodiscard]] bool is_due(const Step& step, int64_t seen);
+    [[nodiscard]] CutTarget target(int64_t seen) const;
+
+    /// Scores, allocates, selects: slots to keep, [layers.size()][KV heads].
+    std::vector<std::vector<std::vector<int32_t>>> choose(const Backend& backend,
+                                                          std::vector<LayerCandidates>& layers,
+                                                          const AttentionScratch& scratch,
+                                                          const CutTarget& target) const;
+
+    void reset();
+    void save(std::ostream& out) const;
+    void load(std::istream& in);
+
+ private:
+    void settle_protection();
+    void check_fits(const std::string& what) const;
+
+    MemoryShape shape_;
+    EvictionOptions options_;
+    int64_t n_ctx_;
+    std::string allocator_name_;
+    std::unique_ptr<EvictionPolicy> policy_;
+    std::unique_ptr<BudgetAllocator> allocator_;
+    std::unique_ptr<Residue> residue_;
+    Protection protection_;
+    int64_t entries_ = 0;
+    int64_t prompt_end_ = 0;  // positions when all prompts so far are read
+    int64_t written_ = 0;     // steps of writing since the last cut
+    bool was_cut_ = false;    // the one cut of the one-shot protocol
+};
+
+}  // namespace palimpsest

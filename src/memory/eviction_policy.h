@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <iosfwd>
+#include <span>
+#include <vector>
+
+#include "memory/attention.h"
+#include "memory/context_memory.h"
+
+namespace palimpsest {
+
+/// The entries of one KV head. Entry i lies in slot i.
+struct HeadView {
+    std::span<const int32_t> positions;  // in the input, ascending
+    std::span<const int32_t> rotary;     // the RoPE positions their keys are turned to
+    EntryRows rows;
+};
+
+/// The entries of one layer.
+struct LayerView {
+    int64_t layer = 0;
+    const MemoryShape* shape = nullptr;
+    std::vector<HeadView> heads;
+    int64_t n_seen = 0;         // positions read so far
+    int64_t next_position = 0;  // RoPE position of the next one
+    float scale = 1.0F;         // of q . k
+    float* scratch = nullptr;   // for the kernels, as attention_scratch_floats() says
+};
+
+/// A number for every entry of a layer: [KV head][entry].
+using Scores = std::vector<std::vector<float>>;
+
+/// Says how much an entry matters. Knows nothing of budgets, sinks or protected spans. One object a
+/// sequence.
+///
+/// Called in this order: for each step begin(), and while the graph is built observe() once a
+/// layer; after the graph has run, and only when something must go, score() and then keep().
+/// Scores may be computed for several layers at once by several threads; the rest by one.
+class EvictionPolicy {
+ public:
+    EvictionPolicy() = default;
+    virtual ~EvictionPolicy() = default;
+    EvictionPolicy(const EvictionPolicy&) = delete;
+    EvictionPolicy& operator=(const EvictionPolicy&) = delete;
+
+    /// Last positions it never lets go, whatever the caller protects.
+    [[nodiscard]] virtual int64_t n_recent() const { return 0; }
+
+    /// Entries are kept or dropped together in runs of so many positions.
+    [[nodiscard]] virtual int64_t run_length() const { return 1; }
+
+    /// Host side, before the graph runs: `seen` positions were read before this step.
+    virtual void begin(const Step& /*step*/, int64_t /*seen*/) {}
+
+    /// Graph side, after the step's entries were stored and attended to: notes what scoring will
+    /// need of it. The nodes added must be kept. `source` and `scratch` outlive the graph.
+    virtual void observe(Graph& /*g*/, const AttentionInputs& /*in*/, EntrySource& /*source*/,
+                         AttentionScratch& /*scratch*/) {}
+
+    /// Importance of every entry; higher is kept. Not-a-number counts as -infinity.
+    [[nodiscard]] virtual Scores score(const LayerView& held) const = 0;
+
+    /// Of a head's entries only those at `kept` (ascending) are left.
+    virtual void keep(int64_t /*layer*/, int64_t /*head*/, std::span<const int32_t> /*kept*/) {}
+
+    /// The RoPE positions of the most recent entries and of what comes next changed by so much.
+    virtual void shift(int64_t /*positions*/) {}
+
+    virtual void reset() {}
+    /// Memory it owns, and what it needs beside that for each entry held by one KV head.
+    [[nodiscard]] virtual size_t bytes() const { return 0; }
+    [[nodiscard]] virtual size_t bytes_per_entry() const { return 0; }
+
+    virtual void save(std::ostream& /*out*/) const {}
+    virtual void load(std::istream& /*in*/) {}
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace palimpsest {
+
+/// What a memory holds and what it let go, at one moment.
+struct MemoryReport {
+    std::string policy = "full", allocator, residue = "none", entries, budget = "everything";
+    bool one_shot = false;       // cut once after the prompt, instead of all along
+    int64_t budget_entries = 0;  // a head, on average; 0: no bound
+    int64_t positions_seen = 0;
+    int64_t n_sink = 0, n_recent = 0, n_pinned = 0;  // protected positions
+
+    /// For every position seen: share of the heads that may forget which still hold it, 0 to 1.
+    std::vector<float> held_share;
+    bool is_residue_readable = false;  // what no head holds is still in the residue
+
+    struct Layer {
+        int64_t window = 0;              // > 0: slides by itself, outside the budget
+        std::vector<int64_t> held = {};  // entries of each KV head
+        size_t bytes = 0;
+    };
+    std::vector<Layer> layers;
+
+    struct Bytes {
+        size_t entries = 0;      // keys and values, whole pages
+        size_t bookkeeping = 0;  // positions
+        size_t policy = 0, residue = 0;
+        size_t scratch = 0;  // memory that attention works in
+        [[nodiscard]] size_t total() const {
+            return entries + bookkeeping + policy + residue + scratch;
+        }
+    };
+    Bytes bytes;
+    size_t peak_bytes = 0;  // most at any moment, the running chunk included
+
+    int64_t n_cuts = 0;
+    double scoring_s = 0, cutting_s = 0;
+    int64_t n_renumbered = 0;          // times that positions were made contiguous
+    int64_t first_renumbered_at = -1;  // positions read by then
+};
+
+}  // namespace palimpsest

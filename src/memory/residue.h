@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <iosfwd>
+#include <span>
+
+#include "memory/entry_store.h"
+#include "memory/eviction_policy.h"
+
+namespace palimpsest {
+
+/// Entries of one head that are about to go, and those that stay.
+struct Eviction {
+    int64_t layer = 0, head = 0;
+    HeadView held;
+    std::span<const int32_t> kept, gone;  // slots, ascending
+    EntryStore* store = nullptr;          // values of kept slots may be rewritten
+    float* scratch = nullptr;             // for the kernels
+};
+
+/// What evicted entries leave behind. One object a sequence. Any residue goes with any policy.
+class Residue {
+ public:
+    Residue() = default;
+    virtual ~Residue() = default;
+    Residue(const Residue&) = delete;
+    Residue& operator=(const Residue&) = delete;
+
+    /// Host side, once for each head that loses entries; several heads at once by several threads.
+    virtual void absorb(const Eviction& eviction) = 0;
+
+    /// Graph side: `attended` [d_head * n_head, n] with the residue's answer to `in.q` joined.
+    virtual Tensor answer(Graph& /*g*/, const AttentionInputs& /*in*/, Tensor attended) {
+        return attended;
+    }
+
+    /// Are positions that went still readable through it?
+    [[nodiscard]] virtual bool is_readable() const { return false; }
+
+    virtual void reset() {}
+    [[nodiscard]] virtual size_t bytes() const { return 0; }
+    [[nodiscard]] virtual size_t bytes_per_entry() const { return 0; }
+    virtual void save(std::ostream& /*out*/) const {}
+    virtual void load(std::istream& /*in*/) {}
+};
+
+}  // namespace palimpsest
