@@ -54,17 +54,15 @@ class Runner {
     Runner& operator=(const Runner&) = delete;
     virtual void feed(std::span<const TokenId> tokens) = 0;
     virtual void reset() = 0;
+    [[nodiscard]] virtual MemoryReport report() const { return {}; }
 };
 
 class OurRunner final : public Runner {
  public:
-    OurRunner(const SpeedOptions& o, int64_t n_ctx)
+    OurRunner(const SpeedOptions& o, int64_t n_ctx, const EvictionOptions& eviction)
         : backend_(o.n_threads),
           loaded_(o.model_path, backend_),
-          session_(loaded_.model(), backend_,
-                   make_memory("kv", backend_, loaded_.config().memory_shape(),
-                               {.n_ctx = n_ctx, .entries = entry_type(o.entries)}),
-                   {.n_chunk = o.n_prefill}) {}
+          session_(loaded_.model(), backend_, make(o, n_ctx, eviction), {.n_chunk = o.n_prefill}) {}
     void feed(std::span<const TokenId> tokens) override {
         if (tokens.size() == 1) {
             session_.accept(tokens.front());
@@ -73,8 +71,23 @@ class OurRunner final : public Runner {
         }
     }
     void reset() override { session_.reset(); }
+    [[nodiscard]] MemoryReport report() const override { return session_.memory().report(); }
 
  private:
+    std::unique_ptr<ContextMemory> make(const SpeedOptions& o, int64_t n_ctx,
+                                        EvictionOptions eviction) {
+        eviction.n_chunk = o.n_prefill;
+        eviction.output_weights = [this](int64_t layer) {
+            return loaded_.output_projection(layer);
+        };
+        // A bounded memory lives inside the trained length, as it does in use.
+        const bool is_bounded = eviction.policy != "full" && !eviction.one_shot;
+        return make_memory("kv", backend_, loaded_.config().memory_shape(),
+                           {.n_ctx = is_bounded ? loaded_.config().n_ctx_train : n_ctx,
+                            .entries = entry_type(o.entries),
+                            .eviction = std::move(eviction)});
+    }
+
     Backend backend_;
     LoadedModel loaded_;
     Session session_;
@@ -109,9 +122,12 @@ FootprintResult measure_footprint(const MakeRunner& make, const std::vector<Toke
 }
 
 void check_options(const SpeedOptions& o) {
-    require(!o.depths.empty(), "no depths to measure at");
-    require(std::ranges::is_sorted(o.depths) && o.depths.front() >= 0,
+    require(!o.depths.empty() || !o.prompts.empty(), "no depths to measure at");
+    require(std::ranges::is_sorted(o.depths) && (o.depths.empty() || o.depths.front() >= 0),
             "depths must be 0 or more, and ascending");
+    for (const int64_t n : o.prompts) {
+        require(n >= 2, "a prompt of ", n, " tokens; it must have 2 or more");
+    }
     require(o.n_prefill >= 2, "prefill of ", o.n_prefill, " tokens; it must be 2 or more");
     require(o.n_decode >= 1, "decode of ", o.n_decode, " tokens; it must be 1 or more");
     require(o.n_repeat >= 1, o.n_repeat, " repeats; it must be 1 or more");
@@ -149,16 +165,19 @@ struct Pass {
     }
 };
 
-void record(SpeedResult& r, const std::vector<double>& taken, int64_t n) {
-    const auto rate = [&](size_t i) { return static_cast<double>(n) / taken[i]; };
-    r.ours_all.push_back(rate(0));
-    if (taken.size() == 1) return;
-    r.peer_flash_all.push_back(rate(1));
-    r.peer_plain_all.push_back(rate(2));
+void record(const SpeedOptions& o, SpeedResult& r, const std::vector<double>& taken, int64_t n) {
+    size_t next = 0;
+    const auto rate = [&] { return static_cast<double>(n) / taken[next++]; };
+    r.ours_all.push_back(rate());
+    if (o.with_full) r.full_all.push_back(rate());
+    if (!o.with_peer) return;
+    r.peer_flash_all.push_back(rate());
+    r.peer_plain_all.push_back(rate());
 }
 
 void summarise(SpeedResult& r) {
     r.ours = median(r.ours_all);
+    r.full = median(r.full_all);
     r.peer_flash = median(r.peer_flash_all);
     r.peer_plain = median(r.peer_plain_all);
     r.peer = std::max(r.peer_flash, r.peer_plain);
@@ -169,15 +188,21 @@ void summarise(SpeedResult& r) {
 SpeedReport measure_speed(const SpeedOptions& o,
                           const std::function<void(const std::string&)>& on_progress) {
     check_options(o);
-    const int64_t n_ctx = o.depths.back() + o.n_prefill + std::max(o.n_decode, kWarmUp);
+    const int64_t deepest = o.depths.empty() ? 0 : o.depths.back();
+    int64_t n_ctx = deepest + o.n_prefill + std::max(o.n_decode, kWarmUp);
+    for (const int64_t n : o.prompts) n_ctx = std::max(n_ctx, n);
     const ModelConfig config = read_config(GgufFile::open(o.model_path));
     const std::vector<TokenId> tokens = some_tokens(n_ctx, config.n_vocab);
-    const MakeRunner ours = [&] { return std::make_unique<OurRunner>(o, n_ctx); };
+    const MakeRunner ours = [&] { return std::make_unique<OurRunner>(o, n_ctx, o.eviction); };
+    const MakeRunner full = [&] {
+        return std::make_unique<OurRunner>(o, n_ctx, EvictionOptions{});
+    };
     const auto peer = [&](bool flash) -> MakeRunner {
         return [&o, n_ctx, flash] { return std::make_unique<PeerRunner>(o, n_ctx, flash); };
     };
 
     SpeedReport report;
+    report.n_ctx_train = config.n_ctx_train;
     on_progress("memory and load time, each in a process of its own");
     report.ours = measure_footprint(ours, tokens);
     if (o.with_peer) {
@@ -188,6 +213,7 @@ SpeedReport measure_speed(const SpeedOptions& o,
     }
     Runners runners;
     runners.push_back(ours());
+    if (o.with_full) runners.push_back(full());
     if (o.with_peer) {
         runners.push_back(peer(true)());
         runners.push_back(peer(false)());
@@ -196,6 +222,7 @@ SpeedReport measure_speed(const SpeedOptions& o,
         report.results.push_back({.phase = "prefill", .depth = depth});
         report.results.push_back({.phase = "decode", .depth = depth});
     }
+    for (const int64_t n : o.prompts) report.results.push_back({.phase = "prompt", .depth = n});
     for (int64_t repeat = 0; repeat < o.n_repeat; ++repeat) {
         for (const auto& r : runners) r->reset();
         Pass pass = {.tokens = tokens, .runners = runners, .repeat = repeat};
@@ -209,11 +236,20 @@ SpeedReport measure_speed(const SpeedOptions& o,
                 pass.time(o.depths[i] - pass.position, o.n_prefill);
             }
             on_progress(cat("repeat ", repeat + 1, " of ", o.n_repeat, ", depth ", o.depths[i]));
-            record(report.results[2 * i + 1], pass.time(o.n_decode, 1), o.n_decode);
-            record(report.results[2 * i], pass.time(o.n_prefill, o.n_prefill), o.n_prefill);
+            record(o, report.results[2 * i + 1], pass.time(o.n_decode, 1), o.n_decode);
+            record(o, report.results[2 * i], pass.time(o.n_prefill, o.n_prefill), o.n_prefill);
+        }
+        for (size_t i = 0; i < o.prompts.size(); ++i) {
+            on_progress(
+                cat("repeat ", repeat + 1, " of ", o.n_repeat, ", prompt of ", o.prompts[i]));
+            for (const auto& r : runners) r->reset();
+            pass.position = 0;
+            record(o, report.results[2 * o.depths.size() + i],
+                   pass.time(o.prompts[i], o.prompts[i]), o.prompts[i]);
         }
     }
     for (SpeedResult& r : report.results) summarise(r);
+    report.memory = runners.front()->report();
     return report;
 }
 

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "memory/eviction.h"
+
 namespace palimpsest {
 
 struct SpeedOptions {
@@ -15,17 +17,22 @@ struct SpeedOptions {
     int64_t n_repeat = 3;
     int n_threads = 1;
     std::string entries = "f16";
+    std::vector<int64_t> prompts = {};  // whole prompts of so many tokens, each read from nothing
+    EvictionOptions eviction = {};      // of our memory
+    bool with_full = false;             // our unbounded memory beside it
     bool with_peer = false;
 };
 
 /// Medians over the repeats, tokens per second.
 struct SpeedResult {
-    std::string phase;  // "prefill" or "decode"
+    std::string phase;  // "prefill", "decode", or "prompt": a whole one, of `depth` tokens
     int64_t depth = 0;
     double ours = 0;
+    double full = 0;  // our unbounded memory; 0 if it was not measured
     double peer = 0;  // the better of the two below; 0 without a peer
     double peer_flash = 0, peer_plain = 0;
-    std::vector<double> ours_all = {}, peer_flash_all = {}, peer_plain_all = {};  // every repeat
+    // Every repeat.
+    std::vector<double> ours_all = {}, full_all = {}, peer_flash_all = {}, peer_plain_all = {};
 };
 
 /// One engine's memory and load time, in a process that did nothing else.
@@ -37,13 +44,15 @@ struct FootprintResult {
 struct SpeedReport {
     std::vector<SpeedResult> results;
     FootprintResult ours, peer;  // peer: with the attention that needs less
+    MemoryReport memory;         // of ours, after the last measurement
+    int64_t n_ctx_train = 0;     // tokens past it are beyond what the model was trained for
 };
 
 /// Measures prefill and decode at every depth. Ours and the peer (libllama, flash attention on and
 /// off) read the same tokens, take turns at every measurement, and alternate who goes first.
 /// At depth d: n_decode tokens one by one from position d, then n_prefill tokens at once after
-/// them. `on_progress` gets lines for people. Throws kInvalidArgument for a depth that does not
-/// fit.
+/// them. Whole prompts come last, each from an empty memory. `on_progress` gets lines for people.
+/// Throws kInvalidArgument for a depth that does not fit.
 SpeedReport measure_speed(const SpeedOptions& options,
                           const std::function<void(const std::string&)>& on_progress);
 

@@ -7,6 +7,7 @@
 #include "bench/process.h"
 #include "bench/speed.h"
 #include "cli/command.h"
+#include "cli/memory_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
@@ -23,6 +24,7 @@ constexpr int64_t kMostTokens = int64_t{1} << 28;
 
 struct BenchFlags {
     ModelFlags model;
+    MemoryFlags memory;
     SpeedOptions options;
     std::string peer;
     bool json = false;
@@ -59,14 +61,32 @@ std::string ratio(double ours, double peer, int digits = 2) {
     return peer > 0 ? fixed(ours / peer, digits) + "x" : "-";
 }
 
+/// "full", or "snap-kv, 1024 entries a head".
+std::string memory_name(const BenchFlags& f) {
+    const EvictionOptions& e = f.options.eviction;
+    if (e.policy == "full") return e.policy;
+    return cat(e.policy, e.allocator.empty() ? "" : "/" + e.allocator,
+               e.residue == "none" ? "" : "+" + e.residue, ", ", to_string(e.budget),
+               e.one_shot ? ", one-shot" : "");
+}
+
+std::string past_training(const SpeedReport& report) {
+    int64_t deepest = 0;
+    for (const SpeedResult& r : report.results) deepest = std::max(deepest, r.depth);
+    if (deepest <= report.n_ctx_train) return "";
+    return cat("\ndepths past ", report.n_ctx_train,
+               " are beyond what the model was trained for: speed only");
+}
+
 void print_table(const BenchFlags& f, const SpeedReport& report) {
     const SpeedOptions& o = f.options;
-    std::vector<std::vector<std::string>> rows = {
-        {"phase", "depth", "ours tok/s", "libllama flash", "libllama plain", "ratio"}};
+    std::vector<std::vector<std::string>> rows = {{"phase", "depth", "ours tok/s", "full tok/s",
+                                                   "libllama flash", "libllama plain", "ratio"}};
     for (const SpeedResult& r : report.results) {
         const auto cell = [](double x) { return x > 0 ? fixed(x, 1) : std::string("-"); };
-        rows.push_back({r.phase, std::to_string(r.depth), cell(r.ours), cell(r.peer_flash),
-                        cell(r.peer_plain), ratio(r.ours, r.peer)});
+        rows.push_back({r.phase, std::to_string(r.depth), cell(r.ours), cell(r.full),
+                        cell(r.peer_flash), cell(r.peer_plain),
+                        ratio(r.ours, r.peer > 0 ? r.peer : r.full)});
     }
     const auto mb = [](size_t bytes) { return bytes > 0 ? human_bytes(bytes) : std::string("-"); };
     const std::vector<std::vector<std::string>> footprint = {
@@ -80,8 +100,9 @@ void print_table(const BenchFlags& f, const SpeedReport& report) {
     write_output(cat(processor_name(), ", ", o.n_threads, " threads, kernel ", attention_target(),
                      ", entries ", o.entries, ", commit ", kCommit, "\nmodel ",
                      file_name(o.model_path), "\nprefill of ", o.n_prefill, " tokens, decode of ",
-                     o.n_decode, ", medians of ", o.n_repeat, " interleaved repeats\n\n",
-                     table(rows), "\n", table(footprint)));
+                     o.n_decode, ", medians of ", o.n_repeat, " interleaved repeats; memory ",
+                     memory_name(f), past_training(report), "\n\n", table(rows), "\n",
+                     table(footprint)));
 }
 
 void print_json(const BenchFlags& f, const SpeedReport& report) {
@@ -89,7 +110,8 @@ void print_json(const BenchFlags& f, const SpeedReport& report) {
         nlohmann::json line = {
             {"phase", r.phase},
             {"depth", r.depth},
-            {"memory", "full"},
+            {"memory", memory_name(f)},
+            {"beyond_training", r.depth > report.n_ctx_train},
             {"ours", r.ours},
             {"ours_all", r.ours_all},
             {"ours_peak_rss_bytes", report.ours.peak_rss_bytes},
@@ -102,6 +124,14 @@ void print_json(const BenchFlags& f, const SpeedReport& report) {
             {"kernel", attention_target()},
             {"model", file_name(f.options.model_path)},
             {"commit", kCommit}};
+        if (f.options.with_full) {
+            line.update({{"full", r.full}, {"full_all", r.full_all}});
+        }
+        if (report.memory.n_cuts > 0) {
+            line.update({{"scoring_s", report.memory.scoring_s},
+                         {"evicting_s", report.memory.cutting_s},
+                         {"memory_peak_bytes", report.memory.peak_bytes}});
+        }
         if (f.options.with_peer) {
             line.update({{"peer", r.peer},
                          {"ratio", r.ours / r.peer},
@@ -120,6 +150,7 @@ void bench_speed(BenchFlags& f) {
     f.options.model_path = f.model.model.empty() ? default_model_path() : f.model.model;
     f.options.n_threads = thread_count(f.model);
     f.options.with_peer = f.peer == "llama";
+    f.options.eviction = eviction_options(f.memory);
     const SpeedReport report =
         measure_speed(f.options, [](const std::string& what) { write_message(dim(what + "\n")); });
     f.json ? print_json(f, report) : print_table(f, report);
@@ -140,6 +171,13 @@ void add_bench(CLI::App& command) {
         ->delimiter(',')
         ->check(CLI::Range(int64_t{0}, kMostTokens))
         ->capture_default_str();
+    speed
+        ->add_option("--prompts", f->options.prompts,
+                     "whole prompts of so many tokens, each read from nothing")
+        ->delimiter(',')
+        ->check(CLI::Range(int64_t{2}, kMostTokens));
+    speed->add_flag("--beside-full", f->options.with_full,
+                    "measure our unbounded memory beside the bounded one");
     speed->add_option("--prefill", f->options.n_prefill, "tokens read at once")
         ->check(CLI::Range(int64_t{2}, kMostTokens))
         ->capture_default_str();
@@ -152,6 +190,7 @@ void add_bench(CLI::App& command) {
     speed->add_option("--entries", f->options.entries, "how our keys and values are stored")
         ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
         ->capture_default_str();
+    add_memory_flags(*speed, f->memory);
     speed->add_flag("--json", f->json, "print one JSON line a measurement");
     speed->footer(
         "\nAt every depth, --decode tokens are read one by one, then --prefill at once.\n");

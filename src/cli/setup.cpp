@@ -94,10 +94,16 @@ Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
         .entries = entry_type(flags.entries),
         .path = flags.attention == "reference" ? AttentionPath::kReference : AttentionPath::kFused,
         .eviction = std::move(eviction)};
-    e.session =
-        std::make_unique<Session>(e.loaded->model(), *e.backend,
-                                  make_memory("kv", *e.backend, config.memory_shape(), options),
-                                  SessionOptions{.n_chunk = flags.chunk});
+    SessionOptions session = {.n_chunk = flags.chunk};
+    if (const Tokenizer* t = e.loaded->tokenizer(); t != nullptr) {
+        session.rehearsal = {
+            .first = t->encode("\n\nRepeat the text above, word for word."),
+            .later = t->encode("\n\nRepeat the part of the text above that starts with:"),
+            .answer = t->encode("\n\n")};
+    }
+    e.session = std::make_unique<Session>(
+        e.loaded->model(), *e.backend,
+        make_memory("kv", *e.backend, config.memory_shape(), options), session);
     return e;
 }
 

@@ -11,6 +11,10 @@ namespace {
 /// Rows of logits that one step may produce: at 50,000 tokens a row takes 200 KB.
 constexpr int64_t kMostLogits = 64;
 
+constexpr int64_t kMostRehearsed = 2048;  // positions repeated at once
+constexpr int64_t kLeastRehearsed = 16;
+constexpr int64_t kCueTokens = 8;  // last tokens before a piece, which say where it starts
+
 /// Nodes of a pass: about 30 a block, and what every lane's memory adds.
 size_t nodes_for(const ModelConfig& cfg, size_t n_lanes) {
     return 256 + static_cast<size_t>(cfg.n_layer) * (48 + 32 * n_lanes) + 8 * n_lanes;
@@ -149,8 +153,9 @@ bool Session::feed(std::vector<Segment> prompt, const FeedHooks& hooks) {
                         ", the context has room for ", position_ + memory_->room(),
                         "; shorten the prompt, raise the context length, or set a memory budget"));
     }
-    const int64_t chunk =
-        hooks.on_logits ? std::min(options_.n_chunk, kMostLogits) : options_.n_chunk;
+    const int64_t chunk = hooks.on_logits ? std::min(read_chunk(), kMostLogits) : read_chunk();
+    const int64_t start = position_;
+    const Rehearses rehearses = hooks.may_forget ? memory_->rehearses() : Rehearses::kNever;
     const auto width = static_cast<size_t>(model_.config().n_embd);
     int64_t done = 0;
     for (const Segment& s : joined(std::move(prompt))) {
@@ -166,10 +171,69 @@ bool Session::feed(std::vector<Segment> prompt, const FeedHooks& hooks) {
                 step({}, std::span(s.rows).subspan(first * width, count * width), more, hooks);
             }
             done += m;
+            if (rehearses == Rehearses::kAfterEachStep) rehearse(position_ - m, position_, more);
             if (hooks.on_progress && !hooks.on_progress(done, total)) return false;
         }
     }
+    if (rehearses == Rehearses::kAfterThePrompt) rehearse(start, position_, false);
     return true;
+}
+
+/// Positions read in one step: where each is rehearsed too, both together make a chunk.
+int64_t Session::read_chunk() const {
+    if (memory_->rehearses() != Rehearses::kAfterEachStep) return options_.n_chunk;
+    const RehearsalTexts& t = options_.rehearsal;
+    const auto asking = static_cast<int64_t>(std::max(t.first.size(), t.later.size()) +
+                                             static_cast<size_t>(kCueTokens) + t.answer.size());
+    const int64_t n = (options_.n_chunk - asking) / 2;
+    require(n >= kLeastRehearsed, "a chunk of ", options_.n_chunk,
+            " is too short to be rehearsed; ", "it must be ", asking + 2 * kLeastRehearsed,
+            " or more");
+    return n;
+}
+
+/// KVzip's protocol (Kim et al., 2025, arXiv:2505.23416): the input is repeated piece by piece.
+void Session::rehearse(int64_t begin, int64_t end, bool is_prefill) {
+    for (int64_t at = begin; at < end; at += kMostRehearsed) {
+        const int64_t stop = std::min(at + kMostRehearsed, end);
+        rehearse_piece(at, stop, is_prefill, stop == end);
+    }
+}
+
+void Session::rehearse_piece(int64_t begin, int64_t end, bool is_prefill, bool is_last) {
+    const auto piece = [&](int64_t from, int64_t to) {
+        return std::span(tokens_).subspan(static_cast<size_t>(from),
+                                          static_cast<size_t>(to - from));
+    };
+    std::vector<TokenId> asking;
+    const auto add = [&](std::span<const TokenId> more) {
+        asking.insert(asking.end(), more.begin(), more.end());
+    };
+    add(begin == 0 ? options_.rehearsal.first : options_.rehearsal.later);
+    if (begin > 0) add(piece(std::max<int64_t>(0, begin - kCueTokens), begin));
+    add(options_.rehearsal.answer);
+    add(piece(begin, end));
+    std::erase(asking, -1);  // ready rows have no token to repeat
+    const auto n = std::ssize(asking);
+    int64_t done = 0;
+    while (done < n) {
+        const int64_t m = std::min(options_.n_chunk, n - done);
+        const bool ends = done + m == n;
+        const Lane lane = {
+            .memory = memory_.get(),
+            .step = {.n = m,
+                     .first_pos = memory_->next_position() + done,
+                     .is_prefill = is_prefill,
+                     .rehearsal = Rehearsal{.begin = begin,
+                                            .end = end,
+                                            .ends_piece = ends,
+                                            .ends_rehearsal = ends && is_last}},
+            .tokens = std::span(asking).subspan(static_cast<size_t>(done), static_cast<size_t>(m)),
+            .rows = {},
+            .n_logits = 0};
+        evaluator_.evaluate(std::span(&lane, 1));
+        done += m;
+    }
 }
 
 void Session::accept(TokenId token) {

@@ -35,8 +35,16 @@ class Evaluator {
     std::vector<float> values_;
 };
 
+/// What asks a model to repeat, for memories that want it; tokens. Empty: it repeats unasked.
+struct RehearsalTexts {
+    std::vector<TokenId> first;   // the input from its beginning
+    std::vector<TokenId> later;   // from where the last tokens, which follow this, have come to
+    std::vector<TokenId> answer;  // what stands before an answer
+};
+
 struct SessionOptions {
     int64_t n_chunk = 512;  // positions a step of prefill
+    RehearsalTexts rehearsal = {};
 };
 
 /// What a caller may want to know while a prompt is read.
@@ -78,6 +86,9 @@ class Session {
     void reset();
 
  private:
+    void rehearse(int64_t begin, int64_t end, bool is_prefill);
+    void rehearse_piece(int64_t begin, int64_t end, bool is_prefill, bool is_last);
+    [[nodiscard]] int64_t read_chunk() const;
     void step(std::span<const TokenId> tokens, std::span<const float> rows, bool more,
               const FeedHooks& hooks);
     [[nodiscard]] int64_t length(const Segment& segment) const;

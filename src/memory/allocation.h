@@ -15,12 +15,12 @@ namespace palimpsest {
 
 /// What one cut of the cache may leave.
 struct CutTarget {
-    double exact = 0;        // entries a head on average, before rounding down
-    int64_t entries = 0;     // the same, rounded down
-    bool is_cap = true;      // rounding may not add up to more than `entries` a head
-    int64_t most = 0;        // no head may keep more
-    int64_t n_recent = 0;    // of the policy
-    int64_t run_length = 1;  // of the policy
+    double exact = 0;         // entries a head on average, before rounding down
+    int64_t entries = 0;      // the same, rounded down
+    bool is_cap = true;       // rounding may not add up to more than `entries` a head
+    int64_t most = 0;         // no head may keep more
+    int64_t n_protected = 0;  // entries of every head that no policy may give up
+    int64_t run_length = 1;   // of the policy
 };
 
 /// One layer's candidates, scored.

@@ -35,9 +35,11 @@ class Pyramid final : public BudgetAllocator {
     [[nodiscard]] int64_t budget(size_t layer, size_t n_layer, int64_t n_seen,
                                  const CutTarget& target) const {
         const double c = target.exact;
-        const auto window = static_cast<double>(target.n_recent);
+        const auto window = static_cast<double>(target.n_protected);
         const auto length = static_cast<double>(n_seen);
-        double least = c / beta_;
+        // Under a hard budget a layer may not fall below what is protected; the original falls back
+        // to equal budgets where one would.
+        double least = target.is_cap ? std::max(c / beta_, std::min(c, window + 1)) : c / beta_;
         double most = 2 * c - least;
         if (most >= length - window) {
             most = length - window;

@@ -4,6 +4,7 @@
 #include <iosfwd>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,12 +16,24 @@
 
 namespace palimpsest {
 
+/// A step whose tokens repeat positions that were just read, so that the memory can tell which
+/// entries a repetition needs. Nothing of it stays.
+struct Rehearsal {
+    int64_t begin = 0, end = 0;   // positions in the input that are repeated
+    bool ends_piece = false;      // what was read of the repetition so far is dropped after it
+    bool ends_rehearsal = false;  // no other piece follows
+};
+
+/// When a memory wants to be rehearsed.
+enum class Rehearses { kNever, kAfterEachStep, kAfterThePrompt };
+
 /// The positions one graph evaluation adds to one sequence.
 struct Step {
     int64_t n = 0;            // new positions, >= 1
     int64_t first_pos = 0;    // RoPE position of the first one
     bool is_prefill = false;  // more input is known to follow
     bool may_forget = true;   // false: read on top of what is held; nothing is evicted after it
+    std::optional<Rehearsal> rehearsal = {};
 };
 
 /// What one attention layer hands to the memory of one sequence. Shapes in ggml order.
@@ -98,6 +111,9 @@ class ContextMemory {
 
     /// RoPE position of the next one to come. A memory that renumbers what it holds says so here.
     [[nodiscard]] virtual int64_t next_position() const { return usage().positions_seen; }
+
+    /// Whoever feeds it runs a Rehearsal of what was read, if it wants one.
+    [[nodiscard]] virtual Rehearses rehearses() const { return Rehearses::kNever; }
 
     /// How many more positions it can take in.
     [[nodiscard]] virtual int64_t room() const { return std::numeric_limits<int64_t>::max(); }

@@ -138,20 +138,25 @@ void Evictor::admit(std::span<const Segment> prompt, int64_t seen) {
 
 bool Evictor::is_due(const Step& step, int64_t seen) {
     if (!step.may_forget) return false;
+    // Scores by rehearsal are there when it ends, and while writing there is none.
+    const bool is_read = step.is_prefill || step.n > 1 || seen <= prompt_end_;
+    if (policy_->rehearses() && is_read && !(step.rehearsal && step.rehearsal->ends_rehearsal)) {
+        return false;
+    }
     if (options_.one_shot) {
-        if (was_cut_ || step.is_prefill) return false;
+        if (was_cut_ || (step.is_prefill && !step.rehearsal)) return false;
         was_cut_ = true;
         return true;
     }
-    const bool is_reading = step.is_prefill || step.n > 1 || seen <= prompt_end_;
-    if (!is_reading && ++written_ < options_.interval) return false;
+    if (!is_read && ++written_ < options_.interval) return false;
     written_ = 0;
     return true;
 }
 
 CutTarget Evictor::target(int64_t seen) const {
-    CutTarget t = {
-        .is_cap = true, .n_recent = policy_->n_recent(), .run_length = policy_->run_length()};
+    CutTarget t = {.is_cap = true,
+                   .n_protected = protection_.count(seen),
+                   .run_length = policy_->run_length()};
     t.most = options_.one_shot ? n_ctx_ : n_ctx_ - slack();
     if (options_.budget.kind != Budget::Kind::kEvicted) {
         t.entries = entries_;

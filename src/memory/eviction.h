@@ -33,10 +33,10 @@ struct Cut {
 
 struct EvictionOptions {
     std::string policy = "full";
-    std::string allocator;  // empty: the policy's own
+    std::string allocator = {};  // empty: the policy's own
     std::string residue = "none";
-    OptionMap settings;  // of all three
-    Budget budget;
+    OptionMap settings = {};  // of all three
+    Budget budget = {};
     int64_t n_sink = -1;     // first positions that stay; -1: 4, and 0 in the one-shot protocol
     int64_t n_recent = -1;   // last positions that stay; -1: an eighth of the budget, at most 128,
                              // and 0 in the one-shot protocol
@@ -44,8 +44,8 @@ struct EvictionOptions {
     int64_t n_chunk = 512;   // longest step while reading
     bool one_shot = false;   // cut once, after the prompt: the papers' protocol
     Positions positions = Positions::kAuto;
-    OutputWeights output_weights;            // for the allocator `critical`
-    std::function<void(const Cut&)> on_cut;  // for tests and research
+    OutputWeights output_weights = {};            // for the allocator `critical`
+    std::function<void(const Cut&)> on_cut = {};  // for tests and research
 };
 
 /// When to cut, down to how much, and what: the part of a bounded cache that decides. One object a

@@ -50,6 +50,9 @@ class EvictionPolicy {
     /// Entries are kept or dropped together in runs of so many positions.
     [[nodiscard]] virtual int64_t run_length() const { return 1; }
 
+    /// Does it score by repeating what was read (ContextMemory::rehearses)?
+    [[nodiscard]] virtual bool rehearses() const { return false; }
+
     /// Host side, before the graph runs: `seen` positions were read before this step.
     virtual void begin(const Step& /*step*/, int64_t /*seen*/) {}
 

@@ -21,11 +21,13 @@ constexpr int64_t kViewStep = 256;  // slots in view of a reference graph grow b
 constexpr int64_t kMostPositions = int64_t{1} << 23;  // the kernels count slots in f32
 constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'K', 'V', '0', '0', '1'};
 
+constexpr int64_t kMostRehearsed = 2048 + 512;  // a piece, and what asks for it
+
 int64_t slots_needed(const MemoryShape& shape, int64_t n_ctx) {
     int64_t widest = 0;
     for (int64_t i = 0; i < shape.n_layer; ++i) widest = std::max(widest, shape.window(i));
     // A sliding head moves down only after its window has moved on by a window's length.
-    const int64_t slots = n_ctx + std::min(2 * widest, n_ctx);
+    const int64_t slots = n_ctx + std::min(2 * widest, n_ctx) + kMostRehearsed;
     return (slots + kViewStep - 1) / kViewStep * kViewStep;
 }
 
@@ -84,6 +86,7 @@ KvCache::KvCache(const Backend& backend, const MemoryShape& shape, const KvCache
 
 /// What everything together may take while the longest chunk lies on top of so many entries a head.
 size_t KvCache::bytes_with(int64_t entries) {
+    // A rehearsal lies on top of what it repeats; both together are one chunk.
     const int64_t longest = entries + evictor_->slack();
     scratch_.prepare(1, longest);
     const Residue* residue = evictor_->residue();
@@ -136,6 +139,11 @@ std::vector<int32_t> KvCache::rotary(int64_t layer, int64_t h) const {
     return of.rotary.empty() ? of.positions : of.rotary;
 }
 
+Rehearses KvCache::rehearses() const {
+    if (evictor_ == nullptr || !evictor_->policy().rehearses()) return Rehearses::kNever;
+    return options_.eviction.one_shot ? Rehearses::kAfterThePrompt : Rehearses::kAfterEachStep;
+}
+
 int64_t KvCache::room() const {
     if (evictor_ == nullptr || options_.eviction.one_shot) return options_.n_ctx - seen_;
     if (evictor_->options().budget.kind == Budget::Kind::kEvicted) {
@@ -156,9 +164,14 @@ uint64_t KvCache::plan(const Step& step) {
     int64_t last_slot = 0;
     for (const Head& h : heads_) {
         longest = std::max(longest, std::ssize(h.positions));
-        last_slot = std::max(last_slot, h.begin + std::ssize(h.positions) + step.n);
+        last_slot = std::max(last_slot, h.begin + std::ssize(h.positions) + n_rehearsed_ + step.n);
     }
-    if (evictor_ == nullptr || options_.eviction.one_shot) {
+    if (step.rehearsal) {
+        if (n_rehearsed_ + step.n > kMostRehearsed) {
+            throw Error(ErrorCode::kExhausted, cat("a rehearsal of ", n_rehearsed_ + step.n,
+                                                   " positions; at most ", kMostRehearsed, " fit"));
+        }
+    } else if (evictor_ == nullptr || options_.eviction.one_shot) {
         if (seen_ + step.n > options_.n_ctx) {
             throw Error(ErrorCode::kExhausted,
                         cat("the context is full: it holds ", seen_, " of ", options_.n_ctx,
@@ -182,18 +195,18 @@ uint64_t KvCache::plan(const Step& step) {
 
 void KvCache::store(int64_t layer, int64_t h, int64_t i, const float* k, const float* v) noexcept {
     const Head& to = head(layer, h);
-    store_.write(layer, h, to.begin + std::ssize(to.positions) + i, k, v);
+    store_.write(layer, h, to.begin + std::ssize(to.positions) + n_rehearsed_ + i, k, v);
 }
 
 EntryRows KvCache::rows(int64_t layer, int64_t h) const noexcept { return store_.rows(layer, h); }
 
 SlotRange KvCache::visible(int64_t layer, int64_t h, int64_t i) const noexcept {
     const Head& of = head(layer, h);
-    const int64_t held = std::ssize(of.positions);
+    const int64_t held = std::ssize(of.positions) + n_rehearsed_;
     SlotRange range = {of.begin, of.begin + held + i + 1};
     const int64_t window = shape_.window(layer);
     if (window == 0) return range;
-    const int64_t oldest = seen_ + i - window + 1;
+    const int64_t oldest = seen_ + n_rehearsed_ + i - window + 1;
     const auto first = std::ranges::lower_bound(of.positions, oldest);
     range.begin += first - of.positions.begin();
     // The step's own positions follow one another.
@@ -237,7 +250,7 @@ void KvCache::fill_slots(int64_t layer, std::span<std::byte> out) const {
     for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
         const Head& to = head(layer, h);
         for (int64_t i = 0; i < step_.n; ++i) {
-            *slot++ = to.begin + std::ssize(to.positions) + i;
+            *slot++ = to.begin + std::ssize(to.positions) + n_rehearsed_ + i;
         }
     }
 }
@@ -273,8 +286,22 @@ void KvCache::append(const Step& step) {
     next_position_ += step.n;
 }
 
+/// Keeps what a rehearsal has read until its piece ends; then forgets all of it.
+void KvCache::settle_rehearsal(const Step& step) {
+    n_rehearsed_ += step.n;
+    for (Head& of : heads_) {
+        of.touched = std::max(of.touched, of.begin + std::ssize(of.positions) + n_rehearsed_);
+    }
+    peak_bytes_ = std::max(peak_bytes_, usage().bytes);
+    if (step.rehearsal->ends_piece) n_rehearsed_ = 0;
+}
+
 void KvCache::settle(const Step& step) {
-    append(step);
+    if (step.rehearsal) {
+        settle_rehearsal(step);
+    } else {
+        append(step);
+    }
     peak_bytes_ = std::max(peak_bytes_, usage().bytes);
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
         if (shape_.window(layer) == 0) continue;
@@ -478,6 +505,7 @@ void KvCache::reset() {
     step_ = {};
     seen_ = 0;
     next_position_ = 0;
+    n_rehearsed_ = 0;
     peak_bytes_ = 0;
     n_cuts_ = 0;
     n_renumbered_ = 0;

@@ -39,6 +39,7 @@ class KvCache final : public ContextMemory, private EntrySource {
     [[nodiscard]] MemoryUsage usage() const override;
     [[nodiscard]] MemoryReport report() const override;
     [[nodiscard]] int64_t next_position() const override { return next_position_; }
+    [[nodiscard]] Rehearses rehearses() const override;
     [[nodiscard]] int64_t room() const override;
     void save(std::ostream& out) const override;
     void load(std::istream& in) override;
@@ -72,6 +73,7 @@ class KvCache final : public ContextMemory, private EntrySource {
     void fill_slots(int64_t layer, std::span<std::byte> out) const;
     void fill_mask(int64_t layer, int64_t n_slots, std::span<std::byte> out) const;
     void append(const Step& step);
+    void settle_rehearsal(const Step& step);
     void slide(int64_t layer, int64_t h);
 
     [[nodiscard]] size_t bytes_with(int64_t entries);
@@ -101,6 +103,7 @@ class KvCache final : public ContextMemory, private EntrySource {
     int64_t slots_in_view_ = 0;  // reference path
     int64_t seen_ = 0;
     int64_t next_position_ = 0;
+    int64_t n_rehearsed_ = 0;  // entries of the running rehearsal, after each head's own
     size_t peak_bytes_ = 0;
     int64_t n_cuts_ = 0, n_renumbered_ = 0, first_renumbered_at_ = -1;
     double scoring_s_ = 0, cutting_s_ = 0;

@@ -8,7 +8,7 @@ namespace palimpsest {
 
 namespace {
 
-constexpr std::array<PolicyKind, 14> kKinds = {{
+constexpr std::array<PolicyKind, 15> kKinds = {{
     {"full", nullptr, "uniform", "forgets nothing"},
     {"window", make_window, "uniform", "the first and the last entries (arXiv:2309.17453)"},
     {"random", make_random, "uniform", "entries by lot, seeded: what chance keeps"},
@@ -24,6 +24,8 @@ constexpr std::array<PolicyKind, 14> kKinds = {{
     {"chunk-kv", make_chunk_kv, "uniform", "snap-kv by whole runs of entries (arXiv:2502.00299)"},
     {"cur", make_cur, "uniform", "keys and values of large local leverage (arXiv:2509.15038)"},
     {"leverage", make_leverage, "uniform", "keys of large statistical leverage (arXiv:2507.08143)"},
+    {"kvzip", make_kvzip, "global",
+     "what repeating the input needs; reads everything twice (arXiv:2505.23416)"},
 }};
 
 }  // namespace

@@ -36,6 +36,7 @@ MadePolicy make_h2o(const MemoryShape& shape, OptionReader& options);
 MadePolicy make_expected_attention(const MemoryShape& shape, OptionReader& options);
 MadePolicy make_chunk_kv(const MemoryShape& shape, OptionReader& options);
 MadePolicy make_cur(const MemoryShape& shape, OptionReader& options);
+MadePolicy make_kvzip(const MemoryShape& shape, OptionReader& options);
 MadePolicy make_leverage(const MemoryShape& shape, OptionReader& options);
 
 /// The window scores that snap-kv, pyramid-kv and chunk-kv share: mean attention of the last

@@ -4,7 +4,6 @@
 
 #include <ggml-cpu.h>
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,54 +15,22 @@
 
 #include "support/golden.h"
 #include "support/reference_attention.h"
+#include "support/simd_targets.h"
 
 namespace palimpsest {
 namespace {
 
+using testing::all_targets;
 using testing::attend_plainly;
+using testing::choose_among;
+using testing::for_each_target;
 using testing::max_difference;
 using testing::ReferenceAnswer;
 using testing::ReferenceEntry;
+using testing::Target;
 
 // The kernels may read, and ignore, a vector's length past the last row.
 constexpr size_t kReadable = 64;
-
-/// Makes the kernels choose among these instruction sets only; 0: all that the processor has.
-void choose_among(int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().DeInit();  // choose again at the next call
-}
-
-struct Target {
-    std::string name;
-    int64_t sets = 0;
-};
-
-/// The instruction sets that the kernels are compiled for and this processor has, widest first.
-std::vector<Target> all_targets() {
-    std::vector<Target> found;
-    choose_among(0);
-    // Highway numbers wider sets lower: take the lowest away, see what is chosen then.
-    for (int64_t sets = hwy::SupportedTargets(); sets != 0; sets &= sets - 1) {
-        choose_among(sets);
-        if (found.empty() || found.back().name != attention_target()) {
-            found.push_back({attention_target(), sets});
-        }
-    }
-    choose_among(0);
-    return found;
-}
-
-/// Runs `test` at every instruction set.
-template <typename Test>
-void for_each_target(const Test& test) {
-    for (const Target& target : all_targets()) {
-        SCOPED_TRACE(target.name);
-        choose_among(target.sets);
-        test();
-    }
-    choose_among(0);
-}
 
 std::vector<float> random_values(std::mt19937& engine, int64_t n, float size = 1) {
     std::vector<float> values(static_cast<size_t>(n));

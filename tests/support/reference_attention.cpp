@@ -79,7 +79,7 @@ Tensor MemoryScript::input(Graph& g, const std::vector<float>& values, int64_t n
 
 std::vector<float> MemoryScript::step(Backend& backend, ContextMemory& memory, int64_t first,
                                       int64_t n) const {
-    const Step step = {.n = n, .first_pos = first, .is_prefill = first + n < n_};
+    const Step step = {.n = n, .first_pos = memory.next_position(), .is_prefill = first + n < n_};
     memory.plan(step);
     Graph g(static_cast<size_t>(64 + 64 * shape_.n_layer));
     std::vector<Tensor> answers;
@@ -116,6 +116,21 @@ std::vector<float> MemoryScript::run(Backend& backend, ContextMemory& memory, in
         out.insert(out.end(), part.begin(), part.end());
     }
     return out;
+}
+
+ReferenceEntry MemoryScript::entry(int64_t layer, int64_t head_kv, int64_t position) const {
+    const Layer& l = layers_[static_cast<size_t>(layer)];
+    const int64_t d = shape_.d_head;
+    const auto at = (position * shape_.n_head_kv + head_kv) * d;
+    return {.position = position,
+            .k = {l.k.begin() + at, l.k.begin() + at + d},
+            .v = {l.v.begin() + at, l.v.begin() + at + d}};
+}
+
+std::span<const float> MemoryScript::query(int64_t layer, int64_t head, int64_t position) const {
+    const auto d = static_cast<size_t>(shape_.d_head);
+    const auto at = static_cast<size_t>(position * shape_.n_head + head) * d;
+    return std::span(layers_[static_cast<size_t>(layer)].q).subspan(at, d);
 }
 
 std::vector<float> MemoryScript::expected(int64_t first, int64_t n) const {
