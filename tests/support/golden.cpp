@@ -31,6 +31,13 @@ std::optional<std::string> default_model() {
     return path;
 }
 
+std::optional<std::string> demo_document() {
+    const char* named = std::getenv("PALIMPSEST_DOCUMENT");
+    std::string path = named != nullptr ? named : default_cache_folder() + "/documents/gpl-2.txt";
+    if (!fs::is_regular_file(path)) return std::nullopt;
+    return path;
+}
+
 std::string read_text(const fs::path& path) {
     std::ifstream in(path, std::ios::binary);
     EXPECT_TRUE(in) << path;
