@@ -27,7 +27,7 @@ struct RunFlags {
 };
 
 /// The documents, each under its name if there are several, then the question.
-std::vector<TextPart> read_parts(const RunFlags& f) {
+std::vector<TextPart> read_parts(const RunFlags& f, const Tokenizer& tokenizer) {
     std::vector<TextPart> parts;
     std::string question;
     for (const std::string& p : f.prompt) question += (question.empty() ? "" : " ") + p;
@@ -37,9 +37,9 @@ std::vector<TextPart> read_parts(const RunFlags& f) {
     if (question == "-") question = read_file("-");
     for (const std::string& path : files) {
         const std::string title = files.size() > 1 ? cat(path == "-" ? "input" : path, ":\n") : "";
-        parts.push_back({title + prepared(read_file(path), f.text) + "\n\n", true});
+        parts.push_back({title + prepared(read_file(path), f.text, tokenizer) + "\n\n", true});
     }
-    parts.push_back({prepared(std::move(question), f.text), false});
+    parts.push_back({prepared(std::move(question), f.text, tokenizer), false});
     bool empty = true;
     for (const TextPart& p : parts) {
         empty = empty && p.text.find_first_not_of(" \t\r\n") == std::string::npos;
@@ -49,7 +49,7 @@ std::vector<TextPart> read_parts(const RunFlags& f) {
 }
 
 std::vector<Segment> encode(const RunFlags& f, Tokenizer& tokenizer) {
-    const std::vector<TextPart> parts = read_parts(f);
+    const std::vector<TextPart> parts = read_parts(f, tokenizer);
     if (f.raw) return tokenizer.encode_raw(parts);
     if (!f.answer.chat_template.empty()) tokenizer.set_chat_template(f.answer.chat_template);
     if (!tokenizer.has_chat_template()) {

@@ -168,6 +168,22 @@ TEST_F(Cli, InvalidUtf8CanBeReplaced) {
         0);
 }
 
+TEST_F(Cli, BytesWithoutATokenFailOrAreReplaced) {
+    testing::GgufBuilder f = testing::tiny_llama(testing::kTinyBpeTokens);
+    testing::add_bpe_vocabulary(f, "\x16");
+    const TemporaryFile lacking(f.bytes(), ".gguf");
+    const TemporaryFile document("one\ntwo\x16");
+    const std::vector<std::string> flags = {"run", "-m", lacking.path(),  "-n",
+                                            "1",   "-f", document.path(), "x"};
+    expect_failure(run_palimpsest(flags), 5, "0x16, byte 7 (line 2)");
+    std::vector<std::string> replacing = flags;
+    replacing.emplace_back("--replace-invalid-utf8");
+    EXPECT_EQ(run_palimpsest(replacing).status, 0);
+    const ProgramResult r = run_palimpsest({"tokenize", "--count", "--replace-invalid-utf8", "-m",
+                                            lacking.path(), "-f", document.path()});
+    EXPECT_EQ(r.out, "10\n") << r.err;
+}
+
 TEST_F(Cli, FullDiskFails) {
     const ProgramResult r = run_palimpsest({"inspect", model.path()}, {.out_path = "/dev/full"});
     expect_failure(r, 74, "cannot write the output");
