@@ -6,9 +6,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "cli/process.h"
 #include "support/gguf_builder.h"
 #include "support/golden.h"
+#include "support/process.h"
 
 namespace palimpsest {
 namespace {
