@@ -25,7 +25,27 @@ std::atomic<bool>& interrupt_flag() {
     return flag;
 }
 
-extern "C" void on_interrupt(int /*signal*/) { interrupt_flag().store(true); }
+constexpr int kInterrupted = 130;
+
+extern "C" void remember_interrupt(int /*signal*/) { interrupt_flag().store(true); }
+
+extern "C" void end_at_once(int /*signal*/) {
+    constexpr std::string_view kMessage = "palimpsest: stopped by Ctrl-C\n";
+    // Of all that could go wrong here, nothing can be helped.
+    [[maybe_unused]] const ssize_t n = write(STDERR_FILENO, kMessage.data(), kMessage.size());
+    _exit(kInterrupted);
+}
+
+/// Unless Ctrl-C is to be ignored, as for a job in the background of a script.
+void on_interrupt(void (*handler)(int)) {
+    struct sigaction action {};
+    sigaction(SIGINT, nullptr, &action);
+    if (action.sa_handler == SIG_IGN) return;
+    action.sa_handler = handler;
+    action.sa_flags = 0;  // without SA_RESTART: a prompt that waits for a line must notice
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, nullptr);
+}
 
 void write_all(int fd, std::string_view text) {
     while (!text.empty()) {
@@ -104,13 +124,9 @@ std::string human_seconds(double seconds) {
     return cat(whole / 3600, " h ", whole % 3600 / 60, " min");
 }
 
-void catch_interrupts() {
-    struct sigaction action {};
-    action.sa_handler = on_interrupt;
-    sigemptyset(&action.sa_mask);
-    // Without SA_RESTART: a prompt that waits for a line must notice.
-    sigaction(SIGINT, &action, nullptr);
-}
+void end_on_interrupts() { on_interrupt(end_at_once); }
+
+void catch_interrupts() { on_interrupt(remember_interrupt); }
 
 bool take_interrupt() noexcept { return interrupt_flag().exchange(false); }
 

@@ -286,6 +286,18 @@ TEST_F(Cli, CtrlCInTheMiddleOfReadingStopsSoon) {
     EXPECT_LT(r.wall_s, 4 + 5);
 }
 
+TEST_F(Cli, CtrlCBeforeReadingStopsAtOnce) {
+    const TemporaryFile place("");
+    const std::string silent = place.path() + ".pipe";  // opening it waits for a writer
+    ASSERT_EQ(mkfifo(silent.c_str(), 0600), 0);
+    const ProgramResult r =
+        run_palimpsest({"run", "-m", model.path(), "-f", silent, "x"}, {.interrupt_after_s = 1});
+    unlink(silent.c_str());
+    EXPECT_EQ(r.status, 130);
+    EXPECT_EQ(r.err, "palimpsest: stopped by Ctrl-C\n");
+    EXPECT_LT(r.wall_s, 1 + 5);
+}
+
 TEST_F(Cli, RealModelAnswers) {
     REQUIRE_MODEL();
     const ProgramResult r = run_palimpsest({"run", "-m", *model_path, "-n", "8", "Say hello."});

@@ -30,6 +30,7 @@ int opened(const std::string& path, int flags) { return open(path.c_str(), flags
     dup2(in, STDIN_FILENO);
     dup2(out, STDOUT_FILENO);
     dup2(err, STDERR_FILENO);
+    signal(SIGINT, SIG_DFL);  // which is ignored if the tests run in the background of a script
     for (const std::string& e : options.environment) {
         putenv(strdup(e.c_str()));  // NOLINT(concurrency-mt-unsafe): a child has one thread
     }
