@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <sstream>
@@ -18,7 +19,7 @@ namespace palimpsest {
 
 namespace {
 
-constexpr double kShortWork_s = 1.0;  // a bar for less would only flicker
+constexpr double kShortWork = 1.0;  // seconds; a bar for less would only flicker
 
 std::atomic<bool>& interrupt_flag() {
     static std::atomic<bool> flag = false;
@@ -119,7 +120,7 @@ std::string human_count(int64_t n) {
 
 std::string human_seconds(double seconds) {
     if (seconds < 60) return fixed(seconds, seconds < 10 ? 2 : 0) + " s";
-    const auto whole = static_cast<int64_t>(seconds + 0.5);
+    const auto whole = static_cast<int64_t>(std::lround(seconds));
     if (whole < 3600) return cat(whole / 60, " min ", whole % 60, " s");
     return cat(whole / 3600, " h ", whole % 3600 / 60, " min");
 }
@@ -142,7 +143,7 @@ void ProgressBar::show(int64_t done, int64_t total) {
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
     if (!messages_are_terminal() || done <= 0 || done >= total) return;
     const double left = passed / static_cast<double>(done) * static_cast<double>(total - done);
-    if (!shown_ && passed + left < kShortWork_s) return;
+    if (!shown_ && passed + left < kShortWork) return;
     const std::string text = cat(" ", human_count(done), " of ", human_count(total), " tokens, ",
                                  human_seconds(left), " left");
     const int64_t width = terminal_width() - std::ssize(label_) - std::ssize(text) - 4;
