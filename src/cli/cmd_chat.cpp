@@ -156,7 +156,8 @@ class Chat {
             write_message(report_for_people(session.memory().report(), session.tokens(),
                                             &tokenizer_, terminal_width()));
         } else if (text.starts_with("/file ")) {
-            documents_.push_back({prepared(read_file(text.substr(6)), flags_.text) + "\n\n", true});
+            documents_.push_back(
+                {prepared(read_file(text.substr(6)), flags_.text, tokenizer_) + "\n\n", true});
             write_message(dim("  it will be read with your next question\n"));
         } else {
             write_message(cat("  no such command: ", text, "; /help lists them\n"));
@@ -166,7 +167,7 @@ class Chat {
 
     [[nodiscard]] std::vector<Segment> encode(const std::string& text) const {
         std::vector<TextPart> parts = documents_;
-        parts.push_back({prepared(text, flags_.text), false});
+        parts.push_back({prepared(text, flags_.text, tokenizer_), false});
         if (engine_.session->position() > 0) {
             std::vector<Segment> next = tokenizer_.encode_next_turn({"user", parts});
             next.insert(next.begin(), {.tokens = unread_});

@@ -67,19 +67,20 @@ void check_marks(const RunFlags& f, const std::vector<TextPart>& parts) {
 }
 
 /// The documents, each under its name if there are several, then the question.
-std::vector<TextPart> read_parts(const RunFlags& f) {
+std::vector<TextPart> read_parts(const RunFlags& f, const Tokenizer& tokenizer) {
     std::vector<TextPart> parts;
     std::string question;
     for (const std::string& p : f.prompt) question += (question.empty() ? "" : " ") + p;
     std::vector<std::string> files = f.files;
     const bool piped = isatty(STDIN_FILENO) == 0;
-    if (question.empty() && files.empty() && f.keep_files.empty() && piped)
+    if (question.empty() && files.empty() && f.keep_files.empty() && piped) {
         question = read_file("-");
+    }
     if (question == "-") question = read_file("-");
     const size_t n_files = files.size() + f.keep_files.size();
     const auto document = [&](const std::string& path) {
         const std::string title = n_files > 1 ? cat(path == "-" ? "input" : path, ":\n") : "";
-        return title + prepared(read_file(path), f.text) + "\n\n";
+        return title + prepared(read_file(path), f.text, tokenizer) + "\n\n";
     };
     for (const std::string& path : f.keep_files) parts.push_back({document(path), true, true});
     for (const std::string& path : files) {
@@ -87,7 +88,7 @@ std::vector<TextPart> read_parts(const RunFlags& f) {
         parts.insert(parts.end(), cut.begin(), cut.end());
     }
     check_marks(f, parts);
-    parts.push_back({prepared(std::move(question), f.text), false});
+    parts.push_back({prepared(std::move(question), f.text, tokenizer), false});
     bool empty = true;
     for (const TextPart& p : parts) {
         empty = empty && p.text.find_first_not_of(" \t\r\n") == std::string::npos;
@@ -97,7 +98,7 @@ std::vector<TextPart> read_parts(const RunFlags& f) {
 }
 
 std::vector<Segment> encode(const RunFlags& f, Tokenizer& tokenizer) {
-    const std::vector<TextPart> parts = read_parts(f);
+    const std::vector<TextPart> parts = read_parts(f, tokenizer);
     if (f.raw) return tokenizer.encode_raw(parts);
     if (!f.answer.chat_template.empty()) tokenizer.set_chat_template(f.answer.chat_template);
     if (!tokenizer.has_chat_template()) {

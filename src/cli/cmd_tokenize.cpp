@@ -46,7 +46,7 @@ void tokenize(const TokenizeFlags& f) {
     }
     require(f.input.empty() || f.file.empty(), "name a text or a file, not both");
     const std::string text = f.input.empty() ? read_file(f.file.empty() ? "-" : f.file) : f.input;
-    const std::vector<TokenId> tokens = tokenizer->encode(prepared(text, f.text));
+    const std::vector<TokenId> tokens = tokenizer->encode(prepared(text, f.text, *tokenizer));
     if (f.count) return write_output(cat(tokens.size(), "\n"));
     if (f.json) return write_output(nlohmann::json(tokens).dump() + "\n");
     std::string lines;

@@ -48,7 +48,7 @@ std::vector<TokenId> read_tokens(const TraceFlags& f, const LoadedModel& loaded)
     if (!f.text_file.empty()) {
         const Tokenizer& t = loaded.require_tokenizer();
         std::vector<TokenId> tokens = t.beginning();
-        const std::vector<TokenId> rest = t.encode(prepared(read_file(f.text_file), f.text));
+        const std::vector<TokenId> rest = t.encode(prepared(read_file(f.text_file), f.text, t));
         tokens.insert(tokens.end(), rest.begin(), rest.end());
         return tokens;
     }

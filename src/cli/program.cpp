@@ -78,6 +78,8 @@ void add_commands(CLI::App& program) {
 int run_program(int argc, const char* const* argv) {
     // A closed pipe is a failed write with a message, not a silent end.
     std::signal(SIGPIPE, SIG_IGN);
+    // Until a command knows better: while a model loads, say, there is nothing to save.
+    end_on_interrupts();
     CLI::App program{"Runs language models over contexts larger than the memory they are given."};
     try {
         add_commands(program);

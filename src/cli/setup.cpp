@@ -136,12 +136,13 @@ void write_file(const std::string& path, const std::string& content) {
 
 void add_text_flags(CLI::App& command, TextFlags& flags) {
     command.add_flag("--replace-invalid-utf8", flags.replace_invalid,
-                     "put U+FFFD for bytes that are not UTF-8, instead of refusing the text");
+                     "put U+FFFD for bytes that are not UTF-8 and for characters the model has "
+                     "no token for, instead of refusing the text");
 }
 
-std::string prepared(std::string text, const TextFlags& flags) {
-    if (!flags.replace_invalid || !find_invalid_utf8(text)) return text;
-    return replace_invalid_utf8(text);
+std::string prepared(std::string text, const TextFlags& flags, const Tokenizer& tokenizer) {
+    if (!flags.replace_invalid) return text;
+    return tokenizer.replace_inexpressible(replace_invalid_utf8(text));
 }
 
 }  // namespace palimpsest

@@ -49,7 +49,7 @@ struct TextFlags {
     bool replace_invalid = false;
 };
 void add_text_flags(CLI::App& command, TextFlags& flags);
-/// `text`, with bytes that are not UTF-8 replaced if the flags say so.
-std::string prepared(std::string text, const TextFlags& flags);
+/// `text`, with what cannot be read replaced if the flags say so.
+std::string prepared(std::string text, const TextFlags& flags, const Tokenizer& tokenizer);
 
 }  // namespace palimpsest

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <sstream>
@@ -18,14 +19,34 @@ namespace palimpsest {
 
 namespace {
 
-constexpr double kShortWork_s = 1.0;  // a bar for less would only flicker
+constexpr double kShortWork = 1.0;  // seconds; a bar for less would only flicker
 
 std::atomic<bool>& interrupt_flag() {
     static std::atomic<bool> flag = false;
     return flag;
 }
 
-extern "C" void on_interrupt(int /*signal*/) { interrupt_flag().store(true); }
+constexpr int kInterrupted = 130;
+
+extern "C" void remember_interrupt(int /*signal*/) { interrupt_flag().store(true); }
+
+extern "C" void end_at_once(int /*signal*/) {
+    constexpr std::string_view kMessage = "palimpsest: stopped by Ctrl-C\n";
+    // Of all that could go wrong here, nothing can be helped.
+    [[maybe_unused]] const ssize_t n = write(STDERR_FILENO, kMessage.data(), kMessage.size());
+    _exit(kInterrupted);
+}
+
+/// Unless Ctrl-C is to be ignored, as for a job in the background of a script.
+void on_interrupt(void (*handler)(int)) {
+    struct sigaction action {};
+    sigaction(SIGINT, nullptr, &action);
+    if (action.sa_handler == SIG_IGN) return;
+    action.sa_handler = handler;
+    action.sa_flags = 0;  // without SA_RESTART: a prompt that waits for a line must notice
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, nullptr);
+}
 
 void write_all(int fd, std::string_view text) {
     while (!text.empty()) {
@@ -99,18 +120,14 @@ std::string human_count(int64_t n) {
 
 std::string human_seconds(double seconds) {
     if (seconds < 60) return fixed(seconds, seconds < 10 ? 2 : 0) + " s";
-    const auto whole = static_cast<int64_t>(seconds + 0.5);
+    const auto whole = static_cast<int64_t>(std::lround(seconds));
     if (whole < 3600) return cat(whole / 60, " min ", whole % 60, " s");
     return cat(whole / 3600, " h ", whole % 3600 / 60, " min");
 }
 
-void catch_interrupts() {
-    struct sigaction action {};
-    action.sa_handler = on_interrupt;
-    sigemptyset(&action.sa_mask);
-    // Without SA_RESTART: a prompt that waits for a line must notice.
-    sigaction(SIGINT, &action, nullptr);
-}
+void end_on_interrupts() { on_interrupt(end_at_once); }
+
+void catch_interrupts() { on_interrupt(remember_interrupt); }
 
 bool take_interrupt() noexcept { return interrupt_flag().exchange(false); }
 
@@ -126,7 +143,7 @@ void ProgressBar::show(int64_t done, int64_t total) {
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
     if (!messages_are_terminal() || done <= 0 || done >= total) return;
     const double left = passed / static_cast<double>(done) * static_cast<double>(total - done);
-    if (!shown_ && passed + left < kShortWork_s) return;
+    if (!shown_ && passed + left < kShortWork) return;
     const std::string text = cat(" ", human_count(done), " of ", human_count(total), " tokens, ",
                                  human_seconds(left), " left");
     const int64_t width = terminal_width() - std::ssize(label_) - std::ssize(text) - 4;

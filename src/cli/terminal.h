@@ -37,6 +37,8 @@ void write_message(std::string_view text);
 /// "0.42 s", "3 min 5 s"
 [[nodiscard]] std::string human_seconds(double seconds);
 
+/// From now on Ctrl-C ends the program with a message and the status for it.
+void end_on_interrupts();
 /// From now on Ctrl-C sets a flag instead of ending the program.
 void catch_interrupts();
 /// Was Ctrl-C pressed since the last call? Clears the flag.

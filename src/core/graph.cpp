@@ -16,6 +16,13 @@ namespace palimpsest {
 
 namespace {
 
+/// ggml tells standard error about every weight it repacks, and a library must not.
+void quieten() {
+    static std::once_flag once;
+    const auto discard = [](ggml_log_level /*level*/, const char* /*text*/, void* /*unused*/) {};
+    std::call_once(once, [&] { ggml_log_set(discard, nullptr); });
+}
+
 ggml_context_ptr make_context(size_t bytes) {
     ggml_context_ptr ctx(ggml_init({.mem_size = bytes, .mem_buffer = nullptr, .no_alloc = true}));
     if (!ctx) throw Error(ErrorCode::kExhausted, "no memory for a graph's description");
@@ -56,6 +63,7 @@ void run_custom(ggml_tensor* dst, int thread, int n_threads, void* op) noexcept 
 Backend::Backend(int n_threads) : n_threads_(n_threads) {
     require(n_threads >= 1 && n_threads <= GGML_MAX_N_THREADS, "number of threads is ", n_threads,
             "; it must be 1 to ", GGML_MAX_N_THREADS);
+    quieten();
     cpu_.reset(ggml_backend_cpu_init());
     if (!cpu_) throw Error(ErrorCode::kUnsupported, "ggml has no CPU backend here");
     ggml_backend_cpu_set_n_threads(cpu_.get(), n_threads);

@@ -69,6 +69,25 @@ void check_vocabulary(const GgufFile& file) {
     same_length("tokenizer.ggml.token_type");
 }
 
+/// "byte 10 (line 3)"
+std::string place(std::string_view text, size_t at) {
+    return cat("byte ", at, " (line ", 1 + std::ranges::count(text.substr(0, at), '\n'), ")");
+}
+
+/// "0x0A"
+std::string hex(char byte) {
+    constexpr std::string_view kDigits = "0123456789ABCDEF";
+    const auto value = static_cast<unsigned char>(byte);
+    return {'0', 'x', kDigits[value / 16], kDigits[value % 16]};
+}
+
+/// Bytes of the character that `text`, which is UTF-8, begins with.
+size_t character_length(std::string_view text) {
+    size_t n = 1;
+    while (n < text.size() && (static_cast<unsigned char>(text[n]) & 0xC0U) == 0x80) ++n;
+    return n;
+}
+
 std::string marker(size_t message) { return cat("\x01", message, "\x02"); }
 
 /// Adds tokens to the last segment if it is of the same kind, else as a new one.
@@ -162,18 +181,53 @@ std::vector<TokenId> Tokenizer::tokenize(std::string_view text, bool parse_speci
     return tokens;
 }
 
+void Tokenizer::check_nothing_lost(std::string_view text, std::span<const TokenId> tokens,
+                                   bool special) const {
+    // Vocabularies of the other kind fail when they lack a byte, and respell spaces.
+    if (llama_vocab_type(vocab_) != LLAMA_VOCAB_TYPE_BPE) return;
+    const std::string kept = join(tokens, special);
+    const auto at = static_cast<size_t>(std::ranges::mismatch(text, kept).in1 - text.begin());
+    if (at == text.size()) return;
+    throw Error(ErrorCode::kUnsupported,
+                cat("the model has no token for ", hex(text[at]), ", ", place(text, at),
+                    " of the text, and would not see it; remove it, or put U+FFFD for such ",
+                    "characters (flag --replace-invalid-utf8)"));
+}
+
 std::vector<TokenId> Tokenizer::encode(std::string_view text) const {
     if (const auto bad = find_invalid_utf8(text)) {
-        const auto line = 1 + std::ranges::count(text.substr(0, *bad), '\n');
-        throw Error(ErrorCode::kInvalidArgument,
-                    cat("the text is not valid UTF-8 at byte ", *bad, " (line ", line,
-                        "); convert it, or replace such bytes"));
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            cat("the text is not valid UTF-8 at ", place(text, *bad),
+                "; convert it, or put U+FFFD for such bytes (flag --replace-invalid-utf8)"));
     }
-    return tokenize(text, false);
+    std::vector<TokenId> tokens = tokenize(text, false);
+    check_nothing_lost(text, tokens, false);
+    return tokens;
+}
+
+std::string Tokenizer::replace_inexpressible(std::string_view text) const {
+    if (llama_vocab_type(vocab_) != LLAMA_VOCAB_TYPE_BPE) return std::string(text);
+    const std::string kept = join(tokenize(text, false), false);
+    std::string out;
+    for (size_t next = 0; !text.empty();) {
+        const std::string_view character = text.substr(0, character_length(text));
+        size_t found = 0;
+        for (const char byte : character) {
+            if (next >= kept.size() || kept[next] != byte) continue;
+            ++next;
+            ++found;
+        }
+        out += found == character.size() ? character : "\xEF\xBF\xBD";
+        text.remove_prefix(character.size());
+    }
+    return out;
 }
 
 std::vector<TokenId> Tokenizer::encode_template(std::string_view text) const {
-    return tokenize(text, true);
+    std::vector<TokenId> tokens = tokenize(text, true);
+    check_nothing_lost(text, tokens, true);
+    return tokens;
 }
 
 std::vector<TokenId> Tokenizer::beginning() const {
@@ -207,11 +261,13 @@ std::string Tokenizer::bytes(TokenId token) const { return piece(token, false); 
 
 std::string Tokenizer::visible(TokenId token) const { return piece(token, true); }
 
-std::string Tokenizer::decode(std::span<const TokenId> tokens) const {
+std::string Tokenizer::join(std::span<const TokenId> tokens, bool special) const {
     std::string out;
-    for (const TokenId t : tokens) out += bytes(t);
+    for (const TokenId t : tokens) out += piece(t, special);
     return out;
 }
+
+std::string Tokenizer::decode(std::span<const TokenId> tokens) const { return join(tokens, false); }
 
 bool Tokenizer::ends_text(TokenId token) const { return llama_vocab_is_eog(vocab_, token); }
 

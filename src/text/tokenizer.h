@@ -35,10 +35,15 @@ class Tokenizer {
     static std::unique_ptr<Tokenizer> load(const std::string& path, const GgufFile& file);
 
     /// Tokens of a text; special tokens are never recognised in it. No BOS is added.
-    /// Throws kInvalidArgument, with the byte, if `text` is not UTF-8.
+    /// Throws kInvalidArgument, with the byte, if `text` is not UTF-8; kUnsupported, with the byte,
+    /// if the vocabulary has no token for it.
     [[nodiscard]] std::vector<TokenId> encode(std::string_view text) const;
 
+    /// `text`, which is UTF-8, with U+FFFD for every character that encode() would refuse.
+    [[nodiscard]] std::string replace_inexpressible(std::string_view text) const;
+
     /// Tokens of text written by a template, where special tokens are recognised.
+    /// Throws kUnsupported as encode() does.
     [[nodiscard]] std::vector<TokenId> encode_template(std::string_view text) const;
 
     /// The token that starts every text, if the model wants one; empty otherwise.
@@ -81,6 +86,10 @@ class Tokenizer {
     explicit Tokenizer(llama_model_ptr model);
     [[nodiscard]] std::vector<TokenId> tokenize(std::string_view text, bool parse_special) const;
     [[nodiscard]] std::string piece(TokenId token, bool special) const;
+    [[nodiscard]] std::string join(std::span<const TokenId> tokens, bool special) const;
+    /// Throws kUnsupported if `tokens` lack a byte of `text`.
+    void check_nothing_lost(std::string_view text, std::span<const TokenId> tokens,
+                            bool special) const;
     [[nodiscard]] std::string render(std::span<const ChatMessage> messages) const;
     /// Template text and messages' texts from `rendered`, in which message i stands as marker(i).
     [[nodiscard]] std::vector<Segment> encode_rendered(std::string_view rendered,

@@ -6,9 +6,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "cli/process.h"
 #include "support/gguf_builder.h"
 #include "support/golden.h"
+#include "support/process.h"
 
 namespace palimpsest {
 namespace {
@@ -168,6 +168,22 @@ TEST_F(Cli, InvalidUtf8CanBeReplaced) {
         0);
 }
 
+TEST_F(Cli, BytesWithoutATokenFailOrAreReplaced) {
+    testing::GgufBuilder f = testing::tiny_llama(testing::kTinyBpeTokens);
+    testing::add_bpe_vocabulary(f, "\x16");
+    const TemporaryFile lacking(f.bytes(), ".gguf");
+    const TemporaryFile document("one\ntwo\x16");
+    const std::vector<std::string> flags = {"run", "-m", lacking.path(),  "-n",
+                                            "1",   "-f", document.path(), "x"};
+    expect_failure(run_palimpsest(flags), 5, "0x16, byte 7 (line 2)");
+    std::vector<std::string> replacing = flags;
+    replacing.emplace_back("--replace-invalid-utf8");
+    EXPECT_EQ(run_palimpsest(replacing).status, 0);
+    const ProgramResult r = run_palimpsest({"tokenize", "--count", "--replace-invalid-utf8", "-m",
+                                            lacking.path(), "-f", document.path()});
+    EXPECT_EQ(r.out, "10\n") << r.err;
+}
+
 TEST_F(Cli, FullDiskFails) {
     const ProgramResult r = run_palimpsest({"inspect", model.path()}, {.out_path = "/dev/full"});
     expect_failure(r, 74, "cannot write the output");
@@ -268,6 +284,18 @@ TEST_F(Cli, CtrlCInTheMiddleOfReadingStopsSoon) {
     EXPECT_EQ(r.status, 130) << r.err;
     EXPECT_SAYS(r.err, "Ctrl-C");
     EXPECT_LT(r.wall_s, 4 + 5);
+}
+
+TEST_F(Cli, CtrlCBeforeReadingStopsAtOnce) {
+    const TemporaryFile place("");
+    const std::string silent = place.path() + ".pipe";  // opening it waits for a writer
+    ASSERT_EQ(mkfifo(silent.c_str(), 0600), 0);
+    const ProgramResult r =
+        run_palimpsest({"run", "-m", model.path(), "-f", silent, "x"}, {.interrupt_after_s = 1});
+    unlink(silent.c_str());
+    EXPECT_EQ(r.status, 130);
+    EXPECT_EQ(r.err, "palimpsest: stopped by Ctrl-C\n");
+    EXPECT_LT(r.wall_s, 1 + 5);
 }
 
 TEST_F(Cli, RealModelAnswers) {

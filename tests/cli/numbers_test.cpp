@@ -4,9 +4,9 @@
 
 #include <tuple>
 
-#include "cli/process.h"
 #include "support/gguf_builder.h"
 #include "support/golden.h"
+#include "support/process.h"
 
 namespace palimpsest {
 namespace {

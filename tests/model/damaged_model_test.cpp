@@ -6,11 +6,9 @@
 #include <random>
 
 #include "core/error.h"
-#include "engine/session.h"
-#include "memory/memories.h"
-#include "model/load.h"
 #include "support/gguf_builder.h"
 #include "support/golden.h"
+#include "support/use_model.h"
 
 namespace palimpsest {
 namespace {
@@ -21,29 +19,12 @@ struct Outcome {
     int loaded = 0, refused = 0;
 };
 
-void use(const LoadedModel& loaded, Backend& backend) {
-    const int64_t n_ctx = std::min<int64_t>(loaded.config().n_ctx_train, 64);
-    Session session(loaded.model(), backend,
-                    make_memory("kv", backend, loaded.config().memory_shape(),
-                                {.n_ctx = n_ctx, .entries = GGML_TYPE_F32}),
-                    {.n_chunk = 3});
-    session.feed(std::vector<TokenId>{1, 2, 3, 0});
-    Tokenizer* tokenizer = loaded.tokenizer();
-    if (tokenizer == nullptr) return;
-    (void)tokenizer->decode(tokenizer->encode("hello,\n w\xC3\xB6rld 123"));
-    (void)tokenizer->encode_template("<|im_start|>hello<|im_end|></s>");
-    for (TokenId t = 0; t < tokenizer->n_vocab(); ++t) (void)tokenizer->visible(t);
-    if (tokenizer->has_chat_template()) {
-        (void)tokenizer->encode_chat(std::vector<ChatMessage>{{"user", {{"hello", false}}}});
-    }
-}
-
 void try_model(const std::string& bytes, Backend& backend, Outcome& outcome) {
     const testing::TemporaryFile file(bytes, ".gguf");
     try {
         const LoadedModel loaded(file.path(), backend);
         ++outcome.loaded;
-        use(loaded, backend);
+        testing::use_model(loaded, backend);
     } catch (const Error& e) {
         EXPECT_NE(e.code(), ErrorCode::kInternal) << e.what();
         ++outcome.refused;

@@ -6,12 +6,10 @@
 #include <functional>
 
 #include "core/error.h"
-#include "engine/session.h"
-#include "memory/memories.h"
-#include "model/load.h"
 #include "support/gguf_builder.h"
 #include "support/golden.h"
 #include "support/tiny_model.h"
+#include "support/use_model.h"
 
 namespace palimpsest {
 namespace {
@@ -19,25 +17,10 @@ namespace {
 using testing::GgufBuilder;
 using testing::TemporaryFile;
 
-/// Loads a model and reads four tokens with it.
-void load_and_read(const std::string& bytes) {
+void load_and_use(const std::string& bytes) {
     const TemporaryFile file(bytes, ".gguf");
     Backend backend(1);
-    const LoadedModel loaded(file.path(), backend);
-    const int64_t n_ctx = std::min<int64_t>(loaded.config().n_ctx_train, 64);
-    Session session(loaded.model(), backend,
-                    make_memory("kv", backend, loaded.config().memory_shape(),
-                                {.n_ctx = n_ctx, .entries = GGML_TYPE_F32}),
-                    {.n_chunk = 3});
-    session.feed(std::vector<TokenId>{1, 2, 3, 0});
-    Tokenizer* tokenizer = loaded.tokenizer();
-    if (tokenizer == nullptr) return;
-    const std::vector<TokenId> tokens = tokenizer->encode("hello,\n w\xC3\xB6rld 123");
-    (void)tokenizer->decode(tokens);
-    for (TokenId t = 0; t < tokenizer->n_vocab(); ++t) (void)tokenizer->visible(t);
-    if (tokenizer->has_chat_template()) {
-        (void)tokenizer->encode_chat(std::vector<ChatMessage>{{"user", {{"hello", false}}}});
-    }
+    testing::use_model(LoadedModel(file.path(), backend), backend);
 }
 
 struct Lie {
@@ -49,7 +32,7 @@ struct Lie {
 
 void expect_refusal(const std::string& bytes, const Lie& lie) {
     try {
-        load_and_read(bytes);
+        load_and_use(bytes);
         FAIL() << "it was loaded";
     } catch (const Error& e) {
         EXPECT_EQ(e.code(), lie.code) << e.what();
@@ -222,21 +205,21 @@ const Lie kWindowLies[] = {
 INSTANTIATE_TEST_SUITE_P(Windows, HostileGemma, ::testing::ValuesIn(kWindowLies), kLieName);
 
 TEST(HostileModelFile, LoadsWhenNothingIsWrong) {
-    EXPECT_NO_THROW(load_and_read(testing::tiny_llama().bytes()));
-    EXPECT_NO_THROW(load_and_read(testing::tiny_model_bytes({.architecture = "gemma3"})));
+    EXPECT_NO_THROW(load_and_use(testing::tiny_llama().bytes()));
+    EXPECT_NO_THROW(load_and_use(testing::tiny_model_bytes({.architecture = "gemma3"})));
 }
 
 TEST(HostileModelFile, IsRefusedWhereverItIsCut) {
     const std::string whole = testing::tiny_llama().bytes();
     for (size_t n = 0; n + 64 < whole.size(); n += 997) {
-        EXPECT_THROW(load_and_read(whole.substr(0, n)), Error) << n;
+        EXPECT_THROW(load_and_use(whole.substr(0, n)), Error) << n;
     }
 }
 
 TEST(HostileModelFile, WithALongTrainedContextTakesNoMemoryForIt) {
     GgufBuilder f = testing::tiny_llama();
     f.set("llama.context_length", uint32_t{1} << 28U);
-    EXPECT_NO_THROW(load_and_read(f.bytes()));
+    EXPECT_NO_THROW(load_and_use(f.bytes()));
 }
 
 }  // namespace

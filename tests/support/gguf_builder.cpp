@@ -234,8 +234,9 @@ GgufBuilder tiny_llama(uint64_t n_vocab) {
     return f;
 }
 
-void add_bpe_vocabulary(GgufBuilder& f) {
+void add_bpe_vocabulary(GgufBuilder& f, std::string_view missing) {
     std::vector<std::string> tokens = byte_spellings();
+    for (const char byte : missing) tokens[static_cast<unsigned char>(byte)] += " is missing";
     tokens.insert(tokens.end(),
                   {"he", "ll", "hell", "<|endoftext|>", "<|im_start|>", "<|im_end|>"});
     std::vector<int32_t> types(tokens.size(), kNormal);
@@ -252,7 +253,7 @@ void add_bpe_vocabulary(GgufBuilder& f) {
                "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}");
 }
 
-void add_spm_vocabulary(GgufBuilder& f) {
+void add_spm_vocabulary(GgufBuilder& f, std::string_view missing) {
     std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
     std::vector<int32_t> types = {kUnknown, kControl, kControl};
     constexpr std::string_view kHex = "0123456789ABCDEF";
@@ -260,6 +261,7 @@ void add_spm_vocabulary(GgufBuilder& f) {
         tokens.push_back(std::string("<0x") + kHex[b / 16] + kHex[b % 16] + ">");
         types.push_back(kByte);
     }
+    for (const char byte : missing) tokens[3 + static_cast<unsigned char>(byte)] += " is missing";
     for (const char* piece : {"\xE2\x96\x81", "h", "e", "l", "o", "he"}) {
         tokens.emplace_back(piece);
         types.push_back(kNormal);

@@ -86,11 +86,12 @@ GgufBuilder tiny_llama(uint64_t n_vocab = 40);
 
 /// Tokens of a byte-level BPE vocabulary: 256 bytes, three merged pieces, three special tokens.
 constexpr uint64_t kTinyBpeTokens = 262;
-/// Gives a model of at least so many rows such a vocabulary and a ChatML template.
-void add_bpe_vocabulary(GgufBuilder& file);
+/// Gives a model of at least so many rows such a vocabulary and a ChatML template. Bytes in
+/// `missing` have no token: others, never met, are in their places.
+void add_bpe_vocabulary(GgufBuilder& file, std::string_view missing = "");
 
 /// Tokens of a SentencePiece vocabulary: three special tokens, 256 bytes, a space, five pieces.
 constexpr uint64_t kTinySpmTokens = 265;
-void add_spm_vocabulary(GgufBuilder& file);
+void add_spm_vocabulary(GgufBuilder& file, std::string_view missing = "");
 
 }  // namespace palimpsest::testing

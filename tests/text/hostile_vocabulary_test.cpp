@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "support/gguf_builder.h"
 #include "support/golden.h"
+#include "support/use_model.h"
 #include "text/tokenizer.h"
 
 namespace palimpsest {
@@ -15,23 +16,10 @@ namespace {
 using testing::GgufBuilder;
 using testing::raw;
 
-/// Loads the vocabulary and uses every part of it.
 void load_and_use(const GgufBuilder& f) {
     const testing::TemporaryFile file(f.bytes(), ".gguf");
     const auto t = Tokenizer::load(file.path(), GgufFile::open(file.path()));
-    if (t == nullptr) return;
-    (void)t->decode(t->encode("hello\n \xE2\x82\xAC 123\t<|im_end|>"));
-    (void)t->encode_template("<|im_start|>hello<|im_end|><s></s>\n");
-    (void)t->beginning();
-    for (TokenId id = 0; id < t->n_vocab(); ++id) {
-        (void)t->visible(id);
-        (void)t->bytes(id);
-        (void)t->ends_text(id);
-    }
-    if (!t->has_chat_template()) return;
-    const std::vector<ChatMessage> chat = {{"system", {{"be", false}}}, {"user", {{"x", false}}}};
-    (void)t->encode_chat(chat);
-    (void)t->encode_next_turn({"user", {{"more", false}}});
+    if (t != nullptr) testing::use_tokenizer(*t);
 }
 
 GgufBuilder byte_pairs() {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <random>
 
 #include "core/error.h"
@@ -25,15 +26,15 @@ std::unique_ptr<Tokenizer> load(const GgufBuilder& f) {
     return load(file.path());
 }
 
-std::unique_ptr<Tokenizer> byte_pairs() {
+std::unique_ptr<Tokenizer> byte_pairs(std::string_view missing = "") {
     GgufBuilder f = testing::tiny_llama(testing::kTinyBpeTokens);
-    testing::add_bpe_vocabulary(f);
+    testing::add_bpe_vocabulary(f, missing);
     return load(f);
 }
 
-std::unique_ptr<Tokenizer> sentence_pieces() {
+std::unique_ptr<Tokenizer> sentence_pieces(std::string_view missing = "") {
     GgufBuilder f = testing::tiny_llama(testing::kTinySpmTokens);
-    testing::add_spm_vocabulary(f);
+    testing::add_spm_vocabulary(f, missing);
     return load(f);
 }
 
@@ -125,14 +126,53 @@ TEST(Tokenizer, ShowsSpecialTokensToPeopleOnly) {
     EXPECT_EQ(byte_pairs()->visible(kEnd), "<|im_end|>");
 }
 
-TEST(Tokenizer, NamesByteAndLineOfInvalidText) {
+/// `encode` refuses with this code, and says each of these.
+void expect_refusal(const std::function<void()>& encode, ErrorCode code,
+                    const std::vector<std::string>& says) {
     try {
-        (void)byte_pairs()->encode("one\ntwo\nab\xFF");
+        encode();
         FAIL() << "it was encoded";
     } catch (const Error& e) {
-        EXPECT_EQ(e.code(), ErrorCode::kInvalidArgument);
-        EXPECT_NE(std::string(e.what()).find("byte 10 (line 3)"), std::string::npos) << e.what();
+        EXPECT_EQ(e.code(), code);
+        for (const std::string& part : says) {
+            EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+        }
     }
+}
+
+TEST(Tokenizer, NamesByteAndLineOfInvalidText) {
+    expect_refusal([] { (void)byte_pairs()->encode("one\ntwo\nab\xFF"); },
+                   ErrorCode::kInvalidArgument, {"byte 10 (line 3)"});
+}
+
+TEST(Tokenizer, RefusesBytesItHasNoTokenFor) {
+    const auto t = byte_pairs("\x16\xF1");
+    expect_refusal([&] { (void)t->encode("one\ntwo\x16\x16"); }, ErrorCode::kUnsupported,
+                   {"0x16", "byte 7 (line 2)"});
+    expect_refusal([&] { (void)t->encode("a\xF1\x80\x80\x80"); }, ErrorCode::kUnsupported,
+                   {"0xF1", "byte 1 (line 1)"});
+    EXPECT_EQ(t->decode(t->encode("hell\x15\xF0\x9F\x98\x80")), "hell\x15\xF0\x9F\x98\x80");
+}
+
+TEST(Tokenizer, RefusesBytesItHasNoTokenForInTemplatesAndMessages) {
+    const auto t = byte_pairs("\x16");
+    expect_refusal([&] { (void)t->encode_template("<|im_start|>a\x16<|im_end|>"); },
+                   ErrorCode::kUnsupported, {"0x16", "byte 13 "});
+    const std::vector<ChatMessage> chat = {{"user", {{"fine", true}, {"\x16", false}}}};
+    expect_refusal([&] { (void)t->encode_chat(chat); }, ErrorCode::kUnsupported, {"0x16"});
+    expect_refusal([&] { (void)t->encode_next_turn(chat.front()); }, ErrorCode::kUnsupported,
+                   {"0x16"});
+    expect_refusal([&] { (void)t->encode_raw(chat.front().parts); }, ErrorCode::kUnsupported,
+                   {"0x16"});
+}
+
+TEST(Tokenizer, ReplacesCharactersItCannotExpress) {
+    const auto t = byte_pairs("\x16\xF1\x81");
+    const std::string text = "\x16hell\x16o\xF1\x80\x80\x80\xE2\x82\xAC\xC3\x81\x15";
+    const std::string replaced = t->replace_inexpressible(text);
+    EXPECT_EQ(replaced, "\xEF\xBF\xBDhell\xEF\xBF\xBDo\xEF\xBF\xBD\xE2\x82\xAC\xEF\xBF\xBD\x15");
+    EXPECT_EQ(t->decode(t->encode(replaced)), replaced);
+    EXPECT_EQ(byte_pairs()->replace_inexpressible(text), text);
 }
 
 TEST(Tokenizer, RefusesIdsOutsideTheVocabulary) {
@@ -203,6 +243,12 @@ TEST(SentencePieces, FallBackToBytes) {
     EXPECT_EQ(t->decode(t->encode("hello \xE2\x82\xAC")), " hello \xE2\x82\xAC");
 }
 
+TEST(SentencePieces, RefuseBytesTheyHaveNoTokenFor) {
+    const auto t = sentence_pieces("\x16");
+    EXPECT_EQ(t->decode(t->encode("\x15")), " \x15");
+    expect_refusal([&] { (void)t->encode("a\x16"); }, ErrorCode::kCorrupt, {"cannot express"});
+}
+
 TEST(SentencePieces, SeeNoSpecialTokensInUserText) {
     EXPECT_FALSE(holds(sentence_pieces()->encode("a</s>"), 2));
 }
@@ -211,6 +257,31 @@ TEST(TokenizerOfTheRealModel, RealTextsComeBack) {
     REQUIRE_MODEL();
     // Its vocabulary lacks the bytes F1 and up, with which characters beyond U+3FFFF begin.
     expect_round_trips(*load(*model_path), 500, 0x3FFFF);
+}
+
+TEST(TokenizerOfTheRealModel, RealTextsAreEncodedWholeOrRefused) {
+    REQUIRE_MODEL();
+    const auto t = load(*model_path);
+    const std::string lost = "\x04\x06\x13\x14\x16\x1D";
+    for (char c = 0; c < 0x20; ++c) {
+        const std::string text = std::string("a") + c + "b";
+        if (lost.find(c) == std::string::npos) {
+            EXPECT_EQ(t->decode(t->encode(text)), text) << static_cast<int>(c);
+        } else {
+            expect_refusal([&] { (void)t->encode(text); }, ErrorCode::kUnsupported, {"byte 1 "});
+        }
+    }
+    expect_refusal([&] { (void)t->encode("\xF1\x80\x80\x80"); }, ErrorCode::kUnsupported, {"0xF1"});
+}
+
+TEST(TokenizerOfTheRealModel, RealTextsAreExpressibleOnceReplaced) {
+    REQUIRE_MODEL();
+    const auto t = load(*model_path);
+    std::minstd_rand random(8);
+    for (int i = 0; i < 200; ++i) {
+        const std::string text = t->replace_inexpressible("\x16" + random_text(random, 0x10FFFF));
+        EXPECT_EQ(t->decode(t->encode(text)), text) << i;
+    }
 }
 
 TEST(TokenizerOfTheRealModel, RealStreamNeverSplitsACharacter) {

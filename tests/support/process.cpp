@@ -1,0 +1,87 @@
+#include "support/process.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "support/golden.h"
+
+namespace palimpsest::testing {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+int opened(const std::string& path, int flags) { return open(path.c_str(), flags, 0600); }
+
+/// In the child: puts the descriptors in place and becomes the program.
+[[noreturn]] void become_program(const std::vector<std::string>& arguments, int in, int out,
+                                 int err, const ProgramOptions& options) {
+    dup2(in, STDIN_FILENO);
+    dup2(out, STDOUT_FILENO);
+    dup2(err, STDERR_FILENO);
+    signal(SIGINT, SIG_DFL);  // which is ignored if the tests run in the background of a script
+    for (const std::string& e : options.environment) {
+        putenv(strdup(e.c_str()));  // NOLINT(concurrency-mt-unsafe): a child has one thread
+    }
+    std::vector<char*> argv;
+    std::string program = PALIMPSEST_PROGRAM;
+    argv.push_back(program.data());
+    for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
+    argv.push_back(nullptr);
+    execv(program.c_str(), argv.data());
+    _exit(127);
+}
+
+int wait_for(pid_t child, const ProgramOptions& options, Clock::time_point start) {
+    bool interrupted = options.interrupt_after_s <= 0;
+    int status = 0;
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        if (!interrupted && seconds_since(start) > options.interrupt_after_s) {
+            interrupted = true;
+            kill(child, SIGINT);
+        }
+        if (seconds_since(start) > options.timeout_s) kill(child, SIGKILL);
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+}  // namespace
+
+ProgramResult run_palimpsest(const std::vector<std::string>& arguments,
+                             const ProgramOptions& options) {
+    // Files, not pipes: nothing can fill up and block.
+    const TemporaryFile input(options.input);
+    const TemporaryFile output("");
+    const TemporaryFile messages("");
+    const std::string out_path = options.out_path.empty() ? output.path() : options.out_path;
+    int closed[2] = {-1, -1};
+    if (options.out_closed && pipe(closed) != 0) return {};
+    if (options.out_closed) close(closed[0]);
+    const int in = opened(input.path(), O_RDONLY);
+    const int out = options.out_closed ? closed[1] : opened(out_path, O_WRONLY);
+    const int err = opened(messages.path(), O_WRONLY);
+    const auto start = Clock::now();
+    const pid_t child = fork();
+    if (child == 0) become_program(arguments, in, out, err, options);
+    for (const int fd : {in, out, err}) close(fd);
+    ProgramResult result;
+    result.status = wait_for(child, options, start);
+    result.wall_s = seconds_since(start);
+    result.out = read_text(output.path());
+    result.err = read_text(messages.path());
+    return result;
+}
+
+}  // namespace palimpsest::testing
