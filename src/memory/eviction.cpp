@@ -88,11 +88,11 @@ void Evictor::settle_protection() {
 void Evictor::set_entries(int64_t entries, const std::string& explanation) {
     entries_ = entries;
     settle_protection();
-    const int64_t most = n_ctx_ - (options_.one_shot ? 0 : slack());
-    require(entries <= most || options_.one_shot, "a budget of ", entries, " entries a head",
-            explanation, " and a chunk of ", slack(), " on top do not fit the context of ", n_ctx_,
-            " positions; lower the budget, or do without one");
     check_fits(explanation);
+    require(options_.one_shot || entries + slack() <= n_ctx_, "a budget of ", entries,
+            " entries a head", explanation, " and the longest step of ", slack(),
+            " on top do not fit the context of ", n_ctx_,
+            " positions; lower the budget, the chunk or the eviction interval");
 }
 
 void Evictor::check_fits(const std::string& what) const {

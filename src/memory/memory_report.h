@@ -16,7 +16,7 @@ struct MemoryReport {
     int64_t n_sink = 0, n_recent = 0, n_pinned = 0;  // protected positions
 
     /// For every position seen: share of the heads that may forget which still hold it, 0 to 1.
-    std::vector<float> held_share;
+    std::vector<float> held_share = {};
     bool is_residue_readable = false;  // what no head holds is still in the residue
 
     struct Layer {
@@ -24,7 +24,7 @@ struct MemoryReport {
         std::vector<int64_t> held = {};  // entries of each KV head
         size_t bytes = 0;
     };
-    std::vector<Layer> layers;
+    std::vector<Layer> layers = {};
 
     struct Bytes {
         size_t entries = 0;      // keys and values, whole pages
@@ -35,7 +35,7 @@ struct MemoryReport {
             return entries + bookkeeping + policy + residue + scratch;
         }
     };
-    Bytes bytes;
+    Bytes bytes = {};
     size_t peak_bytes = 0;  // most at any moment, the running chunk included
 
     int64_t n_cuts = 0;

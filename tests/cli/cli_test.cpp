@@ -317,5 +317,83 @@ TEST_F(Cli, RealModelStopsReadingSoonAfterCtrlC) {
     EXPECT_LT(r.wall_s, 4 + 10);
 }
 
+/// Flags of bounded memories that cannot work, and what the message must name.
+struct BadMemory {
+    const char* name;
+    std::vector<std::string> flags;
+    int status;
+    const char* says;
+};
+
+class BadMemoryFlags : public ::testing::TestWithParam<BadMemory> {};
+
+TEST_P(BadMemoryFlags, EndWithASentence) {
+    const TemporaryFile model(speaking_model(), ".gguf");
+    std::vector<std::string> arguments = {"run",     "-m", model.path(),          "-n", "2",
+                                          "--chunk", "32", "--eviction-interval", "32", "hello"};
+    arguments.insert(arguments.end(), GetParam().flags.begin(), GetParam().flags.end());
+    expect_failure(run_palimpsest(arguments), GetParam().status, GetParam().says);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Run, BadMemoryFlags,
+    ::testing::Values(
+        BadMemory{"zero_budget", {"-b", "0"}, 2, "'0'"},
+        BadMemory{"negative_budget", {"--memory-budget=-3"}, 2, "'-3'"},
+        BadMemory{"over_all", {"-b", "120%"}, 2, "over 100 %"},
+        BadMemory{"no_unit", {"-b", "64M"}, 2, "unit 'M'"},
+        BadMemory{"below_protected", {"-b", "20", "-p", "window", "--recent", "30"}, 2, "30 last"},
+        BadMemory{"below_window", {"-b", "40"}, 2, "64 last"},
+        BadMemory{"bytes_too_few", {"-b", "3kB"}, 2, "3000 bytes"},
+        BadMemory{"above_context", {"-b", "100000"}, 2, "100000"},
+        BadMemory{"unknown_policy", {"-b", "99", "-p", "snapkv"}, 3, "did you mean 'snap-kv'"},
+        BadMemory{"no_budget", {"-p", "window"}, 2, "--memory-budget"},
+        BadMemory{"full_with_budget", {"-b", "99", "-p", "full"}, 2, "forgets nothing"},
+        BadMemory{"allocator_for_nothing", {"--allocator", "adaptive"}, 2, "--memory-budget"},
+        BadMemory{"mark_for_nothing", {"--keep-text", "hello"}, 2, "does not occur"},
+        BadMemory{
+            "setting_without_value", {"-b", "99", "--policy-option", "window"}, 2, "NAME=VALUE"}),
+    [](const auto& test) { return test.param.name; });
+
+TEST_F(Cli, TraceListsWhatEveryCutKept) {
+    const TemporaryFile tokens("[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20]");
+    const TemporaryFile question("[3,4,5]");
+    const ProgramResult r =
+        run_palimpsest({"trace", "-m", mute.path(), "--tokens", tokens.path(), "--question-tokens",
+                        question.path(), "--policy", "window", "--ratio", "0.5", "--one-shot",
+                        "--logits", "question"});
+    ASSERT_EQ(r.status, 0) << r.err;
+    const nlohmann::json traced = nlohmann::json::parse(r.out);
+    EXPECT_EQ(traced["tokens"], 23);
+    EXPECT_EQ(traced["logits"]["positions"], nlohmann::json::array({20, 21, 22}));
+    EXPECT_EQ(traced["logits"]["rows"].size(), 3);
+    ASSERT_EQ(traced["compressions"].size(), 1);
+    const nlohmann::json& cut = traced["compressions"].front();
+    EXPECT_EQ(cut["at"], 20);
+    EXPECT_EQ(cut["layers"].front()["heads"].back()["kept"],
+              nlohmann::json::array({0, 1, 2, 3, 14, 15, 16, 17, 18, 19}));
+}
+
+TEST_F(Cli, RatioAndBudgetContradictEachOther) {
+    const TemporaryFile tokens("[1,2,3]");
+    expect_failure(run_palimpsest({"trace", "-m", mute.path(), "--tokens", tokens.path(), "-p",
+                                   "window", "--ratio", "0.5", "-b", "10"}),
+                   2, "--ratio and --memory-budget");
+}
+
+TEST_F(Cli, ReportGoesToPeopleAndToAFile) {
+    const TemporaryFile told("", ".json");
+    const TemporaryFile document(std::string(600, 'a'), ".txt");
+    const ProgramResult r =
+        run_palimpsest({"run", "-m", model.path(), "-n", "2", "-b", "64", "-p", "window", "--chunk",
+                        "64", "--eviction-interval", "64", "-f", document.path(), "--report",
+                        "--report-json", told.path(), "hello"});
+    ASSERT_EQ(r.status, 0) << r.err;
+    EXPECT_SAYS(r.err, "dropped");
+    const auto report = nlohmann::json::parse(testing::read_text(told.path()));
+    EXPECT_EQ(report["policy"], "window");
+    EXPECT_GT(report["positions"]["dropped"].get<int>(), 0);
+}
+
 }  // namespace
 }  // namespace palimpsest

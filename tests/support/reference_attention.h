@@ -42,6 +42,9 @@ class MemoryScript {
     /// after position, within it layer after layer: d_head * n_head values each.
     std::vector<float> step(Backend& backend, ContextMemory& memory, int64_t first,
                             int64_t n) const;
+    /// The same for a step that says more than its length; it reads from position `first` on.
+    std::vector<float> step(Backend& backend, ContextMemory& memory, int64_t first,
+                            const Step& step) const;
     /// All steps from `first` to the end, at most n_chunk positions each.
     std::vector<float> run(Backend& backend, ContextMemory& memory, int64_t n_chunk,
                            int64_t first = 0) const;

@@ -1,0 +1,260 @@
+// Bounded memories under a model: long inputs, lanes, repetition, and the report of what went.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "engine/report.h"
+#include "engine/session.h"
+#include "memory/policies.h"
+#include "support/golden.h"
+#include "support/tiny_model.h"
+
+namespace palimpsest {
+namespace {
+
+using testing::all_logits;
+using testing::max_difference;
+using testing::tiny_tokens;
+using testing::TinyModel;
+using testing::TinyModelOptions;
+using testing::write_greedily;
+
+constexpr int64_t kBudget = 64;
+constexpr int64_t kWindow = 256;  // what the tiny model was trained for
+constexpr int64_t kChunk = 40;
+
+EvictionOptions eviction(const std::string& policy) {
+    EvictionOptions e = {.policy = policy};
+    if (policy == "snap-kv" || policy == "pyramid-kv" || policy == "chunk-kv") {
+        e.settings = {{"window", "8"}};
+    }
+    e.budget = {.kind = Budget::Kind::kEntries, .count = kBudget, .share = 0};
+    e.n_recent = 8;
+    e.interval = 16;
+    e.n_chunk = kChunk;
+    return e;
+}
+
+std::unique_ptr<ContextMemory> memory_of(TinyModel& tiny, const EvictionOptions& options) {
+    return make_memory("kv", tiny.backend(), tiny.shape(),
+                       {.n_ctx = kWindow, .entries = GGML_TYPE_F32, .eviction = options});
+}
+
+Session session_of(TinyModel& tiny, const EvictionOptions& options) {
+    return {tiny.model(), tiny.backend(), memory_of(tiny, options), {.n_chunk = kChunk}};
+}
+
+std::vector<std::string> evicting_policies() {
+    std::vector<std::string> names;
+    for (const PolicyKind& kind : policy_kinds()) {
+        if (kind.make != nullptr) names.emplace_back(kind.name);
+    }
+    return names;
+}
+
+class BoundedSession : public ::testing::TestWithParam<std::string> {
+ protected:
+    TinyModel tiny;
+};
+
+TEST_P(BoundedSession, ReadsAndWritesTenWindows) {
+    Session session = session_of(tiny, eviction(GetParam()));
+    session.feed(tiny_tokens(10 * kWindow));
+    for (const float x : session.logits()) ASSERT_TRUE(std::isfinite(x));
+    EXPECT_EQ(write_greedily(session, 3 * kWindow).size(), 3 * kWindow);
+    EXPECT_GT(session.room(), 1000 * kWindow);
+    const MemoryReport report = session.memory().report();
+    EXPECT_GT(report.n_renumbered, 0);
+    int64_t held = 0;
+    for (const auto& layer : report.layers) {
+        for (const int64_t n : layer.held) held += n;
+    }
+    EXPECT_LE(held, 4 * (kBudget + 16));
+}
+
+TEST_P(BoundedSession, TheSameInputGivesTheSameText) {
+    std::vector<TokenId> texts[2];
+    for (auto& text : texts) {
+        Session session = session_of(tiny, eviction(GetParam()));
+        session.feed(tiny_tokens(700));
+        text = write_greedily(session, 60);
+    }
+    EXPECT_EQ(texts[0], texts[1]);
+}
+
+TEST_P(BoundedSession, ABudgetThatNothingExceedsChangesNothing) {
+    EvictionOptions options = eviction(GetParam());
+    options.budget.count = 200;
+    Session bounded = session_of(tiny, options);
+    Session full = tiny.session(kChunk);
+    const std::vector<TokenId> tokens = tiny_tokens(190);
+    // Rehearsed, the same tokens are read in other steps, whose products sum in another order.
+    EXPECT_LE(max_difference(all_logits(bounded, tokens), all_logits(full, tokens)), 2e-5);
+}
+
+TEST_P(BoundedSession, OneShotCutsOnceAfterThePrompt) {
+    EvictionOptions options = eviction(GetParam());
+    options.one_shot = true;
+    options.budget = {.kind = Budget::Kind::kEvicted, .count = 0, .share = 0.75};
+    Session session = session_of(tiny, options);
+    Session full = tiny.session(kChunk);
+    const std::vector<TokenId> tokens = tiny_tokens(200);
+    session.feed(tokens);
+    full.feed(tokens);
+    EXPECT_LE(max_difference(session.logits(), full.logits()), 2e-5) << "the prompt saw everything";
+    const MemoryReport report = session.memory().report();
+    EXPECT_EQ(report.n_cuts, 1);
+    int64_t held = 0;
+    for (const auto& layer : report.layers) {
+        for (const int64_t n : layer.held) held += n;
+    }
+    EXPECT_LE(held, 4 * 50);
+    EXPECT_GE(held, 4 * 40) << "whole runs may leave a little unused";
+    write_greedily(session, 20);
+    EXPECT_EQ(session.memory().report().n_cuts, 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Policies, BoundedSession, ::testing::ValuesIn(evicting_policies()),
+                         [](const auto& test) {
+                             std::string name = test.param;
+                             std::ranges::replace(name, '-', '_');
+                             return name;
+                         });
+
+TEST(BoundedLanes, SideBySideEqualEachAlone) {
+    TinyModel tiny;
+    std::vector<std::string> policies = evicting_policies();
+    std::erase(policies, "kvzip");  // a lane cannot be rehearsed by itself
+    const std::vector<TokenId> tokens = tiny_tokens(320);
+    const auto run = [&](const std::vector<std::string>& names) {
+        std::vector<std::unique_ptr<ContextMemory>> memories;
+        for (const std::string& name : names) {
+            memories.push_back(memory_of(tiny, eviction(name)));
+        }
+        Evaluator evaluator(tiny.model(), tiny.backend());
+        std::vector<float> last;
+        for (int64_t at = 0; at < std::ssize(tokens); at += kChunk) {
+            std::vector<Lane> lanes;
+            for (const auto& memory : memories) {
+                lanes.push_back(
+                    {.memory = memory.get(),
+                     .step = {.n = kChunk,
+                              .first_pos = memory->next_position(),
+                              .is_prefill = at + kChunk < std::ssize(tokens)},
+                     .tokens = std::span(tokens).subspan(static_cast<size_t>(at), kChunk),
+                     .rows = {}});
+            }
+            const std::span<const float> logits = evaluator.evaluate(lanes);
+            last.assign(logits.begin(), logits.end());
+        }
+        return last;
+    };
+    std::vector<float> alone;
+    for (const std::string& name : policies) {
+        const std::vector<float> logits = run({name});
+        alone.insert(alone.end(), logits.begin(), logits.end());
+    }
+    EXPECT_LE(max_difference(run(policies), alone), 2e-5);
+}
+
+TEST(BoundedGemma, SlidingLayersKeepTheirWindow) {
+    TinyModel tiny(TinyModelOptions{.architecture = "gemma3", .n_layer = 4});
+    Session session = session_of(tiny, eviction("window"));
+    session.feed(tiny_tokens(5 * kWindow));
+    write_greedily(session, kWindow);
+    const MemoryReport report = session.memory().report();
+    EXPECT_EQ(report.layers[0].held[0], 7);
+    EXPECT_LE(report.layers[1].held[0], kBudget + 16);
+    EXPECT_GT(report.n_renumbered, 0);
+}
+
+TEST(BoundedShare, IsAShareOfThePrompt) {
+    TinyModel tiny;
+    EvictionOptions options = eviction("key-norm");
+    options.budget = {.kind = Budget::Kind::kShare, .count = 0, .share = 0.2};
+    Session session = session_of(tiny, options);
+    session.feed(tiny_tokens(500));
+    EXPECT_EQ(session.memory().usage().entries_held, 100);
+}
+
+// ---- the report
+// -----------------------------------------------------------------------------------
+
+MemoryReport some_report() {
+    MemoryReport r = {.policy = "window", .allocator = "uniform", .entries = "f16"};
+    r.budget = "8 entries a head";
+    r.budget_entries = 8;
+    r.positions_seen = 10;
+    r.held_share = {1, 1, 0, 0, 0, 0.25F, 0.04F, 0.5F, 1, 1};
+    r.layers = {{.window = 0, .held = {5, 4}, .bytes = 100}, {.window = 16, .held = {9, 9}}};
+    r.bytes.entries = 2000;
+    return r;
+}
+
+TEST(Report, SpansCoverEveryPositionOnce) {
+    const auto spans = retention_spans(some_report());
+    std::vector<std::pair<int64_t, Retention>> found;
+    int64_t at = 0;
+    for (const RetentionSpan& s : spans) {
+        EXPECT_EQ(s.begin, at);
+        at = s.end;
+        found.emplace_back(s.end, s.retention);
+    }
+    EXPECT_EQ(at, 10);
+    const std::vector<std::pair<int64_t, Retention>> expected = {{2, Retention::kKept},
+                                                                 {5, Retention::kDropped},
+                                                                 {6, Retention::kPartly},
+                                                                 {7, Retention::kDropped},
+                                                                 {10, Retention::kKept}};
+    EXPECT_EQ(found, expected);
+}
+
+TEST(Report, WhatAResidueTookInIsLatent) {
+    MemoryReport r = some_report();
+    r.is_residue_readable = true;
+    EXPECT_EQ(retention_spans(r)[1].retention, Retention::kLatent);
+}
+
+TEST(Report, JsonSaysTheSame) {
+    const auto json = nlohmann::json::parse(report_json(some_report(), {}, nullptr));
+    EXPECT_EQ(json["tokens_in"], 10);
+    EXPECT_EQ(json["positions"]["dropped"], 4);
+    EXPECT_EQ(json["positions"]["held_by_no_head"], 3);
+    EXPECT_EQ(json["spans"].size(), 5);
+    EXPECT_EQ(json["layers"][1]["window"], 16);
+    EXPECT_EQ(json["bytes"]["total"], 2000);
+}
+
+TEST(Report, PeopleSeeTheLargestSpansAndTheSlidingLayers) {
+    const std::string text = report_for_people(some_report(), {}, nullptr, 80);
+    EXPECT_NE(text.find("2–4 (3)"), std::string::npos) << text;
+    EXPECT_NE(text.find("slide over their last 16"), std::string::npos) << text;
+    EXPECT_NE(text.find("heads hold 4 to 5"), std::string::npos) << text;
+}
+
+TEST(Report, AFullMemoryKeepsEverything) {
+    TinyModel tiny;
+    Session session = tiny.session();
+    session.feed(tiny_tokens(50));
+    const MemoryReport report = session.memory().report();
+    const auto spans = retention_spans(report);
+    ASSERT_EQ(spans.size(), 1);
+    EXPECT_EQ(spans[0].retention, Retention::kKept);
+    EXPECT_NE(report_for_people(report, session.tokens(), nullptr, 80).find("everything is kept"),
+              std::string::npos);
+}
+
+TEST(Report, AnEmptyMemoryHasNothingToTell) {
+    TinyModel tiny;
+    const Session session = tiny.session();
+    const MemoryReport report = session.memory().report();
+    EXPECT_TRUE(retention_spans(report).empty());
+    EXPECT_FALSE(report_for_people(report, {}, nullptr, 20).empty());
+    EXPECT_TRUE(nlohmann::json::accept(report_json(report, {}, nullptr)));
+}
+
+}  // namespace
+}  // namespace palimpsest
