@@ -203,9 +203,11 @@ SpeedReport measure_speed(const SpeedOptions& o,
 
     SpeedReport report;
     report.n_ctx_train = config.n_ctx_train;
-    on_progress("memory and load time, each in a process of its own");
-    report.ours = measure_footprint(ours, tokens);
-    if (o.with_peer) {
+    if (o.with_footprint) {
+        on_progress("memory and load time, each in a process of its own");
+        report.ours = measure_footprint(ours, tokens);
+    }
+    if (o.with_footprint && o.with_peer) {
         const FootprintResult flash = measure_footprint(peer(true), tokens);
         const FootprintResult plain = measure_footprint(peer(false), tokens);
         report.peer = {std::min(flash.load_s, plain.load_s),

@@ -21,6 +21,7 @@ struct SpeedOptions {
     EvictionOptions eviction = {};      // of our memory
     bool with_full = false;             // our unbounded memory beside it
     bool with_peer = false;
+    bool with_footprint = true;  // memory and load time, which read everything once more
 };
 
 /// Medians over the repeats, tokens per second.

@@ -78,6 +78,26 @@ std::string past_training(const SpeedReport& report) {
                " are beyond what the model was trained for: speed only");
 }
 
+std::string heading(const BenchFlags& f, const SpeedReport& report) {
+    const SpeedOptions& o = f.options;
+    return cat(processor_name(), ", ", o.n_threads, " threads, kernel ", attention_target(),
+               ", entries ", o.entries, ", commit ", kCommit, "\nmodel ", file_name(o.model_path),
+               "\nprefill of ", o.n_prefill, " tokens, decode of ", o.n_decode, ", medians of ",
+               o.n_repeat, " interleaved repeats; memory ", memory_name(f), past_training(report),
+               "\n\n");
+}
+
+/// How much of the last whole prompt's time went into deciding what stays.
+std::string eviction_shares(const SpeedReport& report) {
+    const SpeedResult& last = report.results.back();
+    if (last.phase != "prompt" || report.memory.n_cuts == 0) return "";
+    const double taken = static_cast<double>(last.depth) / last.ours_all.back();
+    return cat("\nof the last prompt's time: scoring ",
+               fixed(100 * report.memory.scoring_s / taken, 1), " %, evicting ",
+               fixed(100 * report.memory.cutting_s / taken, 1), " %, in ", report.memory.n_cuts,
+               " cuts\n");
+}
+
 void print_table(const BenchFlags& f, const SpeedReport& report) {
     const SpeedOptions& o = f.options;
     std::vector<std::vector<std::string>> rows = {{"phase", "depth", "ours tok/s", "full tok/s",
@@ -88,6 +108,10 @@ void print_table(const BenchFlags& f, const SpeedReport& report) {
                         cell(r.peer_flash), cell(r.peer_plain),
                         ratio(r.ours, r.peer > 0 ? r.peer : r.full)});
     }
+    const std::string shares = eviction_shares(report);
+    if (!o.with_footprint) {
+        return write_output(cat(heading(f, report), table(rows), shares));
+    }
     const auto mb = [](size_t bytes) { return bytes > 0 ? human_bytes(bytes) : std::string("-"); };
     const std::vector<std::vector<std::string>> footprint = {
         {"", "ours", "libllama", "ratio"},
@@ -97,12 +121,7 @@ void print_table(const BenchFlags& f, const SpeedReport& report) {
         {"peak resident memory", mb(report.ours.peak_rss_bytes), mb(report.peer.peak_rss_bytes),
          ratio(static_cast<double>(report.ours.peak_rss_bytes),
                static_cast<double>(report.peer.peak_rss_bytes))}};
-    write_output(cat(processor_name(), ", ", o.n_threads, " threads, kernel ", attention_target(),
-                     ", entries ", o.entries, ", commit ", kCommit, "\nmodel ",
-                     file_name(o.model_path), "\nprefill of ", o.n_prefill, " tokens, decode of ",
-                     o.n_decode, ", medians of ", o.n_repeat, " interleaved repeats; memory ",
-                     memory_name(f), past_training(report), "\n\n", table(rows), "\n",
-                     table(footprint)));
+    write_output(cat(heading(f, report), table(rows), shares, "\n", table(footprint)));
 }
 
 void print_json(const BenchFlags& f, const SpeedReport& report) {
@@ -167,15 +186,22 @@ void add_bench(CLI::App& command) {
         ->check(CLI::Range(1, GGML_MAX_N_THREADS));
     speed->add_option("--peer", f->peer, "measure libllama beside us, interleaved")
         ->check(CLI::IsMember({"llama"}));
-    speed->add_option("--depths", f->options.depths, "tokens already held, ascending")
-        ->delimiter(',')
-        ->check(CLI::Range(int64_t{0}, kMostTokens))
-        ->capture_default_str();
+    const CLI::Option* depths =
+        speed
+            ->add_option("--depths", f->options.depths,
+                         "tokens already held, ascending (with --prompts: none unless given)")
+            ->delimiter(',')
+            ->check(CLI::Range(int64_t{0}, kMostTokens))
+            ->capture_default_str();
     speed
         ->add_option("--prompts", f->options.prompts,
                      "whole prompts of so many tokens, each read from nothing")
         ->delimiter(',')
         ->check(CLI::Range(int64_t{2}, kMostTokens));
+    bool* const footprint = &f->options.with_footprint;
+    speed->add_flag_callback(
+        "--no-footprint", [footprint] { *footprint = false; },
+        "leave out memory and load time, which read everything once more");
     speed->add_flag("--beside-full", f->options.with_full,
                     "measure our unbounded memory beside the bounded one");
     speed->add_option("--prefill", f->options.n_prefill, "tokens read at once")
@@ -194,7 +220,10 @@ void add_bench(CLI::App& command) {
     speed->add_flag("--json", f->json, "print one JSON line a measurement");
     speed->footer(
         "\nAt every depth, --decode tokens are read one by one, then --prefill at once.\n");
-    speed->callback([f] { bench_speed(*f); });
+    speed->callback([f, depths] {
+        if (!f->options.prompts.empty() && depths->count() == 0) f->options.depths.clear();
+        bench_speed(*f);
+    });
 }
 
 }  // namespace palimpsest
