@@ -16,6 +16,21 @@ namespace palimpsest::testing {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+std::optional<std::string> file_at(const std::string& path) {
+    if (!fs::is_regular_file(path)) return std::nullopt;
+    return path;
+}
+
+/// The file that a variable names, else one that set-up fetched.
+std::optional<std::string> in_cache(const char* variable, const std::string& place) {
+    const char* named = std::getenv(variable);
+    return file_at(named != nullptr ? named : default_cache_folder() + "/" + place);
+}
+
+}  // namespace
+
 fs::path source_folder() { return PALIMPSEST_SOURCE_DIR; }
 
 std::optional<fs::path> oracles() {
@@ -25,17 +40,14 @@ std::optional<fs::path> oracles() {
     return folder;
 }
 
-std::optional<std::string> default_model() {
-    const std::string path = default_model_path();
-    if (!fs::is_regular_file(path)) return std::nullopt;
-    return path;
+std::optional<std::string> default_model() { return file_at(default_model_path()); }
+
+std::optional<std::string> gemma_model() {
+    return in_cache("PALIMPSEST_GEMMA", "models/gemma-3-270m-q4_k_m.gguf");
 }
 
 std::optional<std::string> demo_document() {
-    const char* named = std::getenv("PALIMPSEST_DOCUMENT");
-    std::string path = named != nullptr ? named : default_cache_folder() + "/documents/gpl-2.txt";
-    if (!fs::is_regular_file(path)) return std::nullopt;
-    return path;
+    return in_cache("PALIMPSEST_DOCUMENT", "documents/gpl-2.txt");
 }
 
 std::string read_text(const fs::path& path) {

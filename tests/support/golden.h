@@ -21,6 +21,10 @@ std::optional<std::filesystem::path> oracles();
 /// The default model: $PALIMPSEST_MODEL, else where set-up puts it. nullopt if it is not there.
 std::optional<std::string> default_model();
 
+/// Gemma 3 270M: $PALIMPSEST_GEMMA, else where `scripts/setup.sh gemma` puts it. nullopt if it is
+/// not there.
+std::optional<std::string> gemma_model();
+
 /// The demo's document: $PALIMPSEST_DOCUMENT, else where set-up puts it. nullopt if it is not
 /// there.
 std::optional<std::string> demo_document();
@@ -59,6 +63,11 @@ double max_difference(std::span<const float> a, std::span<const float> b);
 #define REQUIRE_MODEL()                                           \
     const auto model_path = palimpsest::testing::default_model(); \
     if (!model_path) GTEST_SKIP() << "no default model; run 'make setup' or set PALIMPSEST_MODEL"
+
+#define REQUIRE_GEMMA()                                         \
+    const auto gemma_path = palimpsest::testing::gemma_model(); \
+    if (!gemma_path)                                            \
+    GTEST_SKIP() << "no Gemma 3; run 'scripts/setup.sh gemma' or set PALIMPSEST_GEMMA"
 
 #define REQUIRE_DOCUMENT()                                           \
     const auto document_path = palimpsest::testing::demo_document(); \
