@@ -9,6 +9,9 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
 
 #include "core/error.h"
 
@@ -54,8 +57,22 @@ bool multiplies(ggml_backend_dev_t device, ggml_backend_buffer_type_t type, ggml
     return ggml_backend_dev_supports_op(device, product);
 }
 
+// ggml's threads wait for each other after every node, and for the last at a graph's end. They do
+// so in OpenMP's library, where ThreadSanitizer does not look; so it is told: what was done before
+// a thread arrives is seen by those that depart after it.
+#if defined(__SANITIZE_THREAD__)
+char meeting_point = 0;
+void arrive() { __tsan_release(&meeting_point); }
+void depart() { __tsan_acquire(&meeting_point); }
+#else
+void arrive() {}
+void depart() {}
+#endif
+
 void run_custom(ggml_tensor* dst, int thread, int n_threads, void* op) noexcept {
+    depart();
     static_cast<CustomOp*>(op)->run(dst, thread, n_threads);
+    arrive();
 }
 
 }  // namespace
@@ -207,7 +224,9 @@ void Graph::compute(Backend& backend) {
         check(ggml_backend_buffer_is_host(in.tensor->buffer), "an input lies outside the host");
         in.fill({static_cast<std::byte*>(in.tensor->data), ggml_nbytes(in.tensor)});
     }
+    arrive();
     const ggml_status status = ggml_backend_sched_graph_compute(backend.sched(), graph_);
+    depart();
     check(status == GGML_STATUS_SUCCESS, ggml_status_to_string(status));
 }
 
