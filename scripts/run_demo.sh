@@ -19,4 +19,5 @@ done
 
 echo "run: asking about $document ($(wc -w <"$document" | tr -d ' ') words): $question"
 set -x
-exec "$program" run -m "$model" --file "$document" --temperature 0 -n 60 "$question" "$@"
+exec "$program" run -m "$model" --file "$document" --temperature 0 -n 60 --memory-budget 1024 --report \
+  "$question" "$@"
