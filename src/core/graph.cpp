@@ -141,7 +141,9 @@ void Backend::on_all_threads(const std::function<void(int thread, int n_threads)
                                  GGML_N_TASKS_MAX, &call);
     ggml_cgraph* graph = ggml_new_graph_custom(ctx.get(), 4, false);
     ggml_build_forward_expand(graph, node);
+    arrive();
     const ggml_status status = ggml_backend_graph_compute(cpu_.get(), graph);
+    depart();
     check(status == GGML_STATUS_SUCCESS, ggml_status_to_string(status));
     call.rethrow();
 }

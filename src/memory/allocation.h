@@ -17,6 +17,7 @@ namespace palimpsest {
 struct CutTarget {
     double exact = 0;         // entries a head on average, before rounding down
     int64_t entries = 0;      // the same, rounded down
+    double evicted = 0;       // share that goes, where a ratio was asked for
     bool is_cap = true;       // rounding may not add up to more than `entries` a head
     int64_t most = 0;         // no head may keep more
     int64_t n_protected = 0;  // entries of every head that no policy may give up

@@ -18,11 +18,10 @@ class Global final : public BudgetAllocator {
             for (const auto& head : layer.scores) n_entries += std::ssize(head);
         }
         int64_t total = target.entries * n_heads;
-        if (!target.is_cap && n_heads > 0) {
+        if (!target.is_cap) {
             // The reference truncates what goes, over everything.
-            const double evicted =
-                1.0 - target.exact * static_cast<double>(n_heads) / static_cast<double>(n_entries);
-            total = n_entries - static_cast<int64_t>(evicted * static_cast<double>(n_entries));
+            total =
+                n_entries - static_cast<int64_t>(target.evicted * static_cast<double>(n_entries));
         }
         return count_best(layers, total, 1, target.most);
     }

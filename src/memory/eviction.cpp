@@ -163,11 +163,14 @@ CutTarget Evictor::target(int64_t seen) const {
         t.exact = static_cast<double>(entries_);
         if (options_.budget.kind == Budget::Kind::kShare && options_.one_shot) {
             t.exact = static_cast<double>(seen) * options_.budget.share;
+            t.evicted = 1.0 - options_.budget.share;
             t.is_cap = false;
         }
         return t;
     }
-    t.is_cap = false;
+    // While a prompt is read, what went before counts too: a cap on what is held.
+    t.is_cap = !options_.one_shot;
+    t.evicted = options_.budget.share;
     t.exact = static_cast<double>(seen) * (1.0 - options_.budget.share);
     t.entries = kept_of(seen, options_.budget.share);
     if (!options_.one_shot && seen < prompt_end_) {

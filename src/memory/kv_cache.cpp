@@ -88,7 +88,9 @@ KvCache::KvCache(const Backend& backend, const MemoryShape& shape, const KvCache
 size_t KvCache::bytes_with(int64_t entries) {
     // A rehearsal lies on top of what it repeats; both together are one chunk.
     const int64_t longest = entries + evictor_->slack();
-    scratch_.prepare(1, longest);
+    int64_t most_decoded = 1;  // positions that the decoding kernel takes at once
+    while (is_decoding(shape_, most_decoded + 1)) ++most_decoded;
+    scratch_.prepare(most_decoded, longest);
     const Residue* residue = evictor_->residue();
     size_t bytes =
         scratch_.bytes() + evictor_->policy().bytes() + (residue != nullptr ? residue->bytes() : 0);
@@ -146,9 +148,10 @@ Rehearses KvCache::rehearses() const {
 
 int64_t KvCache::room() const {
     if (evictor_ == nullptr || options_.eviction.one_shot) return options_.n_ctx - seen_;
-    if (evictor_->options().budget.kind == Budget::Kind::kEvicted) {
+    if (const Budget& budget = evictor_->options().budget; budget.kind == Budget::Kind::kEvicted) {
         // What stays is a share of all that was read, and must fit the context.
-        return options_.n_ctx - evictor_->slack() - evictor_->target(seen_).entries;
+        const auto fits = static_cast<double>(options_.n_ctx - evictor_->slack());
+        return static_cast<int64_t>(std::min(fits / (1 - budget.share), 2e9)) - seen_;
     }
     return std::numeric_limits<int32_t>::max() - seen_;
 }
