@@ -114,6 +114,10 @@ class Chat {
             } catch (const Error& e) {
                 if (!reader.is_terminal()) throw;  // a script must notice
                 write_message(cat(bold("palimpsest: "), e.what(), hint(e.code()), "\n"));
+                // What could not be read once would stand in the way of every question.
+                if (text.front() == '/' || documents_.empty()) continue;
+                documents_.clear();
+                write_message(dim("  (documents put aside)\n"));
             }
         }
         if (reader.is_terminal()) write_output("\n");

@@ -81,7 +81,7 @@ class Critical final : public BudgetAllocator {
             }
             for (int64_t first = 0; first < std::ssize(norms); first += kTile) {
                 const int64_t n = std::min(kTile, std::ssize(norms) - first);
-                multiply_keys(values, first, n, rows.data(), n_embd, products.data(), view.scratch);
+                multiply_keys(values, {first, first + n}, rows, products.data(), view.scratch);
                 for (int64_t t = 0; t < n; ++t) {
                     float sum = 0;
                     const float* of = products.data() + t * n_embd;

@@ -156,9 +156,9 @@ class AttendOp final : public CustomOp {
             rows.at(r) = query(dst, h * group_ + static_cast<int64_t>(r), i);
             parts.at(r) = scratch_.part_row(before + part, static_cast<int64_t>(r));
         }
-        attend_part(source_.rows(layer_, h), std::span(rows).first(count), begin,
-                    std::min(begin + length, seen.end), scale_, std::span(parts).first(count),
-                    scratch_.of_thread(thread));
+        attend_part(source_.rows(layer_, h), std::span(rows).first(count),
+                    {begin, std::min(begin + length, seen.end)}, scale_,
+                    std::span(parts).first(count), scratch_.of_thread(thread));
         for (size_t r = 0; r < count; ++r) {
             scratch_.keep_part(before + part, static_cast<int64_t>(r), parts.at(r));
         }

@@ -11,11 +11,6 @@
 
 namespace palimpsest {
 
-/// Slots a query sees: [begin, end).
-struct SlotRange {
-    int64_t begin = 0, end = 0;
-};
-
 /// What fused attention asks of the memory whose entries it reads, at the time the graph runs.
 class EntrySource {
  public:

@@ -77,18 +77,24 @@ HWY_INLINE void add_values(const float* v, int64_t n, int64_t d, const float* we
     }
 }
 
-HWY_INLINE void attend_tile(const Panel& p, const float* k, const float* v, int64_t first,
-                            int64_t n, int64_t d, float* logits, float* correction) {
+/// Entries in sight, as f32: [n][d] keys and values, the first at slot `first`.
+struct EntryTile {
+    const float* k;
+    const float* v;
+    int64_t first, n, d;
+};
+
+HWY_INLINE void attend_tile(const Panel& p, const EntryTile& e, float* logits, float* correction) {
     const auto stride = panel_rows();
     int64_t t = 0;
-    for (; t + kBroadcasts <= n; t += kBroadcasts) {
-        logits_of<kBroadcasts>(k + t * d, p, d, logits + t * stride);
+    for (; t + kBroadcasts <= e.n; t += kBroadcasts) {
+        logits_of<kBroadcasts>(e.k + t * e.d, p, e.d, logits + t * stride);
     }
-    for (; t < n; ++t) logits_of<1>(k + t * d, p, d, logits + t * stride);
-    if (first < p.last_begin || first + n > p.first_end) mask(p, first, n, logits);
-    weigh(p, n, logits, correction);
-    for (int64_t c = 0; c < d; c += kBroadcasts) {
-        add_values(v + c, n, d, logits, correction, p.out + c * stride);
+    for (; t < e.n; ++t) logits_of<1>(e.k + t * e.d, p, e.d, logits + t * stride);
+    if (e.first < p.last_begin || e.first + e.n > p.first_end) mask(p, e.first, e.n, logits);
+    weigh(p, e.n, logits, correction);
+    for (int64_t c = 0; c < e.d; c += kBroadcasts) {
+        add_values(e.v + c, e.n, e.d, logits, correction, p.out + c * stride);
     }
 }
 
@@ -136,7 +142,7 @@ void attend_rows_of(const EntryRows& e, std::span<const QueryRow> rows, float sc
         for (size_t i = 0; i < n_panels; ++i) {
             const Panel& p = panels[i];
             if (first >= p.last_end || first + n <= p.first_begin) continue;
-            attend_tile(p, k, v, first, n, e.d, logits, correction);
+            attend_tile(p, {k, v, first, n, e.d}, logits, correction);
         }
     }
     for (size_t i = 0; i < n_panels; ++i) {
@@ -164,10 +170,10 @@ HWY_EXPORT(attend_rows_impl);
 HWY_EXPORT(target_impl);
 
 size_t attention_scratch_floats(int64_t d, int64_t n_group) {
-    constexpr int64_t kSlack = 64 * 16;  // pieces are rounded up to cache lines
-    const int64_t rows = kMaxRows + 48;  // the last panel may be nearly empty
+    constexpr int64_t kSlack = int64_t{64} * 16;  // pieces are rounded up to cache lines
+    const int64_t rows = kMaxRows + 48;           // the last panel may be nearly empty
     const int64_t tile = std::max<int64_t>(4096, 8 * d);
-    const int64_t many = rows * (2 * d + 4) + 64 * 48 + 48 + 2 * tile;
+    const int64_t many = rows * (2 * d + 4) + int64_t{64} * 48 + 48 + 2 * tile;
     const int64_t few = n_group * (2 * d + kMaxPart + 16);
     return static_cast<size_t>(std::max(many, few) + kSlack);
 }

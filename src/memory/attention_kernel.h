@@ -18,6 +18,11 @@ struct EntryRows {
     int64_t d = 0;         // values in a row: d_head
 };
 
+/// Slots [begin, end).
+struct SlotRange {
+    int64_t begin = 0, end = 0;
+};
+
 /// One query of one head, and the slots it may see: [begin, end).
 struct QueryRow {
     const float* q = nullptr;  // d values
@@ -54,11 +59,11 @@ inline constexpr int64_t kMaxPart = 4096;
 void attend_rows(const EntryRows& entries, std::span<const QueryRow> rows, float scale,
                  float* scratch);
 
-/// A few queries against slots [begin, end) that all of them see: vectors run over a head's
+/// A few queries against slots that all of them see: vectors run over a head's
 /// channels. For decoding. rows[r] answers to parts[r]; rows' own ranges are not looked at.
 /// Returns false, having done nothing, if d is no multiple of the vector length.
-bool attend_part(const EntryRows& entries, std::span<const QueryRow> rows, int64_t begin,
-                 int64_t end, float scale, std::span<PartialRow> parts, float* scratch);
+bool attend_part(const EntryRows& entries, std::span<const QueryRow> rows, SlotRange slots,
+                 float scale, std::span<PartialRow> parts, float* scratch);
 
 /// Name of the instruction set in use, e.g. "AVX3".
 [[nodiscard]] const char* attention_target();

@@ -68,8 +68,8 @@ HWY_INLINE void weigh_row(float* logits, int64_t n, PartialRow& part) {
 
 /// Scaled queries, logits that become weights, and sums of a part: [n_rows][...] each.
 struct PartMemory {
-    int64_t n_rows;
-    int64_t stride;  // of logits
+    int64_t n_rows = 0;
+    int64_t stride = 0;  // of logits
     float* q = nullptr;
     float* logits = nullptr;
     float* sums = nullptr;
@@ -90,10 +90,11 @@ HWY_INLINE void add_all(const PartMemory& m, const StoredRows& v) {
 }
 
 template <class Entries>
-void attend_part_of(const EntryRows& e, std::span<const QueryRow> rows, int64_t begin, int64_t end,
+void attend_part_of(const EntryRows& e, std::span<const QueryRow> rows, SlotRange slots,
                     float scale, std::span<PartialRow> parts, float* memory) {
     const int64_t d = e.d;
-    const int64_t n = end - begin;
+    const int64_t begin = slots.begin;
+    const int64_t n = slots.end - begin;
     const auto row_bytes = static_cast<int64_t>(e.row_bytes);
     Scratch scratch{memory};
     PartMemory m = {.n_rows = std::ssize(rows), .stride = (n + 15) / 16 * 16};
@@ -117,11 +118,11 @@ void attend_part_of(const EntryRows& e, std::span<const QueryRow> rows, int64_t 
     }
 }
 
-bool attend_part_impl(const EntryRows& e, std::span<const QueryRow> rows, int64_t begin,
-                      int64_t end, float scale, std::span<PartialRow> parts, float* memory) {
+bool attend_part_impl(const EntryRows& e, std::span<const QueryRow> rows, SlotRange slots,
+                      float scale, std::span<PartialRow> parts, float* memory) {
     if (e.d % static_cast<int64_t>(hn::Lanes(kF32)) != 0) return false;
     with_entries(e.type, [&](auto entries) HWY_ATTR {
-        attend_part_of<decltype(entries)>(e, rows, begin, end, scale, parts, memory);
+        attend_part_of<decltype(entries)>(e, rows, slots, scale, parts, memory);
     });
     return true;
 }
@@ -134,9 +135,9 @@ namespace palimpsest {
 
 HWY_EXPORT(attend_part_impl);
 
-bool attend_part(const EntryRows& entries, std::span<const QueryRow> rows, int64_t begin,
-                 int64_t end, float scale, std::span<PartialRow> parts, float* scratch) {
-    return HWY_DYNAMIC_DISPATCH(attend_part_impl)(entries, rows, begin, end, scale, parts, scratch);
+bool attend_part(const EntryRows& entries, std::span<const QueryRow> rows, SlotRange slots,
+                 float scale, std::span<PartialRow> parts, float* scratch) {
+    return HWY_DYNAMIC_DISPATCH(attend_part_impl)(entries, rows, slots, scale, parts, scratch);
 }
 
 }  // namespace palimpsest

@@ -141,7 +141,7 @@ std::vector<float> QueryWindow::attention(const LayerView& view, int64_t head,
         }
         const auto all = std::span(rows).first(static_cast<size_t>(n_rows));
         sum_logits(held.rows, all, view.scale, view.scratch);
-        add_mass(held.rows, all, 0, n, view.scale, reduce, mass.data(), view.scratch);
+        add_mass(held.rows, all, {0, n}, view.scale, {mass.data(), reduce}, view.scratch);
     }
     return mass;
 }
@@ -225,8 +225,8 @@ class ColumnMass::MassOp final : public CustomOp {
             const int64_t end = total * (thread + 1) / n_threads;
             for (int64_t first = 0; first < n * group; first += kMaxRows) {
                 const MassRows rows(q, source_, mass_.lse_, layer_, h, group, first);
-                add_mass(source_.rows(layer_, h), rows.all, begin, end - begin, scale_,
-                         Reduce::kSum, of.data() + begin, scratch_.of_thread(thread));
+                add_mass(source_.rows(layer_, h), rows.all, {begin, end}, scale_,
+                         {of.data() + begin, Reduce::kSum}, scratch_.of_thread(thread));
             }
         }
     }
@@ -385,7 +385,7 @@ void QueryMoments::add(float* moments, int64_t n_before, std::span<const float> 
                             .v = bytes,
                             .row_bytes = static_cast<size_t>(d) * sizeof(float),
                             .d = d};
-    multiply_keys(rows, 0, d, columns.data(), d, products.data(), scratch);
+    multiply_keys(rows, {0, d}, columns, products.data(), scratch);
     const auto between = static_cast<float>(weight * static_cast<double>(n));
     float* deviations = moments + d;
     for (int64_t a = 0; a < d; ++a) {

@@ -130,8 +130,7 @@ class ExpectedAttention final : public EvictionPolicy {
         for (int64_t at = first; at < n; at += kTile) {
             const int64_t count = std::min(kTile, n - at);
             read_keys(head.rows, at, count, keys.data());
-            multiply_keys(head.rows, at, count, queries.rows.data(), d + 1, products.data(),
-                          held.scratch);
+            multiply_keys(head.rows, {at, at + count}, queries.rows, products.data(), held.scratch);
             for (int64_t t = 0; t < count; ++t) {
                 const auto of =
                     std::span<const float>(products).subspan(static_cast<size_t>(t * (d + 1)));

@@ -165,9 +165,8 @@ class KvZip final : public EvictionPolicy {
                 sum([&](int64_t i) { return SlotRange{s.own, source_.visible(layer_, h, i).end}; });
                 sum([&](int64_t /*i*/) { return s.piece; });
                 for (size_t r = 0; r < count; ++r) rows.at(r).lse = &total.at(r);
-                add_mass(source_.rows(layer_, h), std::span(rows).first(count), s.piece.begin,
-                         s.piece.end - s.piece.begin, scale_, Reduce::kMax, weights + s.piece.begin,
-                         scratch_.of_thread(thread));
+                add_mass(source_.rows(layer_, h), std::span(rows).first(count), s.piece, scale_,
+                         {weights + s.piece.begin, Reduce::kMax}, scratch_.of_thread(thread));
             }
         }
 

@@ -149,8 +149,7 @@ class Leverage final : public EvictionPolicy {
         }
         const int64_t n = std::ssize(keys) / d;
         std::vector<float> out(static_cast<size_t>(n * kColumns));
-        multiply_keys(f32_rows(keys.data(), d), 0, n, columns.data(), kColumns, out.data(),
-                      held.scratch);
+        multiply_keys(f32_rows(keys.data(), d), {0, n}, columns, out.data(), held.scratch);
         return out;
     }
 
@@ -199,7 +198,7 @@ class Leverage final : public EvictionPolicy {
             }
         }
         std::vector<float> products(x.size());
-        multiply_keys(f32_rows(x.data(), m), 0, n, inverse.data(), m, products.data(), scratch);
+        multiply_keys(f32_rows(x.data(), m), {0, n}, inverse, products.data(), scratch);
         std::vector<float> scores;
         for (int64_t t = 0; t < n; ++t) {
             scores.push_back(squared_norm(std::span<const float>(products).subspan(

@@ -57,14 +57,21 @@ class Merge final : public Residue {
     }
 
  private:
-    /// For every slot that goes the kept slot whose key is nearest, or -1.
+    /// For every slot that goes the kept slot whose key is nearest so far, or -1, and its cosine.
+    struct Nearest {
+        std::vector<float> norms;  // of all keys held
+        std::vector<int32_t> targets;
+        std::vector<float> cosines;
+    };
+
     [[nodiscard]] std::vector<int32_t> nearest_kept(const Eviction& e) const {
         const auto d = static_cast<size_t>(e.held.rows.d);
-        std::vector<float> norms;
-        for_keys(e.held,
-                 [&](std::span<const float> k) { norms.push_back(std::max(norm(k), 1e-12F)); });
-        std::vector<int32_t> targets(e.gone.size(), -1);
-        std::vector<float> best(e.gone.size(), least_);
+        Nearest nearest = {.norms = {},
+                           .targets = std::vector<int32_t>(e.gone.size(), -1),
+                           .cosines = std::vector<float>(e.gone.size(), least_)};
+        for_keys(e.held, [&](std::span<const float> k) {
+            nearest.norms.push_back(std::max(norm(k), 1e-12F));
+        });
         std::vector<float> queries(static_cast<size_t>(kTile) * d);
         std::vector<float> products(static_cast<size_t>(kTile * kTile));
         for (size_t at = 0; at < e.gone.size(); at += kTile) {
@@ -72,34 +79,37 @@ class Merge final : public Residue {
             for (size_t i = 0; i < n; ++i) {
                 read_keys(e.held.rows, e.gone[at + i], 1, queries.data() + i * d);
             }
-            const int64_t held = std::ssize(norms);
+            const int64_t held = std::ssize(nearest.norms);
             for (int64_t first = 0; first < held; first += kTile) {
-                const int64_t count = std::min(kTile, held - first);
-                multiply_keys(e.held.rows, first, count, queries.data(), static_cast<int64_t>(n),
+                const SlotRange slots = {first, std::min(first + kTile, held)};
+                multiply_keys(e.held.rows, slots, std::span<const float>(queries).first(n * d),
                               products.data(), e.scratch);
-                take_best(e, first, count,
-                          std::span(products).first(static_cast<size_t>(count) * n), norms,
-                          std::span(best).subspan(at, n), std::span(targets).subspan(at, n), at);
+                take_nearer(e, slots, {at, n}, products, nearest);
             }
         }
-        return targets;
+        return std::move(nearest.targets);
     }
 
-    void take_best(const Eviction& e, int64_t first, int64_t count, std::span<const float> products,
-                   const std::vector<float>& norms, std::span<float> best,
-                   std::span<int32_t> targets, size_t at) const {
-        const size_t n = best.size();
-        for (int64_t t = 0; t < count; ++t) {
-            const int64_t slot = first + t;
+    /// n of the slots that go, from the at-th on.
+    struct Gone {
+        size_t at, n;
+    };
+
+    /// products[slot - slots.begin][i]: of a held key and the i-th of those that go.
+    void take_nearer(const Eviction& e, SlotRange slots, Gone gone, std::span<const float> products,
+                     Nearest& nearest) const {
+        for (int64_t slot = slots.begin; slot < slots.end; ++slot) {
             if (e.held.positions[static_cast<size_t>(slot)] < n_sink_) continue;
             if (!std::ranges::binary_search(e.kept, static_cast<int32_t>(slot))) continue;
-            for (size_t i = 0; i < n; ++i) {
+            const size_t row = static_cast<size_t>(slot - slots.begin) * gone.n;
+            for (size_t i = 0; i < gone.n; ++i) {
+                const size_t which = gone.at + i;
                 const float cosine =
-                    products[static_cast<size_t>(t) * n + i] /
-                    (norms[static_cast<size_t>(slot)] * norms[static_cast<size_t>(e.gone[at + i])]);
-                if (!(cosine > best[i])) continue;
-                best[i] = cosine;
-                targets[i] = static_cast<int32_t>(slot);
+                    products[row + i] / (nearest.norms[static_cast<size_t>(slot)] *
+                                         nearest.norms[static_cast<size_t>(e.gone[which])]);
+                if (!(cosine > nearest.cosines[which])) continue;
+                nearest.cosines[which] = cosine;
+                nearest.targets[which] = static_cast<int32_t>(slot);
             }
         }
     }

@@ -145,8 +145,10 @@ void sum_logits_of(const EntryRows& e, std::span<const QueryRow> rows, float sca
 }
 
 template <class Entries>
-void add_mass_of_many(const EntryRows& e, std::span<const QueryRow> rows, int64_t first_slot,
-                      int64_t n_slots, float scale, Reduce reduce, float* mass, float* memory) {
+void add_mass_of_many(const EntryRows& e, std::span<const QueryRow> rows, SlotRange slots,
+                      float scale, Mass mass, float* memory) {
+    const int64_t first_slot = slots.begin;
+    const int64_t n_slots = slots.end - first_slot;
     Scratch scratch{memory};
     Panels p = make_panels(rows, e.d, scale, scratch);
     const int64_t width = panel_rows();
@@ -162,8 +164,8 @@ void add_mass_of_many(const EntryRows& e, std::span<const QueryRow> rows, int64_
     for_tiles<Entries>(e, p.all(), begin, end, k_tile,
                        [&](size_t i, const float* k, int64_t first, int64_t n) HWY_ATTR {
                            tile_logits(p.panel[i], k, first, n, e.d, logits);
-                           float* to = mass + (first - first_slot);
-                           if (reduce == Reduce::kSum) {
+                           float* to = mass.of + (first - first_slot);
+                           if (mass.reduce == Reduce::kSum) {
                                add_tile<Reduce::kSum>(p.panel[i], n, logits, to);
                            } else {
                                add_tile<Reduce::kMax>(p.panel[i], n, logits, to);
@@ -173,8 +175,10 @@ void add_mass_of_many(const EntryRows& e, std::span<const QueryRow> rows, int64_
 
 /// The same for rows too few for a panel, tile after tile.
 template <class Entries>
-void add_mass_of_few(const EntryRows& e, std::span<const QueryRow> rows, int64_t first_slot,
-                     int64_t n_slots, float scale, Reduce reduce, float* mass, float* memory) {
+void add_mass_of_few(const EntryRows& e, std::span<const QueryRow> rows, SlotRange slots,
+                     float scale, Mass mass, float* memory) {
+    const int64_t first_slot = slots.begin;
+    const int64_t n_slots = slots.end - first_slot;
     constexpr int64_t kTile = 256;
     const int64_t d = e.d;
     const auto lanes = static_cast<int64_t>(hn::Lanes(kF32));
@@ -203,17 +207,20 @@ void add_mass_of_few(const EntryRows& e, std::span<const QueryRow> rows, int64_t
                 const V x = hn::Min(hn::Sub(hn::LoadU(kF32, of + t), lse), hn::Zero(kF32));
                 hn::StoreU(exp2_nonpositive(x), kF32, of + t);
             }
-            float* to = mass + (first - first_slot);
+            float* to = mass.of + (first - first_slot);
             for (int64_t t = begin; t < end; ++t) {
-                to[t] = reduce == Reduce::kSum ? to[t] + of[t] : std::max(to[t], of[t]);
+                to[t] = mass.reduce == Reduce::kSum ? to[t] + of[t] : std::max(to[t], of[t]);
             }
         }
     }
 }
 
 template <class Entries>
-void multiply_keys_of(const EntryRows& e, int64_t first_slot, int64_t n_slots, const float* rows,
-                      int64_t n_rows, float* out, float* memory) {
+void multiply_keys_of(const EntryRows& e, SlotRange slots, std::span<const float> rows, float* out,
+                      float* memory) {
+    const int64_t first_slot = slots.begin;
+    const int64_t n_slots = slots.end - first_slot;
+    const int64_t n_rows = std::ssize(rows) / e.d;
     const int64_t width = panel_rows();
     Scratch scratch{memory};
     float* q = scratch.take(e.d * width);
@@ -223,7 +230,7 @@ void multiply_keys_of(const EntryRows& e, int64_t first_slot, int64_t n_slots, c
         const int64_t count = std::min(width, n_rows - r0);
         for (int64_t c = 0; c < e.d; ++c) {
             for (int64_t r = 0; r < width; ++r) {
-                q[c * width + r] = r < count ? rows[(r0 + r) * e.d + c] : 0.0F;
+                q[c * width + r] = r < count ? rows[static_cast<size_t>((r0 + r) * e.d + c)] : 0.0F;
             }
         }
         Panel p = {};
@@ -270,24 +277,24 @@ void sum_logits_impl(const EntryRows& e, std::span<const QueryRow> rows, float s
     });
 }
 
-void add_mass_impl(const EntryRows& e, std::span<const QueryRow> rows, int64_t first, int64_t n,
-                   float scale, Reduce reduce, float* mass, float* memory) {
+void add_mass_impl(const EntryRows& e, std::span<const QueryRow> rows, SlotRange slots, float scale,
+                   Mass mass, float* memory) {
     const bool few =
         std::ssize(rows) <= kFewRows && e.d % static_cast<int64_t>(hn::Lanes(kF32)) == 0;
     with_entries(e.type, [&](auto entries) HWY_ATTR {
         using Entries = decltype(entries);
         if (few) {
-            add_mass_of_few<Entries>(e, rows, first, n, scale, reduce, mass, memory);
+            add_mass_of_few<Entries>(e, rows, slots, scale, mass, memory);
         } else {
-            add_mass_of_many<Entries>(e, rows, first, n, scale, reduce, mass, memory);
+            add_mass_of_many<Entries>(e, rows, slots, scale, mass, memory);
         }
     });
 }
 
-void multiply_keys_impl(const EntryRows& e, int64_t first, int64_t n, const float* rows,
-                        int64_t n_rows, float* out, float* memory) {
+void multiply_keys_impl(const EntryRows& e, SlotRange slots, std::span<const float> rows,
+                        float* out, float* memory) {
     with_entries(e.type, [&](auto entries) HWY_ATTR {
-        multiply_keys_of<decltype(entries)>(e, first, n, rows, n_rows, out, memory);
+        multiply_keys_of<decltype(entries)>(e, slots, rows, out, memory);
     });
 }
 
@@ -308,16 +315,16 @@ void sum_logits(const EntryRows& entries, std::span<const QueryRow> rows, float 
     HWY_DYNAMIC_DISPATCH(sum_logits_impl)(entries, rows, scale, scratch);
 }
 
-void add_mass(const EntryRows& entries, std::span<const QueryRow> rows, int64_t first, int64_t n,
-              float scale, Reduce reduce, float* mass, float* scratch) {
+void add_mass(const EntryRows& entries, std::span<const QueryRow> rows, SlotRange slots,
+              float scale, Mass mass, float* scratch) {
     if (rows.empty()) return;
     HWY_DYNAMIC_DISPATCH(add_mass_impl)
-    (entries, rows, first, n, scale, reduce, mass, scratch);
+    (entries, rows, slots, scale, mass, scratch);
 }
 
-void multiply_keys(const EntryRows& entries, int64_t first, int64_t n, const float* rows,
-                   int64_t n_rows, float* out, float* scratch) {
-    HWY_DYNAMIC_DISPATCH(multiply_keys_impl)(entries, first, n, rows, n_rows, out, scratch);
+void multiply_keys(const EntryRows& entries, SlotRange slots, std::span<const float> rows,
+                   float* out, float* scratch) {
+    HWY_DYNAMIC_DISPATCH(multiply_keys_impl)(entries, slots, rows, out, scratch);
 }
 
 void read_keys(const EntryRows& entries, int64_t first, int64_t n, float* out) {

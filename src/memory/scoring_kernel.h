@@ -18,16 +18,21 @@ enum class Reduce { kSum, kMax };
 void sum_logits(const EntryRows& entries, std::span<const QueryRow> rows, float scale,
                 float* scratch);
 
-/// mass[t - first] += (or = max with) the softmax weight that each row pays to slot t, for slots
-/// [first, first + n). Rows' lse must be set, and their `out` are not looked at. At most kMaxRows
-/// rows.
-void add_mass(const EntryRows& entries, std::span<const QueryRow> rows, int64_t first, int64_t n,
-              float scale, Reduce reduce, float* mass, float* scratch);
+/// Where weights go: of[t - slots.begin], added or the largest kept.
+struct Mass {
+    float* of = nullptr;
+    Reduce reduce = Reduce::kSum;
+};
 
-/// out[(t - first) * n_rows + r] = key t . row r, for slots [first, first + n) and rows of
-/// entries.d f32 values each. (For values instead of keys, hand them in as `k`.)
-void multiply_keys(const EntryRows& entries, int64_t first, int64_t n, const float* rows,
-                   int64_t n_rows, float* out, float* scratch);
+/// Puts the softmax weight that each row pays to each of `slots` into `mass`. Rows' lse must be
+/// set, and their `out` are not looked at. At most kMaxRows rows.
+void add_mass(const EntryRows& entries, std::span<const QueryRow> rows, SlotRange slots,
+              float scale, Mass mass, float* scratch);
+
+/// out[(t - slots.begin) * n_rows + r] = key t . row r, for `rows` of entries.d f32 values each.
+/// (For values instead of keys, hand them in as `k`.)
+void multiply_keys(const EntryRows& entries, SlotRange slots, std::span<const float> rows,
+                   float* out, float* scratch);
 
 /// Keys (or values, handed in as `k`) of slots [first, first + n) as f32: out[n][d].
 void read_keys(const EntryRows& entries, int64_t first, int64_t n, float* out);

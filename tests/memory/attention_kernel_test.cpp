@@ -150,8 +150,8 @@ Answers by_parts(const Entries& entries, const Queries& queries, int64_t length)
         std::vector<PartialRow> parts(rows.size());
         for (size_t r = 0; r < rows.size(); ++r)
             parts[r].sum = &part_sums[r * static_cast<size_t>(d)];
-        if (!attend_part(entries.rows(), rows, at, std::min(at + length, end), queries.scale, parts,
-                         scratch.get())) {
+        if (!attend_part(entries.rows(), rows, {at, std::min(at + length, end)}, queries.scale,
+                         parts, scratch.get())) {
             return {};
         }
         for (size_t r = 0; r < rows.size(); ++r) {

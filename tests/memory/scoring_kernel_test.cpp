@@ -114,10 +114,10 @@ TEST_P(Scoring, AddsMass) {
             std::vector<float> mass(static_cast<size_t>(n), 0.25F);
             // In two parts, as two threads would.
             const int64_t cut = n / 3;
-            add_mass(store_.rows(0, 0), rows_, 0, cut, static_cast<float>(kScale), reduce,
-                     mass.data(), scratch());
-            add_mass(store_.rows(0, 0), rows_, cut, n - cut, static_cast<float>(kScale), reduce,
-                     mass.data() + cut, scratch());
+            add_mass(store_.rows(0, 0), rows_, {0, cut}, static_cast<float>(kScale),
+                     {mass.data(), reduce}, scratch());
+            add_mass(store_.rows(0, 0), rows_, {cut, n}, static_cast<float>(kScale),
+                     {mass.data() + cut, reduce}, scratch());
             EXPECT_LE(max_difference(mass, expected), 2e-5);
         });
     }
@@ -134,7 +134,7 @@ TEST_P(Scoring, MultipliesKeys) {
     }
     for_each_target([&] {
         std::vector<float> out(static_cast<size_t>((n - 1) * n_rows));
-        multiply_keys(store_.rows(0, 0), 1, n - 1, queries_.data(), n_rows, out.data(), scratch());
+        multiply_keys(store_.rows(0, 0), {1, n}, queries_, out.data(), scratch());
         EXPECT_LE(max_difference(out, expected), 2e-5);
     });
 }
