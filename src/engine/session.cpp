@@ -87,6 +87,7 @@ Session::Session(const Model& model, Backend& backend, std::unique_ptr<ContextMe
                  const SessionOptions& options)
     : model_(model), options_(options), memory_(std::move(memory)), evaluator_(model, backend) {
     require(options_.n_chunk > 0, "a chunk of ", options_.n_chunk, " positions");
+    note_read({}, memory_->usage().positions_seen);
 }
 
 int64_t Session::length(const Segment& segment) const {
@@ -117,12 +118,14 @@ void Session::step(std::span<const TokenId> tokens, std::span<const float> rows,
         }
     }
     logits_ = all.empty() ? all : all.last(static_cast<size_t>(n_vocab));
+    note_read(tokens, n);
+}
+
+/// `tokens` may be missing: ready rows have none.
+void Session::note_read(std::span<const TokenId> tokens, int64_t n) {
     position_ += n;
-    if (rows.empty()) {
-        tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
-    } else {
-        tokens_.resize(tokens_.size() + static_cast<size_t>(n), -1);
-    }
+    tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+    tokens_.resize(static_cast<size_t>(position_), -1);
 }
 
 /// Its length. Throws kInvalidArgument if there is none, or for tokens that do not exist.
@@ -236,12 +239,69 @@ void Session::rehearse_piece(int64_t begin, int64_t end, bool is_prefill, bool i
     }
 }
 
+void Session::require_room(int64_t n) const {
+    if (memory_->room() >= n) return;
+    throw Error(ErrorCode::kExhausted,
+                cat("the context is full: it has room for ", position_ + memory_->room(),
+                    " tokens, and ", n, " were to follow ", position_));
+}
+
 void Session::accept(TokenId token) {
-    if (memory_->room() < 1) {
-        throw Error(ErrorCode::kExhausted,
-                    cat("the context is full: it has room for ", position_, " tokens"));
-    }
+    require_room(1);
     step(std::span(&token, 1), {}, false, {});
+}
+
+void SessionBatch::step(std::span<Session* const> sessions, std::span<const Lane> lanes) {
+    const std::span<const float> all = evaluator_.evaluate(lanes);
+    size_t row = 0;
+    for (size_t i = 0; i < sessions.size(); ++i) {
+        sessions[i]->note_read(lanes[i].tokens, lanes[i].step.n);
+        const auto n = static_cast<size_t>(lanes[i].n_logits * n_vocab_);
+        sessions[i]->logits_ = all.subspan(row, n);
+        row += n;
+    }
+}
+
+void SessionBatch::read(std::span<Session* const> sessions, std::span<const TokenId> tokens) {
+    require(!tokens.empty(), "the prompt is empty");
+    const auto n = std::ssize(tokens);
+    int64_t chunk = n;
+    for (const Session* s : sessions) {
+        s->require_room(n);
+        chunk = std::min(chunk, s->options_.n_chunk);
+    }
+    std::vector<Lane> lanes(sessions.size());
+    for (int64_t at = 0; at < n; at += chunk) {
+        const int64_t m = std::min(chunk, n - at);
+        const bool more = at + m < n;
+        for (size_t i = 0; i < lanes.size(); ++i) {
+            ContextMemory& memory = *sessions[i]->memory_;
+            lanes[i] = {.memory = &memory,
+                        .step = {.n = m,
+                                 .first_pos = memory.next_position(),
+                                 .is_prefill = more,
+                                 .may_forget = false},
+                        .tokens = tokens.subspan(static_cast<size_t>(at), static_cast<size_t>(m)),
+                        .rows = {},
+                        .n_logits = more ? 0 : 1};
+        }
+        step(sessions, lanes);
+    }
+}
+
+void SessionBatch::accept(std::span<Session* const> sessions, std::span<const TokenId> tokens) {
+    check(sessions.size() == tokens.size(), "a batch takes one token a session");
+    std::vector<Lane> lanes(sessions.size());
+    for (size_t i = 0; i < lanes.size(); ++i) {
+        sessions[i]->require_room(1);
+        ContextMemory& memory = *sessions[i]->memory_;
+        lanes[i] = {.memory = &memory,
+                    .step = {.n = 1, .first_pos = memory.next_position()},
+                    .tokens = tokens.subspan(i, 1),
+                    .rows = {},
+                    .n_logits = 1};
+    }
+    step(sessions, lanes);
 }
 
 void Session::reset() {

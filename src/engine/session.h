@@ -61,7 +61,8 @@ struct FeedHooks {
 /// share a Backend take turns.
 class Session {
  public:
-    /// `model` and `backend` must outlive the session.
+    /// `model` and `backend` must outlive the session. A memory that has read before goes on from
+    /// there; tokens() then has -1 for what it read.
     Session(const Model& model, Backend& backend, std::unique_ptr<ContextMemory> memory,
             const SessionOptions& options = {});
 
@@ -74,7 +75,8 @@ class Session {
     /// Takes one token as read; logits() then speak of the one after it.
     void accept(TokenId token);
 
-    /// Over the vocabulary, of the next position. Valid until the next feed() or accept().
+    /// Over the vocabulary, of the next position. Valid until the next feed() or accept(), by
+    /// whoever calls it.
     [[nodiscard]] std::span<const float> logits() const { return logits_; }
     [[nodiscard]] int64_t position() const { return position_; }
     /// Ids of all positions so far; -1 for a ready row.
@@ -93,6 +95,9 @@ class Session {
               const FeedHooks& hooks);
     [[nodiscard]] int64_t length(const Segment& segment) const;
     [[nodiscard]] int64_t check_prompt(std::span<const Segment> prompt) const;
+    void require_room(int64_t n) const;
+    void note_read(std::span<const TokenId> tokens, int64_t n);
+    friend class SessionBatch;
 
     const Model& model_;
     SessionOptions options_;
@@ -101,6 +106,28 @@ class Session {
     int64_t position_ = 0;
     std::vector<TokenId> tokens_;
     std::span<const float> logits_;
+};
+
+/// Several sessions of one model that read together, a step of each in one graph: weights are then
+/// read once for all. Not thread-safe.
+class SessionBatch {
+ public:
+    /// Both must outlive the batch.
+    SessionBatch(const Model& model, Backend& backend)
+        : n_vocab_(model.config().n_vocab), evaluator_(model, backend) {}
+
+    /// All read the same tokens on top of what they hold: nothing is evicted for them. Throws
+    /// kInvalidArgument for an empty prompt, kExhausted, with nothing read, if one has no room.
+    void read(std::span<Session* const> sessions, std::span<const TokenId> tokens);
+
+    /// Each takes one token of its own, as Session::accept() does.
+    void accept(std::span<Session* const> sessions, std::span<const TokenId> tokens);
+
+ private:
+    void step(std::span<Session* const> sessions, std::span<const Lane> lanes);
+
+    int64_t n_vocab_;
+    Evaluator evaluator_;
 };
 
 }  // namespace palimpsest

@@ -33,6 +33,15 @@ int64_t length_of(const Segment& segment, int64_t n_embd) {
 
 }  // namespace
 
+std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape,
+                                            const EvictionOptions& options) {
+    const PolicyKind& kind = find_policy(options.policy);
+    require(kind.make != nullptr, "policy '", options.policy, "' evicts nothing");
+    // The settings of allocator and residue are read by whoever evicts.
+    OptionReader reader(cat("policy '", options.policy, "'"), options.settings);
+    return kind.make(shape, reader);
+}
+
 Positions parse_positions(std::string_view name) {
     if (name == "auto") return Positions::kAuto;
     if (name == "original") return Positions::kOriginal;
@@ -126,7 +135,17 @@ void Evictor::admit(std::span<const Segment> prompt, int64_t seen) {
         }
         at += n;
     }
-    prompt_end_ = at;
+    settle_prompt(at);
+}
+
+void Evictor::resume_after(int64_t seen) {
+    settle_prompt(seen);
+    was_cut_ = true;
+}
+
+/// The prompt is known to end there: what a share of it comes to, and whether that can work.
+void Evictor::settle_prompt(int64_t end) {
+    prompt_end_ = end;
     if (options_.budget.kind == Budget::Kind::kShare) {
         const double share = static_cast<double>(prompt_end_) * options_.budget.share;
         set_entries(std::max<int64_t>(1, static_cast<int64_t>(share)),

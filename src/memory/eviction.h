@@ -48,6 +48,10 @@ struct EvictionOptions {
     std::function<void(const Cut&)> on_cut = {};  // for tests and research
 };
 
+/// The policy alone: it scores and notes, and evicts nothing by itself. Throws as Evictor does.
+std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape,
+                                            const EvictionOptions& options);
+
 /// When to cut, down to how much, and what: the part of a bounded cache that decides. One object a
 /// sequence.
 class Evictor {
@@ -78,6 +82,10 @@ class Evictor {
     /// fit the budget.
     void admit(std::span<const Segment> prompt, int64_t seen);
 
+    /// A prompt of `seen` positions, nothing in it marked, was read elsewhere, and the one cut of the
+    /// one-shot protocol comes now. Throws as admit() does.
+    void resume_after(int64_t seen);
+
     /// Is a cut due after this step, with `seen` positions read?
     [[nodiscard]] bool is_due(const Step& step, int64_t seen);
     [[nodiscard]] CutTarget target(int64_t seen) const;
@@ -94,6 +102,7 @@ class Evictor {
 
  private:
     void settle_protection();
+    void settle_prompt(int64_t end);
     void check_fits(const std::string& what) const;
 
     MemoryShape shape_;

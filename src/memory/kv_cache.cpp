@@ -8,6 +8,7 @@
 #include <istream>
 #include <limits>
 #include <ostream>
+#include <sstream>
 
 #include "core/error.h"
 #include "memory/binary_stream.h"
@@ -70,6 +71,15 @@ std::unique_ptr<Evictor> make_evictor(const MemoryShape& shape, const KvCacheOpt
     return nullptr;
 }
 
+std::vector<std::unique_ptr<EvictionPolicy>> make_watching(const MemoryShape& shape,
+                                                           const KvCacheOptions& options) {
+    std::vector<std::unique_ptr<EvictionPolicy>> policies;
+    for (const EvictionOptions& o : options.watching) policies.push_back(make_policy(shape, o));
+    require(policies.empty() || options.eviction.policy == "full",
+            "policies can watch only where nothing is evicted");
+    return policies;
+}
+
 }  // namespace
 
 KvCache::KvCache(const Backend& backend, const MemoryShape& shape, const KvCacheOptions& options)
@@ -77,6 +87,7 @@ KvCache::KvCache(const Backend& backend, const MemoryShape& shape, const KvCache
       options_(checked(options)),
       backend_(backend),
       evictor_(make_evictor(shape, options)),
+      watching_(make_watching(shape, options)),
       store_(shape, options.entries, slots_needed(shape, options.n_ctx)),
       scratch_(shape, backend.n_threads()),
       heads_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)),
@@ -141,7 +152,18 @@ std::vector<int32_t> KvCache::rotary(int64_t layer, int64_t h) const {
     return of.rotary.empty() ? of.positions : of.rotary;
 }
 
+std::vector<EvictionPolicy*> KvCache::observers(const Step& step) const {
+    std::vector<EvictionPolicy*> all;
+    if (evictor_ != nullptr) all.push_back(&evictor_->policy());
+    for (const auto& policy : watching_) all.push_back(policy.get());
+    if (step.rehearsal) std::erase_if(all, [](const auto* p) { return !p->rehearses(); });
+    return all;
+}
+
 Rehearses KvCache::rehearses() const {
+    const bool one_watches =
+        std::ranges::any_of(watching_, [](const auto& p) { return p->rehearses(); });
+    if (one_watches) return Rehearses::kAfterThePrompt;
     if (evictor_ == nullptr || !evictor_->policy().rehearses()) return Rehearses::kNever;
     return options_.eviction.one_shot ? Rehearses::kAfterThePrompt : Rehearses::kAfterEachStep;
 }
@@ -189,11 +211,14 @@ uint64_t KvCache::plan(const Step& step) {
                                                "allows for ", evictor_->slack(), " at once"));
     }
     step_ = step;
-    if (evictor_ != nullptr) evictor_->policy().begin(step, seen_);
+    for (EvictionPolicy* policy : observers(step)) policy->begin(step, seen_);
     scratch_.prepare(step.n, last_slot);
     slots_in_view_ = (last_slot + kViewStep - 1) / kViewStep * kViewStep;
     const int64_t view = options_.path == AttentionPath::kReference ? slots_in_view_ : 0;
-    return (static_cast<uint64_t>(view) << 32U) | static_cast<uint64_t>(step.n);
+    // Not all that watch a prompt watch a rehearsal: another graph.
+    const uint64_t is_rehearsal = step.rehearsal ? 1 : 0;
+    return (static_cast<uint64_t>(view) << 32U) | (is_rehearsal << 31U) |
+           static_cast<uint64_t>(step.n);
 }
 
 void KvCache::store(int64_t layer, int64_t h, int64_t i, const float* k, const float* v) noexcept {
@@ -222,10 +247,11 @@ Tensor KvCache::attend(Graph& g, const AttentionInputs& in) {
     Tensor out = options_.path == AttentionPath::kReference
                      ? attend_reference(g, in)
                      : fused_attention(g, shape_, in, *this, scratch_);
-    if (evictor_ == nullptr || !evictor_->evicts(in.layer)) return out;
-    g.keep(out);  // entries are stored before the policy looks at them
-    evictor_->policy().observe(g, in, *this, scratch_);
-    Residue* residue = evictor_->residue();
+    const std::vector<EvictionPolicy*> noting = observers(step_);
+    if (noting.empty() || shape_.window(in.layer) > 0) return out;
+    g.keep(out);  // entries are stored before a policy looks at them
+    for (EvictionPolicy* policy : noting) policy->observe(g, in, *this, scratch_);
+    Residue* residue = evictor_ == nullptr ? nullptr : evictor_->residue();
     return residue == nullptr ? out : residue->answer(g, in, out);
 }
 
@@ -494,6 +520,59 @@ void KvCache::give_back_pages() {
     }
 }
 
+// ---- forking
+// --------------------------------------------------------------------------------------
+
+std::unique_ptr<KvCache> KvCache::fork(const EvictionOptions& eviction) const {
+    check(evictor_ == nullptr && n_rehearsed_ == 0, "only a cache that forgets nothing is forked");
+    KvCacheOptions options = options_;
+    options.eviction = eviction;
+    options.watching.clear();
+    auto copy = std::make_unique<KvCache>(backend_, shape_, options);
+    copy->take_entries(*this);
+    if (copy->evictor_ == nullptr) return copy;
+    require(eviction.one_shot, "a memory that is cut while it reads must read by itself");
+    const auto same = [&](const EvictionOptions& o) {
+        return o.policy == eviction.policy && o.settings == eviction.settings;
+    };
+    const auto found = std::ranges::find_if(options_.watching, same);
+    require(found != options_.watching.end(), "policy '", eviction.policy,
+            "' with these settings did not watch the reading");
+    copy->cut_as_read(*watching_[static_cast<size_t>(found - options_.watching.begin())]);
+    return copy;
+}
+
+void KvCache::take_entries(const KvCache& from) {
+    auto& theirs = const_cast<EntryStore&>(from.store_);  // spans of bytes; only read here
+    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+        for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
+            const Head& of = from.head(layer, h);
+            const auto n = std::ssize(of.positions);
+            std::ranges::copy(theirs.key_bytes(layer, h, of.begin, n),
+                              store_.key_bytes(layer, h, 0, n).begin());
+            std::ranges::copy(theirs.value_bytes(layer, h, of.begin, n),
+                              store_.value_bytes(layer, h, 0, n).begin());
+            head(layer, h) = {.begin = 0, .touched = n, .positions = of.positions};
+        }
+    }
+    scales_ = from.scales_;
+    seen_ = from.seen_;
+    next_position_ = from.next_position_;
+    peak_bytes_ = usage().bytes;
+}
+
+/// Cuts what was taken over, by what a policy of the same kind noted while it was read.
+void KvCache::cut_as_read(const EvictionPolicy& notes) {
+    std::stringstream noted;
+    notes.save(noted);
+    evictor_->policy().load(noted);
+    evictor_->resume_after(seen_);
+    peak_bytes_ = usage().bytes;
+    const CutTarget target = evictor_->target(seen_);
+    if (exceeds(target)) cut(target);
+    give_back_pages();
+}
+
 // ---- state
 // ----------------------------------------------------------------------------------------
 
@@ -505,6 +584,7 @@ void KvCache::reset() {
         }
     }
     if (evictor_ != nullptr) evictor_->reset();
+    for (const auto& policy : watching_) policy->reset();
     step_ = {};
     seen_ = 0;
     next_position_ = 0;
@@ -530,6 +610,7 @@ MemoryReport::Bytes KvCache::owned_bytes() const {
         b.entries += store_.bytes_of(h.touched);
         b.bookkeeping += (h.positions.capacity() + h.rotary.capacity()) * sizeof(int32_t);
     }
+    for (const auto& policy : watching_) b.policy += policy->bytes();
     if (evictor_ == nullptr) return b;
     b.policy = evictor_->policy().bytes();
     if (evictor_->residue() != nullptr) b.residue = evictor_->residue()->bytes();

@@ -20,6 +20,8 @@ struct KvCacheOptions {
     ggml_type entries = GGML_TYPE_F16;  // f32, f16 or q8_0
     AttentionPath path = AttentionPath::kFused;
     EvictionOptions eviction = {};  // policy `full`: nothing is evicted
+    /// Policies that note what passes as if they were to evict, for fork(): names and settings.
+    std::vector<EvictionOptions> watching = {};
 };
 
 /// Softmax attention over stored keys and values. Without a budget it keeps every entry; with one,
@@ -44,6 +46,13 @@ class KvCache final : public ContextMemory, private EntrySource {
     void save(std::ostream& out) const override;
     void load(std::istream& in) override;
 
+    /// A cache of its own that has read what this one has, and cut it once, after it: the one-shot
+    /// protocol, for many memories from one reading. `eviction` is one-shot, with a policy that was
+    /// among those watching, or `full`. This cache must evict nothing, nothing is marked as
+    /// protected, and the backend must run no graph meanwhile.
+    /// Throws kInvalidArgument if it cannot be so.
+    [[nodiscard]] std::unique_ptr<KvCache> fork(const EvictionOptions& eviction) const;
+
     /// Positions in the input of the entries a head holds, ascending.
     [[nodiscard]] std::span<const int32_t> positions(int64_t layer, int64_t head) const;
     /// RoPE positions that their keys are turned to.
@@ -66,6 +75,11 @@ class KvCache final : public ContextMemory, private EntrySource {
                const float* v) noexcept override;
     [[nodiscard]] EntryRows rows(int64_t layer, int64_t head) const noexcept override;
     [[nodiscard]] SlotRange visible(int64_t layer, int64_t head, int64_t i) const noexcept override;
+
+    /// Who notes a step: the evicting policy or those watching. A rehearsal is for those it is for.
+    [[nodiscard]] std::vector<EvictionPolicy*> observers(const Step& step) const;
+    void take_entries(const KvCache& from);
+    void cut_as_read(const EvictionPolicy& notes);
 
     [[nodiscard]] Head& head(int64_t layer, int64_t h);
     [[nodiscard]] const Head& head(int64_t layer, int64_t h) const;
@@ -95,6 +109,7 @@ class KvCache final : public ContextMemory, private EntrySource {
     KvCacheOptions options_;
     const Backend& backend_;
     std::unique_ptr<Evictor> evictor_;  // nullptr: nothing is evicted
+    std::vector<std::unique_ptr<EvictionPolicy>> watching_;  // as in the options
     EntryStore store_;
     AttentionScratch scratch_;
     std::vector<Head> heads_;    // [layer][head]

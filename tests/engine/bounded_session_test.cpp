@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -73,6 +74,112 @@ TEST_P(BoundedSession, ReadsAndWritesTenWindows) {
         for (const int64_t n : layer.held) held += n;
     }
     EXPECT_LE(held, 4 * (kBudget + 16));
+}
+
+EvictionOptions one_shot(const std::string& policy, double evicted) {
+    EvictionOptions e = eviction(policy);
+    e.budget = {.kind = Budget::Kind::kEvicted, .count = 0, .share = evicted};
+    e.n_recent = -1;
+    e.one_shot = true;
+    return e;
+}
+
+/// What a session says after it has read a question on top of what it holds.
+std::vector<float> answer_of(Session& session, const std::vector<TokenId>& question) {
+    session.feed(question, {.may_forget = false});
+    return {session.logits().begin(), session.logits().end()};
+}
+
+TEST_P(BoundedSession, AForkEqualsReadingByItself) {
+    const std::vector<TokenId> text = tiny_tokens(150);
+    const std::vector<TokenId> question = tiny_tokens(9, 3);
+    const EvictionOptions half = one_shot(GetParam(), 0.5);
+    // h2o watches too: it must not be disturbed by what another policy asks of the reading.
+    auto cache = std::make_unique<KvCache>(
+        tiny.backend(), tiny.shape(),
+        KvCacheOptions{.n_ctx = kWindow,
+                       .entries = GGML_TYPE_F32,
+                       .watching = {one_shot("h2o", 0), one_shot(GetParam(), 0)}});
+    const KvCache& read = *cache;
+    Session reader(tiny.model(), tiny.backend(), std::move(cache), {.n_chunk = kChunk});
+    reader.feed(text);
+    for (const EvictionOptions& o : {half, one_shot("h2o", 0.75)}) {
+        Session alone = session_of(tiny, o);
+        alone.feed(text);
+        Session forked(tiny.model(), tiny.backend(), read.fork(o), {.n_chunk = kChunk});
+        EXPECT_EQ(forked.position(), 150);
+        const MemoryReport report = forked.memory().report();
+        EXPECT_EQ(report.held_share, alone.memory().report().held_share) << o.policy;
+        EXPECT_EQ(report.bytes.entries, alone.memory().report().bytes.entries);
+        EXPECT_EQ(answer_of(forked, question), answer_of(alone, question)) << o.policy;
+    }
+}
+
+TEST_P(BoundedSession, AReaderGoesOnAfterForks) {
+    const std::vector<TokenId> text = tiny_tokens(150);
+    const std::vector<TokenId> more = tiny_tokens(20, 5);
+    const EvictionOptions half = one_shot(GetParam(), 0.5);
+    auto cache = std::make_unique<KvCache>(
+        tiny.backend(), tiny.shape(),
+        KvCacheOptions{.n_ctx = kWindow, .entries = GGML_TYPE_F32, .watching = {half}});
+    const KvCache& read = *cache;
+    Session reader(tiny.model(), tiny.backend(), std::move(cache), {.n_chunk = kChunk});
+    reader.feed(text);
+    { Session forked(tiny.model(), tiny.backend(), read.fork(half), {.n_chunk = kChunk}); }
+    reader.feed(more);
+    Session all = tiny.session(kChunk);
+    all.feed(text);
+    all.feed(more);
+    EXPECT_EQ(max_difference(reader.logits(), all.logits()), 0);
+    EXPECT_EQ(read.fork(half)->usage().positions_seen, 170);
+}
+
+TEST(BoundedSessionErrors, AForkNeedsAPolicyThatWatched) {
+    TinyModel tiny;
+    const KvCache cache(tiny.backend(), tiny.shape(),
+                        {.n_ctx = kWindow,
+                         .entries = GGML_TYPE_F32,
+                         .watching = {one_shot("snap-kv", 0)}});
+    EXPECT_THROW(static_cast<void>(cache.fork(one_shot("h2o", 0.5))), Error);
+    EXPECT_THROW(static_cast<void>(cache.fork(eviction("snap-kv"))), Error);
+    EvictionOptions other = one_shot("snap-kv", 0.5);
+    other.settings["window"] = "16";
+    EXPECT_THROW(static_cast<void>(cache.fork(other)), Error);
+}
+
+TEST(SessionBatch, SessionsTogetherEqualEachAlone) {
+    TinyModel tiny;
+    const std::vector<TokenId> question = tiny_tokens(90, 7);
+    std::vector<std::unique_ptr<Session>> together;
+    std::vector<std::unique_ptr<Session>> alone;
+    std::vector<Session*> batch;
+    for (const std::string& policy : evicting_policies()) {
+        // It inverts a near-singular matrix: a rounding may change what it keeps.
+        if (policy == "leverage") continue;
+        for (auto* to : {&together, &alone}) {
+            to->push_back(std::make_unique<Session>(tiny.model(), tiny.backend(),
+                                                    memory_of(tiny, eviction(policy)),
+                                                    SessionOptions{.n_chunk = kChunk}));
+            to->back()->feed(tiny_tokens(120));
+        }
+        batch.push_back(together.back().get());
+    }
+    SessionBatch lanes(tiny.model(), tiny.backend());
+    lanes.read(batch, question);
+    for (auto& s : alone) s->feed(question, {.may_forget = false});
+    for (int i = 0; i < 40; ++i) {
+        std::vector<TokenId> next;
+        for (size_t l = 0; l < batch.size(); ++l) {
+            ASSERT_LE(max_difference(batch[l]->logits(), alone[l]->logits()), 2e-5) << l;
+            const auto logits = alone[l]->logits();
+            next.push_back(
+                static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin()));
+        }
+        lanes.accept(batch, next);
+        for (size_t l = 0; l < batch.size(); ++l) alone[l]->accept(next[l]);
+    }
+    EXPECT_EQ(together.front()->tokens().size(), 250);
+    EXPECT_THROW(lanes.read(batch, {}), Error);
 }
 
 TEST_P(BoundedSession, TheSameInputGivesTheSameText) {
