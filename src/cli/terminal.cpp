@@ -4,13 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cerrno>
-#include <cmath>
 #include <csignal>
 #include <cstdlib>
-#include <sstream>
 #include <system_error>
 
 #include "core/error.h"
@@ -89,42 +86,6 @@ std::string dim(std::string_view text) { return styled("2", text); }
 
 std::string bold(std::string_view text) { return styled("1", text); }
 
-std::string fixed(double x, int digits) {
-    std::ostringstream out;
-    out.setf(std::ios::fixed);
-    out.precision(digits);
-    out << x;
-    return out.str();
-}
-
-std::string human_bytes(size_t bytes) {
-    constexpr std::array<const char*, 5> kUnits = {" B", " KB", " MB", " GB", " TB"};
-    auto value = static_cast<double>(bytes);
-    size_t unit = 0;
-    while (value >= 999.5 && unit + 1 < kUnits.size()) {
-        value /= 1000;
-        ++unit;
-    }
-    const bool whole = unit == 0 || value >= 99.95;
-    return fixed(value, whole ? 0 : 1) + kUnits.at(unit);
-}
-
-std::string human_count(int64_t n) {
-    std::string digits = std::to_string(n);
-    const auto sign = static_cast<int64_t>(n < 0 ? 1 : 0);
-    for (int64_t at = std::ssize(digits) - 3; at > sign; at -= 3) {
-        digits.insert(static_cast<size_t>(at), ",");
-    }
-    return digits;
-}
-
-std::string human_seconds(double seconds) {
-    if (seconds < 60) return fixed(seconds, seconds < 10 ? 2 : 0) + " s";
-    const auto whole = static_cast<int64_t>(std::lround(seconds));
-    if (whole < 3600) return cat(whole / 60, " min ", whole % 60, " s");
-    return cat(whole / 3600, " h ", whole % 3600 / 60, " min");
-}
-
 void end_on_interrupts() { on_interrupt(end_at_once); }
 
 void catch_interrupts() { on_interrupt(remember_interrupt); }
@@ -133,8 +94,8 @@ bool take_interrupt() noexcept { return interrupt_flag().exchange(false); }
 
 bool interrupted() noexcept { return interrupt_flag().load(); }
 
-ProgressBar::ProgressBar(std::string label)
-    : label_(std::move(label)), start_(std::chrono::steady_clock::now()) {}
+ProgressBar::ProgressBar(std::string label, std::string unit)
+    : label_(std::move(label)), unit_(std::move(unit)), start_(std::chrono::steady_clock::now()) {}
 
 ProgressBar::~ProgressBar() { clear(); }
 
@@ -144,8 +105,8 @@ void ProgressBar::show(int64_t done, int64_t total) {
     if (!messages_are_terminal() || done <= 0 || done >= total) return;
     const double left = passed / static_cast<double>(done) * static_cast<double>(total - done);
     if (!shown_ && passed + left < kShortWork) return;
-    const std::string text = cat(" ", human_count(done), " of ", human_count(total), " tokens, ",
-                                 human_seconds(left), " left");
+    const std::string text = cat(" ", human_count(done), " of ", human_count(total), " ", unit_,
+                                 ", ", human_seconds(left), " left");
     const int64_t width = terminal_width() - std::ssize(label_) - std::ssize(text) - 4;
     std::string bar;
     if (width >= 8) {

@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/numbers.h"
+
 namespace palimpsest {
 
 /// Standard output could not be written: a full disk, a closed pipe.
@@ -28,15 +30,6 @@ void write_message(std::string_view text);
 [[nodiscard]] std::string dim(std::string_view text);
 [[nodiscard]] std::string bold(std::string_view text);
 
-/// A number with so many digits after the point.
-[[nodiscard]] std::string fixed(double x, int digits);
-/// "98.4 MB", "12 KB": powers of 1000, three digits.
-[[nodiscard]] std::string human_bytes(size_t bytes);
-/// "7,168"
-[[nodiscard]] std::string human_count(int64_t n);
-/// "0.42 s", "3 min 5 s"
-[[nodiscard]] std::string human_seconds(double seconds);
-
 /// From now on Ctrl-C ends the program with a message and the status for it.
 void end_on_interrupts();
 /// From now on Ctrl-C sets a flag instead of ending the program.
@@ -50,16 +43,19 @@ void catch_interrupts();
 /// terminal or the work is short.
 class ProgressBar {
  public:
-    explicit ProgressBar(std::string label);
+    /// `unit` is what is counted: "tokens".
+    explicit ProgressBar(std::string label, std::string unit = "tokens");
     ~ProgressBar();
     ProgressBar(const ProgressBar&) = delete;
     ProgressBar& operator=(const ProgressBar&) = delete;
     void show(int64_t done, int64_t total);
     /// Takes the bar off the screen.
     void clear();
+    /// What is being done from now on; the time goes on.
+    void set_label(std::string label) { label_ = std::move(label); }
 
  private:
-    std::string label_;
+    std::string label_, unit_;
     std::chrono::steady_clock::time_point start_;
     bool shown_ = false;
 };

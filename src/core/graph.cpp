@@ -84,10 +84,25 @@ Backend::Backend(int n_threads) : n_threads_(n_threads) {
     cpu_.reset(ggml_backend_cpu_init());
     if (!cpu_) throw Error(ErrorCode::kUnsupported, "ggml has no CPU backend here");
     ggml_backend_cpu_set_n_threads(cpu_.get(), n_threads);
+    make_scheduler(GGML_DEFAULT_GRAPH_SIZE);
+}
+
+void Backend::make_scheduler(size_t n_nodes) {
     ggml_backend_t backends[] = {cpu_.get()};
-    sched_.reset(
-        ggml_backend_sched_new(backends, nullptr, 1, GGML_DEFAULT_GRAPH_SIZE, false, false));
+    sched_.reset(ggml_backend_sched_new(backends, nullptr, 1, n_nodes, false, false));
     check(sched_ != nullptr, "no scheduler");
+    most_nodes_ = n_nodes;
+}
+
+uint64_t Backend::allocate(ggml_cgraph* graph) {
+    // It asserts that a graph's nodes and leaves fit; there is room for so many of either.
+    const auto n = 2 * static_cast<size_t>(ggml_graph_size(graph));
+    if (n > most_nodes_) make_scheduler(std::max(n, 2 * most_nodes_));
+    ggml_backend_sched_reset(sched_.get());
+    if (!ggml_backend_sched_alloc_graph(sched_.get(), graph)) {
+        throw Error(ErrorCode::kExhausted, "no memory for activations");
+    }
+    return ++allocations_;
 }
 
 int Backend::available_threads() {
@@ -213,13 +228,7 @@ Tensor Graph::output(Tensor t) {
 }
 
 void Graph::compute(Backend& backend) {
-    if (allocation_ == 0) {
-        ggml_backend_sched_reset(backend.sched());
-        if (!ggml_backend_sched_alloc_graph(backend.sched(), graph_)) {
-            throw Error(ErrorCode::kExhausted, "no memory for activations");
-        }
-        allocation_ = backend.count_allocation();
-    }
+    if (allocation_ == 0) allocation_ = backend.allocate(graph_);
     check(is_current(backend), "a graph whose memory another one took");
     for (const Input& in : inputs_) {
         if (in.tensor->buffer == nullptr) continue;  // nothing reads this input

@@ -34,7 +34,9 @@ class Backend {
     /// Counts the graphs that took the activation memory: a graph computes again without a new
     /// allocation only while no other one has taken it.
     [[nodiscard]] uint64_t allocations() const { return allocations_; }
-    uint64_t count_allocation() { return ++allocations_; }
+    /// Takes the activation memory for a graph, whatever its size; the graph that had it must take
+    /// it again. Throws kExhausted. Returns the new count.
+    uint64_t allocate(ggml_cgraph* graph);
 
     /// Calls `work` from all threads at once, outside any graph, and waits. Rethrows what one of
     /// them threw.
@@ -46,8 +48,11 @@ class Backend {
  private:
     int n_threads_;
     uint64_t allocations_ = 0;
+    void make_scheduler(size_t n_nodes);
+
     ggml_backend_ptr cpu_;
     ggml_backend_sched_ptr sched_;
+    size_t most_nodes_ = 0;  // nodes and leaves that the scheduler can take
 };
 
 /// Tensors that outlive a graph, in memory of the backend's choice: recurrent state, small tables.

@@ -136,10 +136,9 @@ TEST_P(BoundedSession, AReaderGoesOnAfterForks) {
 
 TEST(BoundedSessionErrors, AForkNeedsAPolicyThatWatched) {
     TinyModel tiny;
-    const KvCache cache(tiny.backend(), tiny.shape(),
-                        {.n_ctx = kWindow,
-                         .entries = GGML_TYPE_F32,
-                         .watching = {one_shot("snap-kv", 0)}});
+    const KvCache cache(
+        tiny.backend(), tiny.shape(),
+        {.n_ctx = kWindow, .entries = GGML_TYPE_F32, .watching = {one_shot("snap-kv", 0)}});
     EXPECT_THROW(static_cast<void>(cache.fork(one_shot("h2o", 0.5))), Error);
     EXPECT_THROW(static_cast<void>(cache.fork(eviction("snap-kv"))), Error);
     EvictionOptions other = one_shot("snap-kv", 0.5);
@@ -172,14 +171,31 @@ TEST(SessionBatch, SessionsTogetherEqualEachAlone) {
         for (size_t l = 0; l < batch.size(); ++l) {
             ASSERT_LE(max_difference(batch[l]->logits(), alone[l]->logits()), 2e-5) << l;
             const auto logits = alone[l]->logits();
-            next.push_back(
-                static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin()));
+            next.push_back(static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin()));
         }
         lanes.accept(batch, next);
         for (size_t l = 0; l < batch.size(); ++l) alone[l]->accept(next[l]);
     }
     EXPECT_EQ(together.front()->tokens().size(), 250);
     EXPECT_THROW(lanes.read(batch, {}), Error);
+}
+
+// ggml's scheduler asserts that a graph fits the number of nodes it was made for.
+TEST(SessionBatch, ManySessionsMakeAGraphOfAnySize) {
+    TinyModel tiny({.n_layer = 6});
+    std::vector<std::unique_ptr<Session>> sessions;
+    std::vector<Session*> batch;
+    for (int i = 0; i < 64; ++i) {
+        sessions.push_back(std::make_unique<Session>(tiny.session()));
+        batch.push_back(sessions.back().get());
+    }
+    SessionBatch lanes(tiny.model(), tiny.backend());
+    lanes.read(batch, tiny_tokens(5));
+    Session alone = tiny.session();
+    alone.feed(tiny_tokens(5));
+    for (const Session* s : batch) {
+        EXPECT_LE(max_difference(s->logits(), alone.logits()), 2e-5);
+    }
 }
 
 TEST_P(BoundedSession, TheSameInputGivesTheSameText) {
@@ -238,6 +254,7 @@ TEST(BoundedLanes, SideBySideEqualEachAlone) {
     const std::vector<TokenId> tokens = tiny_tokens(320);
     const auto run = [&](const std::vector<std::string>& names) {
         std::vector<std::unique_ptr<ContextMemory>> memories;
+        memories.reserve(names.size());
         for (const std::string& name : names) {
             memories.push_back(memory_of(tiny, eviction(name)));
         }
@@ -245,6 +262,7 @@ TEST(BoundedLanes, SideBySideEqualEachAlone) {
         std::vector<float> last;
         for (int64_t at = 0; at < std::ssize(tokens); at += kChunk) {
             std::vector<Lane> lanes;
+            lanes.reserve(memories.size());
             for (const auto& memory : memories) {
                 lanes.push_back(
                     {.memory = memory.get(),
