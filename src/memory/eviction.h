@@ -82,8 +82,8 @@ class Evictor {
     /// fit the budget.
     void admit(std::span<const Segment> prompt, int64_t seen);
 
-    /// A prompt of `seen` positions, nothing in it marked, was read elsewhere, and the one cut of the
-    /// one-shot protocol comes now. Throws as admit() does.
+    /// A prompt of `seen` positions, nothing in it marked, was read elsewhere, and the one cut of
+    /// the one-shot protocol comes now. Throws as admit() does.
     void resume_after(int64_t seen);
 
     /// Is a cut due after this step, with `seen` positions read?

@@ -108,7 +108,7 @@ class KvCache final : public ContextMemory, private EntrySource {
     MemoryShape shape_;
     KvCacheOptions options_;
     const Backend& backend_;
-    std::unique_ptr<Evictor> evictor_;  // nullptr: nothing is evicted
+    std::unique_ptr<Evictor> evictor_;                       // nullptr: nothing is evicted
     std::vector<std::unique_ptr<EvictionPolicy>> watching_;  // as in the options
     EntryStore store_;
     AttentionScratch scratch_;

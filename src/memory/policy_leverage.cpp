@@ -164,7 +164,7 @@ class Leverage final : public EvictionPolicy {
 
     /// x' (X'X + jitter)^-1 x of every row x, at least 0.
     static std::vector<float> leverage_of(const std::vector<float>& x, float* scratch) {
-        constexpr int64_t m = kColumns;
+        const int64_t m = kColumns;
         const int64_t n = std::ssize(x) / m;
         std::vector<double> gram(static_cast<size_t>(m * m));
         for (int64_t t = 0; t < n; ++t) {

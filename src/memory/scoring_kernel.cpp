@@ -100,7 +100,8 @@ HWY_INLINE void for_tiles(const EntryRows& e, std::span<Panel> panels, int64_t b
 
 constexpr size_t kMaxPanels = static_cast<size_t>(kMaxRows) / (kPanelVectors * 4);
 
-struct Panels {
+// Only the first `count` are ever read.
+struct Panels {  // NOLINT(cppcoreguidelines-pro-type-member-init)
     Panel panel[kMaxPanels];
     size_t count = 0;
     int64_t begin = 0, end = 0;  // slots that any row sees

@@ -60,7 +60,7 @@ OptionMap small(std::string_view policy) {
 }
 
 struct Case {
-    std::string policy = "snap-kv", allocator = "", residue = "none";
+    std::string policy = "snap-kv", allocator = {}, residue = "none";
     ggml_type entries = GGML_TYPE_F32;
     int64_t chunk = 32;
     Positions positions = Positions::kAuto;
@@ -398,7 +398,8 @@ TEST(Eviction, BytesOwnedAreTheBudgetsArithmetic) {
         script.run(backend, memory, 32);
         const MemoryReport report = memory.report();
         const size_t row = ggml_row_size(type, 32);
-        EXPECT_EQ(report.bytes.entries, 4 * 2 * ReservedMemory::round_to_pages(kBudget * row));
+        EXPECT_EQ(report.bytes.entries,
+                  size_t{4} * 2 * ReservedMemory::round_to_pages(kBudget * row));
         // The list of positions, and since they were made contiguous the list of those.
         EXPECT_EQ(report.bytes.bookkeeping, size_t{4} * 2 * (kBudget + 32) * sizeof(int32_t));
     }

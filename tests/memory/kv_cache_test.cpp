@@ -102,7 +102,8 @@ TEST(KvCache, StaysBoundedWhereEveryLayerSlides) {
         most = std::max(most, memory.usage().bytes - empty);
     }
     // Two windows behind, one in view, and the list of 227 positions grown by doubling.
-    EXPECT_LE(most, 2 * ReservedMemory::round_to_pages(3 * 128 * 64 * sizeof(float)) + 2048);
+    EXPECT_LE(most,
+              2 * ReservedMemory::round_to_pages(size_t{3} * 128 * 64 * sizeof(float)) + 2048);
 }
 
 TEST(KvCache, CanBeFilledToTheLastPositionWithWindows) {
@@ -128,7 +129,7 @@ TEST(KvCache, ResetGivesMemoryBackToTheSystem) {
     Backend backend(1);
     KvCache memory(backend, shape, {.n_ctx = 1024, .entries = GGML_TYPE_F32});
     MemoryScript(shape, 500).run(backend, memory, 64);
-    const auto held = static_cast<int64_t>(4 * 4 * 2 * 500 * 128 * sizeof(float));
+    const auto held = static_cast<int64_t>(size_t{4} * 4 * 2 * 500 * 128 * sizeof(float));
     const int64_t before = resident_bytes();
     memory.reset();
     EXPECT_GE(before - resident_bytes(), held * 9 / 10);
