@@ -23,10 +23,23 @@ std::optional<std::string> file_at(const std::string& path) {
     return path;
 }
 
+/// nullptr if it is not set.
+const char* environment(const char* variable) {
+    return std::getenv(variable);  // NOLINT(concurrency-mt-unsafe): nothing here changes it
+}
+
 /// The file that a variable names, else one that set-up fetched.
 std::optional<std::string> in_cache(const char* variable, const std::string& place) {
-    const char* named = std::getenv(variable);
+    const char* named = environment(variable);
     return file_at(named != nullptr ? named : default_cache_folder() + "/" + place);
+}
+
+/// The folder that a variable names, else one beside the project.
+std::optional<fs::path> shared_folder(const char* variable, const char* place) {
+    const char* named = environment(variable);
+    fs::path folder = named != nullptr ? fs::path(named) : source_folder() / place;
+    if (!fs::is_directory(folder)) return std::nullopt;
+    return folder;
 }
 
 }  // namespace
@@ -34,10 +47,11 @@ std::optional<std::string> in_cache(const char* variable, const std::string& pla
 fs::path source_folder() { return PALIMPSEST_SOURCE_DIR; }
 
 std::optional<fs::path> oracles() {
-    const char* named = std::getenv("PALIMPSEST_ORACLES");
-    fs::path folder = named != nullptr ? fs::path(named) : source_folder() / "../shared/oracles";
-    if (!fs::is_directory(folder)) return std::nullopt;
-    return folder;
+    return shared_folder("PALIMPSEST_ORACLES", "../shared/oracles");
+}
+
+std::optional<fs::path> ruler_samples() {
+    return shared_folder("PALIMPSEST_RULER", "../shared/data/ruler");
 }
 
 std::optional<std::string> default_model() { return file_at(default_model_path()); }

@@ -18,6 +18,10 @@ std::filesystem::path source_folder();
 /// nullopt if it is not there.
 std::optional<std::filesystem::path> oracles();
 
+/// Folder of RULER's own samples: $PALIMPSEST_RULER, else ../shared/data/ruler beside the project.
+/// nullopt if it is not there.
+std::optional<std::filesystem::path> ruler_samples();
+
 /// The default model: $PALIMPSEST_MODEL, else where set-up puts it. nullopt if it is not there.
 std::optional<std::string> default_model();
 
@@ -59,6 +63,10 @@ double max_difference(std::span<const float> a, std::span<const float> b);
     if (!oracle_folder)                                                   \
     GTEST_SKIP() << "no golden vectors; set PALIMPSEST_ORACLES to their " \
                     "folder"
+
+#define REQUIRE_RULER()                                             \
+    const auto ruler_folder = palimpsest::testing::ruler_samples(); \
+    if (!ruler_folder) GTEST_SKIP() << "no RULER samples; set PALIMPSEST_RULER to their folder"
 
 #define REQUIRE_MODEL()                                           \
     const auto model_path = palimpsest::testing::default_model(); \

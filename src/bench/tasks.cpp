@@ -1,0 +1,98 @@
+#include <algorithm>
+#include <array>
+
+#include "bench/metrics.h"
+#include "bench/task.h"
+#include "bench/task_samples.h"
+#include "core/error.h"
+#include "memory/option_reader.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr std::array kKinds = std::to_array<TaskKind>({
+    {"niah_single_1", "ruler", &kAllMetric, needle_samples, "a number in noise"},
+    {"niah_single_2", "ruler", &kAllMetric, needle_samples, "a number in prose"},
+    {"niah_single_3", "ruler", &kAllMetric, needle_samples, "a UUID in prose"},
+    {"niah_multikey_1", "ruler", &kAllMetric, needle_samples, "one of four keys in prose"},
+    {"niah_multikey_2", "ruler", &kAllMetric, needle_samples, "a number among many others"},
+    {"niah_multikey_3", "ruler", &kAllMetric, needle_samples, "a UUID for a UUID among many"},
+    {"niah_multivalue", "ruler", &kAllMetric, needle_samples, "four values of one key in prose"},
+    {"niah_multiquery", "ruler", &kAllMetric, needle_samples, "the values of four keys in prose"},
+    {"vt", "ruler", &kAllMetric, variable_samples, "variables that hold a value, over four hops"},
+    {"cwe", "ruler", &kAllMetric, common_word_samples, "the ten most common words of a list"},
+    {"fwe", "ruler", &kAllMetric, frequent_word_samples, "the three most frequent coded words"},
+    {"qa_1", "ruler", &kPartMetric, document_samples, "SQuAD among other paragraphs"},
+    {"qa_2", "ruler", &kPartMetric, document_samples, "HotpotQA among other paragraphs"},
+    {"needle", "needle", &kExactMetric, grid_samples, "one needle at each of many depths"},
+    {"many-shot", "many-shot", &kAccuracyMetric, many_shot_samples, "labels made up for a sample"},
+    {"banking77", "many-icl", &kAccuracyMetric, many_icl_samples, "ManyICLBench: bank queries"},
+    {"goEmotions", "many-icl", &kAccuracyMetric, many_icl_samples, "ManyICLBench: emotions"},
+    {"trec_50", "many-icl", &kAccuracyMetric, many_icl_samples, "ManyICLBench: question types"},
+    {"clinc150", "many-icl", &kAccuracyMetric, many_icl_samples, "ManyICLBench: intents"},
+    {"BBH-geometric_shapes", "many-icl", &kAccuracyMetric, many_icl_samples,
+     "ManyICLBench: shapes of paths"},
+    {"BBH-salient_translation_error_detection", "many-icl", &kAccuracyMetric, many_icl_samples,
+     "ManyICLBench: kinds of translation errors"},
+    {"BBH-word_sorting", "many-icl", &kAccuracyMetric, many_icl_samples, "ManyICLBench: sorting"},
+    {"BBH-dyck_languages", "many-icl", &kAccuracyMetric, many_icl_samples,
+     "ManyICLBench: closing brackets"},
+    {"ARC-Easy", "many-icl", &kAccuracyMetric, many_icl_samples, "ManyICLBench: easy science"},
+    {"ARC-Challenge", "many-icl", &kAccuracyMetric, many_icl_samples, "ManyICLBench: science"},
+    {"GPQA", "many-icl", &kAccuracyMetric, many_icl_samples, "ManyICLBench: hard science"},
+    {"GSM8K", "many-icl", &kGsm8kMetric, many_icl_samples, "ManyICLBench: sums in words"},
+    {"narrativeqa", "longbench", &kF1Metric, longbench_samples, "LongBench: stories"},
+    {"qasper", "longbench", &kF1Metric, longbench_samples, "LongBench: papers"},
+    {"multifieldqa_en", "longbench", &kF1Metric, longbench_samples, "LongBench: articles"},
+    {"hotpotqa", "longbench", &kF1Metric, longbench_samples, "LongBench: two passages"},
+    {"2wikimqa", "longbench", &kF1Metric, longbench_samples, "LongBench: several passages"},
+    {"musique", "longbench", &kF1Metric, longbench_samples, "LongBench: up to four passages"},
+    {"gov_report", "longbench", &kRougeLMetric, longbench_samples, "LongBench: reports summed up"},
+    {"qmsum", "longbench", &kRougeLMetric, longbench_samples, "LongBench: meetings"},
+    {"multi_news", "longbench", &kRougeLMetric, longbench_samples, "LongBench: news summed up"},
+    {"trec", "longbench", &kClassesMetric, longbench_samples, "LongBench: question types"},
+    {"triviaqa", "longbench", &kF1LineMetric, longbench_samples, "LongBench: few-shot trivia"},
+    {"samsum", "longbench", &kRougeLLineMetric, longbench_samples, "LongBench: dialogues"},
+    {"passage_count", "longbench", &kCountMetric, longbench_samples, "LongBench: counting"},
+    {"passage_retrieval_en", "longbench", &kRetrievalMetric, longbench_samples,
+     "LongBench: a passage by its abstract"},
+    {"lcc", "longbench", &kEditMetric, longbench_samples, "LongBench: the next line of code"},
+    {"repobench-p", "longbench", &kEditMetric, longbench_samples,
+     "LongBench: the next line of a repository's code"},
+    {"text", "text", &kKlMetric, text_samples, "divergence from the full cache on any text"},
+});
+
+bool is_meant(const TaskKind& kind, std::string_view name) {
+    return name == "all" || kind.name == name || kind.group == name;
+}
+
+[[noreturn]] void refuse(const std::string& name) {
+    std::vector<std::string_view> names = {"all"};
+    for (const TaskKind& kind : kKinds) {
+        if (kind.group != kind.name && std::ranges::find(names, kind.group) == names.end()) {
+            names.push_back(kind.group);
+        }
+        names.push_back(kind.name);
+    }
+    throw Error(ErrorCode::kNotFound, unknown_name("task", name, names));
+}
+
+}  // namespace
+
+std::span<const TaskKind> task_kinds() { return kKinds; }
+
+std::vector<const TaskKind*> find_tasks(std::span<const std::string> names) {
+    for (const std::string& name : names) {
+        const auto known = [&](const TaskKind& kind) { return is_meant(kind, name); };
+        if (std::ranges::none_of(kKinds, known)) refuse(name);
+    }
+    std::vector<const TaskKind*> found;
+    for (const TaskKind& kind : kKinds) {
+        const auto meant = [&](const std::string& name) { return is_meant(kind, name); };
+        if (std::ranges::any_of(names, meant)) found.push_back(&kind);
+    }
+    return found;
+}
+
+}  // namespace palimpsest
