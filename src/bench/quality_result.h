@@ -24,19 +24,19 @@ struct QualityResult {
     std::string source;  // where they are from
     std::string model;   // the file's name and a hash of its head
     std::string memory = "kv", policy = "full", allocator = "none", residue = "none";
-    std::string options;                    // of policy, allocator and residue: "a=1,b=2"
-    std::string entries = "f16";            // type
-    std::string budget = "everything";      // "evict 50 %", "1024 entries a head", "25 %"
-    std::string protocol = "full";          // "full", "one-shot", "streaming"
-    std::string question = "agnostic";      // known when the context was compressed: "aware"
+    std::string options;                // of policy, allocator and residue: "a=1,b=2"
+    std::string entries = "f16";        // type
+    std::string budget = "everything";  // "evict 50 %", "1024 entries a head", "25 %"
+    std::string protocol = "full";      // "full", "one-shot", "streaming"
+    std::string question = "agnostic";  // known when the context was compressed: "aware"
     int64_t chunk = 512;
     bool has_template = true;
 
     // What came of it.
     double score = 0;  // 0 to 1; metric "kl": mean divergence from the full cache in nats
     std::string output;
-    std::string label, predicted;  // classes, where there are some
-    double depth = -1;             // of the needle; -1: none
+    std::string label, predicted;                          // classes, where there are some
+    double depth = -1;                                     // of the needle; -1: none
     int64_t n_context = 0, n_question = 0, n_written = 0;  // tokens
     double kept = 1;                                       // share of the context's entries
     size_t bytes = 0, peak_bytes = 0;  // of the memory when the answer begins, and most before
@@ -60,8 +60,9 @@ std::string to_json_line(const QualityResult& result);
 QualityResult parse_quality_result(std::string_view line);
 
 /// All results in the text of a file; lines of other kinds (speed) are skipped. `name` is for
-/// messages, which say the line's number. `whole_bytes`, if given, gets the length up to the last
-/// whole line: an interrupted run may leave half of one, which is not an error.
+/// messages, which say the line's number. An interrupted run may leave half of a last line, which
+/// is not an error. `whole_bytes`, if given, gets the length up to the last line that is ended:
+/// whoever goes on writing starts there, and what stands behind it is not among the results.
 std::vector<QualityResult> read_quality_results(std::string_view text, std::string_view name,
                                                 size_t* whole_bytes = nullptr);
 
