@@ -1,4 +1,4 @@
-// palimpsest bench: measurements. `speed` is the first; quality comes beside it.
+// palimpsest bench: measurements. `speed` is here, its siblings in files of their own.
 
 #include <filesystem>
 #include <memory>
@@ -6,6 +6,7 @@
 
 #include "bench/process.h"
 #include "bench/speed.h"
+#include "cli/bench_commands.h"
 #include "cli/command.h"
 #include "cli/memory_flags.h"
 #include "cli/setup.h"
@@ -179,6 +180,8 @@ void bench_speed(BenchFlags& f) {
 
 void add_bench(CLI::App& command) {
     command.require_subcommand(1);
+    add_bench_quality(command);
+    add_bench_report(command);
     auto f = std::make_shared<BenchFlags>();
     CLI::App* speed = command.add_subcommand("speed", "prefill and decode, at several depths");
     add_model_flag(*speed, f->model);

@@ -12,6 +12,7 @@
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "engine/default_model.h"
+#include "engine/rehearsal.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -96,10 +97,7 @@ Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
         .eviction = std::move(eviction)};
     SessionOptions session = {.n_chunk = flags.chunk};
     if (const Tokenizer* t = e.loaded->tokenizer(); t != nullptr) {
-        session.rehearsal = {
-            .first = t->encode("\n\nRepeat the text above, word for word."),
-            .later = t->encode("\n\nRepeat the part of the text above that starts with:"),
-            .answer = t->encode("\n\n")};
+        session.rehearsal = rehearsal_texts(*t);
     }
     e.session = std::make_unique<Session>(
         e.loaded->model(), *e.backend,

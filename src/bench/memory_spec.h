@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "memory/eviction.h"
+
+namespace palimpsest {
+
+/// Names a way to evict in one word: POLICY[/ALLOCATOR][+RESIDUE][:NAME=VALUE[;NAME=VALUE]...],
+/// such as "snap-kv/adaptive+merge:window=32". The budget stays open. Throws kNotFound, suggesting
+/// the nearest, for an unknown name, and kInvalidArgument for a setting without '='.
+EvictionOptions parse_memory_spec(std::string_view text);
+
+/// The same for a list, in which "all" means every policy that evicts.
+std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& texts);
+
+/// The settings as text, "a=1,b=2", in order of their names.
+std::string settings_text(const OptionMap& settings);
+
+}  // namespace palimpsest

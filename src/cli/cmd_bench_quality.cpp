@@ -1,0 +1,316 @@
+// palimpsest bench quality: what memories cost in quality, as a file of results that grows.
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <iomanip>
+#include <memory>
+#include <sstream>
+#include <system_error>
+#include <unordered_set>
+
+#include "bench/memory_spec.h"
+#include "bench/process.h"
+#include "bench/quality.h"
+#include "bench/text_hash.h"
+#include "cli/bench_commands.h"
+#include "cli/setup.h"
+#include "cli/terminal.h"
+#include "cli/version.h"
+#include "core/error.h"
+#include "engine/default_model.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr int kInterrupted = 130;
+constexpr double kMinute = 60;
+constexpr size_t kHashedBytes = size_t{4} << 20;  // of a model file: its metadata, mostly
+
+struct QualityFlags {
+    ModelFlags model;
+    QualityOptions options;
+    std::vector<std::string> tasks = {"niah_single_1"}, memories;
+    std::vector<double> ratios;
+    std::vector<std::string> budgets, questions = {"agnostic"};
+    std::string out = "quality.jsonl";
+    bool list = false;
+};
+
+[[noreturn]] void cannot_write(const std::string& path) {
+    throw OutputError(cat("'", path, "': ", std::generic_category().message(errno)));
+}
+
+/// A file of results: what stands in it, and what comes is added at its end, a line at a time.
+class ResultsFile {
+ public:
+    /// Half a line at the end, which an interrupted run left, is taken off.
+    explicit ResultsFile(const std::string& path) : path_(path) {
+        std::error_code error;
+        std::string text;
+        if (std::filesystem::exists(path, error)) text = read_file(path);
+        size_t whole = 0;
+        for (const QualityResult& r : read_quality_results(text, path, &whole)) {
+            keys_.insert(r.key());
+        }
+        fd_ = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+        if (fd_ < 0) cannot_write(path);
+        if (whole < text.size() && ftruncate(fd_, static_cast<off_t>(whole)) != 0) {
+            cannot_write(path);
+        }
+    }
+    ~ResultsFile() {
+        if (fd_ >= 0) close(fd_);
+    }
+    ResultsFile(const ResultsFile&) = delete;
+    ResultsFile& operator=(const ResultsFile&) = delete;
+
+    [[nodiscard]] bool has(const std::string& key) const { return keys_.contains(key); }
+    [[nodiscard]] size_t size() const { return keys_.size(); }
+
+    void add(const QualityResult& result) {
+        const std::string line = to_json_line(result) + "\n";
+        for (size_t done = 0; done < line.size();) {
+            const ssize_t n = write(fd_, line.data() + done, line.size() - done);
+            if (n < 0 && errno == EINTR) continue;
+            if (n < 0) cannot_write(path_);
+            done += static_cast<size_t>(n);
+        }
+        keys_.insert(result.key());
+    }
+
+ private:
+    std::string path_;
+    int fd_ = -1;
+    std::unordered_set<std::string> keys_;
+};
+
+/// The file's name and a hash of its beginning: another file may bear the same name.
+std::string model_name(const std::string& path, const GgufFile& file) {
+    const std::span<const std::byte> bytes = file.bytes();
+    const uint64_t hash = text_hash(
+        {reinterpret_cast<const char*>(bytes.data()), std::min(kHashedBytes, bytes.size())});
+    std::ostringstream text;
+    text << std::filesystem::path(path).filename().string() << ' ' << std::hex << std::setw(8)
+         << std::setfill('0') << static_cast<uint32_t>(hash ^ (hash >> 32U));
+    return text.str();
+}
+
+/// Tells how far it is: a bar on a terminal, a line a minute elsewhere.
+class Progress {
+ public:
+    bool show(int64_t done, int64_t total, const std::string& what) {
+        if (first_ < 0) first_ = done;
+        bar_.set_label(what);
+        bar_.show(done - first_, total - first_);
+        const auto now = std::chrono::steady_clock::now();
+        const auto since = [&](auto then) {
+            return std::chrono::duration<double>(now - then).count();
+        };
+        if (!messages_are_terminal() && since(told_) >= kMinute) {
+            told_ = now;
+            const double each =
+                since(start_) / static_cast<double>(std::max<int64_t>(1, done - first_));
+            write_message(cat(human_count(done), " of ", human_count(total), " results, about ",
+                              human_seconds(each * static_cast<double>(total - done)),
+                              " left; now ", what, "\n"));
+        }
+        return !interrupted();
+    }
+    void clear() { bar_.clear(); }
+
+ private:
+    ProgressBar bar_{"", "results"};
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+    std::chrono::steady_clock::time_point told_ = start_;
+    int64_t first_ = -1;  // results there were when it began
+};
+
+/// Tasks that were named must be; those of a group, if their data are there.
+void add_tasks(const std::vector<std::string>& names, QualityOptions& to) {
+    for (const TaskKind* kind : find_tasks(names)) {
+        const bool is_named = std::ranges::find(names, kind->name) != names.end();
+        (is_named ? to.tasks : to.possible).push_back(kind);
+    }
+}
+
+QualityOptions quality_options(const QualityFlags& f) {
+    QualityOptions o = f.options;
+    add_tasks(f.tasks, o);
+    o.memories = parse_memory_specs(f.memories);
+    for (const double evicted : f.ratios) {
+        o.one_shot.push_back({.kind = Budget::Kind::kEvicted, .count = 0, .share = evicted});
+    }
+    for (const std::string& budget : f.budgets) o.streaming.push_back(parse_budget(budget));
+    o.agnostic = std::ranges::find(f.questions, "agnostic") != f.questions.end();
+    o.aware = std::ranges::find(f.questions, "aware") != f.questions.end();
+    require(f.memories.empty() || !f.ratios.empty() || !f.budgets.empty(),
+            "memories need --ratios (cut once) or --budgets (held to while reading)");
+    return o;
+}
+
+void list_tasks() {
+    std::string text;
+    for (const TaskKind& kind : task_kinds()) {
+        const std::string name(kind.name);
+        text +=
+            cat(name, std::string(name.size() < 28 ? 28 - name.size() : 1, ' '), kind.group,
+                std::string(kind.group.size() < 12 ? 12 - kind.group.size() : 1, ' '),
+                kind.metric->name,
+                std::string(kind.metric->name.size() < 16 ? 16 - kind.metric->name.size() : 1, ' '),
+                kind.summary, "\n");
+    }
+    write_output(text);
+}
+
+void bench_quality(const QualityFlags& f) {
+    if (f.list) return list_tasks();
+    QualityOptions options = quality_options(f);
+    const std::string path = f.model.model.empty() ? default_model_path() : f.model.model;
+    options.n_threads = f.model.threads > 0 ? f.model.threads : 1;
+    if (options.n_jobs == 0) {
+        options.n_jobs = std::max(1, Backend::available_threads() / options.n_threads);
+    }
+    const Backend backend(options.n_threads);
+    const LoadedModel loaded(path, backend);
+    options.model_name = model_name(path, loaded.file());
+    ResultsFile file(f.out);
+    const size_t before = file.size();
+    catch_interrupts();
+    Progress progress;
+    const QualityHooks hooks = {
+        .is_known = [&](const std::string& key) { return file.has(key); },
+        .on_result =
+            [&](const QualityResult& result) {
+                QualityResult whole = result;
+                whole.commit = kCommit;
+                whole.processor = processor_name();
+                file.add(whole);
+            },
+        .on_progress = [&](int64_t done, int64_t total,
+                           const std::string& what) { return progress.show(done, total, what); }};
+    const bool whole = measure_quality(options, loaded, hooks);
+    progress.clear();
+    write_message(cat(file.size() - before, " results added to '", f.out, "', which holds ",
+                      file.size(), "; read them with: palimpsest bench report ", f.out, "\n"));
+    if (!whole) throw CLI::RuntimeError(kInterrupted);
+}
+
+void add_data_flags(CLI::App& command, QualityFlags& f) {
+    const char* const group = "Data";
+    TaskSources& s = f.options.sources;
+    command
+        .add_option("--haystack", s.haystack,
+                    "any long text, in which needles are hidden (RULER's own are essays)")
+        ->group(group);
+    command
+        .add_option("--ruler-samples", s.ready,
+                    "folder of ready samples, LENGTH/TASK.jsonl, instead of generated ones")
+        ->group(group);
+    command.add_option("--squad", s.squad, "SQuAD's JSON file, for qa_1")->group(group);
+    command.add_option("--hotpotqa", s.hotpotqa, "HotpotQA's JSON file, for qa_2")->group(group);
+    command.add_option("--longbench", s.longbench, "folder of LongBench's TASK.jsonl files")
+        ->group(group);
+    command.add_option("--many-icl", s.many_icl, "folder of ManyICLBench's files")->group(group);
+    command.add_option("--text", s.text, "any text, for the task 'text'")->group(group);
+}
+
+void add_memory_list_flags(CLI::App& command, QualityFlags& f) {
+    const char* const group = "Memories";
+    command
+        .add_option("-p,--memories", f.memories,
+                    "POLICY[/ALLOCATOR][+RESIDUE][:NAME=VALUE;...], or 'all' policies; the full "
+                    "cache and 'window' always stand beside them")
+        ->delimiter(',')
+        ->group(group);
+    command
+        .add_option("--ratios", f.ratios,
+                    "shares evicted in one cut, after the context was read: the papers' protocol")
+        ->delimiter(',')
+        ->check(CLI::Range(0.0, 0.9999999))
+        ->group(group);
+    command
+        .add_option("--budgets", f.budgets,
+                    "held to while the context is read: entries a head (512), bytes (16MiB) or a "
+                    "share (25%)")
+        ->delimiter(',')
+        ->group(group);
+    command
+        .add_option("--questions", f.questions,
+                    "agnostic: cut before the question is known; aware: after it was read")
+        ->delimiter(',')
+        ->check(CLI::IsMember({"agnostic", "aware"}))
+        ->capture_default_str()
+        ->group(group);
+    command.add_option("--entries", f.options.entries, "how keys and values are stored")
+        ->delimiter(',')
+        ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
+        ->capture_default_str()
+        ->group(group);
+}
+
+}  // namespace
+
+void add_bench_quality(CLI::App& bench) {
+    CLI::App& command =
+        *bench.add_subcommand("quality", "what memories cost in quality, over many tasks");
+    auto f = std::make_shared<QualityFlags>();
+    add_model_flag(command, f->model);
+    f->options.n_jobs = 0;
+    command
+        .add_option("-j,--jobs", f->options.n_jobs,
+                    "samples run at once (default: as many as there are processors)")
+        ->check(CLI::Range(1, GGML_MAX_N_THREADS));
+    command.add_option("-t,--threads", f->model.threads, "threads of each job (default: 1)")
+        ->check(CLI::Range(1, GGML_MAX_N_THREADS));
+    command.add_option("--chunk", f->options.n_chunk, "tokens read in one step")
+        ->check(CLI::Range(int64_t{1}, int64_t{65536}))
+        ->capture_default_str();
+    command
+        .add_option(
+            "--tasks", f->tasks,
+            "names or groups (ruler, needle, many-shot, many-icl, longbench, text, all); what a "
+            "group has no data for is left out")
+        ->delimiter(',')
+        ->capture_default_str();
+    command.add_flag("--list-tasks", f->list, "list all tasks and go");
+    command
+        .add_option("--lengths", f->options.lengths, "tokens of a prompt, its answer's included")
+        ->delimiter(',')
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 28))
+        ->capture_default_str();
+    command.add_option("-n,--samples", f->options.n_samples, "of every task, length and seed")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+        ->capture_default_str();
+    command.add_option("--seeds", f->options.seeds, "of the samples' making")
+        ->delimiter(',')
+        ->capture_default_str();
+    command
+        .add_option("--depths", f->options.depths,
+                    "of needles, 0 to 1, for the task 'needle' (default: 11, evenly)")
+        ->delimiter(',')
+        ->check(CLI::Range(0.0, 1.0));
+    command.add_option("--lanes", f->options.n_lanes, "answers written at once")
+        ->check(CLI::Range(int64_t{1}, int64_t{64}))
+        ->capture_default_str();
+    command.add_flag_callback(
+        "--no-template", [f] { f->options.with_template = false; },
+        "leave the model's chat template out");
+    command
+        .add_option("-o,--out", f->out,
+                    "JSON lines; what stands there already is not computed again")
+        ->capture_default_str();
+    add_memory_list_flags(command, *f);
+    add_data_flags(command, *f);
+    command.footer(
+        "\nA run can be stopped and started again: it goes on where it was.\n"
+        "Read results with: palimpsest bench report FILE...\n");
+    command.callback([f] { bench_quality(*f); });
+}
+
+}  // namespace palimpsest
