@@ -154,13 +154,19 @@ ColumnMass::ColumnMass(const MemoryShape& shape)
 
 namespace {
 
-/// Rows [first, first + count) of the n * group queries that read KV head h; lse in [n_head][n].
+/// The n * group queries that read KV head h of a layer.
+struct GroupQueries {
+    const ggml_tensor* q;
+    int64_t layer, h, group;
+};
+
+/// Rows [first, first + count) of them; lse in [n_head][n].
 struct MassRows {
     std::array<QueryRow, kMaxRows> rows;
     std::span<QueryRow> all;
 
-    MassRows(const ggml_tensor* q, EntrySource& source, std::vector<float>& lse, int64_t layer,
-             int64_t h, int64_t group, int64_t first) {
+    MassRows(const GroupQueries& of, EntrySource& source, std::vector<float>& lse, int64_t first) {
+        const auto [q, layer, h, group] = of;
         const int64_t n = q->ne[2];
         const int64_t count = std::min(kMaxRows, n * group - first);
         for (int64_t r = 0; r < count; ++r) {
@@ -193,7 +199,7 @@ class ColumnMass::SumOp final : public CustomOp {
         const int64_t blocks = (q->ne[2] * group + kMaxRows - 1) / kMaxRows;
         for (int64_t w = thread; w < blocks * mass_.shape_.n_head_kv; w += n_threads) {
             const int64_t h = w / blocks;
-            const MassRows rows(q, source_, mass_.lse_, layer_, h, group, w % blocks * kMaxRows);
+            const MassRows rows({q, layer_, h, group}, source_, mass_.lse_, w % blocks * kMaxRows);
             sum_logits(source_.rows(layer_, h), rows.all, scale_, scratch_.of_thread(thread));
         }
     }
@@ -224,7 +230,7 @@ class ColumnMass::MassOp final : public CustomOp {
             const int64_t begin = total * thread / n_threads;
             const int64_t end = total * (thread + 1) / n_threads;
             for (int64_t first = 0; first < n * group; first += kMaxRows) {
-                const MassRows rows(q, source_, mass_.lse_, layer_, h, group, first);
+                const MassRows rows({q, layer_, h, group}, source_, mass_.lse_, first);
                 add_mass(source_.rows(layer_, h), rows.all, {begin, end}, scale_,
                          {of.data() + begin, Reduce::kSum}, scratch_.of_thread(thread));
             }
