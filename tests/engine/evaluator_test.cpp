@@ -87,6 +87,7 @@ TEST_P(Lanes, DoNotMixInReusedGraphs) {
         alone.insert(alone.end(), session.logits().begin(), session.logits().end());
     }
     std::vector<Lane> lanes;
+    lanes.reserve(all.size());
     for (const Sequence& s : all) lanes.push_back(s.past_lane());
     evaluate(evaluator, lanes);
     std::vector<float> together;

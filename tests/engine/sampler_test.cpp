@@ -36,6 +36,7 @@ std::vector<float> peaks(const std::vector<std::pair<size_t, float>>& at) {
 std::vector<TokenId> picks(const SamplingOptions& options, const std::vector<float>& from, int n) {
     Sampler sampler(options, kVocab, nullptr);
     std::vector<TokenId> picked;
+    picked.reserve(static_cast<size_t>(n));
     for (int i = 0; i < n; ++i) picked.push_back(sampler.pick(from));
     return picked;
 }
