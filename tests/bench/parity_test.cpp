@@ -37,41 +37,42 @@ class RealParity : public ::testing::Test {
 
     void load(const std::string& path) {
         REQUIRE_DOCUMENT();
-        path_ = path;
+        read_path = path;
         // The document has 4,000 tokens; what follows it is about code.
-        text_ = testing::read_text(*document_path) + testing::read_text(PALIMPSEST_PEER_HEADER);
-        backend_ = std::make_unique<Backend>(Backend::available_threads());
-        loaded_ = std::make_unique<LoadedModel>(path_, *backend_);
-        session_ = std::make_unique<Session>(
-            loaded_->model(), *backend_,
-            make_memory("kv", *backend_, loaded_->config().memory_shape(), {.n_ctx = kContext}),
+        long_text = testing::read_text(*document_path) + testing::read_text(PALIMPSEST_PEER_HEADER);
+        own_backend = std::make_unique<Backend>(Backend::available_threads());
+        own_model = std::make_unique<LoadedModel>(read_path, *own_backend);
+        own_session = std::make_unique<Session>(
+            own_model->model(), *own_backend,
+            make_memory("kv", *own_backend, own_model->config().memory_shape(),
+                        {.n_ctx = kContext}),
             SessionOptions{});
-        peer_ = peer(true);
+        flash_peer = peer(true);
     }
 
     [[nodiscard]] std::unique_ptr<Peer> peer(bool flash_attention) const {
-        return std::make_unique<Peer>(path_, PeerOptions{.n_ctx = kContext,
-                                                         .n_threads = backend_->n_threads(),
-                                                         .flash_attention = flash_attention});
+        return std::make_unique<Peer>(read_path, PeerOptions{.n_ctx = kContext,
+                                                             .n_threads = own_backend->n_threads(),
+                                                             .flash_attention = flash_attention});
     }
 
-    Tokenizer& tokenizer() const { return loaded_->require_tokenizer(); }
+    [[nodiscard]] Tokenizer& tokenizer() const { return own_model->require_tokenizer(); }
 
     /// Tokens of `text` as the model wants them: after its own beginning, if it has one.
-    std::vector<TokenId> begun(std::span<const TokenId> text) const {
+    [[nodiscard]] std::vector<TokenId> begun(std::span<const TokenId> text) const {
         std::vector<TokenId> tokens = tokenizer().beginning();
         tokens.insert(tokens.end(), text.begin(), text.end());
         return tokens;
     }
 
-    std::vector<TokenId> text_tokens(size_t n) const {
-        std::vector<TokenId> tokens = tokenizer().encode(text_);
+    [[nodiscard]] std::vector<TokenId> text_tokens(size_t n) const {
+        std::vector<TokenId> tokens = tokenizer().encode(long_text);
         EXPECT_GE(tokens.size(), n);
         tokens.resize(n);
         return tokens;
     }
 
-    std::vector<TokenId> chat_tokens(const std::string& question) const {
+    [[nodiscard]] std::vector<TokenId> chat_tokens(const std::string& question) const {
         const std::vector<ChatMessage> messages = {{"user", {{question, false}}}};
         std::vector<TokenId> tokens;
         for (const Segment& s : tokenizer().encode_chat(messages)) {
@@ -84,22 +85,22 @@ class RealParity : public ::testing::Test {
     /// are the same; there, the peer itself must have been undecided. After it the texts would
     /// differ, so from then on only the share of equal choices is asked for.
     void expect_same_text(const std::string& what, const std::vector<TokenId>& prompt) {
-        session_->reset();
-        peer_->reset();
-        session_->feed(prompt);
-        peer_->feed(prompt);
+        own_session->reset();
+        flash_peer->reset();
+        own_session->feed(prompt);
+        flash_peer->feed(prompt);
         std::vector<TokenId> written;
         int64_t same = 0;
         float most = 0;
         for (int64_t i = 0; i < kGenerated; ++i) {
-            const TokenId ours = best(session_->logits());
-            const TokenId theirs = best(peer_->logits());
+            const TokenId ours = best(own_session->logits());
+            const TokenId theirs = best(flash_peer->logits());
             if (ours != theirs && same == i) expect_undecided(what, prompt, written, ours, theirs);
             same += ours == theirs ? 1 : 0;
-            most = std::max(most, preference(peer_->logits(), theirs, ours));
+            most = std::max(most, preference(flash_peer->logits(), theirs, ours));
             written.push_back(theirs);
-            session_->accept(theirs);
-            peer_->feed(std::span(&theirs, 1));
+            own_session->accept(theirs);
+            flash_peer->feed(std::span(&theirs, 1));
         }
         std::cout << what << ": " << same << " of " << kGenerated
                   << " choices the same; libllama prefers its own by at most " << most << "\n";
@@ -111,7 +112,7 @@ class RealParity : public ::testing::Test {
     /// to 8 bits before every product, and a rounding that falls the other way moves logits.
     void expect_undecided(const std::string& what, const std::vector<TokenId>& prompt,
                           const std::vector<TokenId>& written, TokenId ours, TokenId theirs) {
-        const float flash = preference(peer_->logits(), theirs, ours);
+        const float flash = preference(flash_peer->logits(), theirs, ours);
         const std::unique_ptr<Peer> other = peer(false);
         other->feed(prompt);
         for (const TokenId& t : written) other->feed(std::span(&t, 1));
@@ -127,19 +128,19 @@ class RealParity : public ::testing::Test {
     /// plain attention round differently, too. Compared are all logits, by root mean square.
     void expect_no_further(const std::string& what, const std::vector<TokenId>& prompt) {
         const std::unique_ptr<Peer> plain = peer(false);
-        session_->reset();
-        peer_->reset();
-        session_->feed(prompt);
-        peer_->feed(prompt);
+        own_session->reset();
+        flash_peer->reset();
+        own_session->feed(prompt);
+        flash_peer->feed(prompt);
         plain->feed(prompt);
         double ours = 0;
         double theirs = 0;
         for (int64_t i = 0; i < kGenerated; ++i) {
-            ours += squared_distance(session_->logits(), peer_->logits());
-            theirs += squared_distance(plain->logits(), peer_->logits());
-            const TokenId next = best(peer_->logits());
-            session_->accept(next);
-            peer_->feed(std::span(&next, 1));
+            ours += squared_distance(own_session->logits(), flash_peer->logits());
+            theirs += squared_distance(plain->logits(), flash_peer->logits());
+            const TokenId next = best(flash_peer->logits());
+            own_session->accept(next);
+            flash_peer->feed(std::span(&next, 1));
             plain->feed(std::span(&next, 1));
         }
         const auto n = static_cast<double>(kGenerated * tokenizer().n_vocab());
@@ -177,12 +178,12 @@ class RealParity : public ::testing::Test {
 
     double our_surprise(const std::vector<TokenId>& text) {
         double sum = 0;
-        session_->reset();
-        session_->feed(text, {.on_progress = {},
-                              .on_logits = [&](int64_t position, std::span<const float> logits) {
-                                  const auto next = static_cast<size_t>(position) + 1;
-                                  if (next < text.size()) sum += surprise(logits, text[next]);
-                              }});
+        own_session->reset();
+        own_session->feed(text, {.on_progress = {},
+                                 .on_logits = [&](int64_t position, std::span<const float> logits) {
+                                     const auto next = static_cast<size_t>(position) + 1;
+                                     if (next < text.size()) sum += surprise(logits, text[next]);
+                                 }});
         return sum;
     }
 
@@ -190,10 +191,10 @@ class RealParity : public ::testing::Test {
         constexpr size_t kChunk = 100;
         const auto n_vocab = static_cast<size_t>(tokenizer().n_vocab());
         double sum = 0;
-        peer_->reset();
+        flash_peer->reset();
         for (size_t at = 0; at < text.size(); at += kChunk) {
             const auto chunk = text.subspan(at, std::min(kChunk, text.size() - at));
-            const std::vector<float> rows = peer_->feed_for_all_logits(chunk);
+            const std::vector<float> rows = flash_peer->feed_for_all_logits(chunk);
             for (size_t i = 0; i < chunk.size() && at + i + 1 < text.size(); ++i) {
                 sum += surprise(std::span(rows).subspan(i * n_vocab, n_vocab), text[at + i + 1]);
             }
@@ -209,11 +210,11 @@ class RealParity : public ::testing::Test {
         return static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin());
     }
 
-    std::string path_, text_;
-    std::unique_ptr<Backend> backend_;
-    std::unique_ptr<LoadedModel> loaded_;
-    std::unique_ptr<Session> session_;
-    std::unique_ptr<Peer> peer_;
+    std::string read_path, long_text;
+    std::unique_ptr<Backend> own_backend;
+    std::unique_ptr<LoadedModel> own_model;
+    std::unique_ptr<Session> own_session;
+    std::unique_ptr<Peer> flash_peer;
 };
 
 TEST_F(RealParity, WritesTheSameTextAfterAShortPrompt) {
