@@ -36,7 +36,8 @@ EvictionOptions parse_memory_spec(std::string_view text) {
     return o;
 }
 
-std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& texts) {
+std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& texts,
+                                                bool has_learned) {
     std::vector<EvictionOptions> all;
     for (const std::string& text : texts) {
         if (text != "all") {
@@ -44,7 +45,8 @@ std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& 
             continue;
         }
         for (const PolicyKind& kind : policy_kinds()) {
-            if (kind.make != nullptr) all.push_back(parse_memory_spec(kind.name));
+            if (kind.make == nullptr || (kind.is_learned && !has_learned)) continue;
+            all.push_back(parse_memory_spec(kind.name));
         }
     }
     return all;

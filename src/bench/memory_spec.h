@@ -13,8 +13,10 @@ namespace palimpsest {
 /// the nearest, for an unknown name, and kInvalidArgument for a setting without '='.
 EvictionOptions parse_memory_spec(std::string_view text);
 
-/// The same for a list, in which "all" means every policy that evicts.
-std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& texts);
+/// The same for a list, in which "all" means every policy that evicts, those that need trained
+/// weights only if there are some.
+std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& texts,
+                                                bool has_learned);
 
 /// The settings as text, "a=1,b=2", in order of their names.
 std::string settings_text(const OptionMap& settings);

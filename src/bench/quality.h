@@ -37,6 +37,7 @@ struct QualityOptions {
     int n_threads = 1;    // of each job
     bool with_template = true;
     std::string model_name;  // what results call the model
+    std::shared_ptr<const EvictionWeights> learned = {};
 };
 
 /// What the caller is told and asked; by one job at a time.

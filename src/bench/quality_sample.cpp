@@ -75,6 +75,7 @@ bool SampleRun::run(std::vector<WantedResult>& wanted) {
 
 EvictionOptions SampleRun::complete(EvictionOptions eviction) const {
     eviction.n_chunk = setting_.options.n_chunk;
+    eviction.learned = setting_.options.learned;
     eviction.output_weights = [&loaded = setting_.loaded](int64_t layer) {
         return loaded.output_projection(layer);
     };

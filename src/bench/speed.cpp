@@ -77,6 +77,9 @@ class OurRunner final : public Runner {
     std::unique_ptr<ContextMemory> make(const SpeedOptions& o, int64_t n_ctx,
                                         EvictionOptions eviction) {
         eviction.n_chunk = o.n_prefill;
+        if (eviction.policy != "full") {
+            eviction.learned = load_sidecar(o.sidecar, loaded_, backend_);
+        }
         eviction.output_weights = [this](int64_t layer) {
             return loaded_.output_projection(layer);
         };

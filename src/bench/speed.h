@@ -11,6 +11,7 @@ namespace palimpsest {
 
 struct SpeedOptions {
     std::string model_path;
+    std::string sidecar;  // trained weights for evicting; empty: those beside the model
     std::vector<int64_t> depths = {0, 2048, 4096, 7168};
     int64_t n_prefill = 512;
     int64_t n_decode = 64;

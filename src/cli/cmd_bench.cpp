@@ -171,6 +171,8 @@ void bench_speed(BenchFlags& f) {
     f.options.n_threads = thread_count(f.model);
     f.options.with_peer = f.peer == "llama";
     f.options.eviction = eviction_options(f.memory);
+    choose_policy(f.options.eviction);
+    f.options.sidecar = f.model.sidecar;
     const SpeedReport report =
         measure_speed(f.options, [](const std::string& what) { write_message(dim(what + "\n")); });
     f.json ? print_json(f, report) : print_table(f, report);

@@ -142,7 +142,6 @@ void add_tasks(const std::vector<std::string>& names, QualityOptions& to) {
 QualityOptions quality_options(const QualityFlags& f) {
     QualityOptions o = f.options;
     add_tasks(f.tasks, o);
-    o.memories = parse_memory_specs(f.memories);
     for (const double evicted : f.ratios) {
         o.one_shot.push_back({.kind = Budget::Kind::kEvicted, .count = 0, .share = evicted});
     }
@@ -179,6 +178,8 @@ void bench_quality(const QualityFlags& f) {
     const Backend backend(options.n_threads);
     const LoadedModel loaded(path, backend);
     options.model_name = model_name(path, loaded.file());
+    options.learned = load_sidecar(f.model.sidecar, loaded, backend);
+    options.memories = parse_memory_specs(f.memories, options.learned != nullptr);
     ResultsFile file(f.out);
     const size_t before = file.size();
     catch_interrupts();

@@ -1,6 +1,8 @@
 // palimpsest trace: logits as JSON, for tests and research. docs/formats.md describes the output.
 
+#include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -23,7 +25,11 @@ struct TraceFlags {
     TextFlags text;
     MemoryFlags memory;
     std::string tokens_file, text_file, question_file, logits = "last", out = "-";
+    std::string decode_file;
     double ratio = -1;  // share evicted
+    int64_t local_window =
+        -1;  // last positions that stay; in the one-shot protocol, once it writes
+    bool dump_memory = false;
 };
 
 std::vector<TokenId> read_token_file(const std::string& path, int64_t n_vocab) {
@@ -84,24 +90,83 @@ class JsonOut {
 /// Shortest decimal text that reads back as the same float.
 std::string number(float x) { return nlohmann::json(x).dump(); }
 
-/// The memory's flags, and a ratio instead of a budget.
+/// The memory's flags, and a ratio instead of a budget; or beside it, in the one-shot protocol,
+/// where the budget is for what is written afterwards.
 EvictionOptions trace_eviction(const TraceFlags& f) {
-    if (f.ratio < 0) return eviction_options(f.memory);
-    require(f.memory.budget.empty(), "--ratio and --memory-budget both say how much to keep");
-    require(!f.memory.policy.empty(), "--ratio needs --policy");
     MemoryFlags flags = f.memory;
-    flags.budget = "1";  // stands in for the ratio, which a budget's text cannot say
+    const bool writes_within = f.ratio >= 0 && flags.one_shot && !flags.budget.empty();
+    if (f.ratio >= 0) {
+        require(flags.budget.empty() || writes_within,
+                "--ratio and --memory-budget both say how much to keep; together they go with "
+                "--one-shot, where the budget is for what --decode-tokens adds");
+        require(!flags.policy.empty(), "--ratio needs --policy");
+        flags.budget = "1";  // stands in for the ratio, which a budget's text cannot say
+    }
     EvictionOptions options = eviction_options(flags);
-    options.budget = {.kind = Budget::Kind::kEvicted, .count = 0, .share = f.ratio};
+    if (f.ratio >= 0) {
+        options.budget = {.kind = Budget::Kind::kEvicted, .count = 0, .share = f.ratio};
+    }
+    if (writes_within) {
+        const Budget budget = parse_budget(f.memory.budget);
+        require(budget.kind == Budget::Kind::kEntries,
+                "beside --ratio, --memory-budget is a number of entries a head");
+        options.n_writing = budget.count;
+    }
+    if (f.local_window >= 0) {
+        (writes_within ? options.n_recent_writing : options.n_recent) = f.local_window;
+    }
     return options;
 }
 
-nlohmann::json to_json(const Cut& cut) {
+/// The parts that a residue holds for a layer, [head]... each.
+void add_state(const Residue& residue, int64_t layer, int64_t n_heads, nlohmann::json& to) {
+    for (int64_t h = 0; h < n_heads; ++h) {
+        for (const NamedState& part : residue.state(layer, h)) {
+            nlohmann::json rows = part.values;
+            if (part.shape.size() == 2) {
+                rows = nlohmann::json::array();
+                for (int64_t r = 0; r < part.shape[0]; ++r) {
+                    const auto first = part.values.begin() + r * part.shape[1];
+                    rows.push_back(std::vector<float>(first, first + part.shape[1]));
+                }
+            }
+            to[std::string(part.name)].push_back(std::move(rows));
+        }
+    }
+}
+
+/// Every head's scores before the cut, and whose they are; once for a layer whose heads all agree.
+void add_importance(const std::vector<std::vector<int32_t>>& held, const Scores& scores,
+                    nlohmann::json& to) {
+    if (scores.empty()) return;
+    const auto numbers = [](const std::vector<float>& of) {
+        nlohmann::json list = nlohmann::json::array();
+        for (const float x : of) list.push_back(std::isfinite(x) ? nlohmann::json(x) : nullptr);
+        return list;
+    };
+    const bool agree = std::ranges::all_of(held, [&](const auto& h) { return h == held[0]; }) &&
+                       std::ranges::all_of(scores, [&](const auto& s) { return s == scores[0]; });
+    if (agree) {
+        to["rows"] = held[0];
+        to["importance"] = numbers(scores[0]);
+        return;
+    }
+    for (size_t h = 0; h < scores.size(); ++h) {
+        to["heads"][h]["rows"] = held[h];
+        to["heads"][h]["importance"] = numbers(scores[h]);
+    }
+}
+
+nlohmann::json to_json(const Cut& cut, bool with_state) {
     nlohmann::json layers = nlohmann::json::array();
-    for (const auto& layer : cut.kept) {
-        nlohmann::json heads = nlohmann::json::array();
-        for (const auto& kept : layer) heads.push_back({{"kept", kept}});
-        layers.push_back({{"heads", std::move(heads)}});
+    for (size_t i = 0; i < cut.kept.size(); ++i) {
+        nlohmann::json layer = {{"heads", nlohmann::json::array()}};
+        for (const auto& kept : cut.kept[i]) layer["heads"].push_back({{"kept", kept}});
+        add_importance(cut.held[i], cut.scores[i], layer);
+        if (with_state && cut.residue != nullptr) {
+            add_state(*cut.residue, static_cast<int64_t>(i), std::ssize(cut.kept[i]), layer);
+        }
+        layers.push_back(std::move(layer));
     }
     return {{"at", cut.n_seen}, {"layers", std::move(layers)}};
 }
@@ -117,9 +182,10 @@ struct Wanted {
     int64_t begin = 0, end = 0;
 };
 
-Wanted wanted_positions(const TraceFlags& f, int64_t n_context, int64_t n) {
+Wanted wanted_positions(const TraceFlags& f, int64_t n_prompt, int64_t n) {
     if (f.logits == "all") return {0, n};
-    return {f.logits == "question" ? n_context : n - 1, n};
+    const bool rest = f.logits == "question" || f.logits == "decode";
+    return {rest ? n_prompt : n - 1, n};
 }
 
 /// Reads tokens and writes the rows of those that are wanted.
@@ -143,33 +209,64 @@ void feed(Session& session, const std::vector<TokenId>& tokens, bool may_forget,
     if (last_only) write_row(out, session.logits(), true);
 }
 
+/// Forced tokens one by one, as if the model had written them.
+void decode(Session& session, const std::vector<TokenId>& tokens, Wanted wanted, JsonOut& out) {
+    ProgressBar bar("decoding");
+    for (size_t i = 0; i < tokens.size(); ++i) {
+        const int64_t position = session.position();
+        session.accept(tokens[i]);
+        if (position >= wanted.begin && position < wanted.end) {
+            write_row(out, session.logits(), position == wanted.begin);
+        }
+        bar.show(static_cast<int64_t>(i) + 1, std::ssize(tokens));
+        if (interrupted()) throw CLI::RuntimeError(kInterrupted);
+    }
+}
+
+/// What is read, written and asked, in this order.
+struct TraceTokens {
+    std::vector<TokenId> prompt, written, question;
+};
+
+TraceTokens read_all(const TraceFlags& f, const LoadedModel& loaded) {
+    const int64_t n_vocab = loaded.config().n_vocab;
+    TraceTokens t = {.prompt = read_tokens(f, loaded), .written = {}, .question = {}};
+    require(!t.prompt.empty(), "there are no tokens to trace");
+    if (!f.decode_file.empty()) t.written = read_token_file(f.decode_file, n_vocab);
+    require(f.decode_file.empty() || !t.written.empty(), "there are no tokens to decode");
+    if (!f.question_file.empty()) t.question = read_token_file(f.question_file, n_vocab);
+    require(f.question_file.empty() || !t.question.empty(), "there are no tokens in the question");
+    require(t.written.empty() || t.question.empty(),
+            "--decode-tokens and --question-tokens: name one of them");
+    return t;
+}
+
 void trace(const TraceFlags& f) {
-    const bool asks = !f.question_file.empty();
-    require(asks || f.logits != "question", "--logits question needs --question-tokens");
+    require(!f.question_file.empty() || f.logits != "question",
+            "--logits question needs --question-tokens");
+    require(!f.decode_file.empty() || f.logits != "decode",
+            "--logits decode needs --decode-tokens");
     std::string cuts;
     EvictionOptions eviction = trace_eviction(f);
-    eviction.on_cut = [&cuts](const Cut& cut) {
-        cuts += cat(cuts.empty() ? "\n" : ",\n", to_json(cut).dump());
+    eviction.on_cut = [&cuts, &f](const Cut& cut) {
+        cuts += cat(cuts.empty() ? "\n" : ",\n", to_json(cut, f.dump_memory).dump());
     };
     const Engine e = make_engine(f.model, std::move(eviction));
     Session& session = *e.session;
-    const std::vector<TokenId> tokens = read_tokens(f, *e.loaded);
-    require(!tokens.empty(), "there are no tokens to trace");
-    std::vector<TokenId> question;
-    if (asks) question = read_token_file(f.question_file, e.loaded->config().n_vocab);
-    require(!asks || !question.empty(), "there are no tokens in the question");
-    const auto n = std::ssize(tokens) + std::ssize(question);
+    const TraceTokens t = read_all(f, *e.loaded);
+    const auto n = std::ssize(t.prompt) + std::ssize(t.written) + std::ssize(t.question);
     catch_interrupts();
     JsonOut out(f.out);
-    const Wanted wanted = wanted_positions(f, std::ssize(tokens), n);
+    const Wanted wanted = wanted_positions(f, std::ssize(t.prompt), n);
     std::string positions;
     for (int64_t i = wanted.begin; i < wanted.end; ++i) {
         positions += cat(positions.empty() ? "" : ",", i);
     }
     out.write(cat("{\"tokens\":", n, ",\"logits\":{\"positions\":[", positions, "],\"rows\":["));
-    feed(session, tokens, true, wanted, out);
+    feed(session, t.prompt, true, wanted, out);
+    decode(session, t.written, wanted, out);
     // Read on top of what is held: nothing goes for the question.
-    if (asks) feed(session, question, false, wanted, out);
+    if (!t.question.empty()) feed(session, t.question, false, wanted, out);
     out.write(cat("\n]},\"compressions\":[", cuts, "]}\n"));
     out.close();
 }
@@ -183,13 +280,30 @@ void add_trace(CLI::App& command) {
     command.add_option("--question-tokens", f->question_file,
                        "JSON array of token ids read after the last eviction, which lets nothing "
                        "more go");
-    command.add_option("--ratio", f->ratio, "share of what was read to evict, instead of a budget")
+    command.add_option("--decode-tokens", f->decode_file,
+                       "JSON array of token ids read one by one after the prompt, as if the model "
+                       "had written them");
+    command
+        .add_option("--ratio", f->ratio,
+                    "share of what was read to evict, instead of a budget (with --one-shot, the "
+                    "budget is then for what --decode-tokens adds)")
         ->check(CLI::Range(0.0, 0.9999999));
     command
         .add_option("--logits", f->logits,
-                    "of the last position, of all, or of the question's positions")
-        ->check(CLI::IsMember({"last", "all", "question"}))
+                    "of the last position, of all, of the question's or of the decoded ones")
+        ->check(CLI::IsMember({"last", "all", "question", "decode"}))
         ->capture_default_str();
+    command
+        .add_option("--tau", f->memory.interval,
+                    "the same as --eviction-interval: cut after so "
+                    "many decoded tokens")
+        ->check(CLI::Range(int64_t{1}, int64_t{65536}));
+    command
+        .add_option("--local-window", f->local_window,
+                    "last tokens that no cut takes; with --one-shot and a budget, while decoding")
+        ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+    command.add_flag("--dump-memory", f->dump_memory,
+                     "write what the residue holds after every compression");
     command.add_option("-o,--out", f->out, "where the JSON goes")->capture_default_str();
     add_model_flags(command, f->model);
     add_memory_flags(command, f->memory);

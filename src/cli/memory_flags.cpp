@@ -30,7 +30,8 @@ void add_memory_flags(CLI::App& command, MemoryFlags& flags) {
     command
         .add_option(
             "-p,--policy", flags.policy,
-            cat("what is kept (with a budget: ", kUsualPolicy, "): ", names_of(policy_kinds())))
+            cat("what is kept (with a budget: the trained one if there are weights for it, else ",
+                kUsualPolicy, "): ", names_of(policy_kinds())))
         ->group(group);
     command
         .add_option("--allocator", flags.allocator,
@@ -74,11 +75,22 @@ void add_memory_flags(CLI::App& command, MemoryFlags& flags) {
         ->group(group);
 }
 
+std::string choose_policy(EvictionOptions& o) {
+    if (!o.policy.empty()) return {};
+    o.policy = kUsualPolicy;
+    if (!o.learned) return {};
+    if (o.learned->indexer() != nullptr) o.policy = "indexer";
+    if (o.learned->gate() != nullptr) o.policy = "gate";
+    if (o.policy == kUsualPolicy) return {};
+    return cat("keeping what the trained policy '", o.policy,
+               "' ranks highest (weights: ", o.learned->path(), ")");
+}
+
 EvictionOptions eviction_options(const MemoryFlags& f) {
     EvictionOptions o;
     const bool is_full = f.policy == "full" || (f.policy.empty() && f.budget.empty());
-    o.policy = f.policy.empty() ? (f.budget.empty() ? "full" : kUsualPolicy) : f.policy;
-    find_policy(o.policy);
+    o.policy = f.policy.empty() && f.budget.empty() ? "full" : f.policy;
+    if (!o.policy.empty()) find_policy(o.policy);
     if (is_full) {
         const bool more = !f.allocator.empty() || f.residue != "none" || !f.settings.empty() ||
                           f.one_shot || f.n_sink >= 0 || f.n_recent >= 0 || f.positions != "auto";

@@ -21,6 +21,11 @@ struct MemoryFlags {
 
 void add_memory_flags(CLI::App& command, MemoryFlags& flags);
 
+/// Where the flags name a budget and no policy: what the trained weights in `options.learned` are
+/// for, or the usual one. Returns what a user is to be told; empty: nothing.
+std::string choose_policy(EvictionOptions& options);
+
+/// The policy stays empty if a budget is named and no policy: see choose_policy().
 /// Throws kInvalidArgument for flags that contradict each other, kNotFound for unknown names.
 EvictionOptions eviction_options(const MemoryFlags& flags);
 

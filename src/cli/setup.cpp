@@ -9,6 +9,7 @@
 #include <fstream>
 #include <system_error>
 
+#include "cli/memory_flags.h"
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "engine/default_model.h"
@@ -40,6 +41,9 @@ std::string read_descriptor(const std::string& path, int fd) {
 
 void add_model_flag(CLI::App& command, ModelFlags& flags) {
     command.add_option("-m,--model", flags.model, "GGUF file (default: the one set-up fetched)");
+    command.add_option("--sidecar", flags.sidecar,
+                       "trained weights for what is evicted (default: MODEL.evict.gguf beside "
+                       "the model, if it is there)");
 }
 
 void add_model_flags(CLI::App& command, ModelFlags& flags) {
@@ -67,6 +71,21 @@ int thread_count(const ModelFlags& flags) {
     return flags.threads > 0 ? flags.threads : Backend::available_threads();
 }
 
+namespace {
+
+/// What is used if only a budget is named: what the model's trained weights are for, or the usual.
+void use_learned(const ModelFlags& flags, const Engine& e, EvictionOptions& eviction) {
+    if (eviction.policy == "full") return;
+    eviction.learned = load_sidecar(flags.sidecar, *e.loaded, *e.backend);
+    if (eviction.learned && !eviction.learned->warning().empty()) {
+        write_message(cat("palimpsest: ", eviction.learned->warning(), "\n"));
+    }
+    const std::string chosen = choose_policy(eviction);
+    if (!chosen.empty()) write_message(cat("palimpsest: ", chosen, "\n"));
+}
+
+}  // namespace
+
 Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
     const std::string path = flags.model.empty() ? default_model_path() : flags.model;
     Engine e;
@@ -86,6 +105,7 @@ Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
                           " positions this model was trained for; answers ",
                           "past that make little sense\n"));
     }
+    use_learned(flags, e, eviction);
     eviction.n_chunk = flags.chunk;
     eviction.output_weights = [loaded = e.loaded.get()](int64_t layer) {
         return loaded->output_projection(layer);

@@ -18,6 +18,7 @@ struct ModelFlags {
     int64_t chunk = 512;
     std::string entries = "f16";
     std::string attention = "fused";
+    std::string sidecar;  // trained weights for evicting; empty: those beside the model, if any
 };
 
 /// Declares -m/--model alone.

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <numbers>
 
 #include "core/error.h"
+#include "memory/scoring_kernel.h"
 
 namespace palimpsest {
 
@@ -98,7 +100,8 @@ class AttendOp final : public CustomOp {
  private:
     QueryRow query(const ggml_tensor* dst, int64_t head, int64_t i) const {
         return {.q = row_of(dst->src[0], head, i),
-                .out = static_cast<float*>(dst->data) + (i * shape_.n_head + head) * shape_.d_head};
+                .out = static_cast<float*>(dst->data) + (i * shape_.n_head + head) * shape_.d_head,
+                .lse = scratch_.lse(head, i)};
     }
 
     /// One piece of work: up to kMaxRows queries of the heads that share a KV head.
@@ -167,11 +170,12 @@ class AttendOp final : public CustomOp {
         if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < n_parts(seen)) return;
         done.store(0, std::memory_order_relaxed);
         for (size_t r = 0; r < count; ++r) {
-            join(before, n_parts(seen), static_cast<int64_t>(r), rows.at(r).out);
+            join(before, n_parts(seen), static_cast<int64_t>(r), rows.at(r));
         }
     }
 
-    void join(int64_t first, int64_t count, int64_t row, float* out) const {
+    void join(int64_t first, int64_t count, int64_t row, const QueryRow& to) const {
+        float* out = to.out;
         float peak = scratch_.part_row(first, row).peak;
         for (int64_t p = 1; p < count; ++p) {
             peak = std::max(peak, scratch_.part_row(first + p, row).peak);
@@ -185,6 +189,7 @@ class AttendOp final : public CustomOp {
             for (int64_t c = 0; c < shape_.d_head; ++c) out[c] += factor * part.sum[c];
         }
         for (int64_t c = 0; c < shape_.d_head; ++c) out[c] /= weight;
+        if (to.lse != nullptr) *to.lse = std::numbers::ln2_v<float> * (peak + std::log2(weight));
     }
 
     const MemoryShape& shape_;
@@ -195,6 +200,46 @@ class AttendOp final : public CustomOp {
     int64_t group_;
     WorkList work_;
     std::vector<std::atomic<int64_t>> parts_done_;
+};
+
+/// dst->src: q, and whatever must run before.
+class LseOp final : public CustomOp {
+ public:
+    LseOp(const MemoryShape& shape, EntrySource& source, AttentionScratch& scratch,
+          const AttentionInputs& in)
+        : shape_(shape), source_(source), scratch_(scratch), layer_(in.layer), scale_(in.scale) {}
+
+    void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
+        const ggml_tensor* q = dst->src[0];
+        const int64_t group = shape_.group();
+        const int64_t n = q->ne[2] * group;
+        const int64_t blocks = (n + kMaxRows - 1) / kMaxRows;
+        for (int64_t w = thread; w < blocks * shape_.n_head_kv; w += n_threads) {
+            const int64_t h = w / blocks;
+            const int64_t first = w % blocks * kMaxRows;
+            const int64_t count = std::min(kMaxRows, n - first);
+            std::array<QueryRow, kMaxRows> rows;
+            for (int64_t r = 0; r < count; ++r) {
+                const int64_t i = (first + r) / group;
+                const int64_t head = h * group + (first + r) % group;
+                const SlotRange seen = source_.visible(layer_, h, i);
+                rows.at(static_cast<size_t>(r)) = {.q = row_of(q, head, i),
+                                                   .out = nullptr,
+                                                   .lse = scratch_.lse(head, i),
+                                                   .begin = seen.begin,
+                                                   .end = seen.end};
+            }
+            sum_logits(source_.rows(layer_, h), std::span(rows).first(static_cast<size_t>(count)),
+                       scale_, scratch_.of_thread(thread));
+        }
+    }
+
+ private:
+    const MemoryShape& shape_;
+    EntrySource& source_;
+    AttentionScratch& scratch_;
+    int64_t layer_;
+    float scale_;
 };
 
 }  // namespace
@@ -218,6 +263,8 @@ AttentionScratch::AttentionScratch(const MemoryShape& shape, int n_threads)
 }
 
 void AttentionScratch::prepare(int64_t n, int64_t n_visible) {
+    n_step_ = n;
+    if (notes_lse_) lse_.resize(std::max(lse_.size(), static_cast<size_t>(n * shape_.n_head)));
     if (!is_decoding(shape_, n)) return;
     const int64_t group = shape_.n_head / shape_.n_head_kv;
     const int64_t parts = n * shape_.n_head_kv * most_parts(n_visible) * group;
@@ -240,6 +287,10 @@ float* AttentionScratch::of_thread(int thread) const {
            floats_per_thread_ * static_cast<size_t>(thread);
 }
 
+float* AttentionScratch::lse(int64_t head, int64_t i) {
+    return notes_lse_ ? lse_.data() + head * n_step_ + i : nullptr;
+}
+
 PartialRow AttentionScratch::part_row(int64_t index, int64_t row) const {
     return parts_[static_cast<size_t>(index * (shape_.n_head / shape_.n_head_kv) + row)];
 }
@@ -249,7 +300,7 @@ void AttentionScratch::keep_part(int64_t index, int64_t row, const PartialRow& p
 }
 
 size_t AttentionScratch::bytes() const {
-    return (thread_memory_.size() + sums_.size()) * sizeof(float) +
+    return (thread_memory_.size() + sums_.size() + lse_.size()) * sizeof(float) +
            parts_.size() * sizeof(PartialRow);
 }
 
@@ -261,6 +312,13 @@ Tensor fused_attention(Graph& g, const MemoryShape& shape, const AttentionInputs
     const std::array<Tensor, 2> queries = {in.q, stored};
     return g.custom({shape.d_head * shape.n_head, in.q->ne[2], 1, 1}, queries,
                     std::make_unique<AttendOp>(shape, source, scratch, in.layer, in.scale));
+}
+
+Tensor note_lse(Graph& g, const MemoryShape& shape, const AttentionInputs& in, EntrySource& source,
+                AttentionScratch& scratch) {
+    const std::array<Tensor, 1> queries = {in.q};
+    return g.keep(
+        g.custom({1, 1, 1, 1}, queries, std::make_unique<LseOp>(shape, source, scratch, in)));
 }
 
 Tensor reference_attention(Graph& g, const AttentionInputs& in, Tensor k, Tensor v, Tensor mask) {

@@ -37,6 +37,11 @@ class AttentionScratch {
     void prepare(int64_t n, int64_t n_visible);
 
     [[nodiscard]] float* of_thread(int thread) const;
+    /// From the next step on, lse() is noted.
+    void note_lse() { notes_lse_ = true; }
+    /// Natural log of the sum of exp(scaled logits) of query i of the running step, set when the
+    /// running layer was attended to; nullptr: it is not noted.
+    [[nodiscard]] float* lse(int64_t head, int64_t i);
     /// Where part `index` of a decoding step leaves its sums, and their peak and weight.
     [[nodiscard]] PartialRow part_row(int64_t index, int64_t row) const;
     void keep_part(int64_t index, int64_t row, const PartialRow& part);
@@ -49,6 +54,9 @@ class AttentionScratch {
     std::vector<float> thread_memory_;
     std::vector<float> sums_;
     std::vector<PartialRow> parts_;
+    std::vector<float> lse_;  // [n_head][n_step_]
+    int64_t n_step_ = 0;
+    bool notes_lse_ = false;
 };
 
 /// Few enough queries for the decoding kernel, given heads that share entries in groups.
@@ -59,7 +67,7 @@ class AttentionScratch {
 [[nodiscard]] int64_t part_slots(int64_t n_visible);
 
 /// Nodes that store the step's entries in `source` and answer `in.q` from it: [d_head * n_head, n].
-/// CPU only. `source` and `scratch` must outlive the graph.
+/// Every query's lse is left in `scratch`. CPU only. `source` and `scratch` must outlive the graph.
 Tensor fused_attention(Graph& g, const MemoryShape& shape, const AttentionInputs& in,
                        EntrySource& source, AttentionScratch& scratch);
 
@@ -67,5 +75,9 @@ Tensor fused_attention(Graph& g, const MemoryShape& shape, const AttentionInputs
 /// k, v [d_head, n_slots, 1, n_head_kv] of any type, mask [n_slots, n, 1, n_head_kv] f32 (0 or
 /// -inf). The reference for the fused kernel.
 Tensor reference_attention(Graph& g, const AttentionInputs& in, Tensor k, Tensor v, Tensor mask);
+
+/// A node that leaves every query's lse in `scratch`, where the attention itself does not.
+Tensor note_lse(Graph& g, const MemoryShape& shape, const AttentionInputs& in, EntrySource& source,
+                AttentionScratch& scratch);
 
 }  // namespace palimpsest

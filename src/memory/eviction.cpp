@@ -31,6 +31,14 @@ int64_t length_of(const Segment& segment, int64_t n_embd) {
     return std::ssize(segment.rows) / n_embd;
 }
 
+PartInputs part_inputs(const MemoryShape& shape, const EvictionOptions& o, OptionReader& reader) {
+    return {.shape = shape,
+            .options = reader,
+            .learned = o.learned.get(),
+            .interval = o.interval,
+            .entries = o.entries};
+}
+
 }  // namespace
 
 std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape,
@@ -39,7 +47,7 @@ std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape,
     require(kind.make != nullptr, "policy '", options.policy, "' evicts nothing");
     // The settings of allocator and residue are read by whoever evicts.
     OptionReader reader(cat("policy '", options.policy, "'"), options.settings);
-    return kind.make(shape, reader);
+    return kind.make(part_inputs(shape, options, reader));
 }
 
 Positions parse_positions(std::string_view name) {
@@ -61,6 +69,9 @@ Evictor::Evictor(const MemoryShape& shape, const EvictionOptions& options, int64
     require(options.n_chunk >= 1, "a chunk of ", options.n_chunk, "; it must be 1 or more");
     require(options.n_sink >= -1 && options.n_recent >= -1,
             "a negative number of protected entries");
+    require(options.n_writing >= 0 && (options.n_writing == 0 || options.one_shot), "a budget of ",
+            options.n_writing,
+            " entries for what is written, which goes with the one-shot protocol only");
     if (options.budget.kind == Budget::Kind::kEvicted) {
         require(options.budget.share >= 0 && options.budget.share < 1, "a ratio of ",
                 options.budget.share, "; it must be 0 or more and less than 1");
@@ -69,10 +80,11 @@ Evictor::Evictor(const MemoryShape& shape, const EvictionOptions& options, int64
     OptionReader reader(cat("policy '", options.policy, "' with allocator '", allocator_name_,
                             "' and residue '", options.residue, "'"),
                         options_.settings);
-    policy_ = kind.make(shape, reader);
+    const PartInputs inputs = part_inputs(shape_, options_, reader);
+    policy_ = kind.make(inputs);
     allocator_ = find_allocator(allocator_name_).make(reader, options.output_weights);
     const ResidueKind& left = find_residue(options.residue);
-    if (left.make != nullptr) residue_ = left.make(shape, reader);
+    if (left.make != nullptr) residue_ = left.make(inputs);
     reader.finish();
     require(
         policy_->run_length() == 1 || allocator_name_ == "uniform" || allocator_name_ == "pyramid",
@@ -91,7 +103,12 @@ void Evictor::settle_protection() {
         options_.n_sink >= 0 ? options_.n_sink : (options_.one_shot ? 0 : kUsualSinks);
     protection_.n_recent =
         options_.n_recent >= 0 ? options_.n_recent : (options_.one_shot ? 0 : usual_recent);
+    protection_.n_sink = std::max(protection_.n_sink, policy_->n_sink());
     protection_.n_recent = std::max(protection_.n_recent, policy_->n_recent());
+    if (!is_writing_) return;
+    const int64_t usual = std::min(kUsualRecent, options_.n_writing / 8);
+    protection_.n_recent = std::max(
+        options_.n_recent_writing >= 0 ? options_.n_recent_writing : usual, policy_->n_recent());
 }
 
 void Evictor::set_entries(int64_t entries, const std::string& explanation) {
@@ -162,21 +179,47 @@ bool Evictor::is_due(const Step& step, int64_t seen) {
     if (policy_->rehearses() && is_read && !(step.rehearsal && step.rehearsal->ends_rehearsal)) {
         return false;
     }
-    if (options_.one_shot) {
-        if (was_cut_ || (step.is_prefill && !step.rehearsal)) return false;
+    if (options_.one_shot && !was_cut_) {
+        if (step.is_prefill && !step.rehearsal) return false;
         was_cut_ = true;
         return true;
     }
+    if (options_.one_shot && (options_.n_writing == 0 || is_read)) return false;
     if (!is_read && ++written_ < options_.interval) return false;
     written_ = 0;
+    if (options_.one_shot && !is_writing_) {
+        is_writing_ = true;
+        settle_protection();
+    }
     return true;
 }
 
-CutTarget Evictor::target(int64_t seen) const {
+std::vector<CutTarget> Evictor::targets(int64_t seen) const {
+    std::vector<CutTarget> all;
+    // The prompt's last chunk is cut as those before it, and then to what is to stay of all.
+    if (options_.budget.kind == Budget::Kind::kEvicted && !options_.one_shot &&
+        seen == prompt_end_) {
+        all.push_back(share_target(seen, true));
+    }
+    all.push_back(target(seen));
+    return all;
+}
+
+CutTarget Evictor::base_target(int64_t seen) const {
     CutTarget t = {.is_cap = true,
                    .n_protected = protection_.count(seen),
                    .run_length = policy_->run_length()};
     t.most = options_.one_shot ? n_ctx_ : n_ctx_ - slack();
+    return t;
+}
+
+CutTarget Evictor::target(int64_t seen) const {
+    CutTarget t = base_target(seen);
+    if (is_writing_) {
+        t.entries = options_.n_writing;
+        t.exact = static_cast<double>(options_.n_writing);
+        return t;
+    }
     if (options_.budget.kind != Budget::Kind::kEvicted) {
         t.entries = entries_;
         t.exact = static_cast<double>(entries_);
@@ -187,12 +230,18 @@ CutTarget Evictor::target(int64_t seen) const {
         }
         return t;
     }
+    return share_target(seen, !options_.one_shot && seen < prompt_end_);
+}
+
+/// Of a share that goes; `reads_on`: more of the prompt follows.
+CutTarget Evictor::share_target(int64_t seen, bool reads_on) const {
+    CutTarget t = base_target(seen);
     // While a prompt is read, what went before counts too: a cap on what is held.
     t.is_cap = !options_.one_shot;
     t.evicted = options_.budget.share;
     t.exact = static_cast<double>(seen) * (1.0 - options_.budget.share);
     t.entries = kept_of(seen, options_.budget.share);
-    if (!options_.one_shot && seen < prompt_end_) {
+    if (reads_on) {
         t.entries =
             std::max(static_cast<int64_t>(t.exact), protection_.n_sink + protection_.n_recent);
         t.exact = std::max(t.exact, static_cast<double>(t.entries));
@@ -231,12 +280,16 @@ void Evictor::reset() {
     prompt_end_ = 0;
     written_ = 0;
     was_cut_ = false;
+    is_writing_ = false;
     if (options_.budget.kind == Budget::Kind::kShare) entries_ = 0;
+    settle_protection();
 }
 
 void Evictor::save(std::ostream& out) const {
-    for (const int64_t n : {entries_, prompt_end_, written_, int64_t{was_cut_ ? 1 : 0}})
+    for (const int64_t n : {entries_, prompt_end_, written_, int64_t{was_cut_ ? 1 : 0},
+                            int64_t{is_writing_ ? 1 : 0}}) {
         put(out, n);
+    }
     std::vector<int64_t> pinned;
     for (const auto& [begin, end] : protection_.pinned) {
         pinned.insert(pinned.end(), {begin, end});
@@ -251,6 +304,7 @@ void Evictor::load(std::istream& in) {
     const auto prompt_end = take<int64_t>(in);
     const auto written = take<int64_t>(in);
     const bool was_cut = take<int64_t>(in) != 0;
+    const bool is_writing = take<int64_t>(in) != 0;
     const auto pinned = take_all<int64_t>(in, 2 * kMostPinned);
     if (entries < 0 || entries > n_ctx_ || prompt_end < 0 || written < 0 ||
         pinned.size() % 2 != 0 || !std::ranges::is_sorted(pinned)) {
@@ -262,6 +316,7 @@ void Evictor::load(std::istream& in) {
     prompt_end_ = prompt_end;
     written_ = written;
     was_cut_ = was_cut;
+    is_writing_ = is_writing;
     protection_.pinned.clear();
     for (size_t i = 0; i < pinned.size(); i += 2) {
         protection_.pinned.emplace_back(pinned[i], pinned[i + 1]);

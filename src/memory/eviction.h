@@ -8,7 +8,7 @@
 #include "memory/allocation.h"
 #include "memory/budget.h"
 #include "memory/eviction_policy.h"
-#include "memory/option_reader.h"
+#include "memory/eviction_weights.h"
 #include "memory/residue.h"
 #include "memory/selection.h"
 
@@ -24,11 +24,16 @@ enum class Positions {
 /// "auto", "original" or "compact". Throws kInvalidArgument.
 Positions parse_positions(std::string_view name);
 
-/// One cut of the cache.
+/// One cut of the cache: all of it ordered [layer][KV head], layers that evict nothing as well.
 struct Cut {
     int64_t n_seen = 0;
-    /// [layer][KV head]: positions in the input that stay, ascending.
+    /// Positions in the input that were held, ascending, and their scores; empty for a layer that
+    /// evicts nothing.
+    std::vector<std::vector<std::vector<int32_t>>> held;
+    std::vector<Scores> scores;
+    /// Those that stay, ascending.
     std::vector<std::vector<std::vector<int32_t>>> kept;
+    const Residue* residue = nullptr;  // what it holds afterwards; nullptr: none
 };
 
 struct EvictionOptions {
@@ -43,8 +48,12 @@ struct EvictionOptions {
     int64_t interval = 128;  // cut every so many tokens while writing
     int64_t n_chunk = 512;   // longest step while reading
     bool one_shot = false;   // cut once, after the prompt: the papers' protocol
+    int64_t n_writing = 0;   // one-shot: entries a head that may stay while writing; 0: all
+    int64_t n_recent_writing = -1;  // and the last positions that stay then; -1: as n_recent
     Positions positions = Positions::kAuto;
-    OutputWeights output_weights = {};            // for the allocator `critical`
+    OutputWeights output_weights = {};                    // for the allocator `critical`
+    std::shared_ptr<const EvictionWeights> learned = {};  // for what is trained
+    ggml_type entries = GGML_TYPE_F16;            // what the cache stores; it says so itself
     std::function<void(const Cut&)> on_cut = {};  // for tests and research
 };
 
@@ -88,6 +97,9 @@ class Evictor {
 
     /// Is a cut due after this step, with `seen` positions read?
     [[nodiscard]] bool is_due(const Step& step, int64_t seen);
+    /// How far that cut goes: one target, or several to be cut to one after another.
+    [[nodiscard]] std::vector<CutTarget> targets(int64_t seen) const;
+    /// The last of them.
     [[nodiscard]] CutTarget target(int64_t seen) const;
 
     /// Scores, allocates, selects: slots to keep, [layers.size()][KV heads].
@@ -101,6 +113,8 @@ class Evictor {
     void load(std::istream& in);
 
  private:
+    [[nodiscard]] CutTarget base_target(int64_t seen) const;
+    [[nodiscard]] CutTarget share_target(int64_t seen, bool reads_on) const;
     void settle_protection();
     void settle_prompt(int64_t end);
     void check_fits(const std::string& what) const;
@@ -114,9 +128,10 @@ class Evictor {
     std::unique_ptr<Residue> residue_;
     Protection protection_;
     int64_t entries_ = 0;
-    int64_t prompt_end_ = 0;  // positions when all prompts so far are read
-    int64_t written_ = 0;     // steps of writing since the last cut
-    bool was_cut_ = false;    // the one cut of the one-shot protocol
+    int64_t prompt_end_ = 0;   // positions when all prompts so far are read
+    int64_t written_ = 0;      // steps of writing since the last cut
+    bool was_cut_ = false;     // the one cut of the one-shot protocol
+    bool is_writing_ = false;  // it has passed, and n_writing entries may stay
 };
 
 }  // namespace palimpsest

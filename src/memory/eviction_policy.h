@@ -35,8 +35,9 @@ using Scores = std::vector<std::vector<float>>;
 /// sequence.
 ///
 /// Called in this order: for each step begin(), and while the graph is built observe() once a
-/// layer; after the graph has run, and only when something must go, score() and then keep().
-/// Scores may be computed for several layers at once by several threads; the rest by one.
+/// layer; after the graph has run, and only when something must go, score(), then keep() for heads
+/// that lose entries, then held(). From score() on, several layers at once by several threads; the
+/// rest by one.
 class EvictionPolicy {
  public:
     EvictionPolicy() = default;
@@ -44,7 +45,8 @@ class EvictionPolicy {
     EvictionPolicy(const EvictionPolicy&) = delete;
     EvictionPolicy& operator=(const EvictionPolicy&) = delete;
 
-    /// Last positions it never lets go, whatever the caller protects.
+    /// First and last positions it never lets go, whatever the caller protects.
+    [[nodiscard]] virtual int64_t n_sink() const { return 0; }
     [[nodiscard]] virtual int64_t n_recent() const { return 0; }
 
     /// Entries are kept or dropped together in runs of so many positions.
@@ -66,6 +68,8 @@ class EvictionPolicy {
 
     /// Of a head's entries only those at `kept` (ascending) are left.
     virtual void keep(int64_t /*layer*/, int64_t /*head*/, std::span<const int32_t> /*kept*/) {}
+    /// After a layer was cut: the positions that each of its heads still holds, ascending.
+    virtual void held(int64_t /*layer*/, std::span<const std::span<const int32_t>> /*heads*/) {}
 
     /// The RoPE positions of the most recent entries and of what comes next changed by so much.
     virtual void shift(int64_t /*positions*/) {}

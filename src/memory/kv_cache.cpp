@@ -20,9 +20,7 @@ namespace {
 
 constexpr int64_t kViewStep = 256;  // slots in view of a reference graph grow by this much
 constexpr int64_t kMostPositions = int64_t{1} << 23;  // the kernels count slots in f32
-constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'K', 'V', '0', '0', '1'};
-
-constexpr int64_t kMostRehearsed = 2048 + 512;  // a piece, and what asks for it
+constexpr int64_t kMostRehearsed = 2048 + 512;        // a piece, and what asks for it
 
 int64_t slots_needed(const MemoryShape& shape, int64_t n_ctx) {
     int64_t widest = 0;
@@ -32,9 +30,11 @@ int64_t slots_needed(const MemoryShape& shape, int64_t n_ctx) {
     return (slots + kViewStep - 1) / kViewStep * kViewStep;
 }
 
-const KvCacheOptions& checked(const KvCacheOptions& options) {
+KvCacheOptions completed(KvCacheOptions options) {
     require(options.n_ctx >= 1 && options.n_ctx <= kMostPositions, "a context of ", options.n_ctx,
             " positions; it must be 1 to ", kMostPositions);
+    options.eviction.entries = options.entries;
+    for (EvictionOptions& o : options.watching) o.entries = options.entries;
     return options;
 }
 
@@ -42,24 +42,6 @@ const KvCacheOptions& checked(const KvCacheOptions& options) {
 Tensor heads_last(ggml_context* c, Tensor t) {
     Tensor rows = ggml_cont(c, ggml_permute(c, t, 0, 2, 1, 3));
     return ggml_reshape_4d(c, rows, t->ne[0], t->ne[2], 1, t->ne[1]);
-}
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-[[noreturn]] void corrupt(const std::string& what) {
-    throw Error(ErrorCode::kCorrupt, "the saved memory does not fit: " + what);
-}
-
-/// What must be the same for a saved state to go on.
-std::vector<char> fingerprint(const EvictionOptions& o, std::string_view allocator) {
-    std::string text = cat(o.policy, "/", allocator, "/", o.residue, "/", to_string(o.budget), "/",
-                           o.n_sink, "/", o.n_recent, "/", o.one_shot);
-    for (const auto& [name, value] : o.settings) text += cat("/", name, "=", value);
-    return {text.begin(), text.end()};
 }
 
 std::unique_ptr<Evictor> make_evictor(const MemoryShape& shape, const KvCacheOptions& options) {
@@ -84,14 +66,15 @@ std::vector<std::unique_ptr<EvictionPolicy>> make_watching(const MemoryShape& sh
 
 KvCache::KvCache(const Backend& backend, const MemoryShape& shape, const KvCacheOptions& options)
     : shape_(shape),
-      options_(checked(options)),
+      options_(completed(options)),
       backend_(backend),
-      evictor_(make_evictor(shape, options)),
-      watching_(make_watching(shape, options)),
+      evictor_(make_evictor(shape_, options_)),
+      watching_(make_watching(shape_, options_)),
       store_(shape, options.entries, slots_needed(shape, options.n_ctx)),
       scratch_(shape, backend.n_threads()),
       heads_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)),
       scales_(static_cast<size_t>(shape.n_layer), 1.0F) {
+    if (evictor_ != nullptr || !watching_.empty()) scratch_.note_lse();
     if (options.eviction.budget.kind == Budget::Kind::kBytes) set_byte_budget();
 }
 
@@ -103,8 +86,9 @@ size_t KvCache::bytes_with(int64_t entries) {
     while (is_decoding(shape_, most_decoded + 1)) ++most_decoded;
     scratch_.prepare(most_decoded, longest);
     const Residue* residue = evictor_->residue();
-    size_t bytes =
-        scratch_.bytes() + evictor_->policy().bytes() + (residue != nullptr ? residue->bytes() : 0);
+    const auto lse_floats = static_cast<size_t>(shape_.n_head * evictor_->slack());
+    size_t bytes = scratch_.bytes() + lse_floats * sizeof(float) + evictor_->policy().bytes() +
+                   (residue != nullptr ? residue->bytes() : 0);
     const size_t per_entry = evictor_->policy().bytes_per_entry() +
                              (residue != nullptr ? residue->bytes_per_entry() : 0) +
                              2 * sizeof(int32_t);
@@ -250,9 +234,10 @@ Tensor KvCache::attend(Graph& g, const AttentionInputs& in) {
     const std::vector<EvictionPolicy*> noting = observers(step_);
     if (noting.empty() || shape_.window(in.layer) > 0) return out;
     g.keep(out);  // entries are stored before a policy looks at them
+    if (options_.path == AttentionPath::kReference) note_lse(g, shape_, in, *this, scratch_);
     for (EvictionPolicy* policy : noting) policy->observe(g, in, *this, scratch_);
     Residue* residue = evictor_ == nullptr ? nullptr : evictor_->residue();
-    return residue == nullptr ? out : residue->answer(g, in, out);
+    return residue == nullptr ? out : residue->answer(g, in, out, scratch_);
 }
 
 Tensor KvCache::attend_reference(Graph& g, const AttentionInputs& in) {
@@ -338,8 +323,9 @@ void KvCache::settle(const Step& step) {
     }
     if (evictor_ == nullptr) return;
     if (evictor_->is_due(step, seen_)) {
-        const CutTarget target = evictor_->target(seen_);
-        if (exceeds(target)) cut(target);
+        for (const CutTarget& target : evictor_->targets(seen_)) {
+            if (exceeds(target)) cut(target);
+        }
         if (!step.is_prefill) give_back_pages();
     }
     if (must_renumber()) renumber();
@@ -359,218 +345,6 @@ void KvCache::slide(int64_t layer, int64_t h) {
     of.begin = 0;
     of.touched = std::ssize(of.positions);
     store_.release_from(layer, h, of.touched);
-}
-
-// ---- evicting
-// -------------------------------------------------------------------------------------
-
-bool KvCache::exceeds(const CutTarget& target) const {
-    int64_t held = 0;
-    int64_t allowed = 0;
-    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
-        if (!evictor_->evicts(layer)) continue;
-        for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
-            held += std::ssize(head(layer, h).positions);
-            allowed += target.entries;
-        }
-    }
-    return held > allowed;
-}
-
-std::vector<LayerCandidates> KvCache::score_layers() {
-    std::vector<LayerCandidates> layers;
-    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
-        if (!evictor_->evicts(layer)) continue;
-        LayerCandidates& of = layers.emplace_back();
-        of.view = {.layer = layer,
-                   .shape = &shape_,
-                   .heads = {},
-                   .n_seen = seen_,
-                   .next_position = next_position_,
-                   .scale = scales_[static_cast<size_t>(layer)]};
-        for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
-            const Head& held = head(layer, h);
-            of.view.heads.push_back({.positions = held.positions,
-                                     .rotary = held.rotary.empty()
-                                                   ? std::span<const int32_t>(held.positions)
-                                                   : std::span<const int32_t>(held.rotary),
-                                     .rows = store_.rows(layer, h)});
-            of.is_protected.push_back(evictor_->protection().mark(held.positions, seen_));
-        }
-    }
-    std::atomic<size_t> next = 0;
-    backend_.on_all_threads([&](int thread, int /*n_threads*/) {
-        for (size_t i = next++; i < layers.size(); i = next++) {
-            layers[i].view.scratch = scratch_.of_thread(thread);
-            layers[i].scores = evictor_->policy().score(layers[i].view);
-        }
-    });
-    return layers;
-}
-
-void KvCache::cut(const CutTarget& target) {
-    const auto start = Clock::now();
-    std::vector<LayerCandidates> layers = score_layers();
-    scoring_s_ += seconds_since(start);
-    const auto scored = Clock::now();
-    const auto kept = evictor_->choose(backend_, layers, scratch_, target);
-    std::atomic<size_t> next = 0;
-    backend_.on_all_threads([&](int thread, int /*n_threads*/) {
-        for (size_t i = next++; i < layers.size(); i = next++) {
-            for (size_t h = 0; h < kept[i].size(); ++h) {
-                keep(layers[i].view.layer, static_cast<int64_t>(h), kept[i][h],
-                     scratch_.of_thread(thread));
-            }
-        }
-    });
-    ++n_cuts_;
-    cutting_s_ += seconds_since(scored);
-    tell_cut();
-}
-
-void KvCache::keep(int64_t layer, int64_t h, std::span<const int32_t> kept, float* scratch) {
-    Head& of = head(layer, h);
-    if (std::ssize(kept) == std::ssize(of.positions)) return;
-    if (Residue* residue = evictor_->residue(); residue != nullptr) {
-        const std::vector<int32_t> gone = complement(kept, std::ssize(of.positions));
-        residue->absorb({.layer = layer,
-                         .head = h,
-                         .held = {.positions = of.positions,
-                                  .rotary = of.rotary.empty() ? of.positions : of.rotary,
-                                  .rows = store_.rows(layer, h)},
-                         .kept = kept,
-                         .gone = gone,
-                         .store = &store_,
-                         .scratch = scratch});
-    }
-    store_.gather(layer, h, kept);
-    for (size_t i = 0; i < kept.size(); ++i) {
-        const auto from = static_cast<size_t>(kept[i]);
-        of.positions[i] = of.positions[from];
-        if (!of.rotary.empty()) of.rotary[i] = of.rotary[from];
-    }
-    of.positions.resize(kept.size());
-    if (!of.rotary.empty()) of.rotary.resize(kept.size());
-    evictor_->policy().keep(layer, h, kept);
-}
-
-void KvCache::tell_cut() const {
-    if (!options_.eviction.on_cut) return;
-    Cut told = {.n_seen = seen_, .kept = {}};
-    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
-        auto& of = told.kept.emplace_back();
-        for (int64_t h = 0; h < shape_.n_head_kv; ++h) of.push_back(head(layer, h).positions);
-    }
-    options_.eviction.on_cut(told);
-}
-
-bool KvCache::must_renumber() const {
-    if (options_.eviction.one_shot || shape_.rotation.frequency.empty()) return false;
-    const Positions mode = options_.eviction.positions;
-    if (mode == Positions::kCompact) return true;
-    return mode == Positions::kAuto && shape_.n_ctx_train > 0 &&
-           next_position_ + evictor_->slack() > shape_.n_ctx_train;
-}
-
-/// Makes every head's positions contiguous, so that the last entry of all is the one before the
-/// next position. Heads may hold different numbers of entries and share that position.
-void KvCache::renumber() {
-    int64_t longest = 0;
-    for (const Head& of : heads_) longest = std::max(longest, std::ssize(of.positions));
-    if (longest >= next_position_) return;
-    std::atomic<int64_t> next = 0;
-    backend_.on_all_threads([&](int /*thread*/, int /*n_threads*/) {
-        std::vector<float> key(static_cast<size_t>(shape_.d_head));
-        for (int64_t i = next++; i < std::ssize(heads_); i = next++) {
-            const int64_t layer = i / shape_.n_head_kv;
-            const int64_t h = i % shape_.n_head_kv;
-            Head& of = heads_[static_cast<size_t>(i)];
-            if (of.rotary.empty()) {
-                of.rotary.reserve(of.positions.capacity());
-                of.rotary = of.positions;
-            }
-            Turner turner(shape_.rotation_of(layer));
-            const EntryRows stored = store_.rows(layer, h);
-            const int64_t n = std::ssize(of.positions);
-            for (int64_t t = 0; t < n; ++t) {
-                int32_t& at = of.rotary[static_cast<size_t>(t)];
-                const auto to = static_cast<int32_t>(longest - n + t);
-                if (at == to) continue;
-                read_keys(stored, of.begin + t, 1, key.data());
-                turner.turn(key.data(), int64_t{to} - at);
-                store_.write_key(layer, h, of.begin + t, key.data());
-                at = to;
-            }
-        }
-    });
-    evictor_->policy().shift(longest - next_position_);
-    next_position_ = longest;
-    if (n_renumbered_++ == 0) first_renumbered_at_ = seen_;
-}
-
-void KvCache::give_back_pages() {
-    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
-        if (!evictor_->evicts(layer)) continue;
-        for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
-            Head& of = head(layer, h);
-            if (of.touched == std::ssize(of.positions)) continue;
-            of.touched = std::ssize(of.positions);
-            store_.release_from(layer, h, of.touched);
-        }
-    }
-}
-
-// ---- forking
-// --------------------------------------------------------------------------------------
-
-std::unique_ptr<KvCache> KvCache::fork(const EvictionOptions& eviction) const {
-    check(evictor_ == nullptr && n_rehearsed_ == 0, "only a cache that forgets nothing is forked");
-    KvCacheOptions options = options_;
-    options.eviction = eviction;
-    options.watching.clear();
-    auto copy = std::make_unique<KvCache>(backend_, shape_, options);
-    copy->take_entries(*this);
-    if (copy->evictor_ == nullptr) return copy;
-    require(eviction.one_shot, "a memory that is cut while it reads must read by itself");
-    const auto same = [&](const EvictionOptions& o) {
-        return o.policy == eviction.policy && o.settings == eviction.settings;
-    };
-    const auto found = std::ranges::find_if(options_.watching, same);
-    require(found != options_.watching.end(), "policy '", eviction.policy,
-            "' with these settings did not watch the reading");
-    copy->cut_as_read(*watching_[static_cast<size_t>(found - options_.watching.begin())]);
-    return copy;
-}
-
-void KvCache::take_entries(const KvCache& from) {
-    auto& theirs = const_cast<EntryStore&>(from.store_);  // spans of bytes; only read here
-    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
-        for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
-            const Head& of = from.head(layer, h);
-            const auto n = std::ssize(of.positions);
-            std::ranges::copy(theirs.key_bytes(layer, h, of.begin, n),
-                              store_.key_bytes(layer, h, 0, n).begin());
-            std::ranges::copy(theirs.value_bytes(layer, h, of.begin, n),
-                              store_.value_bytes(layer, h, 0, n).begin());
-            head(layer, h) = {.begin = 0, .touched = n, .positions = of.positions};
-        }
-    }
-    scales_ = from.scales_;
-    seen_ = from.seen_;
-    next_position_ = from.next_position_;
-    peak_bytes_ = usage().bytes;
-}
-
-/// Cuts what was taken over, by what a policy of the same kind noted while it was read.
-void KvCache::cut_as_read(const EvictionPolicy& notes) {
-    std::stringstream noted;
-    notes.save(noted);
-    evictor_->policy().load(noted);
-    evictor_->resume_after(seen_);
-    peak_bytes_ = usage().bytes;
-    const CutTarget target = evictor_->target(seen_);
-    if (exceeds(target)) cut(target);
-    give_back_pages();
 }
 
 // ---- state
@@ -658,111 +432,6 @@ MemoryReport KvCache::report() const {
     r.n_renumbered = n_renumbered_;
     r.first_renumbered_at = first_renumbered_at_;
     return r;
-}
-
-void KvCache::save(std::ostream& out) const {
-    out.write(kMagic.data(), kMagic.size());
-    for (const int64_t n : {shape_.n_layer, shape_.n_head_kv, shape_.d_head,
-                            static_cast<int64_t>(options_.entries), seen_}) {
-        put(out, n);
-    }
-    auto& store = const_cast<EntryStore&>(store_);  // spans of bytes; only read here
-    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
-        for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
-            const Head& of = head(layer, h);
-            const int64_t n = std::ssize(of.positions);
-            put(out, n);
-            const auto write = [&](std::span<const std::byte> bytes) {
-                out.write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
-            };
-            write(std::as_bytes(std::span(of.positions)));
-            write(store.key_bytes(layer, h, of.begin, n));
-            write(store.value_bytes(layer, h, of.begin, n));
-        }
-    }
-    save_eviction(out);
-    if (!out) throw Error(ErrorCode::kExhausted, "the memory could not be written (disk full?)");
-}
-
-void KvCache::save_eviction(std::ostream& out) const {
-    if (evictor_ == nullptr) return;
-    const EvictionOptions& o = options_.eviction;
-    put_all(out, fingerprint(o, evictor_->allocator_name()));
-    for (const int64_t n : {next_position_, n_cuts_, n_renumbered_, first_renumbered_at_}) {
-        put(out, n);
-    }
-    for (const Head& of : heads_) put_all(out, of.rotary);
-    evictor_->save(out);
-}
-
-void KvCache::load_eviction(std::istream& in) {
-    next_position_ = seen_;
-    if (evictor_ == nullptr) return;
-    const std::vector<char> wanted = fingerprint(options_.eviction, evictor_->allocator_name());
-    if (take_all<char>(in, 1 << 16) != wanted) corrupt("it was made by another policy");
-    const auto next_position = take<int64_t>(in);
-    n_cuts_ = take<int64_t>(in);
-    n_renumbered_ = take<int64_t>(in);
-    first_renumbered_at_ = take<int64_t>(in);
-    for (Head& of : heads_) {
-        of.rotary = take_all<int32_t>(in, std::ssize(of.positions));
-        const bool fits = of.rotary.empty() || of.rotary.size() == of.positions.size();
-        const bool ascends =
-            std::ranges::adjacent_find(of.rotary, std::ranges::greater_equal{}) == of.rotary.end();
-        const bool in_range =
-            of.rotary.empty() || (of.rotary.front() >= 0 && of.rotary.back() < next_position);
-        if (!fits || !ascends || !in_range) corrupt("its rotary positions are impossible");
-    }
-    if (next_position < 0 || next_position > seen_) corrupt("its next position is impossible");
-    evictor_->load(in);
-    next_position_ = next_position;
-}
-
-void KvCache::load(std::istream& in) {
-    if (take<std::array<char, 8>>(in) != kMagic) corrupt("it is no saved key-value cache");
-    for (const int64_t expected : {shape_.n_layer, shape_.n_head_kv, shape_.d_head,
-                                   static_cast<int64_t>(options_.entries)}) {
-        if (take<int64_t>(in) != expected) corrupt("it is of another model or entry type");
-    }
-    const auto seen = take<int64_t>(in);
-    const bool is_bounded = evictor_ == nullptr || options_.eviction.one_shot;
-    if (seen < 0 || seen > (is_bounded ? options_.n_ctx : std::numeric_limits<int32_t>::max())) {
-        corrupt(cat("it holds ", seen, " positions, this context ", options_.n_ctx));
-    }
-    reset();
-    try {
-        for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
-            for (int64_t h = 0; h < shape_.n_head_kv; ++h) load_head(in, layer, h, seen);
-        }
-        seen_ = seen;
-        load_eviction(in);
-    } catch (const Error&) {
-        reset();
-        throw;
-    }
-}
-
-void KvCache::load_head(std::istream& in, int64_t layer, int64_t h, int64_t seen) {
-    const auto read = [&](std::span<std::byte> bytes) {
-        in.read(reinterpret_cast<char*>(bytes.data()), std::ssize(bytes));
-        if (!in) corrupt("it ends too early");
-    };
-    const auto n = take<int64_t>(in);
-    const bool holds_all = evictor_ == nullptr && shape_.window(layer) == 0;
-    if (n < 0 || n > std::min(seen, options_.n_ctx) || (n < seen && holds_all)) {
-        corrupt(cat("a head holds ", n, " of ", seen, " entries"));
-    }
-    Head& of = head(layer, h);
-    of.positions.resize(static_cast<size_t>(n));
-    read(std::as_writable_bytes(std::span(of.positions)));
-    read(store_.key_bytes(layer, h, 0, n));
-    read(store_.value_bytes(layer, h, 0, n));
-    of.touched = n;
-    const bool disordered = std::ranges::adjacent_find(
-                                of.positions, std::ranges::greater_equal{}) != of.positions.end();
-    if (disordered || (n > 0 && (of.positions.front() < 0 || of.positions.back() >= seen))) {
-        corrupt("positions are not ascending");
-    }
 }
 
 }  // namespace palimpsest

@@ -96,7 +96,9 @@ class KvCache final : public ContextMemory, private EntrySource {
     [[nodiscard]] bool exceeds(const CutTarget& target) const;
     void cut(const CutTarget& target);
     void keep(int64_t layer, int64_t h, std::span<const int32_t> kept, float* scratch);
-    void tell_cut() const;
+    void tell_held(int64_t layer);
+    [[nodiscard]] Cut before_cut(const std::vector<LayerCandidates>& layers) const;
+    void tell_cut(Cut& told) const;
     [[nodiscard]] bool must_renumber() const;
     void renumber();
     void give_back_pages();

@@ -160,12 +160,13 @@ struct GroupQueries {
     int64_t layer, h, group;
 };
 
-/// Rows [first, first + count) of them; lse in [n_head][n].
+/// Rows [first, first + count) of them, with the lse that attention left.
 struct MassRows {
     std::array<QueryRow, kMaxRows> rows;
     std::span<QueryRow> all;
 
-    MassRows(const GroupQueries& of, EntrySource& source, std::vector<float>& lse, int64_t first) {
+    MassRows(const GroupQueries& of, EntrySource& source, AttentionScratch& scratch,
+             int64_t first) {
         const auto [q, layer, h, group] = of;
         const int64_t n = q->ne[2];
         const int64_t count = std::min(kMaxRows, n * group - first);
@@ -175,7 +176,7 @@ struct MassRows {
             const SlotRange seen = source.visible(layer, h, i);
             rows.at(static_cast<size_t>(r)) = {.q = row_of(q, head, i),
                                                .out = nullptr,
-                                               .lse = &lse[static_cast<size_t>(head * n + i)],
+                                               .lse = scratch.lse(head, i),
                                                .begin = seen.begin,
                                                .end = seen.end};
         }
@@ -184,33 +185,6 @@ struct MassRows {
 };
 
 }  // namespace
-
-/// What the queries' weights sum to; by rows.
-class ColumnMass::SumOp final : public CustomOp {
- public:
-    SumOp(ColumnMass& mass, EntrySource& source, AttentionScratch& scratch,
-          const AttentionInputs& in)
-        : mass_(mass), source_(source), scratch_(scratch), layer_(in.layer), scale_(in.scale) {}
-
-    void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
-        if (!mass_.is_noted_) return;
-        const ggml_tensor* q = dst->src[0];
-        const int64_t group = mass_.shape_.group();
-        const int64_t blocks = (q->ne[2] * group + kMaxRows - 1) / kMaxRows;
-        for (int64_t w = thread; w < blocks * mass_.shape_.n_head_kv; w += n_threads) {
-            const int64_t h = w / blocks;
-            const MassRows rows({q, layer_, h, group}, source_, mass_.lse_, w % blocks * kMaxRows);
-            sum_logits(source_.rows(layer_, h), rows.all, scale_, scratch_.of_thread(thread));
-        }
-    }
-
- private:
-    ColumnMass& mass_;
-    EntrySource& source_;
-    AttentionScratch& scratch_;
-    int64_t layer_;
-    float scale_;
-};
 
 /// Adds the weights up; by slots, so that the sum does not depend on the number of threads.
 class ColumnMass::MassOp final : public CustomOp {
@@ -230,7 +204,7 @@ class ColumnMass::MassOp final : public CustomOp {
             const int64_t begin = total * thread / n_threads;
             const int64_t end = total * (thread + 1) / n_threads;
             for (int64_t first = 0; first < n * group; first += kMaxRows) {
-                const MassRows rows({q, layer_, h, group}, source_, mass_.lse_, first);
+                const MassRows rows({q, layer_, h, group}, source_, scratch_, first);
                 add_mass(source_.rows(layer_, h), rows.all, {begin, end}, scale_,
                          {of.data() + begin, Reduce::kSum}, scratch_.of_thread(thread));
             }
@@ -250,7 +224,6 @@ class ColumnMass::MassOp final : public CustomOp {
 
 void ColumnMass::begin(const Step& step, int64_t seen) {
     is_noted_ = step.may_forget;
-    lse_.resize(static_cast<size_t>(shape_.n_head * step.n));
     for (size_t i = 0; i < mass_.size(); ++i) {
         if (shape_.window(static_cast<int64_t>(i) / shape_.n_head_kv) > 0) continue;
         // A step planned twice adds its entries once.
@@ -265,10 +238,7 @@ void ColumnMass::begin(const Step& step, int64_t seen) {
 void ColumnMass::observe(Graph& g, const AttentionInputs& in, EntrySource& source,
                          AttentionScratch& scratch) {
     const std::array<Tensor, 1> queries = {in.q};
-    Tensor sums = g.keep(
-        g.custom({1, 1, 1, 1}, queries, std::make_unique<SumOp>(*this, source, scratch, in)));
-    const std::array<Tensor, 2> summed = {in.q, sums};
-    g.keep(g.custom({1, 1, 1, 1}, summed, std::make_unique<MassOp>(*this, source, scratch, in)));
+    g.keep(g.custom({1, 1, 1, 1}, queries, std::make_unique<MassOp>(*this, source, scratch, in)));
 }
 
 void ColumnMass::keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
@@ -283,7 +253,7 @@ void ColumnMass::reset() {
 }
 
 size_t ColumnMass::bytes() const {
-    size_t n = lse_.capacity() * sizeof(float);
+    size_t n = 0;
     for (const auto& of : mass_) n += of.capacity() * sizeof(float);
     return n;
 }

@@ -66,12 +66,10 @@ class ColumnMass {
     [[nodiscard]] std::span<const float> of(int64_t layer, int64_t head) const;
 
  private:
-    class SumOp;
     class MassOp;
     MemoryShape shape_;
     bool is_noted_ = true;                  // the running step
     std::vector<std::vector<float>> mass_;  // [layer * KV heads + head][entry]
-    std::vector<float> lse_;                // [n_head][n] of the running layer
     std::vector<int64_t> held_;             // entries before the running step
     int64_t planned_at_ = -1;               // positions seen when it was planned
 };

@@ -8,7 +8,7 @@ namespace palimpsest {
 
 namespace {
 
-constexpr std::array<PolicyKind, 15> kKinds = {{
+constexpr std::array<PolicyKind, 17> kKinds = {{
     {"full", nullptr, "uniform", "forgets nothing"},
     {"window", make_window, "uniform", "the first and the last entries (arXiv:2309.17453)"},
     {"random", make_random, "uniform", "entries by lot, seeded: what chance keeps"},
@@ -26,6 +26,9 @@ constexpr std::array<PolicyKind, 15> kKinds = {{
     {"leverage", make_leverage, "uniform", "keys of large statistical leverage (arXiv:2507.08143)"},
     {"kvzip", make_kvzip, "global",
      "what repeating the input needs; reads everything twice (arXiv:2505.23416)"},
+    {"indexer", make_indexer, "uniform",
+     "what a trained indexer says some query needs (arXiv:2605.25475)", true},
+    {"gate", make_gate, "global", "what a trained gate rated highest when it came in", true},
 }};
 
 }  // namespace

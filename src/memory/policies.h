@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "memory/eviction_policy.h"
-#include "memory/option_reader.h"
+#include "memory/part_inputs.h"
 
 namespace palimpsest {
 
@@ -13,9 +13,10 @@ namespace palimpsest {
 struct PolicyKind {
     std::string_view name;
     /// nullptr: the policy that never evicts.
-    std::unique_ptr<EvictionPolicy> (*make)(const MemoryShape& shape, OptionReader& options);
+    std::unique_ptr<EvictionPolicy> (*make)(const PartInputs& in);
     std::string_view allocator;  // used if the user names none
     std::string_view summary;
+    bool is_learned = false;  // needs trained weights
 };
 
 /// All policies: what the command line, the tests and the benches offer.
@@ -25,19 +26,21 @@ struct PolicyKind {
 const PolicyKind& find_policy(std::string_view name);
 
 using MadePolicy = std::unique_ptr<EvictionPolicy>;
-MadePolicy make_window(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_random(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_key_norm(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_key_diff(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_lag_kv(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_snap_kv(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_tova(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_h2o(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_expected_attention(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_chunk_kv(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_cur(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_kvzip(const MemoryShape& shape, OptionReader& options);
-MadePolicy make_leverage(const MemoryShape& shape, OptionReader& options);
+MadePolicy make_window(const PartInputs& in);
+MadePolicy make_random(const PartInputs& in);
+MadePolicy make_key_norm(const PartInputs& in);
+MadePolicy make_key_diff(const PartInputs& in);
+MadePolicy make_lag_kv(const PartInputs& in);
+MadePolicy make_snap_kv(const PartInputs& in);
+MadePolicy make_tova(const PartInputs& in);
+MadePolicy make_h2o(const PartInputs& in);
+MadePolicy make_expected_attention(const PartInputs& in);
+MadePolicy make_chunk_kv(const PartInputs& in);
+MadePolicy make_cur(const PartInputs& in);
+MadePolicy make_kvzip(const PartInputs& in);
+MadePolicy make_leverage(const PartInputs& in);
+MadePolicy make_indexer(const PartInputs& in);
+MadePolicy make_gate(const PartInputs& in);
 
 /// The window scores that snap-kv, pyramid-kv and chunk-kv share: mean attention of the last
 /// queries to every entry, pooled over neighbours; the window itself one above the best.

@@ -59,8 +59,8 @@ class ChunkKv final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_chunk_kv(const MemoryShape& shape, OptionReader& options) {
-    return std::make_unique<ChunkKv>(shape, options);
+MadePolicy make_chunk_kv(const PartInputs& in) {
+    return std::make_unique<ChunkKv>(in.shape, in.options);
 }
 
 }  // namespace palimpsest

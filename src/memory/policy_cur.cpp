@@ -54,8 +54,6 @@ class Cur final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_cur(const MemoryShape& /*shape*/, OptionReader& options) {
-    return std::make_unique<Cur>(options);
-}
+MadePolicy make_cur(const PartInputs& in) { return std::make_unique<Cur>(in.options); }
 
 }  // namespace palimpsest

@@ -163,8 +163,8 @@ class ExpectedAttention final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_expected_attention(const MemoryShape& shape, OptionReader& options) {
-    return std::make_unique<ExpectedAttention>(shape, options);
+MadePolicy make_expected_attention(const PartInputs& in) {
+    return std::make_unique<ExpectedAttention>(in.shape, in.options);
 }
 
 }  // namespace palimpsest

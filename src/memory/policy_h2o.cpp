@@ -52,8 +52,6 @@ class H2o final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_h2o(const MemoryShape& shape, OptionReader& options) {
-    return std::make_unique<H2o>(shape, options);
-}
+MadePolicy make_h2o(const PartInputs& in) { return std::make_unique<H2o>(in.shape, in.options); }
 
 }  // namespace palimpsest

@@ -42,8 +42,6 @@ class KeyDiff final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_key_diff(const MemoryShape& /*shape*/, OptionReader& /*options*/) {
-    return std::make_unique<KeyDiff>();
-}
+MadePolicy make_key_diff(const PartInputs& /*in*/) { return std::make_unique<KeyDiff>(); }
 
 }  // namespace palimpsest

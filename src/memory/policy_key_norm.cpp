@@ -25,8 +25,6 @@ class KeyNorm final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_key_norm(const MemoryShape& /*shape*/, OptionReader& /*options*/) {
-    return std::make_unique<KeyNorm>();
-}
+MadePolicy make_key_norm(const PartInputs& /*in*/) { return std::make_unique<KeyNorm>(); }
 
 }  // namespace palimpsest

@@ -194,8 +194,8 @@ class KvZip final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_kvzip(const MemoryShape& shape, OptionReader& options) {
-    return std::make_unique<KvZip>(shape, options);
+MadePolicy make_kvzip(const PartInputs& in) {
+    return std::make_unique<KvZip>(in.shape, in.options);
 }
 
 }  // namespace palimpsest

@@ -112,8 +112,6 @@ class LagKv final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_lag_kv(const MemoryShape& /*shape*/, OptionReader& options) {
-    return std::make_unique<LagKv>(options);
-}
+MadePolicy make_lag_kv(const PartInputs& in) { return std::make_unique<LagKv>(in.options); }
 
 }  // namespace palimpsest

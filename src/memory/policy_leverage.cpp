@@ -213,8 +213,8 @@ class Leverage final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_leverage(const MemoryShape& shape, OptionReader& options) {
-    return std::make_unique<Leverage>(shape, options);
+MadePolicy make_leverage(const PartInputs& in) {
+    return std::make_unique<Leverage>(in.shape, in.options);
 }
 
 }  // namespace palimpsest

@@ -40,8 +40,6 @@ class Random final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_random(const MemoryShape& /*shape*/, OptionReader& options) {
-    return std::make_unique<Random>(options);
-}
+MadePolicy make_random(const PartInputs& in) { return std::make_unique<Random>(in.options); }
 
 }  // namespace palimpsest

@@ -80,8 +80,8 @@ Scores window_scores(const QueryWindow& queries, const LayerView& held, int64_t 
     return scores;
 }
 
-MadePolicy make_snap_kv(const MemoryShape& shape, OptionReader& options) {
-    return std::make_unique<SnapKv>(shape, options);
+MadePolicy make_snap_kv(const PartInputs& in) {
+    return std::make_unique<SnapKv>(in.shape, in.options);
 }
 
 }  // namespace palimpsest

@@ -58,8 +58,6 @@ class Tova final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_tova(const MemoryShape& shape, OptionReader& /*options*/) {
-    return std::make_unique<Tova>(shape);
-}
+MadePolicy make_tova(const PartInputs& in) { return std::make_unique<Tova>(in.shape); }
 
 }  // namespace palimpsest

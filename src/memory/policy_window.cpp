@@ -31,8 +31,6 @@ class Window final : public EvictionPolicy {
 
 }  // namespace
 
-MadePolicy make_window(const MemoryShape& /*shape*/, OptionReader& options) {
-    return std::make_unique<Window>(options);
-}
+MadePolicy make_window(const PartInputs& in) { return std::make_unique<Window>(in.options); }
 
 }  // namespace palimpsest

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <iosfwd>
 #include <span>
+#include <string_view>
+#include <vector>
 
 #include "memory/entry_store.h"
 #include "memory/eviction_policy.h"
@@ -18,6 +20,13 @@ struct Eviction {
     float* scratch = nullptr;             // for the kernels
 };
 
+/// A part of what a residue holds for one head, for research: values in rows, shape slowest first.
+struct NamedState {
+    std::string_view name;
+    std::vector<int64_t> shape;
+    std::vector<float> values;
+};
+
 /// What evicted entries leave behind. One object a sequence. Any residue goes with any policy.
 class Residue {
  public:
@@ -30,12 +39,18 @@ class Residue {
     virtual void absorb(const Eviction& eviction) = 0;
 
     /// Graph side: `attended` [d_head * n_head, n] with the residue's answer to `in.q` joined.
-    virtual Tensor answer(Graph& /*g*/, const AttentionInputs& /*in*/, Tensor attended) {
+    /// `scratch` has every query's lse over the entries, once `attended` was computed.
+    virtual Tensor answer(Graph& /*g*/, const AttentionInputs& /*in*/, Tensor attended,
+                          AttentionScratch& /*scratch*/) {
         return attended;
     }
 
     /// Are positions that went still readable through it?
     [[nodiscard]] virtual bool is_readable() const { return false; }
+
+    [[nodiscard]] virtual std::vector<NamedState> state(int64_t /*layer*/, int64_t /*head*/) const {
+        return {};
+    }
 
     virtual void reset() {}
     [[nodiscard]] virtual size_t bytes() const { return 0; }

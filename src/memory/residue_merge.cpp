@@ -152,8 +152,8 @@ class Merge final : public Residue {
 
 }  // namespace
 
-std::unique_ptr<Residue> make_merge(const MemoryShape& shape, OptionReader& options) {
-    return std::make_unique<Merge>(shape, options);
+std::unique_ptr<Residue> make_merge(const PartInputs& in) {
+    return std::make_unique<Merge>(in.shape, in.options);
 }
 
 }  // namespace palimpsest

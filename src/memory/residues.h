@@ -4,7 +4,7 @@
 #include <span>
 #include <string_view>
 
-#include "memory/option_reader.h"
+#include "memory/part_inputs.h"
 #include "memory/residue.h"
 
 namespace palimpsest {
@@ -12,8 +12,9 @@ namespace palimpsest {
 struct ResidueKind {
     std::string_view name;
     /// nullptr: the evicted leave nothing.
-    std::unique_ptr<Residue> (*make)(const MemoryShape& shape, OptionReader& options);
+    std::unique_ptr<Residue> (*make)(const PartInputs& in);
     std::string_view summary;
+    bool is_learned = false;  // needs trained weights
 };
 
 [[nodiscard]] std::span<const ResidueKind> residue_kinds();
@@ -21,6 +22,8 @@ struct ResidueKind {
 /// Throws kNotFound, suggesting the nearest name, for an unknown one.
 const ResidueKind& find_residue(std::string_view name);
 
-std::unique_ptr<Residue> make_merge(const MemoryShape& shape, OptionReader& options);
+std::unique_ptr<Residue> make_merge(const PartInputs& in);
+std::unique_ptr<Residue> make_latent(const PartInputs& in);
+std::unique_ptr<Residue> make_centroids(const PartInputs& in);
 
 }  // namespace palimpsest

@@ -1,8 +1,10 @@
 #include "model/load.h"
 
 #include <cstring>
+#include <filesystem>
 
 #include "core/error.h"
+#include "core/fingerprint.h"
 #include "model/families.h"
 
 namespace palimpsest {
@@ -55,6 +57,24 @@ Tokenizer& LoadedModel::require_tokenizer() const {
     if (tokenizer_ != nullptr) return *tokenizer_;
     throw Error(ErrorCode::kUnsupported,
                 cat("'", path_, "' has no vocabulary; it runs from token ids only"));
+}
+
+std::string sidecar_beside(const std::string& model_path) {
+    const std::filesystem::path path(model_path);
+    return (path.parent_path() / (path.stem().string() + ".evict.gguf")).string();
+}
+
+std::shared_ptr<const EvictionWeights> load_sidecar(const std::string& named,
+                                                    const LoadedModel& model,
+                                                    const Backend& backend) {
+    const std::string path = named.empty() ? sidecar_beside(model.path()) : named;
+    std::error_code error;
+    if (named.empty() && !std::filesystem::exists(path, error)) return nullptr;
+    const BaseModel base = {
+        .architecture = std::string(model.file().text("general.architecture").value_or("")),
+        .fingerprint = model_fingerprint(model.file())};
+    return std::make_shared<const EvictionWeights>(path, backend, model.config().memory_shape(),
+                                                   base);
 }
 
 }  // namespace palimpsest

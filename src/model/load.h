@@ -6,6 +6,7 @@
 
 #include "core/gguf.h"
 #include "core/weights.h"
+#include "memory/eviction_weights.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
 
@@ -17,6 +18,7 @@ class LoadedModel {
     /// Throws kNotFound, kCorrupt or kUnsupported with a sentence on what is wrong with the file.
     LoadedModel(const std::string& path, const Backend& backend);
 
+    [[nodiscard]] const std::string& path() const { return path_; }
     [[nodiscard]] const Model& model() const { return *model_; }
     [[nodiscard]] const ModelConfig& config() const { return model_->config(); }
     [[nodiscard]] const GgufFile& file() const { return file_; }
@@ -35,5 +37,15 @@ class LoadedModel {
     std::unique_ptr<Tokenizer> tokenizer_;
     std::unique_ptr<Model> model_;
 };
+
+/// Where trained weights for evicting from a model's cache are looked for when no file is named:
+/// beside the model, its name ending in ".evict.gguf" instead of ".gguf".
+[[nodiscard]] std::string sidecar_beside(const std::string& model_path);
+
+/// Those weights, or those of the file that is named. nullptr: none is named and there is none.
+/// Throws as EvictionWeights does.
+std::shared_ptr<const EvictionWeights> load_sidecar(const std::string& named,
+                                                    const LoadedModel& model,
+                                                    const Backend& backend);
 
 }  // namespace palimpsest

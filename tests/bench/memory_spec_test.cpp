@@ -46,12 +46,12 @@ TEST(MemorySpec, UnknownNamesAreRefusedWithTheNearest) {
 }
 
 TEST(MemorySpec, AllIsEveryPolicyThatEvicts) {
-    EXPECT_EQ(parse_memory_specs({"all"}).size() + 1, policy_kinds().size());
+    EXPECT_EQ(parse_memory_specs({"all"}, true).size() + 1, policy_kinds().size());
 }
 
 QualityOptions some_options() {
     QualityOptions o;
-    o.memories = parse_memory_specs({"h2o", "window", "h2o"});
+    o.memories = parse_memory_specs({"h2o", "window", "h2o"}, false);
     o.one_shot = {{.kind = Budget::Kind::kEvicted, .count = 0, .share = 0.5}};
     o.streaming = {{.kind = Budget::Kind::kEntries, .count = 256, .share = 0}};
     return o;

@@ -18,6 +18,7 @@
 #include "memory/scoring_kernel.h"
 #include "support/golden.h"
 #include "support/reference_attention.h"
+#include "support/sidecar.h"
 
 namespace palimpsest {
 namespace {
@@ -76,6 +77,9 @@ struct Case {
     [[nodiscard]] KvCacheOptions options() const {
         EvictionOptions e = {.policy = policy, .allocator = allocator, .residue = residue};
         e.settings = small(policy);
+        if (find_policy(policy).is_learned || find_residue(residue).is_learned) {
+            e.learned = testing::small_weights(shape_of());
+        }
         e.budget = {.kind = Budget::Kind::kEntries, .count = kBudget, .share = 0};
         e.n_sink = 4;
         e.n_recent = 8;

@@ -61,18 +61,21 @@ MemoryScript::MemoryScript(const MemoryShape& shape, int64_t n, uint32_t seed)
         // Queries four times as large: attention that looks somewhere, not everywhere alike.
         Layer l = {.q = random_values(engine, n * shape.n_head * shape.d_head),
                    .k = random_values(engine, n * shape.n_head_kv * shape.d_head),
-                   .v = random_values(engine, n * shape.n_head_kv * shape.d_head)};
+                   .v = random_values(engine, n * shape.n_head_kv * shape.d_head),
+                   .hidden = {}};
         for (float& x : l.q) x *= 4;
         layers_.push_back(std::move(l));
     }
+    for (Layer& l : layers_) l.hidden = random_values(engine, n * shape.n_embd);
 }
 
-Tensor MemoryScript::input(Graph& g, const std::vector<float>& values, int64_t n_head,
-                           int64_t first, int64_t n) const {
-    const int64_t row = n_head * shape_.d_head;
+Tensor MemoryScript::input(Graph& g, const std::vector<float>& values, const Rows& rows) const {
+    const auto [width, n_head, first, n] = rows;
+    const int64_t row = std::max<int64_t>(1, n_head) * width;
     const auto part =
         std::span(values).subspan(static_cast<size_t>(first * row), static_cast<size_t>(n * row));
-    return g.input(GGML_TYPE_F32, {shape_.d_head, n_head, n, 1}, [part](std::span<std::byte> out) {
+    const Shape shape = n_head == 0 ? Shape{width, n, 1, 1} : Shape{width, n_head, n, 1};
+    return g.input(GGML_TYPE_F32, shape, [part](std::span<std::byte> out) {
         std::memcpy(out.data(), part.data(), out.size());
     });
 }
@@ -86,9 +89,12 @@ std::vector<float> MemoryScript::step(Backend& backend, ContextMemory& memory, i
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
         const Layer& l = layers_[static_cast<size_t>(layer)];
         AttentionInputs in = {.layer = layer,
-                              .q = input(g, l.q, shape_.n_head, first, n),
-                              .k = input(g, l.k, shape_.n_head_kv, first, n),
-                              .v = input(g, l.v, shape_.n_head_kv, first, n),
+                              .hidden = shape_.n_embd == 0
+                                            ? nullptr
+                                            : input(g, l.hidden, {shape_.n_embd, 0, first, n}),
+                              .q = input(g, l.q, {shape_.d_head, shape_.n_head, first, n}),
+                              .k = input(g, l.k, {shape_.d_head, shape_.n_head_kv, first, n}),
+                              .v = input(g, l.v, {shape_.d_head, shape_.n_head_kv, first, n}),
                               .scale = usual_scale(shape_)};
         in.q_raw = in.q;
         in.k_raw = in.k;

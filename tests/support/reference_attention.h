@@ -59,9 +59,13 @@ class MemoryScript {
  private:
     struct Layer {
         std::vector<float> q, k, v;  // [n][heads][d_head]
+        std::vector<float> hidden;   // [n][n_embd]
     };
-    Tensor input(Graph& g, const std::vector<float>& values, int64_t n_head, int64_t first,
-                 int64_t n) const;
+    /// Rows [first, first + n) of n_head parts of `width` values; n_head 0: of one such part.
+    struct Rows {
+        int64_t width = 0, n_head = 0, first = 0, n = 0;
+    };
+    Tensor input(Graph& g, const std::vector<float>& values, const Rows& rows) const;
 
     MemoryShape shape_;
     int64_t n_;

@@ -1,0 +1,288 @@
+#include "memory/eviction_weights.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr int64_t kMostWidth = 4096;       // of an indexer's head, of features, of a gate's middle
+constexpr int64_t kMostIndexHead = 128;    // what the kernel takes
+constexpr int64_t kMostIndexHeads = 1024;  // more than any model has heads
+
+/// The channels of one head in the model's order: source[c] is where channel c stands in the file.
+std::vector<int64_t> channel_sources(const MemoryShape& shape, bool file_has_pairs) {
+    std::vector<int64_t> source(static_cast<size_t>(shape.d_head));
+    for (size_t c = 0; c < source.size(); ++c) source[c] = static_cast<int64_t>(c);
+    const Rotation& r = shape.rotation;
+    if (r.adjacent == file_has_pairs) return source;
+    const auto half = static_cast<int64_t>(r.frequency.size());
+    for (int64_t i = 0; i < half; ++i) {
+        const std::array<int64_t, 2> pair = {2 * i, 2 * i + 1};
+        const std::array<int64_t, 2> split = {i, i + half};
+        for (size_t p = 0; p < 2; ++p) {
+            const auto& to = r.adjacent ? pair : split;
+            source[static_cast<size_t>(to.at(p))] = (r.adjacent ? split : pair).at(p);
+        }
+    }
+    return source;
+}
+
+float sigmoid(float x) { return 1.0F / (1.0F + std::exp(-x)); }
+
+}  // namespace
+
+/// Reads one file into one EvictionWeights.
+class EvictionWeights::Loader {
+ public:
+    Loader(EvictionWeights& to, const Backend& backend, const MemoryShape& shape)
+        : to_(to), backend_(backend), shape_(shape), file_(GgufFile::open(to.path_)) {}
+
+    void load(const BaseModel& base) {
+        check_owner(base);
+        to_.n_sink_ = count("evict.sink_count", 4, 0, 1 << 20);
+        const std::string_view order = text("evict.channel_order", "half_split");
+        const bool has_pairs = order == "pairs";
+        if (!has_pairs && order != "half_split") {
+            refuse(cat("has channels in the order '", order, "'; known are half_split and pairs"));
+        }
+        sources_ = channel_sources(shape_, has_pairs);
+        to_.storage_ = std::make_unique<Storage>(static_cast<size_t>(16 * shape_.n_layer + 16));
+        if (has_part("indexer_q.weight")) load_indexer();
+        if (has_part("memory_phi.weight")) load_latent();
+        if (has_part("gate_in.weight")) load_gate();
+        if (!to_.indexer_ && !to_.latent_ && !to_.gate_) {
+            refuse("holds neither an indexer nor a latent memory nor a gate");
+        }
+        place();
+    }
+
+ private:
+    [[noreturn]] void refuse(const std::string& what) const {
+        throw Error(ErrorCode::kCorrupt, cat("the sidecar '", to_.path_, "' ", what));
+    }
+
+    void check_owner(const BaseModel& base) {
+        if (text("general.architecture", "") != "evict") {
+            refuse("is no sidecar for evicting: its architecture is not 'evict'");
+        }
+        const std::string_view architecture = text("evict.base_architecture", base.architecture);
+        const int64_t n_layer = count("evict.block_count", shape_.n_layer, 1, 1 << 20);
+        const auto made_for = file_.text("evict.base_fingerprint");
+        const bool fits = architecture == base.architecture && n_layer == shape_.n_layer &&
+                          (!made_for || *made_for == base.fingerprint);
+        require(fits, "the sidecar '", to_.path_, "' was made for another model (", architecture,
+                ", ", n_layer, " layers, fingerprint ", made_for.value_or("unknown"),
+                "); this one is ", base.architecture, ", ", shape_.n_layer, " layers, fingerprint ",
+                base.fingerprint,
+                ". Name the sidecar of this model, or train one with 'palimpsest train'");
+        if (!made_for) {
+            to_.warning_ = cat("the sidecar '", to_.path_,
+                               "' does not say which model it was made for; only its shapes were "
+                               "checked");
+        }
+    }
+
+    [[nodiscard]] std::string_view text(std::string_view key, std::string_view standard) const {
+        return file_.text(key).value_or(standard);
+    }
+    [[nodiscard]] int64_t count(std::string_view key, int64_t standard, int64_t least,
+                                int64_t most) const {
+        const int64_t n = file_.integer(key).value_or(standard);
+        if (n < least || n > most) {
+            refuse(cat("has ", key, " = ", n, "; it must be ", least, " to ", most));
+        }
+        return n;
+    }
+    [[nodiscard]] float number(std::string_view key, double standard) const {
+        const double x = file_.number(key).value_or(standard);
+        if (!(x > 0) || !std::isfinite(x)) {
+            refuse(cat("has ", key, " = ", x, "; it must be more than 0"));
+        }
+        return static_cast<float>(x);
+    }
+
+    [[nodiscard]] static std::string name_of(int64_t layer, std::string_view tensor) {
+        return cat("blk.", layer, ".", tensor);
+    }
+    /// Does any layer have it? Those that evict must, all of them: reading finds out.
+    [[nodiscard]] bool has_part(std::string_view tensor) const {
+        for (int64_t i = 0; i < shape_.n_layer; ++i) {
+            if (file_.find_tensor(name_of(i, tensor)) != nullptr) return true;
+        }
+        return false;
+    }
+    [[nodiscard]] bool evicts(int64_t layer) const { return shape_.window(layer) == 0; }
+
+    /// Values of a tensor of [n_out][n_in], row after row.
+    [[nodiscard]] std::vector<float> values(const std::string& name, int64_t n_in,
+                                            int64_t n_out) const {
+        const GgufTensor* t = file_.find_tensor(name);
+        if (t == nullptr) refuse(cat("has no tensor '", name, "'"));
+        const Shape wanted = {n_in, n_out, 1, 1};
+        if (t->shape != wanted) {
+            refuse(cat("has tensor '", name, "' of shape ", to_string(t->shape),
+                       "; this model needs ", to_string(wanted)));
+        }
+        std::vector<float> out(static_cast<size_t>(n_in * n_out));
+        if (t->type == GGML_TYPE_F32) {
+            std::memcpy(out.data(), t->data.data(), out.size() * sizeof(float));
+        } else {
+            const auto to_float = ggml_get_type_traits(t->type)->to_float;
+            if (to_float == nullptr) {
+                refuse(cat("has tensor '", name, "' of type ", ggml_type_name(t->type)));
+            }
+            to_float(t->data.data(), out.data(), n_in * n_out);
+        }
+        for (const float x : out) {
+            if (!std::isfinite(x)) refuse(cat("has numbers that are not finite in '", name, "'"));
+        }
+        return out;
+    }
+
+    /// Reorders the channels of every head along the rows of [n_out][n_heads * d_head].
+    void reorder(std::vector<float>& rows) const {
+        std::vector<float> head(sources_.size());
+        for (size_t at = 0; at < rows.size(); at += head.size()) {
+            for (size_t c = 0; c < head.size(); ++c) {
+                head[c] = rows[at + static_cast<size_t>(sources_[c])];
+            }
+            std::ranges::copy(head, rows.begin() + static_cast<std::ptrdiff_t>(at));
+        }
+    }
+
+    Tensor tensor(std::vector<float> data, int64_t n_in, int64_t n_out) {
+        Tensor t = to_.storage_->add(GGML_TYPE_F32, {n_in, n_out, 1, 1});
+        placed_.emplace_back(t, std::move(data));
+        return t;
+    }
+    Tensor matrix(int64_t layer, std::string_view name, int64_t n_in, int64_t n_out) {
+        return tensor(values(name_of(layer, name), n_in, n_out), n_in, n_out);
+    }
+    Tensor optional_vector(int64_t layer, std::string_view name, int64_t n) {
+        const std::string full = name_of(layer, name);
+        return file_.find_tensor(full) == nullptr ? nullptr : tensor(values(full, n, 1), n, 1);
+    }
+    NormWeights norm(int64_t layer, std::string_view name, int64_t n) {
+        return {.weight = matrix(layer, cat(name, ".weight"), n, 1),
+                .bias = optional_vector(layer, cat(name, ".bias"), n)};
+    }
+
+    void place() {
+        to_.storage_->commit(backend_);
+        for (const auto& [t, data] : placed_) {
+            ggml_backend_tensor_set(t, data.data(), 0, data.size() * sizeof(float));
+        }
+    }
+
+    [[nodiscard]] NormKind norm_kind() const {
+        const std::string_view name = text("evict.indexer.norm", "rms");
+        if (name == "rms") return NormKind::kRms;
+        if (name == "layer") return NormKind::kLayer;
+        refuse(cat("has the norm '", name, "'; known are rms and layer"));
+    }
+
+    [[nodiscard]] Activation activation() const {
+        constexpr std::array<std::pair<std::string_view, Activation>, 4> kNames = {
+            {{"relu", Activation::kRelu},
+             {"leaky_relu", Activation::kLeakyRelu},
+             {"softplus", Activation::kSoftplus},
+             {"identity", Activation::kIdentity}}};
+        const std::string_view wanted = text("evict.indexer.activation", "relu");
+        for (const auto& [name, value] : kNames) {
+            if (name == wanted) return value;
+        }
+        refuse(cat("has the activation '", wanted,
+                   "'; known are relu, leaky_relu, softplus and identity"));
+    }
+
+    void load_indexer() {
+        auto w = std::make_unique<IndexerWeights>();
+        w->n_head = count("evict.indexer.head_count", 0, 1, kMostIndexHeads);
+        w->d_head = count("evict.indexer.key_length", 0, 1, kMostIndexHead);
+        w->norm = norm_kind();
+        w->epsilon = number("evict.indexer.norm_epsilon", w->norm == NormKind::kRms ? 1e-6 : 1e-5);
+        w->activation = activation();
+        w->is_causal = file_.boolean("evict.indexer.causal").value_or(true);
+        const int64_t n_q = shape_.n_head * shape_.d_head;
+        const int64_t n_index = w->n_head * w->d_head;
+        w->layers.resize(static_cast<size_t>(shape_.n_layer));
+        for (int64_t i = 0; i < shape_.n_layer; ++i) {
+            if (!evicts(i)) continue;
+            std::vector<float> q = values(name_of(i, "indexer_q.weight"), n_q, n_index);
+            reorder(q);
+            w->layers[static_cast<size_t>(i)] = {
+                .q = tensor(std::move(q), n_q, n_index),
+                .k = matrix(i, "indexer_k.weight", shape_.n_embd, w->d_head),
+                .k_bias = optional_vector(i, "indexer_k.bias", w->d_head),
+                .head = matrix(i, "indexer_head.weight", shape_.n_embd, w->n_head),
+                .head_bias = optional_vector(i, "indexer_head.bias", w->n_head),
+                .q_norm = norm(i, "indexer_q_norm", w->d_head),
+                .k_norm = norm(i, "indexer_k_norm", w->d_head)};
+        }
+        to_.indexer_ = std::move(w);
+    }
+
+    void load_latent() {
+        auto w = std::make_unique<LatentWeights>();
+        w->n_feature = count("evict.memory.feature_length", 0, 1, kMostWidth);
+        w->floor = number("evict.memory.epsilon", 1e-6) / number("evict.memory.eta", 1.0);
+        w->clips = file_.boolean("evict.memory.clip").value_or(false);
+        if (text("evict.memory.gate", "scalar") != "scalar") {
+            refuse("has a gate of the latent memory that is not scalar");
+        }
+        w->layers.resize(static_cast<size_t>(shape_.n_layer));
+        for (int64_t i = 0; i < shape_.n_layer; ++i) {
+            if (!evicts(i)) continue;
+            LatentLayer& of = w->layers[static_cast<size_t>(i)];
+            of.phi = values(name_of(i, "memory_phi.weight"), shape_.d_head, w->n_feature);
+            reorder(of.phi);
+            of.gate = sigmoid(values(name_of(i, "memory_gate.logit"), 1, 1)[0]);
+            of.decay = sigmoid(values(name_of(i, "memory_decay.logit"), 1, 1)[0]);
+        }
+        to_.latent_ = std::move(w);
+    }
+
+    void load_gate() {
+        auto w = std::make_unique<GateWeights>();
+        w->n_mid = count("evict.gate.mid_length", 0, 1, kMostWidth);
+        w->epsilon = number("evict.gate.norm_epsilon", 1e-5);
+        w->layers.resize(static_cast<size_t>(shape_.n_layer));
+        for (int64_t i = 0; i < shape_.n_layer; ++i) {
+            if (!evicts(i)) continue;
+            const int64_t n_out = shape_.n_head_kv;
+            const bool fades = file_.find_tensor(name_of(i, "gate_retention.weight")) != nullptr;
+            w->layers[static_cast<size_t>(i)] = {
+                .in_norm = norm(i, "gate_norm", shape_.n_embd),
+                .in = matrix(i, "gate_in.weight", shape_.n_embd, w->n_mid),
+                .mid_norm = norm(i, "gate_mid_norm", w->n_mid),
+                .magnitude = matrix(i, "gate_magnitude.weight", w->n_mid, n_out),
+                .magnitude_bias = optional_vector(i, "gate_magnitude.bias", n_out),
+                .retention = fades ? matrix(i, "gate_retention.weight", w->n_mid, n_out) : nullptr,
+                .retention_bias = optional_vector(i, "gate_retention.bias", n_out)};
+        }
+        to_.gate_ = std::move(w);
+    }
+
+    EvictionWeights& to_;
+    const Backend& backend_;
+    const MemoryShape& shape_;
+    GgufFile file_;
+    std::vector<int64_t> sources_;
+    std::vector<std::pair<Tensor, std::vector<float>>> placed_;
+};
+
+EvictionWeights::EvictionWeights(const std::string& path, const Backend& backend,
+                                 const MemoryShape& shape, const BaseModel& base)
+    : path_(path) {
+    Loader(*this, backend, shape).load(base);
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,114 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/gguf.h"
+#include "core/graph.h"
+#include "memory/context_memory.h"
+
+namespace palimpsest {
+
+/// Normalisation of a row: root mean square, or mean and variance with weight and bias.
+enum class NormKind { kRms, kLayer };
+
+struct NormWeights {
+    Tensor weight = nullptr;
+    Tensor bias = nullptr;  // nullptr: none
+};
+
+/// What the indexer's scores go through before its heads are added up.
+enum class Activation { kRelu, kLeakyRelu, kSoftplus, kIdentity };
+
+/// One layer's indexer (IndexMem, arXiv:2605.25475, section 3.1). Shapes in ggml order.
+struct IndexerLayer {
+    Tensor q = nullptr;          // [n_head * d_head, H_i * d_i]: of the queries before RoPE
+    Tensor k = nullptr;          // [n_embd, d_i]: of the block's normed input
+    Tensor k_bias = nullptr;     // [d_i], or none
+    Tensor head = nullptr;       // [n_embd, H_i]: signed weights of the indexer's heads
+    Tensor head_bias = nullptr;  // [H_i], or none
+    NormWeights q_norm, k_norm;  // [d_i]
+};
+
+struct IndexerWeights {
+    int64_t n_head = 0;  // H_i
+    int64_t d_head = 0;  // d_i
+    NormKind norm = NormKind::kRms;
+    float epsilon = 1e-6F;
+    Activation activation = Activation::kRelu;
+    bool is_causal = true;
+    std::vector<IndexerLayer> layers;  // of all layers; empty ones where nothing is evicted
+};
+
+/// One layer's latent memory (section 3.2; variant V-B of the released code).
+struct LatentLayer {
+    std::vector<float> phi;  // [n_feature][d_head]: features of rotated queries and keys
+    float gate = 0;          // what the answer is multiplied by, 0 to 1
+    float decay = 1;         // what a state is multiplied by when more is written to it
+};
+
+struct LatentWeights {
+    int64_t n_feature = 0;
+    float floor = 1e-6F;  // least denominator of an answer, divided by eta, which cancels elsewhere
+    bool clips = false;   // answers are no longer than the longest value written to that head
+    std::vector<LatentLayer> layers;
+};
+
+/// One layer's retention scorer (the successor, "The Gating Mechanism of KV Cache Eviction").
+struct GateLayer {
+    NormWeights in_norm;              // [n_embd]
+    Tensor in = nullptr;              // [n_embd, n_mid]
+    NormWeights mid_norm;             // [n_mid]
+    Tensor magnitude = nullptr;       // [n_mid, n_head_kv]
+    Tensor magnitude_bias = nullptr;  // [n_head_kv], or none
+    Tensor retention = nullptr;       // [n_mid, n_head_kv], or none: scores do not fade
+    Tensor retention_bias = nullptr;  // [n_head_kv], or none
+};
+
+struct GateWeights {
+    int64_t n_mid = 0;
+    float epsilon = 1e-5F;
+    std::vector<GateLayer> layers;
+};
+
+/// The model that a sidecar is to be used with.
+struct BaseModel {
+    std::string architecture;
+    std::string fingerprint;  // model_fingerprint()
+};
+
+/// Trained weights for evicting from one model's cache: a GGUF file beside the model's
+/// (docs/formats.md). Holds an indexer, a latent memory, a gate, or several of them. Immutable;
+/// shared by any number of sequences.
+class EvictionWeights {
+ public:
+    /// Loads and checks a file. Throws kNotFound if there is none, kCorrupt for one that is damaged
+    /// or holds numbers that are not finite, kInvalidArgument if it belongs to another model.
+    EvictionWeights(const std::string& path, const Backend& backend, const MemoryShape& shape,
+                    const BaseModel& base);
+
+    /// nullptr: the file has none.
+    [[nodiscard]] const IndexerWeights* indexer() const { return indexer_.get(); }
+    [[nodiscard]] const LatentWeights* latent() const { return latent_.get(); }
+    [[nodiscard]] const GateWeights* gate() const { return gate_.get(); }
+    /// First positions that the learned policies never let go.
+    [[nodiscard]] int64_t n_sink() const { return n_sink_; }
+    [[nodiscard]] const std::string& path() const { return path_; }
+    /// What a user should know of the file; empty: nothing.
+    [[nodiscard]] const std::string& warning() const { return warning_; }
+
+ private:
+    class Loader;
+
+    std::string path_;
+    std::string warning_;
+    int64_t n_sink_ = 4;
+    std::unique_ptr<Storage> storage_;
+    std::unique_ptr<IndexerWeights> indexer_;
+    std::unique_ptr<LatentWeights> latent_;
+    std::unique_ptr<GateWeights> gate_;
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,138 @@
+// Scores of an indexer and their maximum over queries, tile by tile: never a matrix of scores.
+//
+// Vectors run over keys: an indexer's heads are narrow, and one query's scores against a tile of
+// keys that stand channel by channel are a few fused multiplications each.
+
+#include "memory/index_kernel.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "memory/simd_targets.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "memory/index_kernel.cpp"
+#include <hwy/foreach_target.h>
+// Must follow foreach_target.
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace palimpsest::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr hn::ScalableTag<float> kIndexF32;
+using IndexVector = hn::Vec<decltype(kIndexF32)>;
+
+constexpr int64_t kTileRows = 64;  // keys in a tile; a multiple of any vector's lanes
+constexpr float kLeak = 0.01F;
+
+/// Keys of a tile, channel by channel: columns[c * kTileRows + t]; rows past the end are zeros.
+inline void transpose(const IndexKeys& keys, int64_t first, int64_t n, float* columns) {
+    for (int64_t t = 0; t < kTileRows; ++t) {
+        for (int64_t c = 0; c < keys.d; ++c) {
+            float x = 0;
+            if (t < n) {
+                const int64_t at = (first + t) * keys.d + c;
+                x = keys.is_f16
+                        ? ggml_fp16_to_fp32(reinterpret_cast<const ggml_fp16_t*>(keys.rows)[at])
+                        : reinterpret_cast<const float*>(keys.rows)[at];
+            }
+            columns[c * kTileRows + t] = x;
+        }
+    }
+}
+
+HWY_INLINE IndexVector softplus(IndexVector x) {
+    alignas(64) float lanes[HWY_MAX_BYTES / sizeof(float)];
+    hn::Store(x, kIndexF32, lanes);
+    for (size_t i = 0; i < hn::Lanes(kIndexF32); ++i) {
+        lanes[i] = std::max(lanes[i], 0.0F) + std::log1p(std::exp(-std::abs(lanes[i])));
+    }
+    return hn::Load(kIndexF32, lanes);
+}
+
+template <Activation kActivation>
+HWY_INLINE IndexVector activate(IndexVector x) {
+    if constexpr (kActivation == Activation::kRelu) return hn::ZeroIfNegative(x);
+    if constexpr (kActivation == Activation::kLeakyRelu) {
+        return hn::Max(x, hn::Mul(x, hn::Set(kIndexF32, kLeak)));
+    }
+    if constexpr (kActivation == Activation::kSoftplus) return softplus(x);
+    return x;
+}
+
+/// What one query pays to a vector of keys of a tile.
+template <Activation kActivation>
+HWY_INLINE IndexVector score(const IndexQuery& query, int64_t n_head, int64_t d,
+                             const float* columns) {
+    IndexVector sum = hn::Zero(kIndexF32);
+    for (int64_t i = 0; i < n_head; ++i) {
+        const float* q = query.q + i * d;
+        IndexVector product = hn::Zero(kIndexF32);
+        for (int64_t c = 0; c < d; ++c) {
+            product = hn::MulAdd(hn::Set(kIndexF32, q[c]),
+                                 hn::Load(kIndexF32, columns + c * kTileRows), product);
+        }
+        sum = hn::MulAdd(hn::Set(kIndexF32, query.alpha[i]), activate<kActivation>(product), sum);
+    }
+    return sum;
+}
+
+template <Activation kActivation>
+void raise(const IndexKeys& keys, std::span<const IndexQuery> queries, int64_t n_head,
+           int64_t begin, int64_t end, float* importance) {
+    alignas(64) float columns[kTileRows * kMostIndexWidth];
+    alignas(64) float best[kTileRows];
+    const auto lanes = static_cast<int64_t>(hn::Lanes(kIndexF32));
+    const IndexVector nothing = hn::Set(kIndexF32, -HUGE_VALF);
+    for (int64_t first = begin; first < end; first += kTileRows) {
+        const int64_t n = std::min(kTileRows, end - first);
+        transpose(keys, first, n, columns);
+        std::copy_n(importance + (first - begin), n, best);
+        std::fill(best + n, best + kTileRows, -HUGE_VALF);
+        for (const IndexQuery& query : queries) {
+            const int64_t seen = std::min(n, query.n_visible - first);
+            for (int64_t t = 0; t < seen; t += lanes) {
+                IndexVector s = score<kActivation>(query, n_head, keys.d, columns + t);
+                if (t + lanes > seen) {
+                    const auto visible = hn::FirstN(kIndexF32, static_cast<size_t>(seen - t));
+                    s = hn::IfThenElse(visible, s, nothing);
+                }
+                hn::Store(hn::Max(s, hn::Load(kIndexF32, best + t)), kIndexF32, best + t);
+            }
+        }
+        std::copy_n(best, n, importance + (first - begin));
+    }
+}
+
+void raise_importance_impl(const IndexKeys& keys, std::span<const IndexQuery> queries,
+                           int64_t n_head, Activation activation, int64_t begin, int64_t end,
+                           float* importance) {
+    switch (activation) {
+        case Activation::kRelu:
+            return raise<Activation::kRelu>(keys, queries, n_head, begin, end, importance);
+        case Activation::kLeakyRelu:
+            return raise<Activation::kLeakyRelu>(keys, queries, n_head, begin, end, importance);
+        case Activation::kSoftplus:
+            return raise<Activation::kSoftplus>(keys, queries, n_head, begin, end, importance);
+        case Activation::kIdentity:
+            return raise<Activation::kIdentity>(keys, queries, n_head, begin, end, importance);
+    }
+}
+
+}  // namespace palimpsest::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace palimpsest {
+
+HWY_EXPORT(raise_importance_impl);
+
+void raise_importance(const IndexKeys& keys, std::span<const IndexQuery> queries, int64_t n_head,
+                      Activation activation, int64_t begin, int64_t end, float* importance) {
+    HWY_DYNAMIC_DISPATCH(raise_importance_impl)
+    (keys, queries, n_head, activation, begin, end, importance);
+}
+
+}  // namespace palimpsest
+#endif

@@ -1,0 +1,190 @@
+// The part of KvCache that takes over another's state: forks, saved files.
+
+#include <algorithm>
+#include <array>
+#include <istream>
+#include <limits>
+#include <ostream>
+#include <sstream>
+
+#include "core/error.h"
+#include "memory/binary_stream.h"
+#include "memory/kv_cache.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'K', 'V', '0', '0', '1'};
+
+[[noreturn]] void corrupt(const std::string& what) {
+    throw Error(ErrorCode::kCorrupt, "the saved memory does not fit: " + what);
+}
+
+/// What must be the same for a saved state to go on.
+std::vector<char> fingerprint(const EvictionOptions& o, std::string_view allocator) {
+    std::string text = cat(o.policy, "/", allocator, "/", o.residue, "/", to_string(o.budget), "/",
+                           o.n_sink, "/", o.n_recent, "/", o.one_shot, "/", o.n_writing);
+    for (const auto& [name, value] : o.settings) text += cat("/", name, "=", value);
+    return {text.begin(), text.end()};
+}
+
+}  // namespace
+
+std::unique_ptr<KvCache> KvCache::fork(const EvictionOptions& eviction) const {
+    check(evictor_ == nullptr && n_rehearsed_ == 0, "only a cache that forgets nothing is forked");
+    KvCacheOptions options = options_;
+    options.eviction = eviction;
+    options.watching.clear();
+    auto copy = std::make_unique<KvCache>(backend_, shape_, options);
+    copy->take_entries(*this);
+    if (copy->evictor_ == nullptr) return copy;
+    require(eviction.one_shot, "a memory that is cut while it reads must read by itself");
+    const auto same = [&](const EvictionOptions& o) {
+        return o.policy == eviction.policy && o.settings == eviction.settings;
+    };
+    const auto found = std::ranges::find_if(options_.watching, same);
+    require(found != options_.watching.end(), "policy '", eviction.policy,
+            "' with these settings did not watch the reading");
+    copy->cut_as_read(*watching_[static_cast<size_t>(found - options_.watching.begin())]);
+    return copy;
+}
+
+void KvCache::take_entries(const KvCache& from) {
+    auto& theirs = const_cast<EntryStore&>(from.store_);  // spans of bytes; only read here
+    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+        for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
+            const Head& of = from.head(layer, h);
+            const auto n = std::ssize(of.positions);
+            std::ranges::copy(theirs.key_bytes(layer, h, of.begin, n),
+                              store_.key_bytes(layer, h, 0, n).begin());
+            std::ranges::copy(theirs.value_bytes(layer, h, of.begin, n),
+                              store_.value_bytes(layer, h, 0, n).begin());
+            head(layer, h) = {.begin = 0, .touched = n, .positions = of.positions};
+        }
+    }
+    scales_ = from.scales_;
+    seen_ = from.seen_;
+    next_position_ = from.next_position_;
+    peak_bytes_ = usage().bytes;
+}
+
+/// Cuts what was taken over, by what a policy of the same kind noted while it was read.
+void KvCache::cut_as_read(const EvictionPolicy& notes) {
+    std::stringstream noted;
+    notes.save(noted);
+    evictor_->policy().load(noted);
+    evictor_->resume_after(seen_);
+    peak_bytes_ = usage().bytes;
+    for (const CutTarget& target : evictor_->targets(seen_)) {
+        if (exceeds(target)) cut(target);
+    }
+    give_back_pages();
+}
+
+void KvCache::save(std::ostream& out) const {
+    out.write(kMagic.data(), kMagic.size());
+    for (const int64_t n : {shape_.n_layer, shape_.n_head_kv, shape_.d_head,
+                            static_cast<int64_t>(options_.entries), seen_}) {
+        put(out, n);
+    }
+    auto& store = const_cast<EntryStore&>(store_);  // spans of bytes; only read here
+    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+        for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
+            const Head& of = head(layer, h);
+            const int64_t n = std::ssize(of.positions);
+            put(out, n);
+            const auto write = [&](std::span<const std::byte> bytes) {
+                out.write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
+            };
+            write(std::as_bytes(std::span(of.positions)));
+            write(store.key_bytes(layer, h, of.begin, n));
+            write(store.value_bytes(layer, h, of.begin, n));
+        }
+    }
+    save_eviction(out);
+    if (!out) throw Error(ErrorCode::kExhausted, "the memory could not be written (disk full?)");
+}
+
+void KvCache::save_eviction(std::ostream& out) const {
+    if (evictor_ == nullptr) return;
+    const EvictionOptions& o = options_.eviction;
+    put_all(out, fingerprint(o, evictor_->allocator_name()));
+    for (const int64_t n : {next_position_, n_cuts_, n_renumbered_, first_renumbered_at_}) {
+        put(out, n);
+    }
+    for (const Head& of : heads_) put_all(out, of.rotary);
+    evictor_->save(out);
+}
+
+void KvCache::load_eviction(std::istream& in) {
+    next_position_ = seen_;
+    if (evictor_ == nullptr) return;
+    const std::vector<char> wanted = fingerprint(options_.eviction, evictor_->allocator_name());
+    if (take_all<char>(in, 1 << 16) != wanted) corrupt("it was made by another policy");
+    const auto next_position = take<int64_t>(in);
+    n_cuts_ = take<int64_t>(in);
+    n_renumbered_ = take<int64_t>(in);
+    first_renumbered_at_ = take<int64_t>(in);
+    for (Head& of : heads_) {
+        of.rotary = take_all<int32_t>(in, std::ssize(of.positions));
+        const bool fits = of.rotary.empty() || of.rotary.size() == of.positions.size();
+        const bool ascends =
+            std::ranges::adjacent_find(of.rotary, std::ranges::greater_equal{}) == of.rotary.end();
+        const bool in_range =
+            of.rotary.empty() || (of.rotary.front() >= 0 && of.rotary.back() < next_position);
+        if (!fits || !ascends || !in_range) corrupt("its rotary positions are impossible");
+    }
+    if (next_position < 0 || next_position > seen_) corrupt("its next position is impossible");
+    evictor_->load(in);
+    next_position_ = next_position;
+}
+
+void KvCache::load(std::istream& in) {
+    if (take<std::array<char, 8>>(in) != kMagic) corrupt("it is no saved key-value cache");
+    for (const int64_t expected : {shape_.n_layer, shape_.n_head_kv, shape_.d_head,
+                                   static_cast<int64_t>(options_.entries)}) {
+        if (take<int64_t>(in) != expected) corrupt("it is of another model or entry type");
+    }
+    const auto seen = take<int64_t>(in);
+    const bool is_bounded = evictor_ == nullptr || options_.eviction.one_shot;
+    if (seen < 0 || seen > (is_bounded ? options_.n_ctx : std::numeric_limits<int32_t>::max())) {
+        corrupt(cat("it holds ", seen, " positions, this context ", options_.n_ctx));
+    }
+    reset();
+    try {
+        for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+            for (int64_t h = 0; h < shape_.n_head_kv; ++h) load_head(in, layer, h, seen);
+        }
+        seen_ = seen;
+        load_eviction(in);
+    } catch (const Error&) {
+        reset();
+        throw;
+    }
+}
+
+void KvCache::load_head(std::istream& in, int64_t layer, int64_t h, int64_t seen) {
+    const auto read = [&](std::span<std::byte> bytes) {
+        in.read(reinterpret_cast<char*>(bytes.data()), std::ssize(bytes));
+        if (!in) corrupt("it ends too early");
+    };
+    const auto n = take<int64_t>(in);
+    const bool holds_all = evictor_ == nullptr && shape_.window(layer) == 0;
+    if (n < 0 || n > std::min(seen, options_.n_ctx) || (n < seen && holds_all)) {
+        corrupt(cat("a head holds ", n, " of ", seen, " entries"));
+    }
+    Head& of = head(layer, h);
+    of.positions.resize(static_cast<size_t>(n));
+    read(std::as_writable_bytes(std::span(of.positions)));
+    read(store_.key_bytes(layer, h, 0, n));
+    read(store_.value_bytes(layer, h, 0, n));
+    of.touched = n;
+    const bool disordered = std::ranges::adjacent_find(
+                                of.positions, std::ranges::greater_equal{}) != of.positions.end();
+    if (disordered || (n > 0 && (of.positions.front() < 0 || of.positions.back() >= seen))) {
+        corrupt("positions are not ascending");
+    }
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,238 @@
+// What goes is folded into a state of fixed size, which answers beside attention.
+//
+// IndexMem (arXiv:2605.25475, section 3.2), in the form its released code has (one state a KV head,
+// one trained projection a layer):
+//
+//   write   M <- decay * M + sum over what goes of phi(k) v^T,   b <- decay * b + sum of phi(k)^2
+//   read    m(q) = phi(q)^T M / max(phi(q)^2 . b, floor),        answer = attention + gate * m(q)
+//
+// Keys and queries are those after RoPE. The decay applies once a cut. Ours: an answer that is not
+// finite counts as none, and with `clip` (or where the weights were trained with it) none is longer
+// than the longest value written to the head: the denominator is a product of small numbers, and a
+// mean of values could not be longer either. A state cannot turn with positions: where survivors
+// are renumbered, what it holds stays where it was.
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "memory/binary_stream.h"
+#include "memory/eviction_weights.h"
+#include "memory/residues.h"
+#include "memory/scoring_kernel.h"
+
+namespace palimpsest {
+
+namespace {
+
+/// Of one KV head.
+struct State {
+    std::vector<float> m;  // [n_feature][d_head]
+    std::vector<float> b;  // [n_feature]
+    float longest = 0;     // of the values written; 0: nothing was written
+};
+
+float dot(std::span<const float> a, const float* b) {
+    float sum = 0;
+    for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+    return sum;
+}
+
+const LatentWeights& weights_of(const PartInputs& in) {
+    require(in.learned != nullptr && in.learned->latent() != nullptr,
+            "residue 'latent' needs a trained memory",
+            in.learned == nullptr ? cat("; name its file with --sidecar, or train one with "
+                                        "'palimpsest train latent'")
+                                  : cat("; the sidecar '", in.learned->path(), "' holds none"));
+    return *in.learned->latent();
+}
+
+class Latent final : public Residue {
+ public:
+    explicit Latent(const PartInputs& in)
+        : weights_(weights_of(in)),
+          shape_(in.shape),
+          clips_(in.options.integer("clip", weights_.clips ? 1 : 0, 0, 1) == 1),
+          states_(static_cast<size_t>(shape_.n_layer * shape_.n_head_kv)) {
+        for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+            features_.push_back(channels_first(weights_.layers[static_cast<size_t>(layer)].phi));
+            if (shape_.window(layer) > 0) continue;
+            for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
+                State& of = state_of(layer, h);
+                of.m.resize(static_cast<size_t>(weights_.n_feature * shape_.d_head));
+                of.b.resize(static_cast<size_t>(weights_.n_feature));
+            }
+        }
+    }
+
+    void absorb(const Eviction& e) override {
+        State& of = state_of(e.layer, e.head);
+        const float decay = weights_.layers[static_cast<size_t>(e.layer)].decay;
+        for (float& x : of.m) x *= decay;
+        for (float& x : of.b) x *= decay;
+        const auto d = static_cast<size_t>(shape_.d_head);
+        EntryRows values = e.held.rows;
+        values.k = values.v;
+        std::vector<float> k(d);
+        std::vector<float> v(d);
+        std::vector<float> f(static_cast<size_t>(weights_.n_feature));
+        for (const int32_t slot : e.gone) {
+            read_keys(e.held.rows, slot, 1, k.data());
+            read_keys(values, slot, 1, v.data());
+            features(e.layer, k.data(), f);
+            for (size_t j = 0; j < f.size(); ++j) {
+                float* row = of.m.data() + j * d;
+                for (size_t c = 0; c < d; ++c) row[c] += f[j] * v[c];
+                of.b[j] += f[j] * f[j];
+            }
+            of.longest = std::max(of.longest, std::sqrt(dot(v, v.data())));
+        }
+    }
+
+    Tensor answer(Graph& g, const AttentionInputs& in, Tensor attended,
+                  AttentionScratch& /*scratch*/) override {
+        const std::array<Tensor, 2> sources = {attended, in.q};
+        return g.custom({attended->ne[0], attended->ne[1], 1, 1}, sources,
+                        std::make_unique<AnswerOp>(*this, in.layer));
+    }
+
+    [[nodiscard]] bool is_readable() const override { return true; }
+
+    void reset() override {
+        for (State& of : states_) {
+            std::ranges::fill(of.m, 0.0F);
+            std::ranges::fill(of.b, 0.0F);
+            of.longest = 0;
+        }
+    }
+
+    [[nodiscard]] size_t bytes() const override {
+        size_t n = 0;
+        for (const State& of : states_) {
+            n += (of.m.size() + of.b.size()) * sizeof(float) + sizeof of.longest;
+        }
+        return n;
+    }
+
+    [[nodiscard]] std::vector<NamedState> state(int64_t layer, int64_t head) const override {
+        const State& of = states_[static_cast<size_t>(layer * shape_.n_head_kv + head)];
+        return {{"M", {weights_.n_feature, shape_.d_head}, of.m},
+                {"b", {weights_.n_feature}, of.b}};
+    }
+
+    void save(std::ostream& out) const override {
+        for (const State& of : states_) {
+            put_all(out, of.m);
+            put_all(out, of.b);
+            put(out, of.longest);
+        }
+    }
+    void load(std::istream& in) override {
+        std::vector<State> states(states_.size());
+        for (size_t i = 0; i < states.size(); ++i) {
+            states[i].m = take_all<float>(in, std::ssize(states_[i].m));
+            states[i].b = take_all<float>(in, std::ssize(states_[i].b));
+            states[i].longest = take<float>(in);
+            if (states[i].m.size() != states_[i].m.size() ||
+                states[i].b.size() != states_[i].b.size()) {
+                throw Error(ErrorCode::kCorrupt, "the saved memory's latent state does not fit");
+            }
+        }
+        states_ = std::move(states);
+    }
+
+ private:
+    State& state_of(int64_t layer, int64_t head) {
+        return states_[static_cast<size_t>(layer * shape_.n_head_kv + head)];
+    }
+
+    /// [n_feature][d_head] to [d_head][n_feature]: sums then run along features.
+    [[nodiscard]] std::vector<float> channels_first(const std::vector<float>& phi) const {
+        const auto d = static_cast<size_t>(shape_.d_head);
+        const auto n = static_cast<size_t>(weights_.n_feature);
+        std::vector<float> turned(phi.size());
+        if (phi.empty()) return turned;
+        for (size_t j = 0; j < n; ++j) {
+            for (size_t c = 0; c < d; ++c) turned[c * n + j] = phi[j * d + c];
+        }
+        return turned;
+    }
+
+    /// f = phi x.
+    void features(int64_t layer, const float* x, std::vector<float>& f) const {
+        const float* phi = features_[static_cast<size_t>(layer)].data();
+        std::ranges::fill(f, 0.0F);
+        for (int64_t c = 0; c < shape_.d_head; ++c) {
+            for (size_t j = 0; j < f.size(); ++j) {
+                f[j] += x[c] * phi[static_cast<size_t>(c) * f.size() + j];
+            }
+        }
+    }
+
+    /// Adds the state's answer to a query to `out`.
+    void add_answer(int64_t layer, int64_t head, const float* q, float* out,
+                    std::vector<float>& memory) const {
+        const State& of = states_[static_cast<size_t>(layer * shape_.n_head_kv + head)];
+        const auto d = static_cast<size_t>(shape_.d_head);
+        std::vector<float> f(static_cast<size_t>(weights_.n_feature));
+        features(layer, q, f);
+        std::ranges::fill(memory, 0.0F);
+        float denominator = 0;
+        for (size_t j = 0; j < f.size(); ++j) {
+            denominator += f[j] * f[j] * of.b[j];
+            const float* row = of.m.data() + j * d;
+            for (size_t c = 0; c < d; ++c) memory[c] += f[j] * row[c];
+        }
+        float factor = 1.0F / std::max(denominator, weights_.floor);
+        const float length = std::sqrt(dot(memory, memory.data())) * factor;
+        if (!std::isfinite(length)) return;
+        if (clips_ && length > of.longest) factor *= of.longest / length;
+        factor *= weights_.layers[static_cast<size_t>(layer)].gate;
+        for (size_t c = 0; c < d; ++c) out[c] += factor * memory[c];
+    }
+
+    /// dst [d_head * n_head, n]; sources: attention's answers, rotated queries.
+    class AnswerOp final : public CustomOp {
+     public:
+        AnswerOp(const Latent& of, int64_t layer) : of_(of), layer_(layer) {}
+        void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
+            const ggml_tensor* attended = dst->src[0];
+            const ggml_tensor* q = dst->src[1];
+            const MemoryShape& shape = of_.shape_;
+            std::vector<float> memory(static_cast<size_t>(shape.d_head));
+            const int64_t n = dst->ne[1] * shape.n_head;
+            for (int64_t w = n * thread / n_threads; w < n * (thread + 1) / n_threads; ++w) {
+                const int64_t i = w / shape.n_head;
+                const int64_t h = w % shape.n_head;
+                const auto* from =
+                    reinterpret_cast<const float*>(static_cast<const char*>(attended->data) +
+                                                   static_cast<size_t>(i) * attended->nb[1]);
+                float* out = static_cast<float*>(dst->data) + w * shape.d_head;
+                std::copy_n(from + h * shape.d_head, shape.d_head, out);
+                const int64_t kv = h / shape.group();
+                const size_t state = static_cast<size_t>(layer_ * shape.n_head_kv + kv);
+                if (of_.states_[state].longest == 0) continue;
+                const auto* query = reinterpret_cast<const float*>(
+                    static_cast<const char*>(q->data) + static_cast<size_t>(h) * q->nb[1] +
+                    static_cast<size_t>(i) * q->nb[2]);
+                of_.add_answer(layer_, kv, query, out, memory);
+            }
+        }
+
+     private:
+        const Latent& of_;
+        int64_t layer_;
+    };
+
+    const LatentWeights& weights_;
+    MemoryShape shape_;
+    bool clips_;
+    std::vector<std::vector<float>> features_;  // [layer]: [d_head][n_feature]
+    std::vector<State> states_;                 // [layer][KV head]
+};
+
+}  // namespace
+
+std::unique_ptr<Residue> make_latent(const PartInputs& in) { return std::make_unique<Latent>(in); }
+
+}  // namespace palimpsest

@@ -1,0 +1,207 @@
+// What the learned residues leave behind, against plain loops and exact cases.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "memory/kv_cache.h"
+#include "support/golden.h"
+#include "support/reference_attention.h"
+#include "support/sidecar.h"
+
+namespace palimpsest {
+namespace {
+
+using testing::max_difference;
+using testing::MemoryScript;
+
+constexpr int64_t kLength = 96;
+constexpr int64_t kKept = 32;
+
+MemoryShape shape_of() {
+    return {.n_layer = 2, .n_head = 4, .n_head_kv = 2, .d_head = 32, .windows = {}, .n_embd = 32};
+}
+
+KvCacheOptions options(const std::string& policy, const std::string& residue,
+                       OptionMap settings = {}) {
+    EvictionOptions e = {.policy = policy, .residue = residue, .settings = std::move(settings)};
+    e.budget = {.kind = Budget::Kind::kEntries, .count = kKept, .share = 0};
+    e.n_sink = 0;
+    e.n_recent = 0;
+    e.n_chunk = 32;
+    e.interval = 32;
+    e.positions = Positions::kOriginal;
+    e.learned = testing::small_weights(shape_of());
+    return {.n_ctx = 512, .entries = GGML_TYPE_F32, .eviction = std::move(e)};
+}
+
+/// With a place for everything that goes, nothing is averaged: attention as if all were kept.
+TEST(Centroids, EnoughOfThemAreTheEntriesThemselves) {
+    for (const AttentionPath path : {AttentionPath::kFused, AttentionPath::kReference}) {
+        for (const char* policy : {"random", "window", "indexer", "gate"}) {
+            SCOPED_TRACE(policy);
+            const MemoryScript script(shape_of(), kLength);
+            Backend backend(2);
+            KvCacheOptions o = options(policy, "centroids", {{"centroids", "128"}});
+            o.path = path;
+            if (std::string(policy) == "gate") o.eviction.allocator = "adaptive";
+            KvCache memory(backend, shape_of(), o);
+            double most = 0;
+            for (const int64_t n : {31, 1, 32, 1, 1, 30}) {  // many queries, and few
+                const int64_t at = memory.usage().positions_seen;
+                most = std::max(most, max_difference(script.step(backend, memory, at, n),
+                                                     script.expected(at, n)));
+            }
+            EXPECT_GT(memory.report().n_cuts, 1);
+            EXPECT_LE(most, 2e-5);
+        }
+    }
+}
+
+TEST(Centroids, TheirNumbersAddUpToWhatWent) {
+    const MemoryScript script(shape_of(), kLength);
+    Backend backend(1);
+    double n = 0;
+    KvCacheOptions o = options("random", "centroids", {{"centroids", "5"}});
+    o.eviction.on_cut = [&](const Cut& cut) {
+        n = 0;
+        for (const NamedState& part : cut.residue->state(1, 1)) {
+            if (part.name != "centroid_counts") continue;
+            EXPECT_EQ(part.values.size(), 5);
+            for (const float x : part.values) n += static_cast<double>(x);
+        }
+    };
+    KvCache memory(backend, shape_of(), o);
+    script.run(backend, memory, 32);
+    EXPECT_EQ(n, kLength - kKept);
+}
+
+/// One pair written: the answer is parallel to its value, and of the length the formula says.
+struct LatentState {
+    std::vector<float> m, b;
+};
+
+LatentState state_of(const Residue& residue, int64_t layer, int64_t head) {
+    LatentState s;
+    for (const NamedState& part : residue.state(layer, head)) {
+        (part.name == "M" ? s.m : s.b) = part.values;
+    }
+    return s;
+}
+
+/// phi x, in double.
+std::vector<double> features(const LatentLayer& of, std::span<const float> x) {
+    std::vector<double> f(of.phi.size() / x.size());
+    for (size_t j = 0; j < f.size(); ++j) {
+        for (size_t c = 0; c < x.size(); ++c) {
+            f[j] += static_cast<double>(of.phi[j * x.size() + c]) * static_cast<double>(x[c]);
+        }
+    }
+    return f;
+}
+
+TEST(Latent, TwoCutsAreTheFirstDecayedAndTheSecond) {
+    const MemoryScript script(shape_of(), kLength);
+    Backend backend(1);
+    const KvCacheOptions plain = options("random", "latent");
+    const LatentLayer& w = plain.eviction.learned->latent()->layers[1];
+    std::vector<LatentState> seen;
+    std::vector<std::vector<int32_t>> gone;
+    KvCacheOptions o = plain;
+    o.eviction.on_cut = [&](const Cut& cut) {
+        seen.push_back(state_of(*cut.residue, 1, 0));
+        std::vector<int32_t>& went = gone.emplace_back();
+        std::ranges::set_difference(cut.held[1][0], cut.kept[1][0], std::back_inserter(went));
+    };
+    KvCache memory(backend, shape_of(), o);
+    script.run(backend, memory, 32);
+    ASSERT_EQ(seen.size(), 2);
+    const size_t d = 32;
+    std::vector<double> m(w.phi.size());
+    std::vector<double> b(w.phi.size() / d);
+    for (size_t cut = 0; cut < 2; ++cut) {
+        for (double& x : m) x *= static_cast<double>(w.decay);
+        for (double& x : b) x *= static_cast<double>(w.decay);
+        for (const int32_t p : gone[cut]) {
+            const testing::ReferenceEntry e = script.entry(1, 0, p);
+            const std::vector<double> f = features(w, e.k);
+            for (size_t j = 0; j < f.size(); ++j) {
+                for (size_t c = 0; c < d; ++c) m[j * d + c] += f[j] * static_cast<double>(e.v[c]);
+                b[j] += f[j] * f[j];
+            }
+        }
+        EXPECT_LE(max_difference(seen[cut].m, std::vector<float>(m.begin(), m.end())), 1e-4);
+        EXPECT_LE(max_difference(seen[cut].b, std::vector<float>(b.begin(), b.end())), 1e-4);
+    }
+    for (const float x : seen[1].b) EXPECT_GE(x, 0);
+}
+
+/// The answer beside attention, for every query, against the formula; clipped as it says.
+TEST(Latent, AnswersAsTheFormulaSays) {
+    for (const bool clips : {false, true}) {
+        const MemoryScript script(shape_of(), 65);
+        Backend backend(2);
+        KvCacheOptions o = options("random", "latent", {{"clip", clips ? "1" : "0"}});
+        const LatentLayer& w = o.eviction.learned->latent()->layers[1];
+        LatentState state;
+        float longest = 0;
+        o.eviction.on_cut = [&](const Cut& cut) {
+            state = state_of(*cut.residue, 1, 1);
+            std::vector<int32_t> gone;
+            std::ranges::set_difference(cut.held[1][1], cut.kept[1][1], std::back_inserter(gone));
+            for (const int32_t p : gone) {
+                float squared = 0;
+                for (const float x : script.entry(1, 1, p).v) squared += x * x;
+                longest = std::max(longest, std::sqrt(squared));
+            }
+        };
+        KvCache memory(backend, shape_of(), o);
+        o.eviction.residue = "none";
+        o.eviction.settings = {};
+        o.eviction.on_cut = {};
+        KvCache without(backend, shape_of(), o);
+        script.step(backend, memory, 0, 32);
+        script.step(backend, memory, 32, 32);
+        script.step(backend, without, 0, 32);
+        script.step(backend, without, 32, 32);
+        const std::vector<float> got = script.step(backend, memory, 64, 1);
+        const std::vector<float> bare = script.step(backend, without, 64, 1);
+        const size_t d = 32;
+        for (int64_t h = 2; h < 4; ++h) {
+            const std::vector<double> f = features(w, script.query(1, h, 64));
+            std::vector<double> m(d);
+            double denominator = 0;
+            for (size_t j = 0; j < f.size(); ++j) {
+                denominator += f[j] * f[j] * static_cast<double>(state.b[j]);
+                for (size_t c = 0; c < d; ++c) {
+                    m[c] += f[j] * static_cast<double>(state.m[j * d + c]);
+                }
+            }
+            double squared = 0;
+            for (double& x : m) {
+                x /= std::max(denominator, 1e-6);
+                squared += x * x;
+            }
+            const double length = std::sqrt(squared);
+            double factor = static_cast<double>(w.gate);
+            if (clips) factor *= std::min(1.0, static_cast<double>(longest) / length);
+            const size_t at = (4 + static_cast<size_t>(h)) * d;
+            for (size_t c = 0; c < d; ++c) {
+                EXPECT_NEAR(static_cast<double>(got[at + c]),
+                            static_cast<double>(bare[at + c]) + factor * m[c], 1e-4)
+                    << "head " << h << ", clips " << clips;
+            }
+        }
+    }
+}
+
+TEST(Latent, AnEmptyStateSaysNothing) {
+    const MemoryScript script(shape_of(), 30);
+    Backend backend(1);
+    KvCache memory(backend, shape_of(), options("random", "latent"));
+    EXPECT_LE(max_difference(script.step(backend, memory, 0, 30), script.expected(0, 30)), 2e-5);
+}
+
+}  // namespace
+}  // namespace palimpsest

@@ -1,0 +1,54 @@
+#include "support/sidecar.h"
+
+#include "support/golden.h"
+
+namespace palimpsest::testing {
+
+GgufBuilder small_sidecar(const MemoryShape& shape) {
+    constexpr uint64_t kHeads = 2;
+    constexpr uint64_t kWidth = 8;
+    constexpr uint64_t kFeatures = 6;
+    constexpr uint64_t kMiddle = 12;
+    GgufBuilder f;
+    f.set_text("general.architecture", "evict");
+    f.set("evict.block_count", static_cast<uint32_t>(shape.n_layer));
+    f.set("evict.sink_count", uint32_t{4});
+    f.set("evict.indexer.head_count", static_cast<uint32_t>(kHeads));
+    f.set("evict.indexer.key_length", static_cast<uint32_t>(kWidth));
+    f.set("evict.memory.feature_length", static_cast<uint32_t>(kFeatures));
+    f.set_bool("evict.memory.clip", true);
+    f.set("evict.gate.mid_length", static_cast<uint32_t>(kMiddle));
+    const auto n_embd = static_cast<uint64_t>(shape.n_embd);
+    const auto d = static_cast<uint64_t>(shape.d_head);
+    const auto n_kv = static_cast<uint64_t>(shape.n_head_kv);
+    for (int64_t i = 0; i < shape.n_layer; ++i) {
+        const std::string block = "blk." + std::to_string(i) + ".";
+        f.add_f32(block + "indexer_q.weight",
+                  {static_cast<uint64_t>(shape.n_head) * d, kHeads * kWidth});
+        f.add_f32(block + "indexer_k.weight", {n_embd, kWidth});
+        f.add_f32(block + "indexer_head.weight", {n_embd, kHeads});
+        f.add_f32(block + "indexer_q_norm.weight", {kWidth});
+        f.add_f32(block + "indexer_k_norm.weight", {kWidth});
+        f.add_f32(block + "memory_phi.weight", {d, kFeatures});
+        f.add_f32(block + "memory_gate.logit", {1});
+        f.add_f32(block + "memory_decay.logit", {1});
+        f.add_f32(block + "gate_norm.weight", {n_embd});
+        f.add_f32(block + "gate_norm.bias", {n_embd});
+        f.add_f32(block + "gate_in.weight", {n_embd, kMiddle});
+        f.add_f32(block + "gate_mid_norm.weight", {kMiddle});
+        f.add_f32(block + "gate_mid_norm.bias", {kMiddle});
+        f.add_f32(block + "gate_magnitude.weight", {kMiddle, n_kv});
+        f.add_f32(block + "gate_magnitude.bias", {n_kv});
+        f.add_f32(block + "gate_retention.weight", {kMiddle, n_kv});
+        f.add_f32(block + "gate_retention.bias", {n_kv});
+    }
+    return f;
+}
+
+std::shared_ptr<const EvictionWeights> small_weights(const MemoryShape& shape) {
+    static const Backend backend(1);
+    const TemporaryFile file(small_sidecar(shape).bytes());
+    return std::make_shared<const EvictionWeights>(file.path(), backend, shape, BaseModel{});
+}
+
+}  // namespace palimpsest::testing
