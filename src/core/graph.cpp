@@ -99,7 +99,10 @@ uint64_t Backend::allocate(ggml_cgraph* graph) {
     const auto n = 2 * static_cast<size_t>(ggml_graph_size(graph));
     if (n > most_nodes_) make_scheduler(std::max(n, 2 * most_nodes_));
     ggml_backend_sched_reset(sched_.get());
-    if (!ggml_backend_sched_alloc_graph(sched_.get(), graph)) {
+    // It would lay a graph out as the one before if both have as many nodes of the same sizes, even
+    // if values are needed for longer in this one; reserving makes it plan anew.
+    if (!ggml_backend_sched_reserve(sched_.get(), graph) ||
+        !ggml_backend_sched_alloc_graph(sched_.get(), graph)) {
         throw Error(ErrorCode::kExhausted, "no memory for activations");
     }
     return ++allocations_;
