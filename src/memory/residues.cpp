@@ -11,7 +11,8 @@ namespace {
 constexpr std::array<ResidueKind, 4> kKinds = {{
     {"none", nullptr, "what goes is gone"},
     {"merge", make_merge, "values that go are averaged into the nearest key that stays"},
-    {"latent", make_latent, "a trained state that answers beside attention (arXiv:2605.25475)", true},
+    {"latent", make_latent, "a trained state that answers beside attention (arXiv:2605.25475)",
+     true},
     {"centroids", make_centroids, "mean entries of what goes, joined in the same softmax"},
 }};
 

@@ -1,12 +1,12 @@
 // Graphs of ggml's behind our owners.
 
+#include "core/graph.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstring>
 #include <vector>
-
-#include "core/graph.h"
 
 namespace palimpsest {
 namespace {
