@@ -226,6 +226,49 @@ TEST_P(LearnedGolden, WithoutItsMemoryItIsEvictionAlone) {
     }
 }
 
+// The design paper's appendix C, checks 2 and 4.
+TEST_P(LearnedGolden, WithRoomForAllItIsThePlainCache) {
+    const auto prompt = golden_["prompt"].get<std::vector<TokenId>>();
+    const auto question = golden_["question"].get<std::vector<TokenId>>();
+    std::vector<Seen> seen;
+    EvictionOptions o = options_of(golden_["scenarios"][0], seen);
+    o.budget = {.kind = Budget::Kind::kEntries, .count = std::ssize(prompt), .share = 0};
+    Session with_room = session(golden_["scenarios"][0], o);
+    feed(with_room, prompt, true, {});
+    feed(with_room, question, false, {});
+    const KvCacheOptions plain = {
+        .n_ctx = 512, .entries = GGML_TYPE_F32, .path = GetParam().path, .eviction = {}};
+    Session full(loaded_->model(), *backend_,
+                 make_memory("kv", *backend_, loaded_->config().memory_shape(), plain),
+                 {.n_chunk = 512});
+    feed(full, prompt, true, {});
+    feed(full, question, false, {});
+    EXPECT_TRUE(std::ranges::equal(with_room.logits(), full.logits()));
+    EXPECT_TRUE(seen.empty());
+}
+
+TEST_P(LearnedGolden, ReadInOneChunkItIsCutAsAtOnce) {
+    const auto prompt = golden_["prompt"].get<std::vector<TokenId>>();
+    for (const json& scenario : golden_["scenarios"]) {
+        if (scenario.contains("chunk") || scenario.contains("tau") ||
+            scenario.contains("memory_phi_scale")) {
+            continue;
+        }
+        SCOPED_TRACE(scenario["name"].get<std::string>());
+        std::vector<Seen> seen;
+        EvictionOptions o = options_of(scenario, seen);
+        o.one_shot = false;
+        json in_one_chunk = scenario;
+        in_one_chunk["chunk"] = 256;
+        Session s = session(in_one_chunk, o);
+        s.feed(prompt);  // for logits it would take smaller steps
+        ASSERT_EQ(seen.size(), 1);
+        expect_cut(scenario["events"].back(), seen.back());
+        expect_state(values(scenario["M"]), 0, seen.back().m);
+        expect_state(values(scenario["b"]), 0, seen.back().b);
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Models, LearnedGolden,
     ::testing::Values(LearnedCase{"llama", "sidecar.gguf", AttentionPath::kFused, 2},
