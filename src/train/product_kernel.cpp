@@ -22,7 +22,7 @@ using ProductVector = hn::Vec<decltype(kProductF32)>;
 
 constexpr int64_t kProductRows = 6;     // of a tile; with two vectors each, twelve sums
 constexpr int64_t kProductInner = 256;  // rows of b at once
-constexpr int64_t kMostPanel = 2 * HWY_MAX_BYTES / static_cast<int64_t>(sizeof(float));
+constexpr int64_t kMostPanel = 2 * static_cast<int64_t>(HWY_MAX_BYTES / sizeof(float));
 
 /// A tile of kRows rows and two vectors of columns: c += a panel, the panel's rows being two
 /// vectors long.
