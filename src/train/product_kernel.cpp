@@ -30,8 +30,8 @@ template <int64_t kRows>
 void add_tile(const StridedMatrix& a, const float* panel, float* c, int64_t inner,
               int64_t c_stride) {
     const auto lanes = static_cast<int64_t>(hn::Lanes(kProductF32));
-    ProductVector left[kRows];
-    ProductVector right[kRows];
+    ProductVector left[static_cast<size_t>(kRows)];
+    ProductVector right[static_cast<size_t>(kRows)];
     for (int64_t i = 0; i < kRows; ++i) {
         left[i] = hn::LoadU(kProductF32, c + i * c_stride);
         right[i] = hn::LoadU(kProductF32, c + i * c_stride + lanes);
@@ -54,12 +54,18 @@ void add_tile(const StridedMatrix& a, const float* panel, float* c, int64_t inne
 void add_rows(const StridedMatrix& a, const float* panel, float* c, const ProductSize& tile,
               int64_t c_stride) {
     switch (tile.rows) {
-        case 1: return add_tile<1>(a, panel, c, tile.inner, c_stride);
-        case 2: return add_tile<2>(a, panel, c, tile.inner, c_stride);
-        case 3: return add_tile<3>(a, panel, c, tile.inner, c_stride);
-        case 4: return add_tile<4>(a, panel, c, tile.inner, c_stride);
-        case 5: return add_tile<5>(a, panel, c, tile.inner, c_stride);
-        default: return add_tile<kProductRows>(a, panel, c, tile.inner, c_stride);
+        case 1:
+            return add_tile<1>(a, panel, c, tile.inner, c_stride);
+        case 2:
+            return add_tile<2>(a, panel, c, tile.inner, c_stride);
+        case 3:
+            return add_tile<3>(a, panel, c, tile.inner, c_stride);
+        case 4:
+            return add_tile<4>(a, panel, c, tile.inner, c_stride);
+        case 5:
+            return add_tile<5>(a, panel, c, tile.inner, c_stride);
+        default:
+            return add_tile<kProductRows>(a, panel, c, tile.inner, c_stride);
     }
 }
 
