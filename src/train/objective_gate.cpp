@@ -266,7 +266,7 @@ std::array<double, kCutShares.size()> recalls(std::span<const float> truth,
         std::vector<bool> is_best(truth.size());
         for (const uint32_t at : best(truth, k)) is_best[at] = true;
         size_t n = 0;
-        for (const uint32_t at : best(guess, k)) n += is_best[at] ? 1 : 0;
+        for (const uint32_t at : best(guess, k)) n += is_best[at] ? 1U : 0U;
         shares.at(i) = k == 0 ? 1.0 : static_cast<double>(n) / static_cast<double>(k);
     }
     return shares;

@@ -1,12 +1,10 @@
-// The gate's network and loss against finite differences, and against the policy that runs it.
+// The gate's network and loss against finite differences.
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "bench/random.h"
-#include "memory/eviction_weights.h"
-#include "support/golden.h"
 #include "train/gate_network.h"
 #include "train/objective_gate.h"
 #include "train/product_kernel.h"

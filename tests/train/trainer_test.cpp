@@ -14,6 +14,7 @@
 #include "support/sidecar.h"
 #include "support/tiny_model.h"
 #include "train/checkpoint.h"
+#include "train/gate_network.h"
 #include "train/sidecar.h"
 #include "train/training_log.h"
 
@@ -226,6 +227,47 @@ TEST(Sidecar, KeepsOtherPartsAndLoads) {
     write_sidecar(made.path(), "", "gate", *t.objective, t.shape, base);
     const EvictionWeights alone(made.path(), t.tiny.backend(), t.shape, base);
     EXPECT_EQ(alone.indexer(), nullptr);
+}
+
+/// What was trained scores as it does in use.
+TEST(Sidecar, PolicyScoresAsTheNetworkDoes) {
+    TinyTraining t;
+    constexpr size_t kTensors = 7;  // a layer's
+    Parameters& p = t.objective->parameters();
+    for (size_t i = 5; i < p.size(); i += kTensors) {
+        for (float& x : p[i].value) x *= 50;  // scores that differ
+    }
+    const BaseModel base = {.architecture = "llama", .fingerprint = "0123456789abcdef"};
+    const TemporaryFile made("");
+    write_sidecar(made.path(), "", "gate", *t.objective, t.shape, base);
+    std::vector<Scores> scores;
+    KvCacheOptions cache = {.n_ctx = kLength};
+    cache.eviction.policy = "gate";
+    cache.eviction.one_shot = true;
+    cache.eviction.budget = {.kind = Budget::Kind::kEvicted, .count = 0, .share = 0.5};
+    cache.eviction.learned =
+        std::make_shared<const EvictionWeights>(made.path(), t.tiny.backend(), t.shape, base);
+    cache.eviction.on_cut = [&](const Cut& cut) { scores = cut.scores; };
+    Session session = t.tiny.session(std::make_unique<KvCache>(t.tiny.backend(), t.shape, cache));
+    session.feed(t.texts.learnt[0]);
+    ASSERT_EQ(std::ssize(scores), t.shape.n_layer);
+
+    const Example e = t.reader.read(t.texts.learnt[0]);
+    GateNetwork network({.n_embd = t.shape.n_embd, .n_mid = 12, .n_head_kv = t.shape.n_head_kv});
+    const auto heads = static_cast<size_t>(t.shape.n_head_kv);
+    for (size_t layer = 0; layer < scores.size(); ++layer) {
+        const auto of = [&](size_t i) { return std::span(p[layer * kTensors + i].value); };
+        const auto& half = e.layers[layer].hidden;
+        std::vector<float> hidden(half.size());
+        ggml_fp16_to_fp32_row(half.data(), hidden.data(), std::ssize(half));
+        const auto rated =
+            network.forward({of(0), of(1), of(2), of(3), of(4), of(5), of(6)}, hidden);
+        const auto [least, most] = std::ranges::minmax(rated);
+        EXPECT_GT(most - least, 0.5F);
+        for (size_t i = 0; i < rated.size(); ++i) {
+            EXPECT_NEAR(scores[layer][i % heads][i / heads], rated[i], 0.02) << layer << ' ' << i;
+        }
+    }
 }
 
 TEST(TrainingLog, ForgetsStepsThatWereLost) {
