@@ -31,6 +31,7 @@ Random stream(uint64_t seed, uint64_t kind, int64_t number) {
 
 std::vector<const Example*> pointers(const auto& examples) {
     std::vector<const Example*> all;
+    all.reserve(examples.size());
     for (const Example& e : examples) all.push_back(&e);
     return all;
 }
