@@ -76,7 +76,7 @@ class GateObjective final : public Objective {
             double n = 0;
             for (const Example* e : examples) {
                 const auto& scores = e->layers[static_cast<size_t>(at.layer)].scores;
-                n += static_cast<double>(scores.size() / sums.size());
+                n += static_cast<double>(e->n);
                 for (size_t i = 0; i < scores.size(); ++i) {
                     sums[i % sums.size()] += double{target_of(scores[i])};
                 }
