@@ -1,0 +1,30 @@
+#include "train/objective.h"
+
+#include <array>
+
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr std::array<ObjectiveKind, 1> kKinds = {{
+    {"gate", "the policy `gate`: what repeating a text will need of a token, from its state alone",
+     make_gate_objective},
+}};
+
+}  // namespace
+
+std::span<const ObjectiveKind> objective_kinds() { return kKinds; }
+
+const ObjectiveKind& find_objective(std::string_view name) {
+    std::string names;
+    for (const ObjectiveKind& kind : kKinds) {
+        if (kind.name == name) return kind;
+        names += cat(names.empty() ? "" : ", ", kind.name);
+    }
+    throw Error(ErrorCode::kNotFound,
+                cat("nothing to train is called '", name, "'; known: ", names));
+}
+
+}  // namespace palimpsest
