@@ -100,7 +100,8 @@ TappedLayer random_layer(const AttentionShape& shape, int64_t n, uint32_t seed) 
         for (float& y : x) y = normal(engine);
         return x;
     };
-    TappedLayer layer = {.shape = shape};
+    TappedLayer layer;
+    layer.shape = shape;
     layer.hidden = numbers(n * shape.n_embd);
     layer.q_raw = numbers(n * shape.n_query_channels());
     layer.q = numbers(n * shape.n_query_channels());

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 
 #include "support/golden.h"
@@ -49,8 +51,8 @@ class ObjectiveGolden : public ::testing::TestWithParam<const char*> {
                                 backend);
         n_layer_ = model.config().n_layer;
         for (const json& sample : golden_["samples"]) {
-            samples_.push_back(
-                tap_layers(model, backend, sample["tokens"].get<std::vector<TokenId>>()));
+            samples_.push_back(testing::tap_layers(
+                model, backend, sample["tokens"].get<std::vector<TokenId>>()));
             n_prompt_.push_back(sample["n_prompt"]);
         }
         const GgufFile sidecar = GgufFile::open((folder_ / "sidecar.gguf").string());

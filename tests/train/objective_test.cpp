@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
@@ -163,7 +164,7 @@ TEST(MemoryObjective, ClippedAnswersAreNoLongerThanValues) {
 
 TEST(RowsToEvict, KeepsSinksAndTheEarlierOfEquals) {
     const std::vector<float> importance = {0, 0, 0, 0, 5, 1, 1, 7};
-    EXPECT_EQ(rows_to_evict(importance, 0.25, 4), (std::vector<int32_t>{5, 6}) /* of 6 kept */);
+    EXPECT_EQ(rows_to_evict(importance, 0.25, 4), (std::vector<int32_t>{5, 6}));
 }
 
 }  // namespace
