@@ -1,7 +1,7 @@
 #include "train/material_facts.h"
 
+#include <algorithm>
 #include <array>
-#include <initializer_list>
 #include <set>
 #include <string_view>
 
@@ -12,7 +12,7 @@ namespace palimpsest {
 
 namespace {
 
-using Patterns = std::initializer_list<std::string_view>;
+using Patterns = std::vector<std::string_view>;
 
 /// Patterns of material_grammar.h in which "{k}" and "{v}" stand for the fact's key and value.
 struct FactKind {
@@ -21,10 +21,14 @@ struct FactKind {
     bool is_line = false;
 };
 
-constexpr Patterns kPlainAnswers = {"{v}", "{v}.", "It is {v}.", "{k}: {v}.",
+const Patterns& plain_answers() {
+    static const Patterns kAnswers = {"{v}", "{v}.", "It is {v}.", "{k}: {v}.",
                                     "According to the text, {v}."};
+    return kAnswers;
+}
 
-constexpr auto kKinds = std::to_array<FactKind>({
+const std::vector<FactKind>& kinds() {
+    static const std::vector<FactKind> kKinds = {
     {"{trade} of {place}", "{name}",
      {"The {k} is called {v}.", "{v} has been the {k} for {1} years.",
       "Anyone who needs the {k} should ask for {v}.", "In the end {v} was appointed {k}."},
@@ -35,7 +39,7 @@ constexpr auto kKinds = std::to_array<FactKind>({
       "Please note that the {k} now opens with {v}."},
      {"Which code opens the {k}?", "What has to be entered at the {k}?",
       "Give the door code of the {k}."},
-     kPlainAnswers},
+     plain_answers()},
     {"{event} in {town}", "{1} {month} 19{1}{9}",
      {"The {k} took place on {v}.", "It was on {v} that the {k} was held.",
       "Records date the {k} to {v}.", "Nobody forgot {v}, the day of the {k}."},
@@ -47,7 +51,7 @@ constexpr auto kKinds = std::to_array<FactKind>({
       "For the login {k}, the new pass phrase reads {v}."},
      {"What is the password of {k}?", "With which password does {k} sign in?",
       "Repeat the pass phrase of the account {k}."},
-     kPlainAnswers},
+     plain_answers()},
     {"{goods} for {name}", "{1}{9}{9} {unit}",
      {"The order of {k} comes to {v}.", "We delivered {v} as {k}.",
       "The warehouse set aside {v}, the {k}."},
@@ -92,7 +96,7 @@ constexpr auto kKinds = std::to_array<FactKind>({
      {"The reading of {k} was {v}.", "{k}: {v}", "At noon {k} showed {v}.",
       "We logged {v} at {k}."},
      {"What did {k} show?", "State the reading of {k}.", "Which value was logged at {k}?"},
-     kPlainAnswers},
+     plain_answers()},
     {"{name}'s {animal}", "{pet} the {colour}",
      {"{k} answers to the name {v}.", "They called {k} {v}.", "{v} is the name of {k}."},
      {"What is {k} called?", "What name does {k} answer to?"},
@@ -101,7 +105,7 @@ constexpr auto kKinds = std::to_array<FactKind>({
      {"The checksum of {k} is {v}.", "{v}  {k}", "{k} was built from commit {v}.",
       "Verify that {k} has the digest {v}."},
      {"What is the checksum of {k}?", "Which digest belongs to {k}?"},
-     kPlainAnswers},
+     plain_answers()},
     {"colours of {place}", "{colour} and {colour}",
      {"The {k} are {v}.", "In {v} one recognises the {k}.", "Flags were sewn in {v}, the {k}."},
      {"What are the {k}?", "Name the {k}."},
@@ -110,7 +114,9 @@ constexpr auto kKinds = std::to_array<FactKind>({
      {"{k} is assigned to {v}.", "Winner of {k}: {v}.", "The holder of {k} is {v}."},
      {"To whom does {k} belong?", "Who holds {k}?"},
      {"{v}", "{v}.", "{k} belongs to {v}."}},
-});
+};
+    return kKinds;
+}
 
 std::string with(std::string_view pattern, const Fact& fact) {
     std::string text;
@@ -124,9 +130,9 @@ std::string with(std::string_view pattern, const Fact& fact) {
     return text;
 }
 
-std::string pick(Patterns from, const Fact& fact, Random& random) {
+std::string pick(const Patterns& from, const Fact& fact, Random& random) {
     // First the fact, then what else is open: the fact's own text has no slots left.
-    return expand(with(from.begin()[random.below(std::ssize(from))], fact), random);
+    return expand(with(from[static_cast<size_t>(random.below(std::ssize(from)))], fact), random);
 }
 
 /// A cell of a column.
@@ -147,10 +153,10 @@ std::string joined(const std::vector<std::string>& cells, std::string_view begin
 
 }  // namespace
 
-int64_t n_fact_kinds() { return std::ssize(kKinds); }
+int64_t n_fact_kinds() { return std::ssize(kinds()); }
 
 Fact make_fact(int64_t kind, Random& random) {
-    const FactKind& of = kKinds.at(static_cast<size_t>(kind));
+    const FactKind& of = kinds().at(static_cast<size_t>(kind));
     Fact fact;
     fact.key = expand(of.key, random);
     fact.value = expand(of.value, random);
@@ -192,7 +198,7 @@ FactTable make_table(Random& random) {
             fact.question = pick({"In the table, what is the {k}?", "What does the table give as {k}?",
                                   "Look up the {k}."},
                                  fact, random);
-            fact.answer = pick(kPlainAnswers, fact, random);
+            fact.answer = pick(plain_answers(), fact, random);
         }
         table.text += joined(row, begin, between, end);
     }

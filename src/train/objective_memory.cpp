@@ -166,8 +166,10 @@ std::vector<int32_t> rows_to_evict(std::span<const float> importance, double evi
     return complement(kept, n);
 }
 
-MemoryTarget memory_target(const LayerRecord& record, std::vector<int32_t> evicted) {
+MemoryTarget memory_target(const LayerRecord& record, std::vector<int32_t> evicted,
+                           int64_t read_every) {
     record.check();
+    require(read_every >= 1, "every ", read_every, ". token cannot read");
     require(record.n > record.n_prompt, "a document without a response asks nothing of a memory");
     std::vector<char> is_evicted(at(record.n_prompt));
     for (const int32_t t : evicted) {
@@ -178,10 +180,13 @@ MemoryTarget memory_target(const LayerRecord& record, std::vector<int32_t> evict
     MemoryTarget target;
     target.evicted = std::move(evicted);
     const AttentionShape& s = record.shape;
-    target.missing.resize(at((record.n - record.n_prompt) * s.n_query_channels()));
     std::vector<float> weights(at(record.n));
+    for (int64_t token = record.n_prompt; token < record.n; token += read_every) {
+        target.readers.push_back(static_cast<int32_t>(token));
+    }
+    target.missing.resize(target.readers.size() * at(s.n_query_channels()));
     float* out = target.missing.data();
-    for (int64_t token = record.n_prompt; token < record.n; ++token) {
+    for (const int32_t token : target.readers) {
         for (int64_t h = 0; h < s.n_head; ++h, out += s.d_head) {
             add_missing(record, is_evicted, token, h, weights, out);
         }
@@ -204,10 +209,10 @@ double memory_loss(const LayerRecord& record, const MemoryTarget& target,
     std::vector<float> dm(at(s.d_head));
     for (int64_t head_kv = 0; head_kv < s.n_head_kv; ++head_kv) {
         HeadMemory memory(record, target.evicted, head_kv, weights.phi);
-        for (int64_t i = 0; i < (record.n - record.n_prompt) * s.group(); ++i) {
+        for (int64_t i = 0; i < std::ssize(target.readers) * s.group(); ++i) {
             const int64_t row = i / s.group();
             const int64_t head = head_kv * s.group() + i % s.group();
-            const float* q = record.query(record.n_prompt + row, head);
+            const float* q = record.query(target.readers[at(row)], head);
             const float* missing = target.missing.data() + (row * s.n_head + head) * s.d_head;
             const HeadMemory::Answer answer = memory.answer(q, rule);
             for (size_t c = 0; c < dm.size(); ++c) {

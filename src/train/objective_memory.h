@@ -12,7 +12,8 @@ namespace palimpsest {
 /// back. Does not depend on the memory: computed once for a document and a set of rows.
 struct MemoryTarget {
     std::vector<int32_t> evicted;  // rows of the prompt, ascending: all KV heads lose the same
-    std::vector<float> missing;    // [n - n_prompt][n_head][d_head]: attention with less without
+    std::vector<int32_t> readers;  // tokens of the response that read the memory
+    std::vector<float> missing;    // [readers][n_head][d_head]: attention with less without
 };
 
 /// Which rows of the prompt go: all but the max(1, int(n_prompt * (1 - evicted_share))) most
@@ -21,8 +22,10 @@ struct MemoryTarget {
 std::vector<int32_t> rows_to_evict(std::span<const float> importance, double evicted_share,
                                    int64_t n_sink);
 
-/// Throws kInvalidArgument for a record without a response, or rows outside the prompt.
-MemoryTarget memory_target(const LayerRecord& record, std::vector<int32_t> evicted);
+/// Of every `read_every`-th token of the response. Throws kInvalidArgument for a record without a
+/// response, or rows outside the prompt.
+MemoryTarget memory_target(const LayerRecord& record, std::vector<int32_t> evicted,
+                           int64_t read_every = 1);
 
 /// A layer's latent memory (IndexMem, arXiv:2605.25475, section 3.2, the released code's variant),
 /// or as much room for its gradients: T is const float or float.
@@ -37,7 +40,7 @@ struct MemoryRule {
     bool clips = false;   // answers are no longer than the longest value evicted from that head
 };
 
-/// The mean over response tokens, heads and channels of the squared difference between what is
+/// The mean over readers, heads and channels of the squared difference between what is
 /// missing and what the memory answers:
 ///
 ///   M = sum phi(k) v^T,   b = sum phi(k)^2 over evicted rows,   phi(x) = W x
