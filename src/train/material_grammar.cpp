@@ -134,7 +134,7 @@ constexpr auto kSentence = std::to_array<std::string_view>({
     "If the {thing} failed, the {goods} had to be moved by hand.",
     "{name} preferred the {room}, {why}.",
     "The road from {town} to {town} passes {place} and a {quality} bridge.",
-    "Most of the {things} came from {town}); the rest were made in the {room}.",
+    "Most of the {things} came from {town}; the rest were made in the {room}.",
     "Visitors were shown the {thing} first and the {room} last.",
     "The {event} was well attended, {why}.",
     "For years the {things} had been kept in the {room} of {place}.",
@@ -142,7 +142,7 @@ constexpr auto kSentence = std::to_array<std::string_view>({
     "\"I have never seen so many {things},\" the {trade} remarked.",
     "To repair a {thing}, one first removes the cover and then waits for the {trade}.",
     "Some blamed the {goods}, others blamed {name}.",
-    "The report of the {event} runs to {1}{9} pages and mentions {town} only once."};
+    "The report of the {event} runs to {1}{9} pages and mentions {town} only once."});
 constexpr auto kHeading = std::to_array<std::string_view>({"Notes on {place}", "The {event} at {town}", "Minutes of the {event}",
                             "A visit to {town}", "{name}: recollections", "Handbook of the {trade}",
                             "Letters from {town}", "On the {thing} and its uses",
