@@ -87,7 +87,7 @@ const std::vector<FactKind>& kinds() {
      {"The {k} is stored in {v}.", "Look for the {k} in {v}.", "In {v} stands the {k}."},
      {"Where is the {k} stored?", "In which bay and row is the {k}?", "Locate the {k}."},
      {"{v}", "In {v}.", "The {k} is in {v}."}},
-    {"{1}{9}{9} service to {town}", "1{9}:{1}0",
+    {"{1}{9}{9} service to {town}", "1{9}:{5}{9}",
      {"The {k} departs at {v}.", "At {v} the {k} leaves.",
       "Passengers for the {k} should be ready by {v}."},
      {"When does the {k} leave?", "At what time does the {k} depart?"},
@@ -166,7 +166,8 @@ Fact make_fact(int64_t kind, Random& random) {
     fact.answer = pick(of.answers, fact, random);
     if (!of.is_line) {
         fact.statement = capitalised(fact.statement);
-        fact.answer = capitalised(fact.answer);
+        // A code or a digest stays as it is.
+        if (!fact.answer.starts_with(fact.value)) fact.answer = capitalised(fact.answer);
     }
     return fact;
 }

@@ -142,6 +142,26 @@ constexpr auto kSentence = std::to_array<std::string_view>({
     "\"I have never seen so many {things},\" the {trade} remarked.",
     "To repair a {thing}, one first removes the cover and then waits for the {trade}.",
     "Some blamed the {goods}, others blamed {name}.",
+    "{name} had grown up in {town} and knew every {thing} in {place} by its sound.",
+    "It takes about {1}{9} minutes to walk from {place} to {place}, less in dry weather.",
+    "What the {trade} wanted was simple: fewer {things}, more {goods}, and no {event}.",
+    "The {thing} was {colour}; the {room} had been painted to match it.",
+    "At first the {quality} {thing} gave no trouble at all.",
+    "By then {name} and {name} were no longer on speaking terms.",
+    "Of the {1}{9} {things} that left {town}, all but {1} arrived.",
+    "An inventory was made, {why}, and then forgotten.",
+    "Would the {trade} have come at all if {name} had not written?",
+    "The second volume deals with {goods} and {goods}, the third with the {room}.",
+    "{person} did not care for {goods}, and said so.",
+    "Between {town} and {place} there is only one shop that sells {goods}.",
+    "Repairs began at the {room} and ended, {1} weeks later, in the {room}.",
+    "According to {name}, a {thing} lasts {1}{9} years if the {trade} leaves it alone.",
+    "This was the third {event} at which the {things} ran out.",
+    "\"{town} is no place for a {thing},\" {name} wrote home.",
+    "The letter mentioned {goods}, a {quality} {thing} and the weather.",
+    "Rain delayed the {event}, so {person} {did}.",
+    "Little is known of {name} except that the {things} were paid for in advance.",
+    "From the window of the {room} one could see {place}.",
     "The report of the {event} runs to {1}{9} pages and mentions {town} only once."});
 constexpr auto kHeading = std::to_array<std::string_view>({"Notes on {place}", "The {event} at {town}", "Minutes of the {event}",
                             "A visit to {town}", "{name}: recollections", "Handbook of the {trade}",
@@ -166,6 +186,7 @@ char any_of(std::string_view characters, Random& random) {
 std::string filled(std::string_view slot, Random& random) {
     if (slot == "9") return {any_of("0123456789", random)};
     if (slot == "1") return {any_of("123456789", random)};
+    if (slot == "5") return {any_of("012345", random)};
     if (slot == "h") return {any_of("0123456789abcdef", random)};
     if (slot == "A") return {any_of("ABCDEFGHJKLMNPQRSTUVWXYZ", random)};
     if (slot == "x") return {any_of("abcdefghijkmnopqrstuvwxyz", random)};

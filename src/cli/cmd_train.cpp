@@ -1,0 +1,256 @@
+// palimpsest train: weights for what forgets, from a frozen model and any texts.
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <optional>
+
+#include "cli/command.h"
+#include "cli/setup.h"
+#include "cli/terminal.h"
+#include "core/error.h"
+#include "core/fingerprint.h"
+#include "core/whole_file.h"
+#include "engine/default_model.h"
+#include "engine/rehearsal.h"
+#include "train/sidecar.h"
+#include "train/trainer.h"
+#include "train/training_log.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr int kInterrupted = 130;
+constexpr double kTellEvery = 30;  // seconds between two lines where there is no terminal
+constexpr int64_t kMostSteps = int64_t{1} << 30;
+
+struct TrainFlags {
+    ModelFlags model;
+    std::vector<std::string> documents;
+    std::string out;
+    CorpusOptions corpus;
+    TrainingOptions training;
+    ObjectiveOptions objective;
+    int64_t n_warm_up = -1, n_decay = -1;  // -1: a tenth of the steps, and three
+    int64_t save_every = 200;
+    bool resume = false;
+};
+
+/// OUT.checkpoint and the like, beside OUT.
+std::string beside(const std::string& out, std::string_view suffix) {
+    std::string path = out;
+    if (path.ends_with(".gguf")) path.resize(path.size() - 5);
+    return cat(path, suffix);
+}
+
+/// One training, from flags to files.
+class Training {
+ public:
+    Training(const TrainFlags& f, const ObjectiveKind& kind)
+        : flags_(f),
+          kind_(kind),
+          backend_(thread_count(f.model)),
+          loaded_(f.model.model.empty() ? default_model_path() : f.model.model, backend_),
+          shape_(loaded_.config().memory_shape()),
+          base_({.architecture = loaded_.config().architecture,
+                 .fingerprint = model_fingerprint(loaded_.file())}),
+          repeat_(rehearsal_texts(loaded_.require_tokenizer())),
+          sidecar_(sidecar_of(f)),
+          objective_(kind.make({.shape = shape_,
+                                .backend = backend_,
+                                .options = f.objective,
+                                .sidecar = sidecar_.get()})),
+          reader_(loaded_.model(), backend_, repeat_, objective_->wanted()) {
+        corpus_ = read_corpus(f.documents, loaded_.require_tokenizer(), f.corpus);
+        TrainingOptions options = f.training;
+        options.subject = cat(kind.name, " mid=", f.objective.n_mid, " model=", base_.fingerprint,
+                              " length=", f.corpus.length);
+        trainer_.emplace(*objective_, reader_, corpus_, options);
+    }
+
+    /// False: interrupted; what was done is saved.
+    bool run() {
+        const std::string checkpoint = beside(flags_.out, ".checkpoint");
+        if (flags_.resume) trainer_->load(checkpoint);
+        log_.emplace(beside(flags_.out, ".log.jsonl"), trainer_->n_done());
+        write_message(cat("training a ", kind_.name, " on ", human_count(std::ssize(corpus_.learnt)),
+                          " windows of ", human_count(flags_.corpus.length), " tokens, ",
+                          corpus_.held_out.size(), " held out; step ",
+                          human_count(trainer_->n_done()), " of ",
+                          human_count(flags_.training.schedule.n_steps), "\n"));
+        first_ = trainer_->n_done();
+        trainer_->on_reading = [&](int64_t done, int64_t total) {
+            reading_.show(done, total);
+            return !interrupted();
+        };
+        trainer_->on_step = [&](const StepReport& r) { return after_step(r); };
+        const bool is_whole = trainer_->run();
+        reading_.clear();
+        bar_.clear();
+        if (trainer_->n_done() > first_) save();
+        return is_whole;
+    }
+
+ private:
+    /// Checked as a whole before hours go into one that could not be written.
+    [[nodiscard]] std::unique_ptr<EvictionWeights> sidecar_of(const TrainFlags& f) const {
+        if (f.model.sidecar.empty()) return nullptr;
+        return std::make_unique<EvictionWeights>(f.model.sidecar, backend_, shape_, base_);
+    }
+
+    bool after_step(const StepReport& r) {
+        reading_.clear();
+        log_->add(r);
+        const int64_t n_steps = flags_.training.schedule.n_steps;
+        bar_.set_label(cat("loss ", fixed(r.loss, 3)));
+        bar_.show(r.step - first_, n_steps - first_);
+        const double since = std::chrono::duration<double>(Clock::now() - told_).count();
+        if (!r.held_out.empty() || (!messages_are_terminal() && since > kTellEvery)) tell(r);
+        if (r.step % flags_.save_every == 0 && r.step < n_steps) save();
+        return !interrupted();
+    }
+
+    void tell(const StepReport& r) {
+        told_ = Clock::now();
+        bar_.clear();
+        const double taken = std::chrono::duration<double>(told_ - start_).count();
+        const auto done = static_cast<double>(r.step - first_);
+        const double left =
+            taken / done * static_cast<double>(flags_.training.schedule.n_steps - r.step);
+        std::string text = cat("step ", human_count(r.step), ": loss ", fixed(r.loss, 4), ", ",
+                               human_count(std::lround(static_cast<double>(r.n_positions) /
+                                                       std::max(r.seconds, 1e-9))),
+                               " positions/s learnt, ", human_count(r.n_documents),
+                               " documents read at ",
+                               human_count(std::lround(
+                                   static_cast<double>(r.n_documents * flags_.corpus.length) /
+                                   std::max(r.reading_s, 1e-9))),
+                               " tokens/s, about ", human_seconds(left), " left");
+        for (const Measure& m : r.held_out) {
+            text += cat(&m == &r.held_out.front() ? "; held out: " : ", ", m.name, " ",
+                        fixed(m.value, 4));
+        }
+        write_message(text + "\n");
+    }
+
+    void save() {
+        trainer_->save(beside(flags_.out, ".checkpoint"));
+        write_sidecar(flags_.out, flags_.model.sidecar, kind_.part, *objective_, shape_, base_);
+        write_whole_file(beside(flags_.out, ".loss.svg"), log_->svg());
+    }
+
+    using Clock = std::chrono::steady_clock;
+    const TrainFlags& flags_;
+    const ObjectiveKind& kind_;
+    Backend backend_;
+    LoadedModel loaded_;
+    MemoryShape shape_;
+    BaseModel base_;
+    RehearsalTexts repeat_;
+    std::unique_ptr<EvictionWeights> sidecar_;
+    std::unique_ptr<Objective> objective_;
+    ExampleReader reader_;
+    Corpus corpus_;
+    std::optional<Trainer> trainer_;
+    std::optional<TrainingLog> log_;
+    ProgressBar reading_{"reading", "documents"}, bar_{"training", "steps"};
+    Clock::time_point start_ = Clock::now(), told_ = start_;
+    int64_t first_ = 0;
+};
+
+void train(TrainFlags f, const ObjectiveKind& kind) {
+    Schedule& s = f.training.schedule;
+    s.n_warm_up = f.n_warm_up < 0 ? s.n_steps / 10 : f.n_warm_up;
+    s.n_decay = f.n_decay < 0 ? 3 * s.n_steps / 10 : f.n_decay;
+    f.corpus.seed = f.objective.seed = f.training.seed;
+    f.training.n_block = std::min(f.training.n_block, f.corpus.length);
+    catch_interrupts();
+    Training training(f, kind);
+    if (!training.run()) {
+        write_message(cat("stopped; go on with the same flags and --resume\n"));
+        throw CLI::RuntimeError(kInterrupted);
+    }
+    write_message(cat("written: ", f.out, "; use it with --sidecar, or name it MODEL.evict.gguf\n"));
+}
+
+void add_schedule_flags(CLI::App& command, TrainFlags& f) {
+    const auto steps = CLI::Range(int64_t{0}, kMostSteps);
+    const auto many = CLI::Range(int64_t{1}, kMostSteps);
+    TrainingOptions& t = f.training;
+    t.schedule.n_steps = 2000;
+    command.add_option("--steps", t.schedule.n_steps, "steps in all")
+        ->check(many)
+        ->capture_default_str();
+    command.add_option("--learning-rate", t.schedule.rate, "the highest of the schedule")
+        ->check(CLI::Range(1e-12, 1e3))
+        ->capture_default_str();
+    command.add_option("--warm-up", f.n_warm_up, "steps in which it rises (default: a tenth)")
+        ->check(steps);
+    command.add_option("--decay", f.n_decay, "last steps, in which it falls (default: three tenths)")
+        ->check(steps);
+    command.add_option("--seed", t.seed, "of everything random")->capture_default_str();
+    command.add_option("--save-every", f.save_every, "steps between two checkpoints")
+        ->check(many)
+        ->capture_default_str();
+    command.add_option("--examine-every", t.examine_every, "steps between two looks at held-out texts")
+        ->check(many)
+        ->capture_default_str();
+}
+
+void add_data_flags(CLI::App& command, TrainFlags& f) {
+    const auto many = CLI::Range(int64_t{1}, kMostSteps);
+    command
+        .add_option("-d,--documents", f.documents,
+                    "texts to learn from: text files, or .jsonl with a field \"text\" a line")
+        ->required();
+    command.add_option("--length", f.corpus.length, "tokens of a document that is learnt from")
+        ->check(CLI::Range(int64_t{8}, int64_t{1} << 20))
+        ->capture_default_str();
+    command.add_option("--held-out", f.corpus.n_held_out, "documents that only measure")
+        ->check(CLI::Range(int64_t{0}, kMostSteps))
+        ->capture_default_str();
+    command.add_option("--batch", f.training.n_batch, "blocks of 64 positions in a step")
+        ->check(CLI::Range(int64_t{1}, int64_t{4096}))
+        ->capture_default_str();
+    command
+        .add_option("--pool", f.training.n_pool,
+                    "documents at hand at once; each takes layers x width x 2 bytes a token")
+        ->check(many)
+        ->capture_default_str();
+    command.add_option("--read-every", f.training.read_every, "steps from one new document to the next")
+        ->check(many)
+        ->capture_default_str();
+}
+
+void add_objective(CLI::App& train_command, const ObjectiveKind& kind) {
+    CLI::App& command =
+        *train_command.add_subcommand(std::string(kind.name), std::string(kind.summary));
+    auto f = std::make_shared<TrainFlags>();
+    command.add_option("-m,--model", f->model.model, "GGUF file (default: the one set-up fetched)");
+    command.add_option("-o,--out", f->out, "the sidecar to write")->required();
+    command.add_option("--sidecar", f->model.sidecar,
+                       "a sidecar of this model, whose other parts are kept");
+    command.add_option("-t,--threads", f->model.threads, "threads (default: all processors)")
+        ->check(CLI::Range(1, GGML_MAX_N_THREADS));
+    command.add_option("--mid", f->objective.n_mid, "width of the middle")
+        ->check(CLI::Range(int64_t{1}, int64_t{4096}))
+        ->capture_default_str();
+    command.add_flag("--resume", f->resume, "go on from OUT's checkpoint, with the same flags");
+    add_data_flags(command, *f);
+    add_schedule_flags(command, *f);
+    command.footer(
+        "\nBeside OUT come OUT.checkpoint, OUT.log.jsonl and OUT.loss.svg (without .gguf).\n"
+        "Ctrl-C saves and stops; --resume goes on as if it had not been stopped.\n");
+    command.callback([f, &kind] { train(*f, kind); });
+}
+
+}  // namespace
+
+void add_train(CLI::App& command) {
+    command.require_subcommand(1);
+    for (const ObjectiveKind& kind : objective_kinds()) add_objective(command, kind);
+}
+
+}  // namespace palimpsest

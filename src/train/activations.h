@@ -1,0 +1,32 @@
+#pragma once
+
+#include <span>
+
+#include "engine/session.h"
+#include "train/example.h"
+
+namespace palimpsest {
+
+/// Scores of the first so many positions say nothing: they always stay.
+inline constexpr int64_t kTrainedSinks = 4;
+
+/// Runs a frozen model over documents and notes what objectives learn from. Scores are those of the
+/// policy `kvzip`: of every entry, the largest weight that repeating the document pays to it.
+class ExampleReader {
+ public:
+    /// All must outlive the reader.
+    ExampleReader(const Model& model, Backend& backend, const RehearsalTexts& repeat,
+                  const Captured& wanted);
+
+    /// Reads one document from nothing. The same tokens give the same example, bit for bit.
+    /// Throws as Session::feed() does.
+    [[nodiscard]] Example read(std::span<const TokenId> tokens);
+
+ private:
+    const Model& model_;
+    Backend& backend_;
+    const RehearsalTexts& repeat_;
+    Captured wanted_;
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/gguf_writer.h"
+#include "core/graph.h"
+#include "memory/context_memory.h"
+#include "memory/eviction_weights.h"
+#include "train/example.h"
+#include "train/parameters.h"
+
+namespace palimpsest {
+
+/// One number that says how well something was learnt.
+struct Measure {
+    std::string name;
+    double value = 0;
+};
+
+/// What is learnt, and from what. One object a training; the trainer owns the loop around it.
+class Objective {
+ public:
+    Objective() = default;
+    virtual ~Objective() = default;
+    Objective(const Objective&) = delete;
+    Objective& operator=(const Objective&) = delete;
+
+    [[nodiscard]] virtual Captured wanted() const = 0;
+    [[nodiscard]] virtual Parameters& parameters() = 0;
+
+    /// Before the first step of all: first values that depend on examples.
+    virtual void begin(std::span<const Example* const> /*examples*/) {}
+
+    /// Adds to the parameters' gradients those of the mean loss over the blocks, and returns that.
+    /// The same for any number of threads.
+    virtual double learn(std::span<const Block> blocks) = 0;
+
+    /// Of examples that were not learnt from; "loss" first.
+    virtual std::vector<Measure> examine(std::span<const Example* const> held_out) = 0;
+
+    /// The keys of the sidecar that its tensors need.
+    virtual void describe(GgufWriter& to) const = 0;
+};
+
+struct ObjectiveOptions {
+    int64_t n_mid = 128;  // width of a gate's middle
+    uint64_t seed = 1;
+};
+
+struct ObjectiveInputs {
+    const MemoryShape& shape;
+    const Backend& backend;  // must outlive the objective
+    ObjectiveOptions options;
+    const EvictionWeights* sidecar = nullptr;  // trained before; nullptr: nothing was
+};
+
+/// One part of a sidecar that can be trained. Its tensors are `blk.N.<part>_*`, its keys
+/// `evict.<part>.*`.
+struct ObjectiveKind {
+    std::string_view name, part;
+    std::string_view summary;
+    std::unique_ptr<Objective> (*make)(const ObjectiveInputs& in);
+};
+
+/// All of them: what `palimpsest train` offers.
+[[nodiscard]] std::span<const ObjectiveKind> objective_kinds();
+
+/// Throws kNotFound, listing the names, for an unknown one.
+[[nodiscard]] const ObjectiveKind& find_objective(std::string_view name);
+
+std::unique_ptr<Objective> make_gate_objective(const ObjectiveInputs& in);
+std::unique_ptr<Objective> make_indexer_objective(const ObjectiveInputs& in);
+std::unique_ptr<Objective> make_latent_objective(const ObjectiveInputs& in);
+
+}  // namespace palimpsest

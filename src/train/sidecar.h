@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "memory/eviction_weights.h"
+#include "train/objective.h"
+
+namespace palimpsest {
+
+/// Writes what was trained as a sidecar (docs/formats.md): `part` is the objective's name. Other
+/// parts come from the sidecar at `keep_from`, unless that is empty; it must be this model's.
+/// Written whole or not at all, so `path` may be `keep_from`.
+/// Throws as GgufFile::open() and GgufWriter do.
+void write_sidecar(const std::string& path, const std::string& keep_from, std::string_view part,
+                   Objective& trained, const MemoryShape& shape, const BaseModel& base);
+
+}  // namespace palimpsest

@@ -1,0 +1,129 @@
+#include "train/training_log.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/error.h"
+#include "core/numbers.h"
+#include "core/whole_file.h"
+
+namespace palimpsest {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr double kWidth = 720, kHeight = 400, kMargin = 50;
+constexpr double kSmoothing = 0.95;  // of the learnt losses, from point to point
+
+std::string json_line(const StepReport& r) {
+    json line = {{"step", r.step},
+                 {"loss", r.loss},
+                 {"learning_rate", r.rate},
+                 {"gradient_norm", r.gradient_norm},
+                 {"seconds", r.seconds},
+                 {"positions", r.n_positions},
+                 {"documents", r.n_documents},
+                 {"reading_seconds", r.reading_s}};
+    for (const Measure& m : r.held_out) line["held_out"][m.name] = m.value;
+    return line.dump();
+}
+
+/// Lines up to the step, whole ones only.
+std::vector<std::string> lines_until(const std::string& path, int64_t n_done) {
+    std::ifstream in(path);
+    std::vector<std::string> lines;
+    std::string text;
+    while (n_done > 0 && std::getline(in, text)) {
+        const json line = json::parse(text, nullptr, false);
+        if (line.is_discarded() && in.eof()) break;  // half a line: the run ended in it
+        if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer() ||
+            !line.contains("loss") || !line["loss"].is_number()) {
+            throw Error(ErrorCode::kCorrupt, cat("'", path, "' is no log of a training"));
+        }
+        if (line["step"].get<int64_t>() <= n_done) lines.push_back(text);
+    }
+    return lines;
+}
+
+}  // namespace
+
+TrainingLog::TrainingLog(std::string path, int64_t n_done) : path_(std::move(path)) {
+    std::string kept;
+    for (const std::string& line : lines_until(path_, n_done)) {
+        note(line);
+        kept += line + "\n";
+    }
+    write_whole_file(path_, kept);
+}
+
+void TrainingLog::note(const std::string& line) {
+    const json of = json::parse(line);
+    const auto step = of["step"].get<double>();
+    const auto loss = of["loss"].get<double>();
+    const double before = learnt_.empty() ? loss : learnt_.back().loss;
+    const double weight = std::min(kSmoothing, step / (step + 10));
+    learnt_.push_back({step, weight * before + (1 - weight) * loss});
+    if (of.contains("held_out") && of["held_out"].contains("loss")) {
+        held_out_.push_back({step, of["held_out"]["loss"].get<double>()});
+    }
+}
+
+void TrainingLog::add(const StepReport& report) {
+    const std::string line = json_line(report);
+    note(line);
+    std::ofstream file(path_, std::ios::app);
+    file << line << "\n";
+    file.close();
+    if (!file) throw Error(ErrorCode::kExhausted, cat("cannot write '", path_, "'"));
+}
+
+std::string TrainingLog::svg() const {
+    double low = HUGE_VAL;
+    double high = -HUGE_VAL;
+    for (const auto* points : {&learnt_, &held_out_}) {
+        for (const Point& p : *points) {
+            low = std::min(low, p.loss);
+            high = std::max(high, p.loss);
+        }
+    }
+    if (learnt_.empty() || !(high > low)) high = low + 1;
+    const double last = learnt_.empty() ? 1 : std::max(1.0, learnt_.back().step);
+    std::ostringstream out;
+    out << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << kWidth << ' ' << kHeight
+        << "\" font-family=\"sans-serif\" font-size=\"12\">\n<title>Loss by step</title>\n"
+        << "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n";
+    const auto draw = [&](const std::vector<Point>& points, const char* colour) {
+        if (points.empty()) return;
+        out << "<polyline fill=\"none\" stroke-width=\"2\" stroke=\"" << colour << "\" points=\"";
+        const size_t stride = points.size() / 1000 + 1;
+        for (size_t i = 0; i < points.size(); i += stride) {
+            const double x = kMargin + (kWidth - 2 * kMargin) * points[i].step / last;
+            const double y = kHeight - kMargin -
+                             (kHeight - 2 * kMargin) * (points[i].loss - low) / (high - low);
+            out << fixed(x, 1) << ',' << fixed(y, 1) << ' ';
+        }
+        out << "\"/>\n";
+    };
+    draw(learnt_, "#2a6fb0");
+    draw(held_out_, "#c0522b");
+    const auto label = [&](double x, double y, const std::string& text, const char* colour) {
+        out << "<text x=\"" << x << "\" y=\"" << y << "\" fill=\"" << colour << "\">" << text
+            << "</text>\n";
+    };
+    label(5, kMargin, fixed(high, 3), "#444");
+    label(5, kHeight - kMargin, fixed(low, 3), "#444");
+    label(kMargin, kHeight - kMargin / 2, "step 0", "#444");
+    label(kWidth - 2 * kMargin, kHeight - kMargin / 2, cat("step ", static_cast<int64_t>(last)),
+          "#444");
+    label(kWidth / 2, kMargin / 2, "learnt from (smoothed)", "#2a6fb0");
+    label(kWidth / 2 + 150, kMargin / 2, "held out", "#c0522b");
+    out << "</svg>\n";
+    return out.str();
+}
+
+}  // namespace palimpsest
