@@ -32,6 +32,7 @@ constexpr auto kDialogues = std::to_array<Dialogue>({
 });
 
 std::string questions_about(const std::vector<Fact>& facts, int64_t n, Random& random) {
+    if (n == 0) return "";
     const Dialogue& style =
         kDialogues.at(static_cast<size_t>(random.below(std::ssize(kDialogues))));
     std::string text(style.opening);
@@ -113,8 +114,7 @@ std::string invented(int64_t n, Random& random) {
         plant(fact, paragraphs[static_cast<size_t>(at)], random);
     }
     facts.insert(facts.end(), of_table.begin(), of_table.end());
-    const std::string asked = n_questions > 0 ? questions_about(facts, n_questions, random) : "";
-    return cat(joined(paragraphs), asked);
+    return cat(joined(paragraphs), questions_about(facts, n_questions, random));
 }
 
 /// Where the line begins that holds byte `at`.
