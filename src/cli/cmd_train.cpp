@@ -75,10 +75,10 @@ class Training {
         const std::string checkpoint = beside(flags_.out, ".checkpoint");
         if (flags_.resume) trainer_->load(checkpoint);
         log_.emplace(beside(flags_.out, ".log.jsonl"), trainer_->n_done());
-        write_message(cat("training a ", kind_.name, " on ", human_count(std::ssize(corpus_.learnt)),
-                          " windows of ", human_count(flags_.corpus.length), " tokens, ",
-                          corpus_.held_out.size(), " held out; step ",
-                          human_count(trainer_->n_done()), " of ",
+        write_message(cat("training a ", kind_.name, " on ",
+                          human_count(std::ssize(corpus_.learnt)), " windows of ",
+                          human_count(flags_.corpus.length), " tokens, ", corpus_.held_out.size(),
+                          " held out; step ", human_count(trainer_->n_done()), " of ",
                           human_count(flags_.training.schedule.n_steps), "\n"));
         first_ = trainer_->n_done();
         trainer_->on_reading = [&](int64_t done, int64_t total) {
@@ -92,6 +92,8 @@ class Training {
         if (trainer_->n_done() > first_) save();
         return is_whole;
     }
+
+    [[nodiscard]] bool has_saved() const { return trainer_->n_done() > first_; }
 
  private:
     /// Checked as a whole before hours go into one that could not be written.
@@ -119,15 +121,14 @@ class Training {
         const auto done = static_cast<double>(r.step - first_);
         const double left =
             taken / done * static_cast<double>(flags_.training.schedule.n_steps - r.step);
-        std::string text = cat("step ", human_count(r.step), ": loss ", fixed(r.loss, 4), ", ",
-                               human_count(std::lround(static_cast<double>(r.n_positions) /
-                                                       std::max(r.seconds, 1e-9))),
-                               " positions/s learnt, ", human_count(r.n_documents),
-                               " documents read at ",
-                               human_count(std::lround(
-                                   static_cast<double>(r.n_documents * flags_.corpus.length) /
-                                   std::max(r.reading_s, 1e-9))),
-                               " tokens/s, about ", human_seconds(left), " left");
+        std::string text =
+            cat("step ", human_count(r.step), ": loss ", fixed(r.loss, 4), ", ",
+                human_count(
+                    std::lround(static_cast<double>(r.n_positions) / std::max(r.seconds, 1e-9))),
+                " positions/s learnt, ", human_count(r.n_documents), " documents read at ",
+                human_count(std::lround(static_cast<double>(r.n_documents * flags_.corpus.length) /
+                                        std::max(r.reading_s, 1e-9))),
+                " tokens/s, about ", human_seconds(left), " left");
         for (const Measure& m : r.held_out) {
             text += cat(&m == &r.held_out.front() ? "; held out: " : ", ", m.name, " ",
                         fixed(m.value, 4));
@@ -169,10 +170,12 @@ void train(TrainFlags f, const ObjectiveKind& kind) {
     catch_interrupts();
     Training training(f, kind);
     if (!training.run()) {
-        write_message(cat("stopped; go on with the same flags and --resume\n"));
+        write_message(training.has_saved() ? "stopped; go on with the same flags and --resume\n"
+                                           : "stopped; nothing new was learnt\n");
         throw CLI::RuntimeError(kInterrupted);
     }
-    write_message(cat("written: ", f.out, "; use it with --sidecar, or name it MODEL.evict.gguf\n"));
+    write_message(
+        cat("written: ", f.out, "; use it with --sidecar, or name it MODEL.evict.gguf\n"));
 }
 
 void add_schedule_flags(CLI::App& command, TrainFlags& f) {
@@ -188,13 +191,15 @@ void add_schedule_flags(CLI::App& command, TrainFlags& f) {
         ->capture_default_str();
     command.add_option("--warm-up", f.n_warm_up, "steps in which it rises (default: a tenth)")
         ->check(steps);
-    command.add_option("--decay", f.n_decay, "last steps, in which it falls (default: three tenths)")
+    command
+        .add_option("--decay", f.n_decay, "last steps, in which it falls (default: three tenths)")
         ->check(steps);
     command.add_option("--seed", t.seed, "of everything random")->capture_default_str();
     command.add_option("--save-every", f.save_every, "steps between two checkpoints")
         ->check(many)
         ->capture_default_str();
-    command.add_option("--examine-every", t.examine_every, "steps between two looks at held-out texts")
+    command
+        .add_option("--examine-every", t.examine_every, "steps between two looks at held-out texts")
         ->check(many)
         ->capture_default_str();
 }
@@ -219,7 +224,9 @@ void add_data_flags(CLI::App& command, TrainFlags& f) {
                     "documents at hand at once; each takes layers x width x 2 bytes a token")
         ->check(many)
         ->capture_default_str();
-    command.add_option("--read-every", f.training.read_every, "steps from one new document to the next")
+    command
+        .add_option("--read-every", f.training.read_every,
+                    "steps from one new document to the next")
         ->check(many)
         ->capture_default_str();
 }

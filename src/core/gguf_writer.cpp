@@ -60,24 +60,36 @@ void GgufWriter::set_copy(const std::string& key, const GgufValue& value) {
     gguf_context* k = keys_.get();
     const char* name = key_name(key);
     switch (value.type) {
-        case GGUF_TYPE_UINT8: return gguf_set_val_u8(k, name, read(uint8_t{}));
-        case GGUF_TYPE_INT8: return gguf_set_val_i8(k, name, read(int8_t{}));
-        case GGUF_TYPE_UINT16: return gguf_set_val_u16(k, name, read(uint16_t{}));
-        case GGUF_TYPE_INT16: return gguf_set_val_i16(k, name, read(int16_t{}));
-        case GGUF_TYPE_UINT32: return gguf_set_val_u32(k, name, read(uint32_t{}));
-        case GGUF_TYPE_INT32: return gguf_set_val_i32(k, name, read(int32_t{}));
-        case GGUF_TYPE_FLOAT32: return gguf_set_val_f32(k, name, read(float{}));
-        case GGUF_TYPE_BOOL: return gguf_set_val_bool(k, name, read(uint8_t{}) != 0);
-        case GGUF_TYPE_UINT64: return gguf_set_val_u64(k, name, read(uint64_t{}));
-        case GGUF_TYPE_INT64: return gguf_set_val_i64(k, name, read(int64_t{}));
-        case GGUF_TYPE_FLOAT64: return gguf_set_val_f64(k, name, read(double{}));
+        case GGUF_TYPE_UINT8:
+            return gguf_set_val_u8(k, name, read(uint8_t{}));
+        case GGUF_TYPE_INT8:
+            return gguf_set_val_i8(k, name, read(int8_t{}));
+        case GGUF_TYPE_UINT16:
+            return gguf_set_val_u16(k, name, read(uint16_t{}));
+        case GGUF_TYPE_INT16:
+            return gguf_set_val_i16(k, name, read(int16_t{}));
+        case GGUF_TYPE_UINT32:
+            return gguf_set_val_u32(k, name, read(uint32_t{}));
+        case GGUF_TYPE_INT32:
+            return gguf_set_val_i32(k, name, read(int32_t{}));
+        case GGUF_TYPE_FLOAT32:
+            return gguf_set_val_f32(k, name, read(float{}));
+        case GGUF_TYPE_BOOL:
+            return gguf_set_val_bool(k, name, read(uint8_t{}) != 0);
+        case GGUF_TYPE_UINT64:
+            return gguf_set_val_u64(k, name, read(uint64_t{}));
+        case GGUF_TYPE_INT64:
+            return gguf_set_val_i64(k, name, read(int64_t{}));
+        case GGUF_TYPE_FLOAT64:
+            return gguf_set_val_f64(k, name, read(double{}));
         case GGUF_TYPE_ARRAY:
             if (value.element_type == GGUF_TYPE_STRING || value.element_type == GGUF_TYPE_ARRAY) {
                 throw Error(ErrorCode::kUnsupported,
                             cat("copying the key '", key, "', an array of texts or arrays"));
             }
             return gguf_set_arr_data(k, name, value.element_type, value.bytes.data(), value.count);
-        default: throw Error(ErrorCode::kUnsupported, cat("copying the key '", key, "'"));
+        default:
+            throw Error(ErrorCode::kUnsupported, cat("copying the key '", key, "'"));
     }
 }
 

@@ -148,8 +148,7 @@ void find_cuts(Example& of, int64_t n_head_kv) {
     std::vector<float> all;
     for (const LayerExample& layer : of.layers) {
         if (layer.scores.empty()) continue;
-        all.insert(all.end(), layer.scores.begin() + kTrainedSinks * n_head_kv,
-                   layer.scores.end());
+        all.insert(all.end(), layer.scores.begin() + kTrainedSinks * n_head_kv, layer.scores.end());
     }
     std::ranges::sort(all, std::greater());
     for (size_t i = 0; i < kCutShares.size(); ++i) {
@@ -182,11 +181,11 @@ Example ExampleReader::read(std::span<const TokenId> tokens) {
             has_scores = true;
         };
     }
-    Session session(model_, backend_,
-                    std::make_unique<TappedMemory>(
-                        std::make_unique<KvCache>(backend_, shape, options), shape, wanted_,
-                        example),
-                    {.n_chunk = 512, .rehearsal = repeat_});
+    Session session(
+        model_, backend_,
+        std::make_unique<TappedMemory>(std::make_unique<KvCache>(backend_, shape, options), shape,
+                                       wanted_, example),
+        {.n_chunk = 512, .rehearsal = repeat_});
     session.feed(std::vector<TokenId>(tokens.begin(), tokens.end()));
     if (wanted_.scores) {
         check(has_scores, "a rehearsed document has been scored");

@@ -17,17 +17,16 @@ std::vector<float> values(const GgufFile& file, const std::string& path, const s
                           const Shape& shape) {
     const GgufTensor* t = file.find_tensor(name);
     if (t == nullptr || t->type != GGML_TYPE_F32 || t->shape != shape) {
-        throw Error(ErrorCode::kCorrupt,
-                    cat("the checkpoint '", path, "' has no tensor '", name, "' of shape ",
-                        to_string(shape)));
+        throw Error(ErrorCode::kCorrupt, cat("the checkpoint '", path, "' has no tensor '", name,
+                                             "' of shape ", to_string(shape)));
     }
     std::vector<float> out(t->data.size() / sizeof(float));
     std::memcpy(out.data(), t->data.data(), t->data.size());
     for (const float x : out) {
         if (!std::isfinite(x)) {
-            throw Error(ErrorCode::kCorrupt, cat("the checkpoint '", path,
-                                                 "' has numbers that are not finite in '", name,
-                                                 "'"));
+            throw Error(
+                ErrorCode::kCorrupt,
+                cat("the checkpoint '", path, "' has numbers that are not finite in '", name, "'"));
         }
     }
     return out;

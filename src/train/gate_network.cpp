@@ -24,8 +24,7 @@ float gelu(float x) { return 0.5F * x * (1 + gelu_tanh(x)); }
 
 float gelu_slope(float x) {
     const float t = gelu_tanh(x);
-    return 0.5F * (1 + t) +
-           0.5F * x * (1 - t * t) * kGeluScale * (1 + 3 * kGeluCube * x * x);
+    return 0.5F * (1 + t) + 0.5F * x * (1 - t * t) * kGeluScale * (1 + 3 * kGeluCube * x * x);
 }
 
 /// Takes mean and variance out of a row; returns what it was multiplied by.

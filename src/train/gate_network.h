@@ -13,11 +13,11 @@ struct GateSize {
 
 /// One layer's tensors, or the gradients in them: of the sidecar's gate without its retention part.
 struct GateTensors {
-    std::span<float> norm_weight, norm_bias;            // [n_embd]
-    std::span<float> in;                                // [n_mid][n_embd]
-    std::span<float> mid_norm_weight, mid_norm_bias;    // [n_mid]
-    std::span<float> magnitude;                         // [n_head_kv][n_mid]
-    std::span<float> magnitude_bias;                    // [n_head_kv]
+    std::span<float> norm_weight, norm_bias;          // [n_embd]
+    std::span<float> in;                              // [n_mid][n_embd]
+    std::span<float> mid_norm_weight, mid_norm_bias;  // [n_mid]
+    std::span<float> magnitude;                       // [n_head_kv][n_mid]
+    std::span<float> magnitude_bias;                  // [n_head_kv]
 };
 
 /// The network of the policy `gate`, forward and backward, for one layer: LN, W_in, LN, GELU,

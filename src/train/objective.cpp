@@ -28,7 +28,8 @@ const ObjectiveKind& find_objective(std::string_view name) {
         if (kind.name == name) return kind;
         names += cat(names.empty() ? "" : ", ", kind.name);
     }
-    throw Error(ErrorCode::kNotFound, cat("nothing to train is called '", name, "'; known: ", names));
+    throw Error(ErrorCode::kNotFound,
+                cat("nothing to train is called '", name, "'; known: ", names));
 }
 
 }  // namespace palimpsest

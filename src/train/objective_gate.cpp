@@ -60,7 +60,8 @@ class GateObjective final : public Objective {
         for (int64_t i = 0; i < in.shape.n_layer; ++i) {
             if (in.shape.window(i) == 0) add_layer(i, random);
         }
-        require(!layers_.empty(), "all layers of this model have a sliding window: nothing in them "
+        require(!layers_.empty(),
+                "all layers of this model have a sliding window: nothing in them "
                 "is evicted, and there is nothing to train");
         networks_.assign(static_cast<size_t>(backend_.n_threads()), GateNetwork(size_));
     }
@@ -108,8 +109,8 @@ class GateObjective final : public Objective {
         const double n = static_cast<double>(std::max<size_t>(held_out.size(), 1));
         std::vector<Measure> measures = {{"loss", loss / n}};
         for (size_t i = 0; i < recall.size(); ++i) {
-            measures.push_back({cat("recall_", std::lround(100 * kCutShares.at(i))),
-                                recall.at(i) / n});
+            measures.push_back(
+                {cat("recall_", std::lround(100 * kCutShares.at(i))), recall.at(i) / n});
         }
         return measures;
     }
@@ -141,8 +142,7 @@ class GateObjective final : public Objective {
         layers_.push_back(at);
     }
 
-    [[nodiscard]] GateTensors tensors(const LayerPlaces& at,
-                                      std::vector<float> Parameter::*which) {
+    [[nodiscard]] GateTensors tensors(const LayerPlaces& at, std::vector<float> Parameter::*which) {
         const auto of = [&](size_t i) { return std::span<float>(parameters_[i].*which); };
         return {.norm_weight = of(at.norm_weight),
                 .norm_bias = of(at.norm_bias),
@@ -176,8 +176,7 @@ class GateObjective final : public Objective {
         return rows;
     }
 
-    double learn_layer(const LayerPlaces& at, GateNetwork& network,
-                       std::span<const Block> blocks) {
+    double learn_layer(const LayerPlaces& at, GateNetwork& network, std::span<const Block> blocks) {
         std::vector<float> hidden;
         for (const Block& b : blocks) {
             const std::vector<float> rows = hidden_of(b, at.layer);
@@ -267,7 +266,7 @@ std::array<double, kCutShares.size()> recalls(std::span<const float> truth,
         std::vector<bool> is_best(truth.size());
         for (const uint32_t at : best(truth, k)) is_best[at] = true;
         size_t n = 0;
-        for (const uint32_t at : best(guess, k)) n += is_best[at] ? 1 : 0;
+        for (const uint32_t at : best(guess, k)) n += is_best[at] ? 1U : 0U;
         shares.at(i) = k == 0 ? 1.0 : static_cast<double>(n) / static_cast<double>(k);
     }
     return shares;

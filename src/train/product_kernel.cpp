@@ -22,7 +22,7 @@ using ProductVector = hn::Vec<decltype(kProductF32)>;
 
 constexpr int64_t kProductRows = 6;     // of a tile; with two vectors each, twelve sums
 constexpr int64_t kProductInner = 256;  // rows of b at once
-constexpr int64_t kMostPanel = 2 * HWY_MAX_BYTES / static_cast<int64_t>(sizeof(float));
+constexpr int64_t kMostPanel = 2 * static_cast<int64_t>(HWY_MAX_BYTES / sizeof(float));
 
 /// A tile of kRows rows and two vectors of columns: c += a panel, the panel's rows being two
 /// vectors long.
@@ -30,8 +30,8 @@ template <int64_t kRows>
 void add_tile(const StridedMatrix& a, const float* panel, float* c, int64_t inner,
               int64_t c_stride) {
     const auto lanes = static_cast<int64_t>(hn::Lanes(kProductF32));
-    ProductVector left[kRows];
-    ProductVector right[kRows];
+    ProductVector left[static_cast<size_t>(kRows)];
+    ProductVector right[static_cast<size_t>(kRows)];
     for (int64_t i = 0; i < kRows; ++i) {
         left[i] = hn::LoadU(kProductF32, c + i * c_stride);
         right[i] = hn::LoadU(kProductF32, c + i * c_stride + lanes);
@@ -54,12 +54,18 @@ void add_tile(const StridedMatrix& a, const float* panel, float* c, int64_t inne
 void add_rows(const StridedMatrix& a, const float* panel, float* c, const ProductSize& tile,
               int64_t c_stride) {
     switch (tile.rows) {
-        case 1: return add_tile<1>(a, panel, c, tile.inner, c_stride);
-        case 2: return add_tile<2>(a, panel, c, tile.inner, c_stride);
-        case 3: return add_tile<3>(a, panel, c, tile.inner, c_stride);
-        case 4: return add_tile<4>(a, panel, c, tile.inner, c_stride);
-        case 5: return add_tile<5>(a, panel, c, tile.inner, c_stride);
-        default: return add_tile<kProductRows>(a, panel, c, tile.inner, c_stride);
+        case 1:
+            return add_tile<1>(a, panel, c, tile.inner, c_stride);
+        case 2:
+            return add_tile<2>(a, panel, c, tile.inner, c_stride);
+        case 3:
+            return add_tile<3>(a, panel, c, tile.inner, c_stride);
+        case 4:
+            return add_tile<4>(a, panel, c, tile.inner, c_stride);
+        case 5:
+            return add_tile<5>(a, panel, c, tile.inner, c_stride);
+        default:
+            return add_tile<kProductRows>(a, panel, c, tile.inner, c_stride);
     }
 }
 

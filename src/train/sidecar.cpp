@@ -19,11 +19,11 @@ std::string_view name_in_layer(std::string_view name) {
 
 /// Keys that other parts of a sidecar may have.
 constexpr std::array<std::string_view, 16> kKeys = {
-    "evict.channel_order",         "evict.indexer.head_count",   "evict.indexer.key_length",
-    "evict.indexer.norm",          "evict.indexer.norm_epsilon", "evict.indexer.activation",
-    "evict.indexer.causal",        "evict.memory.feature_length", "evict.memory.epsilon",
-    "evict.memory.eta",            "evict.memory.clip",          "evict.memory.gate",
-    "evict.gate.mid_length",       "evict.gate.norm_epsilon",    "general.name",
+    "evict.channel_order",   "evict.indexer.head_count",    "evict.indexer.key_length",
+    "evict.indexer.norm",    "evict.indexer.norm_epsilon",  "evict.indexer.activation",
+    "evict.indexer.causal",  "evict.memory.feature_length", "evict.memory.epsilon",
+    "evict.memory.eta",      "evict.memory.clip",           "evict.memory.gate",
+    "evict.gate.mid_length", "evict.gate.norm_epsilon",     "general.name",
     "general.description"};
 
 void keep_others(GgufWriter& to, const std::string& from, std::string_view part) {

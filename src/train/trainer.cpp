@@ -60,13 +60,13 @@ Trainer::Trainer(Objective& objective, ExampleReader& reader, const Corpus& corp
 std::string Trainer::settings() const {
     const Schedule& s = options_.schedule;
     std::ostringstream text;
-    text << options_.subject << (options_.subject.empty() ? "" : " ") << "steps=" << s.n_steps << " warm-up=" << s.n_warm_up << " decay=" << s.n_decay
+    text << options_.subject << (options_.subject.empty() ? "" : " ") << "steps=" << s.n_steps
+         << " warm-up=" << s.n_warm_up << " decay=" << s.n_decay
          << " learning-rate=" << std::setprecision(17) << s.rate << " last-share=" << s.last_share
          << " batch=" << options_.n_batch << " block=" << options_.n_block
          << " pool=" << options_.n_pool << " read-every=" << options_.read_every
          << " seed=" << options_.seed << " windows=" << corpus_.learnt.size()
-         << " held-out=" << corpus_.held_out.size() << " texts=" << std::hex
-         << corpus_.fingerprint;
+         << " held-out=" << corpus_.held_out.size() << " texts=" << std::hex << corpus_.fingerprint;
     return text.str();
 }
 
@@ -162,6 +162,7 @@ StepReport Trainer::step() {
 }
 
 bool Trainer::run() {
+    if (optimizer_.n_done >= options_.schedule.n_steps) return true;
     if (!fill_pool()) return false;
     if (optimizer_.n_done == 0) objective_.begin(pointers(pool_));
     const int64_t n_steps = options_.schedule.n_steps;

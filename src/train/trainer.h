@@ -28,10 +28,10 @@ struct TrainingOptions {
 struct StepReport {
     int64_t step = 0;  // done, from 1
     double loss = 0, rate = 0, gradient_norm = 0;
-    double seconds = 0;         // of this step, without reading
-    int64_t n_positions = 0;    // learnt from in it
-    int64_t n_documents = 0;    // read so far in this run
-    double reading_s = 0;       // in all, so far in this run
+    double seconds = 0;             // of this step, without reading
+    int64_t n_positions = 0;        // learnt from in it
+    int64_t n_documents = 0;        // read so far in this run
+    double reading_s = 0;           // in all, so far in this run
     std::vector<Measure> held_out;  // empty: not examined after this step
 };
 

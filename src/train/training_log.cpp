@@ -103,8 +103,8 @@ std::string TrainingLog::svg() const {
         const size_t stride = points.size() / 1000 + 1;
         for (size_t i = 0; i < points.size(); i += stride) {
             const double x = kMargin + (kWidth - 2 * kMargin) * points[i].step / last;
-            const double y = kHeight - kMargin -
-                             (kHeight - 2 * kMargin) * (points[i].loss - low) / (high - low);
+            const double y =
+                kHeight - kMargin - (kHeight - 2 * kMargin) * (points[i].loss - low) / (high - low);
             out << fixed(x, 1) << ',' << fixed(y, 1) << ' ';
         }
         out << "\"/>\n";
