@@ -33,8 +33,8 @@ PACKAGES = [
 MOST = 2_000_000  # characters a package: none shall outweigh the others
 LEAST = 4_000  # characters a page: shorter ones are lists of links
 
-BLOCKS = set("address article blockquote dd div dl dt figure h1 h2 h3 h4 h5 h6 hr li ol p pre section "
-             "table tr ul".split())
+BLOCKS = set("address article blockquote dd div dl dt figure h1 h2 h3 h4 h5 h6 hr li ol p pre "
+             "section table tr ul".split())
 SKIPPED_TAGS = set("head nav script style svg".split())
 SKIPPED_CLASSES = set("breadcrumb docnav footer headerlink navfooter navheader related "
                       "sphinxsidebar toc".split())

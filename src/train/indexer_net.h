@@ -29,8 +29,8 @@ struct IndexerParts {
 
 /// What each key of a range means to the queries of a range that see it.
 struct Importance {
-    std::vector<float> largest;   // -infinity where no query sees the key
-    std::vector<int64_t> asker;   // the query that the largest is of; the first of equals
+    std::vector<float> largest;  // -infinity where no query sees the key
+    std::vector<int64_t> asker;  // the query that the largest is of; the first of equals
 };
 
 /// One range of queries looking at one range of keys, never at later ones.
@@ -65,10 +65,10 @@ class IndexerNet {
     IndexerShape shape_;
     const IndexerParts<const float>& weights_;
     const LayerRecord& record_;
-    std::vector<float> q_in_, k_in_;        // before their norms
-    std::vector<float> q_, k_;              // [n][n_head][d_head], [n][d_head]
+    std::vector<float> q_in_, k_in_;            // before their norms
+    std::vector<float> q_, k_;                  // [n][n_head][d_head], [n][d_head]
     std::vector<float> q_inverse_, k_inverse_;  // one over the root mean square: [n][n_head], [n]
-    std::vector<float> alpha_;              // [n][n_head]
+    std::vector<float> alpha_;                  // [n][n_head]
 };
 
 }  // namespace palimpsest

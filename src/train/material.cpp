@@ -128,7 +128,8 @@ std::vector<std::string> window_of(std::string_view text, int64_t n, Random& ran
     const int64_t last = std::ssize(text) - n;
     const size_t begin = line_at(text, static_cast<size_t>(last > 0 ? random.below(last) : 0));
     std::string_view window = text.substr(begin, static_cast<size_t>(n));
-    if (const size_t end = window.rfind('\n'); end != std::string_view::npos && end > window.size() / 2) {
+    if (const size_t end = window.rfind('\n');
+        end != std::string_view::npos && end > window.size() / 2) {
         window = window.substr(0, end);
     }
     std::vector<std::string> paragraphs;
@@ -174,7 +175,8 @@ std::vector<const std::string*> long_enough(std::span<const std::string> texts, 
         if (std::ssize(text) >= n) chosen.push_back(&text);
     }
     require(texts.empty() || !chosen.empty(), "none of the ", texts.size(),
-            " texts is as long as a document, ", n, " bytes; name longer ones, or ask for shorter "
+            " texts is as long as a document, ", n,
+            " bytes; name longer ones, or ask for shorter "
             "documents");
     return chosen;
 }
@@ -185,16 +187,16 @@ std::vector<std::string> make_material(const MaterialOptions& options,
                                        std::span<const std::string> texts) {
     require(options.n_documents >= 1, "a number of documents of ", options.n_documents,
             "; it must be at least 1");
-    require(options.n_characters >= kShortest && options.n_characters <= kLongest,
-            "a document of ", options.n_characters, " characters; it must be ", kShortest, " to ",
-            kLongest);
+    require(options.n_characters >= kShortest && options.n_characters <= kLongest, "a document of ",
+            options.n_characters, " characters; it must be ", kShortest, " to ", kLongest);
     require(options.text_share >= 0 && options.text_share <= 1, "a share of texts of ",
             options.text_share, "; it must be 0 to 1");
     const int64_t spread = options.n_characters / 6;
     const auto chosen = long_enough(texts, options.n_characters + spread);
-    const auto n_found = chosen.empty() ? 0
-                                        : static_cast<int64_t>(options.text_share *
-                                                               static_cast<double>(options.n_documents));
+    const auto n_found =
+        chosen.empty()
+            ? 0
+            : static_cast<int64_t>(options.text_share * static_cast<double>(options.n_documents));
     Random random(options.seed);
     std::vector<std::string> documents;
     for (int64_t i = 0; i < options.n_documents; ++i) {

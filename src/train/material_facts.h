@@ -13,7 +13,7 @@ struct Fact {
     std::string key, value;
     std::string statement;  // a sentence or a line
     std::string question, answer;
-    bool is_line = false;   // stands on a line of its own: code, a setting
+    bool is_line = false;  // stands on a line of its own: code, a setting
 };
 
 /// How many kinds of facts there are: codes, dates, names, settings, ...

@@ -111,8 +111,8 @@ double indexer_loss(const IndexerNet& net, const IndexerTarget& target, float we
     upstream.reserve(logs.size());
     for (size_t i = 0; i < logs.size(); ++i) {
         const double surplus = std::exp(logs[i]) - static_cast<double>(target.share[i]);
-        upstream.push_back(static_cast<float>(static_cast<double>(weight) * surplus /
-                                              target.divisor));
+        upstream.push_back(
+            static_cast<float>(static_cast<double>(weight) * surplus / target.divisor));
     }
     net.backward(target.at, found, upstream, gradient);
     return divergence(target, logs);

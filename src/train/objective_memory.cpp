@@ -198,9 +198,9 @@ double memory_loss(const LayerRecord& record, const MemoryTarget& target,
                    const MemoryParts<const float>& weights, const MemoryRule& rule, float weight,
                    const MemoryParts<float>& gradient) {
     const AttentionShape& s = record.shape;
-    require(!weights.phi.empty() && std::ssize(weights.phi) % s.d_head == 0 &&
-                weights.gate.size() == 1,
-            "a latent memory's features are not of ", s.d_head, " channels");
+    require(
+        !weights.phi.empty() && std::ssize(weights.phi) % s.d_head == 0 && weights.gate.size() == 1,
+        "a latent memory's features are not of ", s.d_head, " channels");
     const bool learns = !gradient.phi.empty();
     const float gate = sigmoid(weights.gate[0]);
     const auto divisor = static_cast<double>(target.missing.size());
@@ -218,8 +218,8 @@ double memory_loss(const LayerRecord& record, const MemoryTarget& target,
             for (size_t c = 0; c < dm.size(); ++c) {
                 const float error = gate * answer.m[c] - missing[c];
                 loss += static_cast<double>(error) * static_cast<double>(error);
-                const double slope = 2 * static_cast<double>(error) / divisor *
-                                     static_cast<double>(weight);
+                const double slope =
+                    2 * static_cast<double>(error) / divisor * static_cast<double>(weight);
                 d_gate += slope * static_cast<double>(answer.m[c]);
                 dm[c] = static_cast<float>(slope) * gate;
             }

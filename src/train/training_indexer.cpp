@@ -39,7 +39,8 @@ class IndexerTraining final : public Objective {
         for (int64_t i = 0; i < in.shape.n_layer; ++i) {
             if (in.shape.window(i) == 0) add_layer(i, random);
         }
-        require(!layers_.empty(), "all layers of this model have a sliding window: nothing in them "
+        require(!layers_.empty(),
+                "all layers of this model have a sliding window: nothing in them "
                 "is evicted, and there is nothing to train");
     }
 

@@ -62,9 +62,8 @@ class LatentTraining final : public Objective {
         if (indexer != nullptr) {
             require(indexer->norm == NormKind::kRms && indexer->activation == Activation::kRelu,
                     "the sidecar's indexer is of a kind that is not trained here");
-            size_ = {.n_head = indexer->n_head,
-                     .d_head = indexer->d_head,
-                     .epsilon = indexer->epsilon};
+            size_ = {
+                .n_head = indexer->n_head, .d_head = indexer->d_head, .epsilon = indexer->epsilon};
         }
         for (int64_t i = 0; i < in.shape.n_layer; ++i) {
             if (in.shape.window(i) > 0) continue;
@@ -73,7 +72,8 @@ class LatentTraining final : public Objective {
                 choosers_.push_back(chooser_of(indexer->layers[static_cast<size_t>(i)]));
             }
         }
-        require(!layers_.empty(), "all layers of this model have a sliding window: nothing in them "
+        require(!layers_.empty(),
+                "all layers of this model have a sliding window: nothing in them "
                 "is evicted, and there is nothing to train");
     }
 
@@ -185,16 +185,15 @@ class LatentTraining final : public Objective {
 
     const std::vector<MemoryTarget>& targets_of(const Example& e) {
         Random random(seed_ ^ example_key(e));
-        const double share = kEvictedShares.at(static_cast<size_t>(
-            random.below(std::ssize(kEvictedShares))));
+        const double share =
+            kEvictedShares.at(static_cast<size_t>(random.below(std::ssize(kEvictedShares))));
         return targets_.of(
             e, layers_.size(), [&](const auto& work) { in_layers(work); },
             [&](size_t i) {
                 const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
-                return memory_target(layer.record(),
-                                     rows_to_evict(importance(layer.record(), i), share,
-                                                   kTrainedSinks),
-                                     kAskEvery);
+                return memory_target(
+                    layer.record(),
+                    rows_to_evict(importance(layer.record(), i), share, kTrainedSinks), kAskEvery);
             });
     }
 
@@ -205,11 +204,11 @@ class LatentTraining final : public Objective {
         const auto weight = static_cast<float>(share / static_cast<double>(layers_.size()));
         in_layers([&](size_t i) {
             const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
-            const auto to = share > 0 ? parts<float>(layers_[i], &Parameter::gradient)
-                                      : MemoryParts<float>{};
-            losses[i] = memory_loss(layer.record(), targets[i],
-                                    parts<const float>(layers_[i], &Parameter::value), kRule,
-                                    weight, to);
+            const auto to =
+                share > 0 ? parts<float>(layers_[i], &Parameter::gradient) : MemoryParts<float>{};
+            losses[i] =
+                memory_loss(layer.record(), targets[i],
+                            parts<const float>(layers_[i], &Parameter::value), kRule, weight, to);
         });
         return losses;
     }

@@ -1,5 +1,7 @@
 // Training material: what was asked for, the same each time, and nothing that a benchmark uses.
 
+#include "train/material.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,7 +14,6 @@
 #include "bench/word_list.h"
 #include "core/error.h"
 #include "support/golden.h"
-#include "train/material.h"
 #include "train/material_facts.h"
 #include "train/material_grammar.h"
 

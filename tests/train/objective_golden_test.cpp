@@ -51,8 +51,8 @@ class ObjectiveGolden : public ::testing::TestWithParam<const char*> {
                                 backend);
         n_layer_ = model.config().n_layer;
         for (const json& sample : golden_["samples"]) {
-            samples_.push_back(testing::tap_layers(
-                model, backend, sample["tokens"].get<std::vector<TokenId>>()));
+            samples_.push_back(
+                testing::tap_layers(model, backend, sample["tokens"].get<std::vector<TokenId>>()));
             n_prompt_.push_back(sample["n_prompt"]);
         }
         const GgufFile sidecar = GgufFile::open((folder_ / "sidecar.gguf").string());
@@ -207,8 +207,8 @@ TEST_P(ObjectiveGolden, SixStepsOfAdamWGoTheSameWay) {
                     v[i] = beta2 * v[i] + (1 - beta2) * g * g;
                     const double mean = m[i] / (1 - std::pow(beta1, step));
                     const double spread = std::sqrt(v[i] / (1 - std::pow(beta2, step)));
-                    values[i] -= static_cast<float>(rate * mean /
-                                                    (spread + adamw["eps"].get<double>()));
+                    values[i] -=
+                        static_cast<float>(rate * mean / (spread + adamw["eps"].get<double>()));
                 }
             }
         }

@@ -118,7 +118,9 @@ TEST_P(MemoryObjective, GradientsAreFiniteDifferences) {
     std::vector<float> gate = {0.3F};
     std::vector<float> d_phi(phi.size());
     std::vector<float> d_gate(1);
-    const auto loss = [&] { return memory_loss(record, target, {phi, gate}, GetParam(), 1.0F, {}); };
+    const auto loss = [&] {
+        return memory_loss(record, target, {phi, gate}, GetParam(), 1.0F, {});
+    };
     const double learned =
         memory_loss(record, target, {phi, gate}, GetParam(), 1.0F, {d_phi, d_gate});
     EXPECT_EQ(learned, loss());

@@ -18,7 +18,8 @@ namespace {
 constexpr int64_t kTokens = 40;
 
 MemoryShape small_shape() {
-    MemoryShape shape = {.n_layer = 3, .n_head = 4, .n_head_kv = 2, .d_head = 16, .windows = {0, 8, 0}};
+    MemoryShape shape = {
+        .n_layer = 3, .n_head = 4, .n_head_kv = 2, .d_head = 16, .windows = {0, 8, 0}};
     shape.n_embd = 24;
     return shape;
 }
@@ -52,12 +53,14 @@ class WholeDocumentTraining : public ::testing::TestWithParam<const char*> {
     static std::vector<double> losses(int n_threads, const EvictionWeights* sidecar = nullptr) {
         const MemoryShape shape = small_shape();
         const Backend backend(n_threads);
-        const auto objective = find_objective(GetParam()).make(
-            {.shape = shape, .backend = backend, .options = {}, .sidecar = sidecar});
+        const auto objective =
+            find_objective(GetParam())
+                .make({.shape = shape, .backend = backend, .options = {}, .sidecar = sidecar});
         const Example a = random_example(1);
         const Example b = random_example(2);
-        const std::vector<Block> blocks = {
-            {.of = &a, .begin = 4, .n = 8}, {.of = &b, .begin = 9, .n = 8}, {.of = &a, .begin = 7, .n = 8}};
+        const std::vector<Block> blocks = {{.of = &a, .begin = 4, .n = 8},
+                                           {.of = &b, .begin = 9, .n = 8},
+                                           {.of = &a, .begin = 7, .n = 8}};
         Optimizer optimizer(objective->parameters());
         std::vector<double> all;
         for (int step = 0; step < 40; ++step) {
@@ -91,7 +94,8 @@ TEST_P(WholeDocumentTraining, WritesASidecarThatLoadsAndTrainsOn) {
     EXPECT_EQ(weights.latent() != nullptr, std::string_view(GetParam()) == "latent");
     EXPECT_TRUE(weights.warning().empty());
     // What was trained stays when another part is.
-    const ObjectiveKind& other = find_objective(weights.indexer() != nullptr ? "latent" : "indexer");
+    const ObjectiveKind& other =
+        find_objective(weights.indexer() != nullptr ? "latent" : "indexer");
     const auto next =
         other.make({.shape = shape, .backend = backend, .options = {}, .sidecar = &weights});
     const Example e = random_example(3);
