@@ -136,8 +136,8 @@ def pages(folder):
 def download(names, into):
     """Any one of `names` as a file in `into`; None if apt knows none of them."""
     for name in names:
-        done = subprocess.run(["apt-get", "download", name], cwd=into, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, check=False)
+        done = subprocess.run(["apt-get", "download", name], cwd=into, check=False,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         found = sorted(into.glob(name + "_*.deb"))
         if done.returncode == 0 and found:
             return found[0]

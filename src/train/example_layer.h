@@ -20,6 +20,7 @@ class ExampleLayer {
  public:
     /// The example must hold hidden rows, queries and entries of the layer.
     ExampleLayer(const Example& of, int64_t layer, const AttentionShape& shape, int64_t n_prompt);
+    ~ExampleLayer() = default;
     ExampleLayer(const ExampleLayer&) = delete;
     ExampleLayer& operator=(const ExampleLayer&) = delete;
 

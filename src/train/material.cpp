@@ -91,12 +91,18 @@ int64_t bytes_of(const std::vector<std::string>& paragraphs) {
     return n;
 }
 
+/// Bytes that are left for the prose of a document: at least a quarter.
+int64_t body_of(int64_t n, int64_t n_facts, int64_t n_questions) {
+    constexpr int64_t kFact = 60, kQuestion = 90;  // as long as these are
+    return std::max(n / 4, n - n_facts * kFact - n_questions * kQuestion);
+}
+
 /// A document of about `n` bytes made of nothing but our grammar.
 std::string invented(int64_t n, Random& random) {
     std::vector<Fact> facts = draw_facts(4 + random.below(24), random);
     std::vector<std::string> paragraphs = {capitalised(one_of("heading", random))};
     const int64_t n_questions = random.below(4) == 0 ? 0 : 1 + random.below(12);
-    const int64_t n_body = n - std::ssize(facts) * 60 - n_questions * 90;
+    const int64_t n_body = body_of(n, std::ssize(facts), n_questions);
     std::vector<Fact> of_table;
     if (random.below(3) == 0) {
         FactTable table = make_table(random);
@@ -104,7 +110,6 @@ std::string invented(int64_t n, Random& random) {
         paragraphs.push_back(std::move(table.text));
     }
     while (bytes_of(paragraphs) < n_body) paragraphs.push_back(paragraph(random));
-    std::swap(paragraphs[paragraphs.size() > 2 ? 2 : 0], paragraphs.back());
     if (!of_table.empty()) {  // anywhere but first
         const int64_t to = 1 + random.below(std::ssize(paragraphs) - 1);
         std::swap(paragraphs[1], paragraphs[static_cast<size_t>(to)]);
@@ -138,6 +143,7 @@ std::vector<std::string> window_of(std::string_view text, int64_t n, Random& ran
         paragraphs.emplace_back(window.substr(0, end));
         window.remove_prefix(std::min(end + 2, window.size()));
     }
+    if (paragraphs.empty()) paragraphs.emplace_back();
     return paragraphs;
 }
 
@@ -146,8 +152,7 @@ std::string found(std::string_view text, int64_t n, Random& random) {
     const bool has_facts = random.below(2) == 0;
     const int64_t n_facts = has_facts ? 3 + random.below(14) : 0;
     const int64_t n_questions = has_facts && random.below(3) > 0 ? 1 + random.below(n_facts) : 0;
-    std::vector<std::string> paragraphs =
-        window_of(text, n - n_facts * 60 - n_questions * 90, random);
+    std::vector<std::string> paragraphs = window_of(text, body_of(n, n_facts, n_questions), random);
     if (!has_facts) return joined(paragraphs);
     const std::vector<Fact> facts = draw_facts(n_facts, random);
     for (const Fact& fact : facts) {

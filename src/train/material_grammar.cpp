@@ -1,5 +1,6 @@
 // The words that training material is made of. Sentences, names and pairs of words are others than
-// the benchmarks' (which src/bench/ generates): what a sidecar learned from must not be what it is measured by.
+// the benchmarks' (which src/bench/ generates): what a sidecar learned from must not be what it is
+// measured by.
 
 #include "train/material_grammar.h"
 

@@ -125,6 +125,14 @@ TEST(Material, RefusesWhatCannotBe) {
     EXPECT_EQ(make_material(small(2), {}).size(), 2U);
 }
 
+TEST(Material, IsShortWhereThatIsAsked) {
+    MaterialOptions options = small(60);
+    options.n_characters = 1000;
+    for (const std::string& text : make_material(options, {{a_text(900)}})) {
+        EXPECT_LT(text.size(), 6000U);
+    }
+}
+
 TEST(Material, ReplacesWhatIsNoUtf8) {
     std::string broken = a_text(900);
     for (size_t i = 0; i < broken.size(); i += 50) broken[i] = '\xff';
