@@ -33,6 +33,8 @@ PACKAGES = [
 MOST = 2_000_000  # characters a package: none shall outweigh the others
 LEAST = 4_000  # characters a page: shorter ones are lists of links
 
+NO_PROSE = re.compile("genindex|bookindex|py-modindex|search|changelog|relnotes|delta", re.I)
+
 BLOCKS = set("address article blockquote dd div dl dt figure h1 h2 h3 h4 h5 h6 hr li ol p pre "
              "section table tr ul".split())
 SKIPPED_TAGS = set("head nav script style svg".split())
@@ -126,7 +128,7 @@ def pages(folder):
             continue
         if not is_english(path.relative_to(folder)):
             continue
-        if re.search(r"genindex|bookindex|py-modindex|search|changelog|relnotes|delta", path.name, re.I):
+        if NO_PROSE.search(path.name):
             continue
         text = convert(path.read_text(encoding="utf-8", errors="replace"))
         if len(text) >= LEAST:

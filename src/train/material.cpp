@@ -166,6 +166,7 @@ std::string found(std::string_view text, int64_t n, Random& random) {
 const std::string& draw_text(const std::vector<const std::string*>& texts, Random& random) {
     int64_t total = 0;
     for (const std::string* text : texts) total += std::ssize(*text);
+    check(total > 0, "a text to draw from");
     int64_t at = random.below(total);
     for (const std::string* text : texts) {
         at -= std::ssize(*text);
