@@ -7,6 +7,9 @@ PREFIX ?= /usr/local
 CTEST_ARGS ?=
 RUN_ARGS ?=
 BENCH_ARGS ?=
+TRAIN_ARGS ?=
+# Where `make train-default` puts what it trains.
+WEIGHTS ?= weights
 
 sources = $$(find src tests examples scripts -name '*.cpp' -o -name '*.h')
 fuzz_targets = $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.cpp)))
@@ -16,10 +19,12 @@ fixed_layout = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test setup release lint format fuzz asan tsan bench install clean
+# Where scripts/plain_text.py puts texts.
+training_texts = $$(scripts/setup.sh where cache)/training-texts
+.PHONY: help run test setup release lint format fuzz asan tsan bench train-default install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s%s\n", $$1, $$2 }' Makefile
 
 run: release ## set up, build, and ask a model about a document
 	@scripts/run_demo.sh $(RUN_ARGS)
@@ -65,6 +70,20 @@ tsan: setup ## run the tests under the thread sanitizer
 bench: release ## measure speed against libllama
 	@build/release/palimpsest bench speed --peer llama \
 	  -m "$$(scripts/setup.sh where model)" $(BENCH_ARGS)
+
+train-default: release ## train what forgets for the default model, into WEIGHTS; hours
+	@mkdir -p $(WEIGHTS)
+	@scripts/plain_text.py "$(training_texts)"
+	@[ -e $(WEIGHTS)/train.jsonl ] || build/release/palimpsest train-data \
+	  -o $(WEIGHTS)/train.jsonl --texts "$(training_texts)"
+	@build/release/palimpsest train gate -m "$$(scripts/setup.sh where model)" \
+	  -d $(WEIGHTS)/train.jsonl -o $(WEIGHTS)/gate.gguf $(TRAIN_ARGS)
+	@build/release/palimpsest train indexer -m "$$(scripts/setup.sh where model)" \
+	  -d $(WEIGHTS)/train.jsonl -o $(WEIGHTS)/indexer.gguf --sidecar $(WEIGHTS)/gate.gguf \
+	  --steps 500 --pool 8 --batch 4 $(TRAIN_ARGS)
+	@build/release/palimpsest train latent -m "$$(scripts/setup.sh where model)" \
+	  -d $(WEIGHTS)/train.jsonl -o $(WEIGHTS)/default.evict.gguf \
+	  --sidecar $(WEIGHTS)/indexer.gguf --steps 500 --pool 8 --batch 4 $(TRAIN_ARGS)
 
 install: ## install the program and the library into PREFIX, after `make release`
 	@[ -x build/release/palimpsest ] || { echo "install: run 'make release' first" >&2; exit 1; }

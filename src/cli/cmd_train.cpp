@@ -57,12 +57,12 @@ class Training {
           base_({.architecture = loaded_.config().architecture,
                  .fingerprint = model_fingerprint(loaded_.file())}),
           repeat_(rehearsal_texts(loaded_.require_tokenizer())),
-          objective_(kind.make({.shape = shape_, .backend = backend_, .options = f.objective})),
+          sidecar_(sidecar_of(f)),
+          objective_(kind.make({.shape = shape_,
+                                .backend = backend_,
+                                .options = f.objective,
+                                .sidecar = sidecar_.get()})),
           reader_(loaded_.model(), backend_, repeat_, objective_->wanted()) {
-        // The whole file is checked before hours go into one that could not be written.
-        if (!f.model.sidecar.empty()) {
-            const EvictionWeights checked(f.model.sidecar, backend_, shape_, base_);
-        }
         corpus_ = read_corpus(f.documents, loaded_.require_tokenizer(), f.corpus);
         TrainingOptions options = f.training;
         options.subject = cat(kind.name, " mid=", f.objective.n_mid, " model=", base_.fingerprint,
@@ -96,6 +96,12 @@ class Training {
     [[nodiscard]] bool has_saved() const { return trainer_->n_done() > first_; }
 
  private:
+    /// Checked as a whole before hours go into one that could not be written.
+    [[nodiscard]] std::unique_ptr<EvictionWeights> sidecar_of(const TrainFlags& f) const {
+        if (f.model.sidecar.empty()) return nullptr;
+        return std::make_unique<EvictionWeights>(f.model.sidecar, backend_, shape_, base_);
+    }
+
     bool after_step(const StepReport& r) {
         reading_.clear();
         log_->add(r);
@@ -132,7 +138,7 @@ class Training {
 
     void save() {
         trainer_->save(beside(flags_.out, ".checkpoint"));
-        write_sidecar(flags_.out, flags_.model.sidecar, kind_.name, *objective_, shape_, base_);
+        write_sidecar(flags_.out, flags_.model.sidecar, kind_.part, *objective_, shape_, base_);
         write_whole_file(beside(flags_.out, ".loss.svg"), log_->svg());
     }
 
@@ -144,6 +150,7 @@ class Training {
     MemoryShape shape_;
     BaseModel base_;
     RehearsalTexts repeat_;
+    std::unique_ptr<EvictionWeights> sidecar_;
     std::unique_ptr<Objective> objective_;
     ExampleReader reader_;
     Corpus corpus_;

@@ -15,7 +15,7 @@ constexpr int kOutputFailed = 74;
 constexpr int kOutOfMemory = 6;
 constexpr int kUnexpected = 70;
 
-constexpr std::array<Command, 8> kCommands = {{
+constexpr std::array<Command, 9> kCommands = {{
     {"run", "answer a question, over documents if you name some", add_run},
     {"chat", "talk with the model, turn by turn", add_chat},
     {"inspect", "say what a model file holds and what fits into this machine", add_inspect},
@@ -23,6 +23,7 @@ constexpr std::array<Command, 8> kCommands = {{
     {"bench", "measure speed, beside libllama if you like", add_bench},
     {"train", "train weights for what forgets, from any texts", add_train},
     {"trace", "write logits as JSON, for tests and research", add_trace},
+    {"train-data", "make documents to train eviction on", add_train_data},
     {"completion", "print a completion script for bash", add_completion},
 }};
 

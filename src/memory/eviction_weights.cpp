@@ -176,6 +176,7 @@ class EvictionWeights::Loader {
     }
 
     void place() {
+        if (placed_.empty()) return;  // a latent memory alone has no tensors
         to_.storage_->commit(backend_);
         for (const auto& [t, data] : placed_) {
             ggml_backend_tensor_set(t, data.data(), 0, data.size() * sizeof(float));

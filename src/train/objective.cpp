@@ -8,9 +8,14 @@ namespace palimpsest {
 
 namespace {
 
-constexpr std::array<ObjectiveKind, 1> kKinds = {{
-    {"gate", "the policy `gate`: what repeating a text will need of a token, from its state alone",
+constexpr std::array<ObjectiveKind, 3> kKinds = {{
+    {"gate", "gate",
+     "the policy `gate`: what repeating a text will need of a token, from its state alone",
      make_gate_objective},
+    {"indexer", "indexer", "the policy `indexer`: which tokens what follows will look at",
+     make_indexer_objective},
+    {"latent", "memory", "the residue `latent`: a state that answers for what was evicted",
+     make_latent_objective},
 }};
 
 }  // namespace

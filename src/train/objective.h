@@ -10,6 +10,7 @@
 #include "core/gguf_writer.h"
 #include "core/graph.h"
 #include "memory/context_memory.h"
+#include "memory/eviction_weights.h"
 #include "train/example.h"
 #include "train/parameters.h"
 
@@ -55,12 +56,13 @@ struct ObjectiveInputs {
     const MemoryShape& shape;
     const Backend& backend;  // must outlive the objective
     ObjectiveOptions options;
+    const EvictionWeights* sidecar = nullptr;  // trained before; nullptr: nothing was
 };
 
-/// One part of a sidecar that can be trained. Its tensors are `blk.N.<name>_*`, its keys
-/// `evict.<name>.*`.
+/// One part of a sidecar that can be trained. Its tensors are `blk.N.<part>_*`, its keys
+/// `evict.<part>.*`.
 struct ObjectiveKind {
-    std::string_view name;
+    std::string_view name, part;
     std::string_view summary;
     std::unique_ptr<Objective> (*make)(const ObjectiveInputs& in);
 };
@@ -72,5 +74,7 @@ struct ObjectiveKind {
 [[nodiscard]] const ObjectiveKind& find_objective(std::string_view name);
 
 std::unique_ptr<Objective> make_gate_objective(const ObjectiveInputs& in);
+std::unique_ptr<Objective> make_indexer_objective(const ObjectiveInputs& in);
+std::unique_ptr<Objective> make_latent_objective(const ObjectiveInputs& in);
 
 }  // namespace palimpsest

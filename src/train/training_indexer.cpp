@@ -1,0 +1,186 @@
+// Trains the policy `indexer` (IndexMem, arXiv:2605.25475): the second half of a document asks, and
+// the indexer learns which tokens of the first half attention will look at.
+//
+// The released code does this with labelled answers; any text will do, for what comes later stands
+// for the answer. All causal pairs, the paper's form, would mostly teach what a token's neighbours
+// look at, which no cut of a long context turns on.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <numeric>
+
+#include "bench/random.h"
+#include "core/error.h"
+#include "train/activations.h"
+#include "train/example_layer.h"
+#include "train/objective.h"
+#include "train/objective_gate.h"
+#include "train/objective_indexer.h"
+
+namespace palimpsest {
+
+namespace {
+
+/// Places of one layer's tensors among all parameters.
+struct LayerPlaces {
+    int64_t layer = 0;
+    size_t q = 0, k = 0, head = 0, q_norm = 0, k_norm = 0;
+};
+
+class IndexerTraining final : public Objective {
+ public:
+    explicit IndexerTraining(const ObjectiveInputs& in)
+        : backend_(in.backend),
+          shape_(attention_shape(in.shape)),
+          size_({.n_head = std::max<int64_t>(1, in.shape.n_head / 4),
+                 .d_head = std::max<int64_t>(4, in.shape.d_head / 8)}) {
+        Random random(in.options.seed);
+        for (int64_t i = 0; i < in.shape.n_layer; ++i) {
+            if (in.shape.window(i) == 0) add_layer(i, random);
+        }
+        require(!layers_.empty(),
+                "all layers of this model have a sliding window: nothing in them "
+                "is evicted, and there is nothing to train");
+    }
+
+    [[nodiscard]] Captured wanted() const override {
+        return {.hidden = true, .queries = true, .entries = true};
+    }
+    [[nodiscard]] Parameters& parameters() override { return parameters_; }
+
+    double learn(std::span<const Block> blocks) override {
+        double loss = 0;
+        for (const auto& [document, count] : documents_of(blocks)) {
+            const double share = static_cast<double>(count) / static_cast<double>(blocks.size());
+            loss += share * learn_document(*document, share);
+        }
+        return loss;
+    }
+
+    std::vector<Measure> examine(std::span<const Example* const> held_out) override {
+        std::vector<Measure> sums = {{"loss", 0}};
+        for (const double share : kCutShares) {
+            sums.push_back({cat("recall_", std::lround(100 * share)), 0});
+        }
+        for (const Example* e : held_out) {
+            const std::vector<IndexerTarget>& targets = targets_of(*e);
+            std::vector<std::vector<double>> found(layers_.size());
+            in_layers([&](size_t i) { found[i] = examine_layer(*e, i, targets[i]); });
+            for (const std::vector<double>& of : found) {
+                for (size_t j = 0; j < of.size(); ++j) sums[j].value += of[j];
+            }
+        }
+        const auto n = static_cast<double>(std::max<size_t>(held_out.size(), 1) * layers_.size());
+        for (Measure& m : sums) m.value /= n;
+        return sums;
+    }
+
+    void describe(GgufWriter& to) const override {
+        to.set_count("evict.indexer.head_count", static_cast<uint32_t>(size_.n_head));
+        to.set_count("evict.indexer.key_length", static_cast<uint32_t>(size_.d_head));
+        to.set_text("evict.indexer.norm", "rms");
+        to.set_number("evict.indexer.norm_epsilon", size_.epsilon);
+        to.set_text("evict.indexer.activation", "relu");
+        to.set_boolean("evict.indexer.causal", true);
+    }
+
+ private:
+    void add_layer(int64_t layer, Random& random) {
+        const auto add = [&](std::string_view name, int64_t n_in, int64_t n_out, ggml_type stored) {
+            return add_parameter(parameters_, cat("blk.", layer, ".indexer_", name, ".weight"),
+                                 {n_in, n_out, 1, 1}, stored);
+        };
+        const auto fill = [&](size_t at, int64_t n_in) {  // as PyTorch begins a linear layer
+            const double most = 1.0 / std::sqrt(static_cast<double>(n_in));
+            for (float& x : parameters_[at].value) {
+                x = static_cast<float>(most * (2 * random.unit() - 1));
+            }
+        };
+        LayerPlaces at = {.layer = layer};
+        at.q = add("q", shape_.n_query_channels(), size_.width(), GGML_TYPE_F16);
+        at.k = add("k", shape_.n_embd, size_.d_head, GGML_TYPE_F16);
+        at.head = add("head", shape_.n_embd, size_.n_head, GGML_TYPE_F16);
+        at.q_norm = add("q_norm", size_.d_head, 1, GGML_TYPE_F32);
+        at.k_norm = add("k_norm", size_.d_head, 1, GGML_TYPE_F32);
+        fill(at.q, shape_.n_query_channels());
+        fill(at.k, shape_.n_embd);
+        fill(at.head, shape_.n_embd);
+        std::ranges::fill(parameters_[at.q_norm].value, 1.0F);
+        std::ranges::fill(parameters_[at.k_norm].value, 1.0F);
+        layers_.push_back(at);
+    }
+
+    template <typename T>
+    [[nodiscard]] IndexerParts<T> parts(const LayerPlaces& at,
+                                        std::vector<float> Parameter::*which) {
+        const auto of = [&](size_t i) { return std::span<T>(parameters_[i].*which); };
+        return {.q = of(at.q),
+                .k = of(at.k),
+                .head = of(at.head),
+                .q_norm = of(at.q_norm),
+                .k_norm = of(at.k_norm)};
+    }
+
+    /// Layers go to threads whole, so that results do not depend on how many there are.
+    template <typename Work>
+    void in_layers(const Work& work) const {
+        std::atomic<size_t> next = 0;
+        backend_.on_all_threads([&](int /*thread*/, int /*n_threads*/) {
+            for (size_t i = next++; i < layers_.size(); i = next++) work(i);
+        });
+    }
+
+    const std::vector<IndexerTarget>& targets_of(const Example& e) {
+        return targets_.of(
+            e, layers_.size(), [&](const auto& work) { in_layers(work); },
+            [&](size_t i) {
+                const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
+                IndexerTarget target =
+                    indexer_target(layer.record(), IndexerForm::kLabelled, kTrainedSinks);
+                target.divisor = 1;  // nats a layer: Adam does not mind the scale
+                return target;
+            });
+    }
+
+    double learn_document(const Example& e, double share) {
+        const std::vector<IndexerTarget>& targets = targets_of(e);
+        std::vector<double> losses(layers_.size());
+        const auto weight = static_cast<float>(share / static_cast<double>(layers_.size()));
+        in_layers([&](size_t i) {
+            const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
+            const auto weights = parts<const float>(layers_[i], &Parameter::value);
+            const IndexerNet net(size_, weights, layer.record());
+            losses[i] = indexer_loss(net, targets[i], weight,
+                                     parts<float>(layers_[i], &Parameter::gradient));
+        });
+        return std::accumulate(losses.begin(), losses.end(), 0.0) /
+               static_cast<double>(losses.size());
+    }
+
+    /// The loss, and how many of the teacher's most important keys are among the indexer's.
+    std::vector<double> examine_layer(const Example& e, size_t i, const IndexerTarget& target) {
+        const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
+        const auto weights = parts<const float>(layers_[i], &Parameter::value);
+        const IndexerNet net(size_, weights, layer.record());
+        std::vector<double> out = {indexer_loss(net, target)};
+        const auto recall = recalls(target.share, net.importance(target.at).largest);
+        out.insert(out.end(), recall.begin(), recall.end());
+        return out;
+    }
+
+    const Backend& backend_;
+    AttentionShape shape_;
+    IndexerShape size_;
+    Parameters parameters_;
+    std::vector<LayerPlaces> layers_;
+    ExampleNotes<IndexerTarget> targets_;
+};
+
+}  // namespace
+
+std::unique_ptr<Objective> make_indexer_objective(const ObjectiveInputs& in) {
+    return std::make_unique<IndexerTraining>(in);
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,222 @@
+// The losses of the indexer and of the latent memory, their gradients, and six steps of AdamW,
+// against golden vectors made with automatic differentiation in f64.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "support/golden.h"
+#include "support/layer_tap.h"
+#include "train/objective_indexer.h"
+#include "train/objective_memory.h"
+
+namespace palimpsest {
+namespace {
+
+using nlohmann::json;
+
+constexpr double kLoss = 1e-4, kGradient = 1e-3, kTrajectory = 1e-2;
+constexpr int64_t kSinks = 4;
+
+using Tensors = std::map<std::string, std::vector<float>>;
+
+struct Losses {
+    std::vector<double> indexer, memory;  // [layer]
+
+    [[nodiscard]] static double mean(const std::vector<double>& x) {
+        double sum = 0;
+        for (const double y : x) sum += y;
+        return sum / static_cast<double>(x.size());
+    }
+};
+
+IndexerForm form_of(const std::string& name) {
+    if (name == "labelled") return IndexerForm::kLabelled;
+    return name == "all_pairs" ? IndexerForm::kAllPairs : IndexerForm::kLogitMax;
+}
+
+class ObjectiveGolden : public ::testing::TestWithParam<const char*> {
+ protected:
+    void SetUp() override {
+        const auto found = testing::oracles();
+        if (!found) GTEST_SKIP() << "no golden vectors; set PALIMPSEST_ORACLES to their folder";
+        folder_ = *found / "learned" / GetParam();
+        golden_ = testing::read_json(folder_ / "train.json");
+        memory_weight_ = golden_["memory_loss_weight"];
+        Backend backend(1);
+        const LoadedModel model((*found / "families" / GetParam() / "model.gguf").string(),
+                                backend);
+        n_layer_ = model.config().n_layer;
+        for (const json& sample : golden_["samples"]) {
+            samples_.push_back(
+                testing::tap_layers(model, backend, sample["tokens"].get<std::vector<TokenId>>()));
+            n_prompt_.push_back(sample["n_prompt"]);
+        }
+        const GgufFile sidecar = GgufFile::open((folder_ / "sidecar.gguf").string());
+        shape_ = {.n_head = sidecar.integer("evict.indexer.head_count").value(),
+                  .d_head = sidecar.integer("evict.indexer.key_length").value()};
+        for (const GgufTensor& t : sidecar.tensors()) {
+            std::vector<float> values(t.data.size() / sizeof(float));
+            std::memcpy(values.data(), t.data.data(), t.data.size());
+            weights_[std::string(t.name)] = values;
+        }
+    }
+
+    /// A layer's indexer within `all`: T is const float or float.
+    template <typename T, typename All>
+    static IndexerParts<T> indexer_of(All& all, int64_t layer) {
+        const std::string blk = "blk." + std::to_string(layer) + ".indexer_";
+        return {.q = all.at(blk + "q.weight"),
+                .k = all.at(blk + "k.weight"),
+                .head = all.at(blk + "head.weight"),
+                .q_norm = all.at(blk + "q_norm.weight"),
+                .k_norm = all.at(blk + "k_norm.weight")};
+    }
+    template <typename T, typename All>
+    static MemoryParts<T> memory_of(All& all, int64_t layer) {
+        const std::string blk = "blk." + std::to_string(layer) + ".memory_";
+        return {.phi = all.at(blk + "phi.weight"), .gate = all.at(blk + "gate.logit")};
+    }
+
+    /// Rows that go, by what the prompt's own queries find.
+    [[nodiscard]] std::vector<int32_t> evicted(const IndexerNet& net, int64_t n_prompt) const {
+        const Importance found = net.importance(
+            {.first_query = 0, .end_query = n_prompt, .first_key = 0, .end_key = n_prompt});
+        return rows_to_evict(found.largest, golden_["ratio"], kSinks);
+    }
+
+    /// Losses of the batch, and the gradient of indexer + weight * memory.
+    [[nodiscard]] Losses losses(IndexerForm form, const Tensors& weights, Tensors& gradient) const {
+        Losses all;
+        const auto share = static_cast<float>(1.0 / static_cast<double>(n_layer_) /
+                                              static_cast<double>(samples_.size()));
+        for (int64_t layer = 0; layer < n_layer_; ++layer) {
+            const auto indexer = indexer_of<const float>(weights, layer);
+            double of_indexer = 0;
+            double of_memory = 0;
+            for (size_t i = 0; i < samples_.size(); ++i) {
+                const LayerRecord record =
+                    samples_[i][static_cast<size_t>(layer)].record(n_prompt_[i]);
+                const IndexerNet net(shape_, indexer, record);
+                of_indexer += indexer_loss(net, indexer_target(record, form, kSinks), share,
+                                           indexer_of<float>(gradient, layer));
+                const MemoryTarget target = memory_target(record, evicted(net, n_prompt_[i]));
+                of_memory += memory_loss(record, target, memory_of<const float>(weights, layer), {},
+                                         share * static_cast<float>(memory_weight_),
+                                         memory_of<float>(gradient, layer));
+            }
+            all.indexer.push_back(of_indexer / static_cast<double>(samples_.size()));
+            all.memory.push_back(of_memory / static_cast<double>(samples_.size()));
+        }
+        return all;
+    }
+
+    [[nodiscard]] Tensors zeros() const {
+        Tensors all = weights_;
+        for (auto& [name, values] : all) std::ranges::fill(values, 0.0F);
+        return all;
+    }
+
+    static void expect_losses(const json& expected, const std::vector<double>& got) {
+        ASSERT_EQ(expected.size(), got.size());
+        for (size_t i = 0; i < got.size(); ++i) {
+            EXPECT_NEAR(got[i], expected[i].get<double>(), kLoss * expected[i].get<double>())
+                << "layer " << i;
+        }
+    }
+
+    std::filesystem::path folder_;
+    json golden_;
+    double memory_weight_ = 0;
+    int64_t n_layer_ = 0;
+    IndexerShape shape_;
+    std::vector<std::vector<testing::TappedLayer>> samples_;
+    std::vector<int64_t> n_prompt_;
+    Tensors weights_;
+};
+
+TEST_P(ObjectiveGolden, KeepsTheSameRows) {
+    for (size_t i = 0; i < samples_.size(); ++i) {
+        for (int64_t layer = 0; layer < n_layer_; ++layer) {
+            const LayerRecord record = samples_[i][static_cast<size_t>(layer)].record(n_prompt_[i]);
+            const auto indexer = indexer_of<const float>(weights_, layer);
+            const IndexerNet net(shape_, indexer, record);
+            std::vector<int32_t> all = evicted(net, n_prompt_[i]);
+            const auto kept = golden_["kept_prompt_rows"][i][static_cast<size_t>(layer)]
+                                  .get<std::vector<int32_t>>();
+            all.insert(all.end(), kept.begin(), kept.end());
+            std::ranges::sort(all);
+            ASSERT_EQ(std::ssize(all), n_prompt_[i]);
+            for (size_t t = 0; t < all.size(); ++t) EXPECT_EQ(all[t], static_cast<int32_t>(t));
+        }
+    }
+}
+
+TEST_P(ObjectiveGolden, LossesAndGradientsAreTheSame) {
+    for (const json& form : golden_["forms"]) {
+        SCOPED_TRACE(form["form"].get<std::string>());
+        Tensors gradient = zeros();
+        const Losses got = losses(form_of(form["form"]), weights_, gradient);
+        expect_losses(form["indexer_loss_per_layer"], got.indexer);
+        expect_losses(form["memory_loss_per_layer"], got.memory);
+        const std::vector<float> flat =
+            testing::read_f32(folder_ / form["gradients"]["file"].get<std::string>());
+        for (const auto& [name, where] : form["gradients"]["tensors"].items()) {
+            const std::vector<float>& mine = gradient.at(name);
+            const auto expected =
+                std::span(flat).subspan(where["offset"].get<size_t>(), mine.size());
+            double largest = 0;
+            for (const float x : expected) {
+                largest = std::max(largest, std::abs(static_cast<double>(x)));
+            }
+            EXPECT_LE(testing::max_difference(mine, expected), kGradient * largest) << name;
+        }
+    }
+}
+
+TEST_P(ObjectiveGolden, SixStepsOfAdamWGoTheSameWay) {
+    for (const json& form : golden_["forms"]) {
+        SCOPED_TRACE(form["form"].get<std::string>());
+        const json& adamw = form["adamw"];
+        const double rate = adamw["lr"];
+        const double beta1 = adamw["betas"][0];
+        const double beta2 = adamw["betas"][1];
+        Tensors weights = weights_;
+        std::map<std::string, std::vector<double>> first;
+        std::map<std::string, std::vector<double>> second;
+        int step = 0;
+        for (const json& expected : adamw["losses_before_each_step"]) {
+            Tensors gradient = zeros();
+            const Losses got = losses(form_of(form["form"]), weights, gradient);
+            const double indexer = Losses::mean(got.indexer);
+            const double memory = Losses::mean(got.memory);
+            EXPECT_NEAR(indexer / expected["indexer"].get<double>(), 1, kTrajectory) << step;
+            EXPECT_NEAR(memory / expected["memory"].get<double>(), 1, kTrajectory) << step;
+            ++step;
+            for (auto& [name, values] : weights) {
+                auto& m = first[name];
+                auto& v = second[name];
+                m.resize(values.size());
+                v.resize(values.size());
+                for (size_t i = 0; i < values.size(); ++i) {
+                    const auto g = static_cast<double>(gradient.at(name)[i]);
+                    m[i] = beta1 * m[i] + (1 - beta1) * g;
+                    v[i] = beta2 * v[i] + (1 - beta2) * g * g;
+                    const double mean = m[i] / (1 - std::pow(beta1, step));
+                    const double spread = std::sqrt(v[i] / (1 - std::pow(beta2, step)));
+                    values[i] -=
+                        static_cast<float>(rate * mean / (spread + adamw["eps"].get<double>()));
+                }
+            }
+        }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, ObjectiveGolden, ::testing::Values("llama", "qwen3"),
+                         [](const auto& test) { return std::string(test.param); });
+
+}  // namespace
+}  // namespace palimpsest

@@ -1,0 +1,173 @@
+// Gradients by hand against finite differences, on toy sizes; what the losses must be where that
+// is known without a computer.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "core/error.h"
+#include "support/layer_tap.h"
+#include "train/objective_indexer.h"
+#include "train/objective_memory.h"
+
+namespace palimpsest {
+namespace {
+
+constexpr AttentionShape kShape = {
+    .n_embd = 12, .n_head = 4, .n_head_kv = 2, .d_head = 6, .scale = 0.4F};
+constexpr IndexerShape kIndexer = {.n_head = 3, .d_head = 5};
+
+std::vector<float> numbers(int64_t n, uint32_t seed, float scale = 1.0F) {
+    auto x = testing::random_layer({.n_embd = n, .n_head = 1, .n_head_kv = 1, .d_head = 1}, 1, seed)
+                 .hidden;
+    for (float& y : x) y *= scale;
+    return x;
+}
+
+struct ToyIndexer {
+    std::vector<float> q, k, head, q_norm, k_norm;
+
+    explicit ToyIndexer(uint32_t seed)
+        : q(numbers(15 * 24, seed, 0.3F)),
+          k(numbers(5 * 12, seed + 1, 0.3F)),
+          head(numbers(3 * 12, seed + 2)),
+          q_norm(numbers(5, seed + 3)),
+          k_norm(numbers(5, seed + 4)) {}
+    [[nodiscard]] IndexerParts<const float> view() const { return {q, k, head, q_norm, k_norm}; }
+    IndexerParts<float> room() { return {q, k, head, q_norm, k_norm}; }
+    void clear() {
+        for (std::vector<float>* x : {&q, &k, &head, &q_norm, &k_norm}) std::ranges::fill(*x, 0.0F);
+    }
+};
+
+/// `gradient` of `loss` with respect to `values` is what a small push of each says.
+void expect_slopes(std::vector<float>& values, const std::vector<float>& gradient,
+                   const std::function<double()>& loss, const char* name) {
+    constexpr float kPush = 2e-3F;
+    double largest = 1e-6;
+    for (const float g : gradient) largest = std::max(largest, std::abs(static_cast<double>(g)));
+    for (size_t i = 0; i < values.size(); ++i) {
+        const float was = values[i];
+        values[i] = was + kPush;
+        const double above = loss();
+        values[i] = was - kPush;
+        const double below = loss();
+        values[i] = was;
+        const double slope = (above - below) / (2 * static_cast<double>(kPush));
+        EXPECT_NEAR(static_cast<double>(gradient[i]), slope, 0.01 * largest) << name << " " << i;
+    }
+}
+
+TEST(IndexerObjective, GradientsAreFiniteDifferences) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 9, 1);
+    const LayerRecord record = layer.record(6);
+    for (const IndexerForm form :
+         {IndexerForm::kLabelled, IndexerForm::kAllPairs, IndexerForm::kLogitMax}) {
+        const IndexerTarget target = indexer_target(record, form, 1);
+        ToyIndexer weights(7);
+        ToyIndexer gradient(0);
+        gradient.clear();
+        const auto parts = weights.view();
+        const IndexerNet net(kIndexer, parts, record);
+        const double at_rest = indexer_loss(net, target, 1.0F, gradient.room());
+        const auto loss = [&] {
+            const auto moved = weights.view();
+            return indexer_loss(IndexerNet(kIndexer, moved, record), target);
+        };
+        EXPECT_EQ(at_rest, loss());
+        EXPECT_GT(at_rest, 0);
+        expect_slopes(weights.q, gradient.q, loss, "q");
+        expect_slopes(weights.k, gradient.k, loss, "k");
+        expect_slopes(weights.head, gradient.head, loss, "head");
+        expect_slopes(weights.q_norm, gradient.q_norm, loss, "q_norm");
+        expect_slopes(weights.k_norm, gradient.k_norm, loss, "k_norm");
+    }
+}
+
+TEST(IndexerObjective, AStudentWithoutAnOpinionPaysForTheTeachersEntropy) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 9, 2);
+    const LayerRecord record = layer.record(6);
+    const IndexerTarget target = indexer_target(record, IndexerForm::kLabelled, 1);
+    ToyIndexer weights(7);
+    std::ranges::fill(weights.head, 0.0F);  // all importances are 0
+    const auto parts = weights.view();
+    double expected = std::log(5.0);
+    for (const float p : target.share) {
+        expected += static_cast<double>(p) * std::log(static_cast<double>(p));
+    }
+    EXPECT_NEAR(indexer_loss(IndexerNet(kIndexer, parts, record), target), expected / 5, 1e-6);
+}
+
+TEST(IndexerObjective, APromptOfSinksIsTaughtByAllPairs) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 9, 3);
+    const IndexerTarget short_prompt = indexer_target(layer.record(2), IndexerForm::kLabelled, 4);
+    const IndexerTarget all = indexer_target(layer.record(2), IndexerForm::kAllPairs, 4);
+    EXPECT_EQ(short_prompt.share, all.share);
+    EXPECT_THROW(indexer_target(layer.record(2), IndexerForm::kAllPairs, 9), Error);
+}
+
+class MemoryObjective : public ::testing::TestWithParam<MemoryRule> {};
+
+TEST_P(MemoryObjective, GradientsAreFiniteDifferences) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 11, 4);
+    const LayerRecord record = layer.record(8);
+    const MemoryTarget target = memory_target(record, {1, 3, 4, 6});
+    std::vector<float> phi = numbers(7 * 6, 5);
+    std::vector<float> gate = {0.3F};
+    std::vector<float> d_phi(phi.size());
+    std::vector<float> d_gate(1);
+    const auto loss = [&] {
+        return memory_loss(record, target, {phi, gate}, GetParam(), 1.0F, {});
+    };
+    const double learned =
+        memory_loss(record, target, {phi, gate}, GetParam(), 1.0F, {d_phi, d_gate});
+    EXPECT_EQ(learned, loss());
+    expect_slopes(phi, d_phi, loss, "phi");
+    expect_slopes(gate, d_gate, loss, "gate");
+}
+
+// A floor above most denominators, and values so short that answers are clipped.
+INSTANTIATE_TEST_SUITE_P(Rules, MemoryObjective,
+                         ::testing::Values(MemoryRule{}, MemoryRule{.floor = 200.0F},
+                                           MemoryRule{.clips = true}));
+
+TEST(MemoryObjective, NothingEvictedIsNothingMissing) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 11, 6);
+    const MemoryTarget target = memory_target(layer.record(8), {});
+    for (const float x : target.missing) EXPECT_NEAR(x, 0, 1e-6F);
+    EXPECT_THROW(memory_target(layer.record(11), {1}), Error);
+    EXPECT_THROW(memory_target(layer.record(8), {8}), Error);
+}
+
+TEST(MemoryObjective, ClippedAnswersAreNoLongerThanValues) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 11, 8);
+    const LayerRecord record = layer.record(8);
+    MemoryTarget target = memory_target(record, {1, 3, 4, 6});
+    std::ranges::fill(target.missing, 0.0F);
+    const std::vector<float> phi = numbers(7 * 6, 5, 1e-3F);  // answers would be huge
+    const std::vector<float> gate = {40.0F};                  // its sigmoid is 1
+    float longest = 0;
+    for (const int32_t t : target.evicted) {
+        for (int64_t h = 0; h < kShape.n_head_kv; ++h) {
+            float squared = 0;
+            for (int64_t c = 0; c < kShape.d_head; ++c) {
+                squared += record.value(t, h)[c] * record.value(t, h)[c];
+            }
+            longest = std::max(longest, squared);
+        }
+    }
+    const double clipped = memory_loss(record, target, {phi, gate}, {.clips = true}, 1.0F, {});
+    const double wild = memory_loss(record, target, {phi, gate}, {}, 1.0F, {});
+    EXPECT_LE(clipped, static_cast<double>(longest) / static_cast<double>(kShape.d_head) + 1e-6);
+    EXPECT_GT(wild, 100 * clipped);
+}
+
+TEST(RowsToEvict, KeepsSinksAndTheEarlierOfEquals) {
+    const std::vector<float> importance = {0, 0, 0, 0, 5, 1, 1, 7};
+    EXPECT_EQ(rows_to_evict(importance, 0.25, 4), (std::vector<int32_t>{5, 6}));
+}
+
+}  // namespace
+}  // namespace palimpsest

@@ -1,0 +1,125 @@
+// The indexer and the latent memory as the trainer sees them: losses fall, threads do not matter,
+// and what comes out is a sidecar that loads.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "bench/random.h"
+#include "core/error.h"
+#include "support/golden.h"
+#include "train/objective.h"
+#include "train/optimizer.h"
+#include "train/sidecar.h"
+
+namespace palimpsest {
+namespace {
+
+constexpr int64_t kTokens = 40;
+
+MemoryShape small_shape() {
+    MemoryShape shape = {
+        .n_layer = 3, .n_head = 4, .n_head_kv = 2, .d_head = 16, .windows = {0, 8, 0}};
+    shape.n_embd = 24;
+    return shape;
+}
+
+std::vector<ggml_fp16_t> halves(int64_t n, Random& random) {
+    std::vector<ggml_fp16_t> x(static_cast<size_t>(n));
+    for (auto& y : x) y = ggml_fp32_to_fp16(static_cast<float>(3 * random.unit() - 1.5));
+    return x;
+}
+
+/// The second layer has a window: nothing was noted of it.
+Example random_example(uint64_t seed) {
+    const MemoryShape shape = small_shape();
+    Random random(seed);
+    Example e = {.n = kTokens, .layers = {}};
+    e.layers.resize(3);
+    for (const size_t i : {0U, 2U}) {
+        LayerExample& of = e.layers[i];
+        of.hidden = halves(kTokens * shape.n_embd, random);
+        of.q_raw = halves(kTokens * shape.n_head * shape.d_head, random);
+        of.q = halves(kTokens * shape.n_head * shape.d_head, random);
+        of.k = halves(kTokens * shape.n_head_kv * shape.d_head, random);
+        of.v = halves(kTokens * shape.n_head_kv * shape.d_head, random);
+    }
+    return e;
+}
+
+class WholeDocumentTraining : public ::testing::TestWithParam<const char*> {
+ protected:
+    /// Losses of 40 steps over two documents.
+    static std::vector<double> losses(int n_threads, const EvictionWeights* sidecar = nullptr) {
+        const MemoryShape shape = small_shape();
+        const Backend backend(n_threads);
+        const auto objective =
+            find_objective(GetParam())
+                .make({.shape = shape, .backend = backend, .options = {}, .sidecar = sidecar});
+        const Example a = random_example(1);
+        const Example b = random_example(2);
+        const std::vector<Block> blocks = {{.of = &a, .begin = 4, .n = 8},
+                                           {.of = &b, .begin = 9, .n = 8},
+                                           {.of = &a, .begin = 7, .n = 8}};
+        Optimizer optimizer(objective->parameters());
+        std::vector<double> all;
+        for (int step = 0; step < 40; ++step) {
+            clear_gradients(objective->parameters());
+            all.push_back(objective->learn(blocks));
+            optimizer.step(objective->parameters(), 0.01);
+        }
+        const std::vector<const Example*> held_out = {&a};
+        for (const Measure& m : objective->examine(held_out)) all.push_back(m.value);
+        return all;
+    }
+};
+
+TEST_P(WholeDocumentTraining, LossesFallAndThreadsDoNotMatter) {
+    const std::vector<double> one = losses(1);
+    EXPECT_EQ(one, losses(3));
+    EXPECT_LT(one[39], 0.8 * one[0]);
+}
+
+TEST_P(WholeDocumentTraining, WritesASidecarThatLoadsAndTrainsOn) {
+    const MemoryShape shape = small_shape();
+    const Backend backend(1);
+    const BaseModel base = {.architecture = "llama", .fingerprint = "abc"};
+    const ObjectiveKind& kind = find_objective(GetParam());
+    const auto objective =
+        kind.make({.shape = shape, .backend = backend, .options = {}, .sidecar = nullptr});
+    const testing::TemporaryFile file("", ".gguf");
+    write_sidecar(file.path(), "", kind.part, *objective, shape, base);
+    const EvictionWeights weights(file.path(), backend, shape, base);
+    EXPECT_EQ(weights.indexer() != nullptr, std::string_view(GetParam()) == "indexer");
+    EXPECT_EQ(weights.latent() != nullptr, std::string_view(GetParam()) == "latent");
+    EXPECT_TRUE(weights.warning().empty());
+    // What was trained stays when another part is.
+    const ObjectiveKind& other =
+        find_objective(weights.indexer() != nullptr ? "latent" : "indexer");
+    const auto next =
+        other.make({.shape = shape, .backend = backend, .options = {}, .sidecar = &weights});
+    const Example e = random_example(3);
+    const std::vector<Block> blocks = {{.of = &e, .begin = 4, .n = 8}};
+    EXPECT_GT(next->learn(blocks), 0);
+    write_sidecar(file.path(), file.path(), other.part, *next, shape, base);
+    const EvictionWeights both(file.path(), backend, shape, base);
+    EXPECT_NE(both.indexer(), nullptr);
+    EXPECT_NE(both.latent(), nullptr);
+}
+
+INSTANTIATE_TEST_SUITE_P(Parts, WholeDocumentTraining, ::testing::Values("indexer", "latent"),
+                         [](const auto& test) { return std::string(test.param); });
+
+TEST(WholeDocuments, AModelOfWindowsHasNothingToTrain) {
+    MemoryShape shape = small_shape();
+    shape.windows = {8, 8, 8};
+    const Backend backend(1);
+    for (const char* name : {"indexer", "latent"}) {
+        EXPECT_THROW((void)find_objective(name).make(
+                         {.shape = shape, .backend = backend, .options = {}, .sidecar = nullptr}),
+                     Error);
+    }
+}
+
+}  // namespace
+}  // namespace palimpsest
