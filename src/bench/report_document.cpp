@@ -82,7 +82,10 @@ ReportCell best_cell(const Section& section, const std::string& budget) {
         if (is_window(m.method)) window = &m;
         if (best == nullptr || m.mean->mean > best->mean->mean) best = &m;
     }
-    if (best == nullptr) return {.text = ""};
+    if (best == nullptr) {
+        // Where the full cache itself is too weak there is nothing to retain.
+        return {.text = "-", .detail = section.n_counting() == 0 ? "no task counts" : ""};
+    }
     const auto n_best = std::ranges::count_if(section.means, [&](const MethodMean& m) {
         return m.budget == budget && is_complete(section, m) && m.mean->mean >= best->mean->mean;
     });
