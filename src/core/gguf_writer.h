@@ -1,0 +1,54 @@
+#pragma once
+
+#include <ggml-cpp.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/gguf.h"
+
+namespace palimpsest {
+
+/// A GGUF file in the making: keys and tensors, kept in memory until write().
+class GgufWriter {
+ public:
+    GgufWriter();
+
+    /// Sets a key, or replaces its value. Throws kInvalidArgument for a name without letters.
+    void set_text(const std::string& key, std::string_view value);
+    void set_integer(const std::string& key, int64_t value);
+    void set_count(const std::string& key, uint32_t value);
+    void set_number(const std::string& key, float value);
+    void set_boolean(const std::string& key, bool value);
+    /// A key with its value as another file has it. Arrays of texts are kUnsupported.
+    void set_copy(const std::string& key, const GgufValue& value);
+
+    /// Adds a tensor, stored as f32 or f16; other types are kUnsupported. Throws kInvalidArgument
+    /// if the values do not fill the shape, if one is not finite in the type it is stored in, or
+    /// if the name is empty, too long for ggml or there already.
+    void add(const std::string& name, const Shape& shape, std::span<const float> values,
+             ggml_type type = GGML_TYPE_F32);
+    /// Adds another file's tensor as it is.
+    void add_copy(const GgufTensor& tensor);
+
+    /// Writes the file, whole or not at all. Throws as write_whole_file() does.
+    void write(const std::string& path) const;
+
+ private:
+    struct Entry {
+        std::string name;
+        ggml_type type = GGML_TYPE_F32;
+        Shape shape = {1, 1, 1, 1};
+        std::vector<std::byte> data;
+    };
+    void check_name(const std::string& name) const;
+
+    gguf_context_ptr keys_;
+    std::vector<Entry> tensors_;
+};
+
+}  // namespace palimpsest
