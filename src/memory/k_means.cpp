@@ -58,11 +58,8 @@ class Lloyd {
     /// Every point's nearest centroid. Returns how many changed.
     int64_t assign(const std::vector<float>& centroids, std::vector<int32_t>& nearest) {
         const int64_t k = std::ssize(centroids) / d_;
-        std::vector<std::byte> tiles(match_bytes(GGML_TYPE_F32, k, d_) + 64);
-        const size_t skip = (64 - reinterpret_cast<uintptr_t>(tiles.data()) % 64) % 64;
-        const std::span<std::byte> aligned =
-            std::span(tiles).subspan(skip, match_bytes(GGML_TYPE_F32, k, d_));
-        to_tiles(centroids, d_, GGML_TYPE_F32, aligned);
+        std::vector<std::byte> tiles(match_bytes(GGML_TYPE_F32, k, d_));
+        to_tiles(centroids, d_, GGML_TYPE_F32, tiles);
         // |x - c|^2 is least where x.c - |c|^2 / 2 is largest.
         std::vector<float> bias(static_cast<size_t>(k));
         for (int64_t j = 0; j < k; ++j) {
@@ -74,7 +71,7 @@ class Lloyd {
             bias[static_cast<size_t>(j)] = static_cast<float>(-sum / 2);
         }
         const MatchKeys keys = {.type = GGML_TYPE_F32,
-                                .tiles = aligned.data(),
+                                .tiles = tiles.data(),
                                 .scale = nullptr,
                                 .bias = bias.data(),
                                 .n = k,

@@ -28,17 +28,17 @@ constexpr size_t kMatchVectors = size_t{kMatchTile} / kMatchLanes;
 /// Rows whose sums fit into the registers beside a tile's vectors.
 constexpr int64_t kMatchRows = kMatchVectors <= 2 ? 8 : (kMatchVectors <= 4 ? 3 : 1);
 
-HWY_INLINE MatchVector load_keys(const float* at) { return hn::Load(kMatchF32, at); }
+HWY_INLINE MatchVector load_keys(const float* at) { return hn::LoadU(kMatchF32, at); }
 
 HWY_INLINE MatchVector load_keys(const hwy::float16_t* at) {
     const hn::Rebind<hwy::float16_t, decltype(kMatchF32)> narrow;
-    return hn::PromoteTo(kMatchF32, hn::Load(narrow, at));
+    return hn::PromoteTo(kMatchF32, hn::LoadU(narrow, at));
 }
 
 HWY_INLINE MatchVector load_keys(const int8_t* at) {
     const hn::Rebind<int8_t, decltype(kMatchF32)> narrow;
     const hn::Rebind<int32_t, decltype(kMatchF32)> whole;
-    return hn::ConvertTo(kMatchF32, hn::PromoteTo(whole, hn::Load(narrow, at)));
+    return hn::ConvertTo(kMatchF32, hn::PromoteTo(whole, hn::LoadU(narrow, at)));
 }
 
 /// Looks through the scores of one tile for one row.

@@ -13,7 +13,6 @@ namespace palimpsest {
 inline constexpr int64_t kMatchTile = 32;
 
 /// Keys to be compared with: [ceil(n / kMatchTile)][d][kMatchTile], what is past the last key zero.
-/// Start every tile at a multiple of 32 bytes.
 struct MatchKeys {
     ggml_type type = GGML_TYPE_F32;  // F32, F16 or I8
     const std::byte* tiles = nullptr;

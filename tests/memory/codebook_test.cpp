@@ -101,9 +101,7 @@ Match plain_best(std::span<const float> keys, std::span<const float> q) {
 std::vector<Match> matched(const std::vector<float>& keys, int64_t d, ggml_type type,
                            const std::vector<float>& queries, int64_t split) {
     const int64_t n = std::ssize(keys) / d;
-    std::vector<std::byte> memory(match_bytes(type, n, d) + 64);
-    const size_t skip = (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
-    const auto tiles = std::span(memory).subspan(skip, match_bytes(type, n, d));
+    std::vector<std::byte> tiles(match_bytes(type, n, d));
     std::vector<float> scale(static_cast<size_t>(n), 1.0F);
     if (type == GGML_TYPE_I8) {
         to_tiles_i8(keys, d, tiles, scale);
