@@ -20,6 +20,7 @@ void add_inspect(CLI::App& command);
 void add_tokenize(CLI::App& command);
 void add_bench(CLI::App& command);
 void add_trace(CLI::App& command);
+void add_prefix(CLI::App& command);
 void add_completion(CLI::App& command);
 
 /// Declares the whole program: every command with its flags.

@@ -3,8 +3,12 @@
 #include <algorithm>
 #include <array>
 
+#include <istream>
+#include <ostream>
+
 #include "core/error.h"
 #include "memory/attention_state.h"
+#include "memory/binary_stream.h"
 
 namespace palimpsest {
 
@@ -16,6 +20,14 @@ SlotRange EntryLine::visible(int64_t layer, int64_t /*head*/, int64_t i) const n
     const int64_t window = shape_.window(layer);
     const int64_t end = n_ + i + 1;
     return {window > 0 ? std::max<int64_t>(0, end - window) : 0, end};
+}
+
+void EntryLine::read_head(std::istream& in, int64_t layer, int64_t head, int64_t n) {
+    for (const std::span<std::byte> bytes :
+         {store_.key_bytes(layer, head, 0, n), store_.value_bytes(layer, head, 0, n)}) {
+        in.read(reinterpret_cast<char*>(bytes.data()), std::ssize(bytes));
+    }
+    if (!in) throw Error(ErrorCode::kCorrupt, "the saved prefix ends too early");
 }
 
 size_t EntryLine::bytes() const {
@@ -157,8 +169,31 @@ Tensor TraceMemory::attend(Graph& g, const AttentionInputs& in) {
     Tensor prefix = g.keep(fused_attention(g, shape_, in, *frozen_, prefix_scratch_));
     const std::array<Tensor, 3> sources = {own, prefix,
                                            keys_ == PrefixKeys::kPre ? in.q_raw : in.q};
-    return g.custom({own->ne[0], own->ne[1], 1, 1}, sources,
-                    std::make_unique<SplitOp>(*this, in.layer));
+    // Kept: the last layer is told too, where no logits are wanted.
+    return g.keep(g.custom({own->ne[0], own->ne[1], 1, 1}, sources,
+                           std::make_unique<SplitOp>(*this, in.layer)));
+}
+
+void ExactPrefix::save(std::ostream& out) const {
+    put(out, line_.size());
+    for_heads([&](const EntryRows& rows) {
+        const auto n = static_cast<std::streamsize>(rows.row_bytes) * line_.size();
+        out.write(reinterpret_cast<const char*>(rows.k), n);
+        out.write(reinterpret_cast<const char*>(rows.v), n);
+    });
+    if (!out) throw Error(ErrorCode::kExhausted, "the prefix could not be written (disk full?)");
+}
+
+void ExactPrefix::load(std::istream& in) {
+    const auto n = take<int64_t>(in);
+    if (n < 1 || n > line_.size() + line_.room()) {
+        throw Error(ErrorCode::kCorrupt, cat("the saved prefix has ", n, " positions"));
+    }
+    line_.clear();
+    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+        for (int64_t h = 0; h < shape_.n_head_kv; ++h) line_.read_head(in, layer, h, n);
+    }
+    line_.append(n);
 }
 
 void TraceMemory::settle(const Step& step) {

@@ -26,6 +26,9 @@ class EntryLine final : public EntrySource {
     }
     [[nodiscard]] SlotRange visible(int64_t layer, int64_t head, int64_t i) const noexcept override;
 
+    /// Reads a head's first n entries, as rows of bytes: keys, then values.
+    void read_head(std::istream& in, int64_t layer, int64_t head, int64_t n);
+
     void append(int64_t n) { n_ += n; }
     void clear() { n_ = 0; }
     [[nodiscard]] int64_t size() const { return n_; }
@@ -53,6 +56,8 @@ class ExactPrefix final : public ContextMemory {
     [[nodiscard]] MemoryUsage usage() const override;
     [[nodiscard]] MemoryReport report() const override { return {}; }
     [[nodiscard]] int64_t room() const override { return line_.room(); }
+    void save(std::ostream& out) const override;
+    void load(std::istream& in) override;
 
     [[nodiscard]] const MemoryShape& shape() const { return shape_; }
     [[nodiscard]] int64_t size() const { return line_.size(); }
@@ -61,6 +66,13 @@ class ExactPrefix final : public ContextMemory {
     }
 
  private:
+    template <class Work>
+    void for_heads(const Work& work) const {
+        for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+            for (int64_t h = 0; h < shape_.n_head_kv; ++h) work(line_.rows(layer, h));
+        }
+    }
+
     MemoryShape shape_;
     EntryLine line_;
     AttentionScratch scratch_;
