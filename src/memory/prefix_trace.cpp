@@ -83,7 +83,7 @@ TraceMemory::TraceMemory(const Backend& backend, const ExactPrefix& prefix, int6
       prefix_(prefix),
       keys_(keys),
       on_step_(std::move(on_step)),
-      own_(shape_, GGML_TYPE_F32, n_positions, prefix.size()),
+      own_(shape_, GGML_TYPE_F32, n_positions, prefix.next_position()),
       frozen_(std::make_shared<FrozenEntries>(prefix, own_)),
       scratch_(shape_, backend.n_threads()),
       prefix_scratch_(shape_, backend.n_threads()),
@@ -172,6 +172,16 @@ Tensor TraceMemory::attend(Graph& g, const AttentionInputs& in) {
     // Kept: the last layer is told too, where no logits are wanted.
     return g.keep(g.custom({own->ne[0], own->ne[1], 1, 1}, sources,
                            std::make_unique<SplitOp>(*this, in.layer)));
+}
+
+void ExactPrefix::keep(std::span<const std::vector<int32_t>> kept) {
+    const size_t n = kept.front().size();
+    for (size_t i = 0; i < kept.size(); ++i) {
+        check(kept[i].size() == n, "as many entries of every head");
+        const auto at = static_cast<int64_t>(i);
+        line_.gather(at / shape_.n_head_kv, at % shape_.n_head_kv, kept[i]);
+    }
+    line_.shrink(static_cast<int64_t>(n));
 }
 
 void ExactPrefix::save(std::ostream& out) const {

@@ -29,6 +29,16 @@ class EntryLine final : public EntrySource {
     /// Reads a head's first n entries, as rows of bytes: keys, then values.
     void read_head(std::istream& in, int64_t layer, int64_t head, int64_t n);
 
+    /// Moves entries kept[i] of a head to slot i.
+    void gather(int64_t layer, int64_t head, std::span<const int32_t> kept) noexcept {
+        store_.gather(layer, head, kept);
+    }
+    /// Only the first n slots are left; the next position stays what it is.
+    void shrink(int64_t n) {
+        first_position_ += n_ - n;
+        n_ = n;
+    }
+
     void append(int64_t n) { n_ += n; }
     void clear() { n_ = 0; }
     [[nodiscard]] int64_t size() const { return n_; }
@@ -61,9 +71,13 @@ class ExactPrefix final : public ContextMemory {
 
     [[nodiscard]] const MemoryShape& shape() const { return shape_; }
     [[nodiscard]] int64_t size() const { return line_.size(); }
+    [[nodiscard]] int64_t next_position() const override { return line_.next_position(); }
     [[nodiscard]] EntryRows rows(int64_t layer, int64_t head) const {
         return line_.rows(layer, head);
     }
+    /// Keeps some entries, as many of every head: kept[layer * n_head_kv + head], ascending. For
+    /// comparisons with eviction; only where no layer has a window.
+    void keep(std::span<const std::vector<int32_t>> kept);
 
  private:
     template <class Work>
