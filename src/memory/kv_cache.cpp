@@ -95,7 +95,8 @@ size_t KvCache::bytes_with(int64_t entries) {
     const Residue* residue = evictor_->residue();
     const auto lse_floats = static_cast<size_t>(shape_.n_head * evictor_->slack());
     size_t bytes = scratch_.bytes() + lse_floats * sizeof(float) + evictor_->policy().bytes() +
-                   (residue != nullptr ? residue->bytes() : 0);
+                   (residue != nullptr ? residue->bytes() : 0) +
+                   (prefix_ != nullptr ? prefix_->bytes() : 0);
     const size_t per_entry = evictor_->policy().bytes_per_entry() +
                              (residue != nullptr ? residue->bytes_per_entry() : 0) +
                              2 * sizeof(int32_t);

@@ -63,7 +63,13 @@ void check_prefixes(const PrefixUse& use, const MemoryShape& shape) {
 PrefixReader::PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n_threads)
     : use_(use), shape_(shape), shares_(static_cast<size_t>(n_threads)) {
     check_prefixes(use, shape);
+    int64_t longest = 0;  // queries of the positions that are matched at once
+    for (const auto& d : use.documents) {
+        const PrefixLayout& at = d->header().layout;
+        longest = std::max(longest, kPositionsAtOnce * at.rows() * at.width());
+    }
     for (Share& s : shares_) {
+        s.queries.resize(static_cast<size_t>(longest));
         s.kernel.resize(attention_scratch_floats(shape.d_head, shape.group()) + 16);
         s.state.resize(static_cast<size_t>(shape.d_head));
     }
@@ -87,7 +93,6 @@ class PrefixReader::MatchOp final : public CustomOp {
         const int64_t n_parts = dst->ne[1];
         const int64_t blocks = (n + kPositionsAtOnce - 1) / kPositionsAtOnce;
         std::vector<float>& queries = of_.shares_[static_cast<size_t>(thread)].queries;
-        queries.resize(static_cast<size_t>(kPositionsAtOnce * at.rows() * at.width()));
         const int64_t n_work = at.n_codebooks() * n_parts * blocks;
         for (int64_t w = thread; w < n_work; w += n_threads) {
             const int64_t first = w / n_parts % blocks * kPositionsAtOnce;
@@ -146,8 +151,6 @@ class PrefixReader::JoinOp final : public CustomOp {
         const int64_t rows = at.n_codebooks() * at.rows();
         const int64_t n_work = dst->ne[1] * rows;
         Share& share = of_.shares_[static_cast<size_t>(thread)];
-        share.queries.resize(
-            std::max(share.queries.size(), static_cast<size_t>(at.width())));
         for (int64_t w = n_work * thread / n_threads; w < n_work * (thread + 1) / n_threads; ++w) {
             join_row(dst, w / rows, w % rows, share);
         }

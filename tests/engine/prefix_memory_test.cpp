@@ -264,6 +264,20 @@ TEST(PrefixMemory, WorksOnTopOfEvictionAndFillsTheReport) {
     }
 }
 
+TEST(PrefixMemory, AByteBudgetHoldsWithIt) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    EvictionOptions e = {.policy = "h2o"};
+    e.budget = {.kind = Budget::Kind::kBytes, .count = 400000, .share = 0};
+    e.n_recent = 4;
+    e.interval = 8;
+    e.n_chunk = 16;
+    Session session = using_prefix(tiny, {.documents = {traced.document(8)}}, e, 16);
+    session.feed(tiny_tokens(180, 7));
+    EXPECT_LE(session.memory().report().peak_bytes, 400000U);
+}
+
 TEST(PrefixMemory, TheGateReadsTheExactPrefix) {
     TinyModel tiny({.n_layer = 3}, 2);
     Traced traced(tiny, layout_of(tiny));
