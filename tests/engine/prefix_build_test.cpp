@@ -52,12 +52,19 @@ TEST(PrefixErrors, AShareHasWilsonsInterval) {
     EXPECT_EQ(wilson(0, 0).high, 1);
 }
 
-constexpr MemoryShape kShape = {.n_layer = 2, .n_head = 4, .n_head_kv = 2, .d_head = 8};
+MemoryShape small_shape() {
+    MemoryShape shape;
+    shape.n_layer = 2;
+    shape.n_head = 4;
+    shape.n_head_kv = 2;
+    shape.d_head = 8;
+    return shape;
+}
 
 std::vector<TracedLayer> traced(int64_t n, float first) {
     std::vector<TracedLayer> layers(2);
     for (TracedLayer& l : layers) {
-        const auto rows = static_cast<size_t>(n * kShape.n_head);
+        const auto rows = static_cast<size_t>(n * small_shape().n_head);
         l.keys.resize(rows * 8);
         l.outputs.resize(rows * 8);
         l.lse.resize(rows);
@@ -77,7 +84,7 @@ class PrefixRecordsTest : public ::testing::Test {
     }
     ~PrefixRecordsTest() override { fs::remove_all(folder_); }
     [[nodiscard]] PrefixRecords open(const std::string& purpose = "p") const {
-        return {folder_, purpose, kShape, {2, 3, 1}};
+        return {folder_, purpose, small_shape(), {2, 3, 1}};
     }
 
     fs::path folder_;
