@@ -182,7 +182,8 @@ TEST(RealPrefixBuild, SaysWhatTheFullPrefixSays) {
     EXPECT_NO_THROW(check_made_for(built.document->header(), loaded.file()));
     // A request behind it starts where the prefix ended.
     EXPECT_FALSE(request_after(*built.document, tokenizer, {{"Text: pay Zoe"}}).empty());
-    // Too many entries are refused in words, and without --force.
+    // More entries than an eighth of the records are refused, unless forced.
+    o.k = 4096;
     o.is_forced = false;
     EXPECT_EQ(code_of([&] { build_prefix(with, text, traces, o); }), ErrorCode::kInvalidArgument);
 }
