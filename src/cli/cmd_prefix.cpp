@@ -80,7 +80,8 @@ PrefixBuildOptions build_options(const BuildFlags& f) {
     if (f.budget.empty()) return o;
     const Budget budget = parse_budget(f.budget);
     require(budget.kind == Budget::Kind::kBytes && f.k == 0,
-            "--budget is what may be held, in bytes (24MiB), and takes the place of --entries");
+            "--budget is what may be held, in bytes (24MiB), and takes the place of "
+            "--entries-per-head");
     o.budget_bytes = static_cast<size_t>(budget.count);
     return o;
 }
