@@ -183,6 +183,7 @@ void bench_speed(BenchFlags& f) {
 void add_bench(CLI::App& command) {
     command.require_subcommand(1);
     add_bench_quality(command);
+    add_bench_prefix(command);
     add_bench_report(command);
     auto f = std::make_shared<BenchFlags>();
     CLI::App* speed = command.add_subcommand("speed", "prefill and decode, at several depths");

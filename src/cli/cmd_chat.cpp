@@ -15,6 +15,7 @@
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "engine/default_model.h"
+#include "engine/prefix_text.h"
 #include "engine/report.h"
 
 namespace palimpsest {
@@ -87,6 +88,12 @@ class Chat {
           tokenizer_(engine_.loaded->require_tokenizer()) {
         if (!f.answer.chat_template.empty()) {
             tokenizer_.set_chat_template(f.answer.chat_template);
+        }
+        for (const auto& d : engine_.prefixes) {
+            require(
+                !d->header().is_raw && f.answer.system.empty() && f.answer.chat_template.empty(),
+                "a prefix memory for a chat is what the system says, in the model's own "
+                "template; leave out --system and --chat-template, and build it without --raw");
         }
         if (!tokenizer_.has_chat_template()) {
             throw Error(ErrorCode::kUnsupported,
@@ -177,6 +184,9 @@ class Chat {
             next.insert(next.begin(), {.tokens = unread_});
             return next;
         }
+        if (!engine_.prefixes.empty()) {
+            return request_after(*engine_.prefixes.front(), tokenizer_, parts);
+        }
         std::vector<ChatMessage> messages;
         if (!flags_.answer.system.empty()) {
             messages.push_back({"system", {{flags_.answer.system, false}}});
@@ -228,6 +238,7 @@ void add_chat(CLI::App& command) {
     auto f = std::make_shared<ChatFlags>();
     f->answer.sampling.temperature = 0.7F;  // the likeliest token every time runs in circles
     add_model_flags(command, f->model);
+    add_prefix_flags(command, f->model);
     add_memory_flags(command, f->memory);
     add_answer_flags(command, f->answer);
     add_text_flags(command, f->text);

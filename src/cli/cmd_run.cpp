@@ -11,6 +11,7 @@
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "engine/prefix_text.h"
 #include "engine/report.h"
 
 namespace palimpsest {
@@ -97,8 +98,17 @@ std::vector<TextPart> read_parts(const RunFlags& f, const Tokenizer& tokenizer) 
     return parts;
 }
 
-std::vector<Segment> encode(const RunFlags& f, Tokenizer& tokenizer) {
+std::vector<Segment> encode(const RunFlags& f, const Engine& e, Tokenizer& tokenizer) {
     const std::vector<TextPart> parts = read_parts(f, tokenizer);
+    if (!e.prefixes.empty()) {
+        const PrefixDocument& first = *e.prefixes.front();
+        require(f.answer.system.empty() && f.answer.chat_template.empty(),
+                "a prefix memory is what the system says, in the model's own template; leave out "
+                "--system and --chat-template");
+        require(!f.raw || first.header().is_raw, "the prefix memory '", first.header().name,
+                "' was built for chats; leave out --raw, or build it with --raw");
+        return request_after(first, tokenizer, parts);
+    }
     if (f.raw) return tokenizer.encode_raw(parts);
     if (!f.answer.chat_template.empty()) tokenizer.set_chat_template(f.answer.chat_template);
     if (!tokenizer.has_chat_template()) {
@@ -153,7 +163,7 @@ void run(const RunFlags& f) {
     GenerateOptions options = generate_options(f.answer);
     const Engine e = make_engine(f.model, eviction_options(f.memory));
     Tokenizer& tokenizer = e.loaded->require_tokenizer();
-    std::vector<Segment> prompt = encode(f, tokenizer);
+    std::vector<Segment> prompt = encode(f, e, tokenizer);
 
     catch_interrupts();
     ProgressBar bar("reading");
@@ -202,6 +212,7 @@ void add_run(CLI::App& command) {
                     "text that, wherever it stands in a document, is never forgotten (repeatable)")
         ->allow_extra_args(false);
     add_model_flags(command, f->model);
+    add_prefix_flags(command, f->model);
     add_memory_flags(command, f->memory);
     add_answer_flags(command, f->answer);
     add_text_flags(command, f->text);

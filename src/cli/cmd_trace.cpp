@@ -306,6 +306,7 @@ void add_trace(CLI::App& command) {
                      "write what the residue holds after every compression");
     command.add_option("-o,--out", f->out, "where the JSON goes")->capture_default_str();
     add_model_flags(command, f->model);
+    add_prefix_flags(command, f->model);
     add_memory_flags(command, f->memory);
     add_text_flags(command, f->text);
     command.callback([f] { trace(*f); });

@@ -22,6 +22,7 @@ void add_bench(CLI::App& command);
 void add_trace(CLI::App& command);
 void add_train(CLI::App& command);
 void add_train_data(CLI::App& command);
+void add_prefix(CLI::App& command);
 void add_completion(CLI::App& command);
 
 /// Declares the whole program: every command with its flags.

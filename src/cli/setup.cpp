@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <fstream>
@@ -14,6 +15,7 @@
 #include "core/error.h"
 #include "engine/default_model.h"
 #include "engine/rehearsal.h"
+#include "memory/prefix_file.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -67,6 +69,20 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
         ->capture_default_str();
 }
 
+void add_prefix_flags(CLI::App& command, ModelFlags& flags) {
+    const char* const group = "Prefix";
+    command
+        .add_option("--prefix", flags.prefixes,
+                    "a prefix memory that stands before everything (repeatable; 'palimpsest prefix "
+                    "build' makes one)")
+        ->allow_extra_args(false)
+        ->group(group);
+    command
+        .add_flag("--prefix-gate", flags.prefix_gate,
+                  "where a query is unlike any trace, read the exact prefix, if the file has it")
+        ->group(group);
+}
+
 int thread_count(const ModelFlags& flags) {
     return flags.threads > 0 ? flags.threads : Backend::available_threads();
 }
@@ -84,9 +100,28 @@ void use_learned(const ModelFlags& flags, const Engine& e, EvictionOptions& evic
     if (!chosen.empty()) write_message(cat("palimpsest: ", chosen, "\n"));
 }
 
+/// Documents of all files, checked against the model.
+std::vector<std::shared_ptr<const PrefixDocument>> load_prefixes(const ModelFlags& flags,
+                                                                 const LoadedModel& model) {
+    std::vector<std::shared_ptr<const PrefixDocument>> all;
+    for (const std::string& path : flags.prefixes) {
+        for (auto& d : read_prefixes(path)) {
+            check_made_for(d->header(), model.file());
+            require(all.empty() || d->header().is_raw == all.front()->header().is_raw,
+                    "prefix memories for chats and raw ones cannot be used together");
+            all.push_back(std::move(d));
+        }
+    }
+    bool has_exact = false;
+    for (const auto& d : all) has_exact = has_exact || d->has_exact();
+    require(!flags.prefix_gate || has_exact,
+            "--prefix-gate needs a prefix memory that was built with --keep-exact");
+    return all;
+}
+
 }  // namespace
 
-Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
+Engine load_engine(const ModelFlags& flags) {
     const std::string path = flags.model.empty() ? default_model_path() : flags.model;
     Engine e;
     e.backend = std::make_unique<Backend>(thread_count(flags));
@@ -98,8 +133,17 @@ Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
                     cat(error.what(), "; fetch the default model with 'make setup', or name one ",
                         "with --model"));
     }
+    return e;
+}
+
+Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
+    Engine e = load_engine(flags);
+    e.prefixes = load_prefixes(flags, *e.loaded);
+    const PrefixUse prefix = {.documents = e.prefixes, .has_gate = flags.prefix_gate};
     const ModelConfig& config = e.loaded->config();
-    const int64_t n_ctx = flags.context > 0 ? flags.context : config.n_ctx_train;
+    const int64_t n_ctx = flags.context > 0
+                              ? flags.context
+                              : std::max<int64_t>(1, config.n_ctx_train - prefix.n_positions());
     if (n_ctx > config.n_ctx_train) {
         write_message(cat("palimpsest: a context of ", n_ctx, " is beyond the ", config.n_ctx_train,
                           " positions this model was trained for; answers ",
@@ -114,7 +158,8 @@ Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
         .n_ctx = n_ctx,
         .entries = entry_type(flags.entries),
         .path = flags.attention == "reference" ? AttentionPath::kReference : AttentionPath::kFused,
-        .eviction = std::move(eviction)};
+        .eviction = std::move(eviction),
+        .prefix = prefix};
     SessionOptions session = {.n_chunk = flags.chunk};
     if (const Tokenizer* t = e.loaded->tokenizer(); t != nullptr) {
         session.rehearsal = rehearsal_texts(*t);

@@ -18,6 +18,8 @@ struct ModelFlags {
     int64_t chunk = 512;
     std::string entries = "f16";
     std::string attention = "fused";
+    std::vector<std::string> prefixes;  // files of prefix memories, used together
+    bool prefix_gate = false;
     std::string sidecar;  // trained weights for evicting; empty: those beside the model, if any
 };
 
@@ -26,15 +28,23 @@ void add_model_flag(CLI::App& command, ModelFlags& flags);
 /// Declares all of them.
 void add_model_flags(CLI::App& command, ModelFlags& flags);
 
+/// Declares --prefix and --prefix-gate.
+void add_prefix_flags(CLI::App& command, ModelFlags& flags);
+
 /// A model, a backend and a session over them, made from flags.
 struct Engine {
     std::unique_ptr<Backend> backend;
     std::unique_ptr<LoadedModel> loaded;
     std::unique_ptr<Session> session;
+    /// Those of --prefix, in order.
+    std::vector<std::shared_ptr<const PrefixDocument>> prefixes = {};
 };
 
 /// Throws as the parts do; warns on standard error about a context beyond the trained length.
 Engine make_engine(const ModelFlags& flags, EvictionOptions eviction = {});
+
+/// The model alone, as make_engine() opens it; no session.
+Engine load_engine(const ModelFlags& flags);
 
 /// Threads that `flags` mean.
 [[nodiscard]] int thread_count(const ModelFlags& flags);

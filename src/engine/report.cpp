@@ -184,6 +184,38 @@ std::string positions_line(const MemoryReport& r) {
                count(r.first_renumbered_at), " tokens\n");
 }
 
+/// What lookups in prefixes found; empty if there are none.
+std::string prefix_lines(const MemoryReport::Prefix& p) {
+    if (p.names.empty()) return "";
+    std::string names;
+    for (const std::string& name : p.names) names += cat(names.empty() ? "" : ", ", name);
+    const auto n = static_cast<double>(std::max<int64_t>(1, p.lookups));
+    std::string out =
+        cat("  prefix   ", names, ": ", count(p.n_positions), " tokens looked up, ",
+            count(p.lookups), " lookups; ", percent(p.mean_weight), " of the weight given to it\n");
+    std::array<char, 96> text{};
+    std::snprintf(text.data(), text.size(), "           mean similarity %.3f, ", p.mean_similarity);
+    out += cat(text.data(), percent(static_cast<double>(p.below_floor) / n), " below the floor, ",
+               count(p.exact), " read from the exact prefix\n");
+    out += cat("           holds ", bytes(p.held_bytes), ", a token reads ", bytes(p.moved_bytes));
+    if (p.exact_bytes > 0) out += cat("; exact prefix on disk: ", bytes(p.exact_bytes));
+    return out + "\n";
+}
+
+nlohmann::json to_json(const MemoryReport::Prefix& p) {
+    return {{"names", p.names},
+            {"tokens", p.n_positions},
+            {"lookups", p.lookups},
+            {"similarity_histogram", p.similarity},
+            {"mean_similarity", p.mean_similarity},
+            {"below_floor", p.below_floor},
+            {"read_exactly", p.exact},
+            {"mean_weight", p.mean_weight},
+            {"held_bytes", p.held_bytes},
+            {"moved_bytes_per_token", p.moved_bytes},
+            {"exact_bytes_on_disk", p.exact_bytes}};
+}
+
 nlohmann::json to_json(const RetentionSpan& s, std::span<const TokenId> tokens,
                        const Tokenizer* tokenizer) {
     nlohmann::json j = {{"begin", s.begin},
@@ -264,6 +296,7 @@ std::string report_for_people(const MemoryReport& r, std::span<const TokenId> to
     }
     out += layer_lines(r);
     if (r.budget_entries > 0) out += positions_line(r);
+    out += prefix_lines(r.prefix);
     out += cat("  bytes    ", bytes(r.bytes.total()), " now, ", bytes(r.peak_bytes),
                " at most: entries ", bytes(r.bytes.entries), ", positions ",
                bytes(r.bytes.bookkeeping), ", policy ", bytes(r.bytes.policy), ", residue ",
@@ -307,6 +340,7 @@ std::string report_json(const MemoryReport& r, std::span<const TokenId> tokens,
                   {"entries", r.bytes.entries}, {"bookkeeping", r.bytes.bookkeeping},
                   {"policy", r.bytes.policy},   {"residue", r.bytes.residue},
                   {"working", r.bytes.scratch}};
+    if (!r.prefix.names.empty()) j["prefix"] = to_json(r.prefix);
     j["cuts"] = r.n_cuts;
     j["seconds"] = {{"scoring", r.scoring_s}, {"evicting", r.cutting_s}};
     j["renumbered"] = {{"times", r.n_renumbered}, {"first_after", r.first_renumbered_at}};

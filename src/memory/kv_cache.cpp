@@ -74,7 +74,14 @@ KvCache::KvCache(const Backend& backend, const MemoryShape& shape, const KvCache
       scratch_(shape, backend.n_threads()),
       heads_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)),
       scales_(static_cast<size_t>(shape.n_layer), 1.0F) {
-    if (evictor_ != nullptr || !watching_.empty()) scratch_.note_lse();
+    if (!options_.prefix.is_empty()) {
+        require(options_.path == AttentionPath::kFused,
+                "prefix memories need the fused attention, not the reference");
+        prefix_ = std::make_unique<PrefixReader>(options_.prefix, shape_, backend.n_threads());
+        first_position_ = options_.prefix.n_positions();
+        next_position_ = first_position_;
+    }
+    if (evictor_ != nullptr || !watching_.empty() || prefix_) scratch_.note_lse();
     if (options.eviction.budget.kind == Budget::Kind::kBytes) set_byte_budget();
 }
 
@@ -88,7 +95,8 @@ size_t KvCache::bytes_with(int64_t entries) {
     const Residue* residue = evictor_->residue();
     const auto lse_floats = static_cast<size_t>(shape_.n_head * evictor_->slack());
     size_t bytes = scratch_.bytes() + lse_floats * sizeof(float) + evictor_->policy().bytes() +
-                   (residue != nullptr ? residue->bytes() : 0);
+                   (residue != nullptr ? residue->bytes() : 0) +
+                   (prefix_ != nullptr ? prefix_->bytes() : 0);
     const size_t per_entry = evictor_->policy().bytes_per_entry() +
                              (residue != nullptr ? residue->bytes_per_entry() : 0) +
                              2 * sizeof(int32_t);
@@ -195,6 +203,7 @@ uint64_t KvCache::plan(const Step& step) {
                                                "allows for ", evictor_->slack(), " at once"));
     }
     step_ = step;
+    if (prefix_) prefix_->begin(step);
     for (EvictionPolicy* policy : observers(step)) policy->begin(step, seen_);
     scratch_.prepare(step.n, last_slot);
     slots_in_view_ = (last_slot + kViewStep - 1) / kViewStep * kViewStep;
@@ -232,12 +241,15 @@ Tensor KvCache::attend(Graph& g, const AttentionInputs& in) {
                      ? attend_reference(g, in)
                      : fused_attention(g, shape_, in, *this, scratch_);
     const std::vector<EvictionPolicy*> noting = observers(step_);
-    if (noting.empty() || shape_.window(in.layer) > 0) return out;
+    const auto with_prefix = [&](Tensor own) {
+        return prefix_ ? prefix_->join(g, in, own, scratch_) : own;
+    };
+    if (noting.empty() || shape_.window(in.layer) > 0) return with_prefix(out);
     g.keep(out);  // entries are stored before a policy looks at them
     if (options_.path == AttentionPath::kReference) note_lse(g, shape_, in, *this, scratch_);
     for (EvictionPolicy* policy : noting) policy->observe(g, in, *this, scratch_);
     Residue* residue = evictor_ == nullptr ? nullptr : evictor_->residue();
-    return residue == nullptr ? out : residue->answer(g, in, out, scratch_);
+    return with_prefix(residue == nullptr ? out : residue->answer(g, in, out, scratch_));
 }
 
 Tensor KvCache::attend_reference(Graph& g, const AttentionInputs& in) {
@@ -361,7 +373,8 @@ void KvCache::reset() {
     for (const auto& policy : watching_) policy->reset();
     step_ = {};
     seen_ = 0;
-    next_position_ = 0;
+    next_position_ = first_position_;
+    if (prefix_) prefix_->reset();
     n_rehearsed_ = 0;
     peak_bytes_ = 0;
     n_cuts_ = 0;
@@ -384,6 +397,7 @@ MemoryReport::Bytes KvCache::owned_bytes() const {
         b.entries += store_.bytes_of(h.touched);
         b.bookkeeping += (h.positions.capacity() + h.rotary.capacity()) * sizeof(int32_t);
     }
+    if (prefix_) b.scratch += prefix_->bytes();
     for (const auto& policy : watching_) b.policy += policy->bytes();
     if (evictor_ == nullptr) return b;
     b.policy = evictor_->policy().bytes();
@@ -414,6 +428,7 @@ MemoryReport KvCache::report() const {
     for (float& share : r.held_share) {
         share = n_forgetting > 0 ? share / static_cast<float>(n_forgetting) : 1.0F;
     }
+    if (prefix_) r.prefix = prefix_->report();
     if (evictor_ == nullptr) return r;
     r.policy = options_.eviction.policy;
     r.allocator = evictor_->allocator_name();

@@ -7,6 +7,7 @@
 #include "memory/context_memory.h"
 #include "memory/entry_store.h"
 #include "memory/eviction.h"
+#include "memory/prefix_reader.h"
 
 namespace palimpsest {
 
@@ -22,6 +23,9 @@ struct KvCacheOptions {
     EvictionOptions eviction = {};  // policy `full`: nothing is evicted
     /// Policies that note what passes as if they were to evict, for fork(): names and settings.
     std::vector<EvictionOptions> watching = {};
+    /// Prefixes that became dictionaries: positions start after them, queries look them up. Fused
+    /// attention only.
+    PrefixUse prefix = {};
 };
 
 /// Softmax attention over stored keys and values. Without a budget it keeps every entry; with one,
@@ -114,10 +118,12 @@ class KvCache final : public ContextMemory, private EntrySource {
     std::vector<std::unique_ptr<EvictionPolicy>> watching_;  // as in the options
     EntryStore store_;
     AttentionScratch scratch_;
-    std::vector<Head> heads_;    // [layer][head]
-    std::vector<float> scales_;  // [layer], of q . k
-    Step step_;                  // the planned one
-    int64_t slots_in_view_ = 0;  // reference path
+    std::unique_ptr<PrefixReader> prefix_;  // nullptr: there is none
+    std::vector<Head> heads_;               // [layer][head]
+    std::vector<float> scales_;             // [layer], of q . k
+    Step step_;                             // the planned one
+    int64_t slots_in_view_ = 0;             // reference path
+    int64_t first_position_ = 0;            // RoPE position of what is read first
     int64_t seen_ = 0;
     int64_t next_position_ = 0;
     int64_t n_rehearsed_ = 0;  // entries of the running rehearsal, after each head's own

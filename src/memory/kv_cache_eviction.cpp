@@ -156,7 +156,7 @@ bool KvCache::must_renumber() const {
 void KvCache::renumber() {
     int64_t longest = 0;
     for (const Head& of : heads_) longest = std::max(longest, std::ssize(of.positions));
-    if (longest >= next_position_) return;
+    if (first_position_ + longest >= next_position_) return;
     std::atomic<int64_t> next = 0;
     backend_.on_all_threads([&](int /*thread*/, int /*n_threads*/) {
         std::vector<float> key(static_cast<size_t>(shape_.d_head));
@@ -173,7 +173,7 @@ void KvCache::renumber() {
             const int64_t n = std::ssize(of.positions);
             for (int64_t t = 0; t < n; ++t) {
                 int32_t& at = of.rotary[static_cast<size_t>(t)];
-                const auto to = static_cast<int32_t>(longest - n + t);
+                const auto to = static_cast<int32_t>(first_position_ + longest - n + t);
                 if (at == to) continue;
                 read_keys(stored, of.begin + t, 1, key.data());
                 turner.turn(key.data(), int64_t{to} - at);
@@ -182,8 +182,8 @@ void KvCache::renumber() {
             }
         }
     });
-    evictor_->policy().shift(longest - next_position_);
-    next_position_ = longest;
+    evictor_->policy().shift(first_position_ + longest - next_position_);
+    next_position_ = first_position_ + longest;
     if (n_renumbered_++ == 0) first_renumbered_at_ = seen_;
 }
 

@@ -15,7 +15,7 @@ namespace palimpsest {
 
 namespace {
 
-constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'K', 'V', '0', '0', '1'};
+constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'K', 'V', '0', '0', '2'};
 
 [[noreturn]] void corrupt(const std::string& what) {
     throw Error(ErrorCode::kCorrupt, "the saved memory does not fit: " + what);
@@ -85,7 +85,7 @@ void KvCache::cut_as_read(const EvictionPolicy& notes) {
 void KvCache::save(std::ostream& out) const {
     out.write(kMagic.data(), kMagic.size());
     for (const int64_t n : {shape_.n_layer, shape_.n_head_kv, shape_.d_head,
-                            static_cast<int64_t>(options_.entries), seen_}) {
+                            static_cast<int64_t>(options_.entries), first_position_, seen_}) {
         put(out, n);
     }
     auto& store = const_cast<EntryStore&>(store_);  // spans of bytes; only read here
@@ -118,7 +118,13 @@ void KvCache::save_eviction(std::ostream& out) const {
 }
 
 void KvCache::load_eviction(std::istream& in) {
-    next_position_ = seen_;
+    next_position_ = first_position_ + seen_;
+    if (evictor_ == nullptr && first_position_ > 0) {
+        for (Head& of : heads_) {
+            of.rotary = of.positions;
+            for (int32_t& at : of.rotary) at += static_cast<int32_t>(first_position_);
+        }
+    }
     if (evictor_ == nullptr) return;
     const std::vector<char> wanted = fingerprint(options_.eviction, evictor_->allocator_name());
     if (take_all<char>(in, 1 << 16) != wanted) corrupt("it was made by another policy");
@@ -135,7 +141,8 @@ void KvCache::load_eviction(std::istream& in) {
             of.rotary.empty() || (of.rotary.front() >= 0 && of.rotary.back() < next_position);
         if (!fits || !ascends || !in_range) corrupt("its rotary positions are impossible");
     }
-    if (next_position < 0 || next_position > seen_) corrupt("its next position is impossible");
+    if (next_position < 0 || next_position > first_position_ + seen_)
+        corrupt("its next position is impossible");
     evictor_->load(in);
     next_position_ = next_position;
 }
@@ -143,8 +150,10 @@ void KvCache::load_eviction(std::istream& in) {
 void KvCache::load(std::istream& in) {
     if (take<std::array<char, 8>>(in) != kMagic) corrupt("it is no saved key-value cache");
     for (const int64_t expected : {shape_.n_layer, shape_.n_head_kv, shape_.d_head,
-                                   static_cast<int64_t>(options_.entries)}) {
-        if (take<int64_t>(in) != expected) corrupt("it is of another model or entry type");
+                                   static_cast<int64_t>(options_.entries), first_position_}) {
+        if (take<int64_t>(in) != expected) {
+            corrupt("it is of another model, entry type or prefix");
+        }
     }
     const auto seen = take<int64_t>(in);
     const bool is_bounded = evictor_ == nullptr || options_.eviction.one_shot;

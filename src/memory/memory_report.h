@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -37,6 +38,20 @@ struct MemoryReport {
     };
     Bytes bytes = {};
     size_t peak_bytes = 0;  // most at any moment, the running chunk included
+
+    /// What lookups in prefixes' dictionaries found. One lookup a layer, codebook and row.
+    struct Prefix {
+        std::vector<std::string> names = {};  // empty: there are none
+        int64_t n_positions = 0;              // tokens they stand for
+        int64_t lookups = 0;
+        std::array<int64_t, 20> similarity = {};  // of winners: twentieths of 0 to 1
+        double mean_similarity = 0;
+        int64_t below_floor = 0;  // less like their entry than traces were to theirs
+        int64_t exact = 0;        // of those, read from the exact prefix
+        double mean_weight = 0;   // given to the prefix, beside the sequence's own entries
+        size_t held_bytes = 0, moved_bytes = 0, exact_bytes = 0;  // shared by all sequences
+    };
+    Prefix prefix = {};
 
     int64_t n_cuts = 0;
     double scoring_s = 0, cutting_s = 0;

@@ -247,12 +247,13 @@ class CentroidMemory final : public Residue {
         }
     }
 
-    /// Joins attention over the entries, of which the log of the sum is known, with the centroids.
-    void join(int64_t head, const float* q, float lse, float scale, float* out) const {
+    /// Joins attention over the entries, of which the log of the sum is known, with the centroids;
+    /// that log is of everything together afterwards.
+    void join(int64_t head, const float* q, float* lse, float scale, float* out) const {
         const Centroids& of = heads_[static_cast<size_t>(head)];
         const auto d = static_cast<size_t>(shape_.d_head);
         std::vector<float> logits(static_cast<size_t>(of.count));
-        float peak = lse;
+        float peak = *lse;
         for (size_t s = 0; s < logits.size(); ++s) {
             const std::span<const float> key(of.keys.data() + s * d, d);
             logits[s] = of.weights[s] > 0
@@ -260,12 +261,13 @@ class CentroidMemory final : public Residue {
                             : -std::numeric_limits<float>::infinity();
             peak = std::max(peak, logits[s]);
         }
-        const float own = std::exp(lse - peak);
+        const float own = std::exp(*lse - peak);
         float sum = own;
         for (float& x : logits) {
             x = std::exp(x - peak);
             sum += x;
         }
+        *lse = peak + std::log(sum);
         for (size_t c = 0; c < d; ++c) out[c] *= own / sum;
         for (size_t s = 0; s < logits.size(); ++s) {
             const float weight = logits[s] / sum;
@@ -296,7 +298,7 @@ class CentroidMemory final : public Residue {
                 const auto* query = reinterpret_cast<const float*>(
                     static_cast<const char*>(q->data) + static_cast<size_t>(h) * q->nb[1] +
                     static_cast<size_t>(i) * q->nb[2]);
-                of_.join(head, query, *scratch_.lse(h, i), scale_, out);
+                of_.join(head, query, scratch_.lse(h, i), scale_, out);
             }
         }
 

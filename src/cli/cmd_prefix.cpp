@@ -1,0 +1,349 @@
+// palimpsest prefix: a long text that many requests share becomes a memory that is looked up.
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+
+#include "cli/command.h"
+#include "cli/setup.h"
+#include "cli/terminal.h"
+#include "core/error.h"
+#include "engine/prefix_build.h"
+#include "memory/budget.h"
+#include "memory/prefix_file.h"
+
+namespace palimpsest {
+
+namespace {
+
+struct BuildFlags {
+    ModelFlags model;
+    TextFlags text;
+    std::string file, traces, out, name, budget, keys_of = "head", position = "pre", storage = "i8",
+                                                 codebooks = "individual", aggregation = "weighted";
+    int64_t self_study = 0, k = 0, seed = 1, held_out = 64;
+    bool raw = false, whiten = false, force = false, keep_exact = false;
+};
+
+/// Phases one after another, each with its bar; where messages are no terminal, a line each.
+class Phases {
+ public:
+    bool show(std::string_view phase, int64_t done, int64_t total) {
+        if (phase != phase_) {
+            bar_ = std::make_unique<ProgressBar>(std::string(phase), "");
+            phase_ = phase;
+            start_ = std::chrono::steady_clock::now();
+            if (!messages_are_terminal()) write_message(cat("palimpsest: ", phase, "\n"));
+        }
+        bar_->show(done, total);
+        if (done < total) return !interrupted();
+        bar_->clear();
+        const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start_;
+        write_message(dim(cat("  ", phase, ": ", human_seconds(spent.count()), "\n")));
+        return !interrupted();
+    }
+
+ private:
+    std::string phase_;
+    std::unique_ptr<ProgressBar> bar_;
+    std::chrono::steady_clock::time_point start_;
+};
+
+PrefixRuntime runtime(const Engine& e, const ModelFlags& flags, Phases& phases) {
+    return {.loaded = *e.loaded,
+            .backend = *e.backend,
+            .n_chunk = flags.chunk,
+            .progress = [&phases](std::string_view phase, int64_t done, int64_t total) {
+                return phases.show(phase, done, total);
+            }};
+}
+
+PrefixBuildOptions build_options(const BuildFlags& f) {
+    PrefixBuildOptions o;
+    o.name = f.name.empty() ? std::filesystem::path(f.file).stem().string() : f.name;
+    o.heads_per_key = f.keys_of == "group" ? 0 : 1;
+    o.is_shared = f.codebooks == "shared";
+    o.keys = f.position == "post" ? PrefixKeys::kPost : PrefixKeys::kPre;
+    o.whiten = f.whiten;
+    o.storage = f.storage == "f16" ? PrefixStorage::kF16 : PrefixStorage::kI8;
+    o.k = f.k;
+    o.seed = static_cast<uint64_t>(f.seed);
+    o.n_held_out = f.held_out;
+    o.is_forced = f.force;
+    o.keep_exact = f.keep_exact;
+    o.aggregation = f.aggregation == "plain" ? Aggregation::kPlain : Aggregation::kWeighted;
+    o.work_folder = f.out + ".work";
+    if (f.budget.empty()) return o;
+    const Budget budget = parse_budget(f.budget);
+    require(budget.kind == Budget::Kind::kBytes && f.k == 0,
+            "--budget is what may be held, in bytes (24MiB), and takes the place of "
+            "--entries-per-head");
+    o.budget_bytes = static_cast<size_t>(budget.count);
+    return o;
+}
+
+std::vector<TraceText> traces_of(const BuildFlags& f, const PrefixRuntime& with,
+                                 const PrefixText& text) {
+    require(f.traces.empty() != (f.self_study == 0),
+            "say where requests come from: --traces FILE with JSON lines of 'prompt' and "
+            "'response', or --self-study N");
+    if (!f.traces.empty()) return parse_traces(read_file(f.traces));
+    return self_study(with, text, f.self_study, static_cast<uint64_t>(f.seed),
+                      f.out + ".self_study.jsonl");
+}
+
+std::string summary(const PrefixBuild& b) {
+    const PrefixDocument& d = *b.document;
+    const PrefixHeader& h = d.header();
+    std::string out;
+    const int64_t left_out = b.n_in_prefix + b.n_too_long + b.n_empty;
+    if (left_out > 0) {
+        out += cat("left out: ", b.n_in_prefix, " traces that repeat the prefix, ", b.n_too_long,
+                   " too long, ", b.n_empty, " empty\n");
+    }
+    out += cat(human_count(std::ssize(h.tokens)), " tokens became ", h.k,
+               " entries a dictionary, from ", human_count(b.n_records), " records of ", h.n_traces,
+               " traces", b.k_was_lowered ? " (lowered: 8 records an entry)" : "", "\n  held   ",
+               human_bytes(d.held_bytes()), ", ", 100 * d.held_bytes() / b.cache_bytes,
+               " % of the prefix's cache (", human_bytes(b.cache_bytes), ")\n  moved  ",
+               human_bytes(d.moved_bytes()), " a token, ", 100 * d.moved_bytes() / b.cache_bytes,
+               " % of it\n");
+    const double all = b.prefill_s + b.traces_s + b.clustering_s + b.checking_s;
+    out += cat("built in ", human_seconds(all), ": prefix ", human_seconds(b.prefill_s),
+               ", traces ", human_seconds(b.traces_s), ", clustering ",
+               human_seconds(b.clustering_s), ", checking ", human_seconds(b.checking_s), "\n");
+    if (b.prefill_s > 1) {
+        std::array<char, 32> n{};
+        std::snprintf(n.data(), n.size(), "%.1f", all / b.prefill_s);
+        out += cat("pays for itself after ", n.data(), " requests that read the prefix anew\n");
+    }
+    return out;
+}
+
+void build(const BuildFlags& f) {
+    require(f.out.ends_with(".gguf"), "the memory is a GGUF file; name it with --out FILE",
+            ".prefix.gguf");
+    const PrefixBuildOptions options = build_options(f);
+    const Engine e = load_engine(f.model);
+    const Tokenizer& tokenizer = e.loaded->require_tokenizer();
+    catch_interrupts();
+    Phases phases;
+    const PrefixRuntime with = runtime(e, f.model, phases);
+    const PrefixText text(tokenizer, prepared(read_file(f.file), f.text, tokenizer), f.raw);
+    const PrefixBuild built = build_prefix(with, text, traces_of(f, with, text), options);
+    write_output(errors_for_people(built.errors) + summary(built));
+    if (!built.errors.is_good()) {
+        write_message(
+            "palimpsest: the errors are above what a faithful memory has: more traces, more "
+            "entries or traces nearer to the requests would help\n");
+    }
+    const std::vector<std::shared_ptr<const PrefixDocument>> all = {built.document};
+    write_prefixes(f.out, all);
+    std::error_code ignored;
+    std::filesystem::remove_all(options.work_folder, ignored);
+    std::filesystem::remove(f.out + ".self_study.jsonl.entries", ignored);
+    write_output(cat("written: ", f.out, "\n"));
+}
+
+void info(const std::string& path) {
+    std::string out;
+    for (const auto& d : read_prefixes(path)) {
+        const PrefixHeader& h = d->header();
+        out += cat(h.name, "\n  ", human_count(d->n_positions()), " tokens, ",
+                   h.is_raw ? "raw" : "for chats", ", built with ", h.model_name, " (", h.model,
+                   ")\n  ", h.k, " entries, ", to_string(h.keys), "-rotation keys of ",
+                   h.layout.heads_per_key, h.layout.heads_per_key == 1 ? " head" : " heads",
+                   h.layout.is_shared ? ", one dictionary a layer" : ", one dictionary a KV head",
+                   h.is_whitened ? ", whitened" : "", ", seed ", h.seed, "\n  from ", h.n_traces,
+                   " traces, ", human_count(h.n_trace_tokens), " tokens\n  holds ",
+                   human_bytes(d->held_bytes()), ", a token reads ", human_bytes(d->moved_bytes()));
+        if (d->has_exact()) out += cat("; exact prefix ", human_bytes(d->exact_bytes()));
+        std::array<char, 160> line{};
+        std::snprintf(line.data(), line.size(),
+                      "\n  checked on %d traces: E_out %.3f (worst layer %.3f, answer %.3f), "
+                      "agreement %.3f, KL %.3f\n",
+                      static_cast<int>(h.n_held_out), static_cast<double>(h.e_out),
+                      static_cast<double>(h.e_out_worst), static_cast<double>(h.e_out_answer),
+                      static_cast<double>(h.agreement), static_cast<double>(h.divergence));
+        out += line.data();
+        out += "  layer   entries   records an entry: median, least   radius\n";
+        for (int64_t l = 0; l < h.n_layer; ++l) {
+            const PrefixLayer& layer = d->layers()[static_cast<size_t>(l)];
+            std::vector<int32_t> counts;
+            double radius = 0;
+            const int64_t k = layer.occupancy.shape[0];
+            for (int64_t c = 0; c < h.layout.n_codebooks(); ++c) {
+                for (int64_t i = 0; i < d->count(l, c); ++i) {
+                    const auto at = static_cast<size_t>(c * k + i);
+                    counts.push_back(
+                        reinterpret_cast<const int32_t*>(layer.occupancy.data.data())[at]);
+                    radius += static_cast<double>(
+                        reinterpret_cast<const float*>(layer.radius.data.data())[at]);
+                }
+            }
+            std::ranges::sort(counts);
+            std::snprintf(line.data(), line.size(), "  %5d   %7d   %25d, %5d   %6.2f\n",
+                          static_cast<int>(l), static_cast<int>(d->count(l, 0)),
+                          counts[counts.size() / 2], counts.front(),
+                          radius / static_cast<double>(counts.size()));
+            out += line.data();
+        }
+    }
+    write_output(out);
+}
+
+struct VerifyFlags {
+    ModelFlags model;
+    std::string file, traces, text_file;
+    int64_t most = 64;
+};
+
+void verify(const VerifyFlags& f) {
+    const auto documents = read_prefixes(f.file);
+    const Engine e = load_engine(f.model);
+    const Tokenizer& tokenizer = e.loaded->require_tokenizer();
+    for (const auto& d : documents) check_made_for(d->header(), e.loaded->file());
+    write_output("file, model, tokenizer, template and positions: as they were\n");
+    catch_interrupts();
+    Phases phases;
+    const PrefixRuntime with = runtime(e, f.model, phases);
+    for (const auto& d : documents) {
+        const PrefixHeader& h = d->header();
+        if (!f.text_file.empty()) {
+            require(read_file(f.text_file) == h.text, "'", f.text_file, "' is not the text that '",
+                    h.name, "' was built from; build it again");
+            write_output(cat(h.name, ": built from this text\n"));
+        }
+        const PrefixText text(tokenizer, h.text, h.is_raw);
+        require(text.tokens() == h.tokens, "the text of '", h.name,
+                "' gives other tokens now; build it again");
+        if (f.traces.empty()) continue;
+        std::vector<TraceTokens> traces;
+        const int64_t room = e.loaded->config().n_ctx_train - d->n_positions();
+        for (const TraceText& t : parse_traces(read_file(f.traces))) {
+            TraceTokens tokens = text.trace(t);
+            if (std::ssize(tokens.tokens) <= room) traces.push_back(std::move(tokens));
+            if (std::ssize(traces) == f.most) break;
+        }
+        require(!traces.empty(), "no trace fits behind the prefix");
+        const ReadPrefix exact = read_prefix(with, text);
+        write_output(errors_for_people(check_prefix(with, *exact.exact, d, nullptr, traces)));
+    }
+}
+
+struct ComposeFlags {
+    std::vector<std::string> files, drop;
+    std::string out;
+};
+
+void compose(const ComposeFlags& f) {
+    std::vector<std::shared_ptr<const PrefixDocument>> all;
+    for (const std::string& path : f.files) {
+        for (auto& d : read_prefixes(path)) {
+            const auto same = [&](const auto& other) {
+                return other->header().name == d->header().name;
+            };
+            require(std::ranges::none_of(all, same), "two documents are called '", d->header().name,
+                    "'; build one of them with another --name");
+            const bool fits = all.empty() || (all.front()->header().model == d->header().model &&
+                                              all.front()->header().is_raw == d->header().is_raw);
+            require(fits, "'", d->header().name,
+                    "' was built with another model or template than '",
+                    all.empty() ? "" : all.front()->header().name, "'");
+            all.push_back(std::move(d));
+        }
+    }
+    for (const std::string& name : f.drop) {
+        const auto n = std::erase_if(all, [&](const auto& d) { return d->header().name == name; });
+        require(n > 0, "no document is called '", name, "'");
+    }
+    write_prefixes(f.out, all);
+    std::string names;
+    for (const auto& d : all) names += cat(names.empty() ? "" : ", ", d->header().name);
+    write_output(cat("written: ", f.out, ": ", names, "\n"));
+    if (std::ssize(all) > kMostPrefixes) {
+        write_message(cat("palimpsest: at most ", kMostPrefixes, " are used together\n"));
+    }
+}
+
+void add_build(CLI::App& group) {
+    auto f = std::make_shared<BuildFlags>();
+    CLI::App& c = *group.add_subcommand("build", "make a memory from a text and sample requests");
+    c.add_option("-f,--file", f->file, "the prefix: a text")->required();
+    c.add_option("--traces", f->traces,
+                 "JSON lines of 'prompt' and 'response' like the requests to come");
+    c.add_option("--self-study", f->self_study, "no traces: the model asks itself so many times")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+    c.add_option("-o,--out", f->out, "the file to write: NAME.prefix.gguf")->required();
+    c.add_option("--name", f->name, "of the document (default: its file's)");
+    c.add_option("-b,--budget", f->budget,
+                 "bytes held (24MiB; default: a quarter of the prefix's cache)");
+    c.add_option("-k,--entries-per-head", f->k, "entries of a dictionary, instead of a budget")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+    c.add_option("--keys", f->keys_of, "a key is one head's query, or those of a group of heads")
+        ->check(CLI::IsMember({"head", "group"}))
+        ->capture_default_str();
+    c.add_option("--positions", f->position, "queries before or after their rotation")
+        ->check(CLI::IsMember({"pre", "post"}))
+        ->capture_default_str();
+    c.add_option("--codebooks", f->codebooks, "a dictionary for every KV head, or one a layer")
+        ->check(CLI::IsMember({"individual", "shared"}))
+        ->capture_default_str();
+    c.add_flag("--whiten", f->whiten, "even out what directions of queries vary by");
+    c.add_option("--storage", f->storage, "of keys and states")
+        ->check(CLI::IsMember({"i8", "f16"}))
+        ->capture_default_str();
+    c.add_option("--aggregation", f->aggregation, "of a cluster's states: by weight, or plain")
+        ->check(CLI::IsMember({"weighted", "plain"}))
+        ->capture_default_str();
+    c.add_option("--seed", f->seed, "of clusters and of what is held out")->capture_default_str();
+    c.add_option("--held-out", f->held_out, "traces to check with, at most an eighth")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+        ->capture_default_str();
+    c.add_flag("--raw", f->raw, "no chat template: requests continue the text");
+    c.add_flag("--keep-exact", f->keep_exact,
+               "keep the prefix's own cache in the file, for --prefix-gate");
+    c.add_flag("--force", f->force, "more entries than the records allow");
+    add_model_flags(c, f->model);
+    add_text_flags(c, f->text);
+    c.callback([f] { build(*f); });
+}
+
+}  // namespace
+
+void add_prefix(CLI::App& command) {
+    command.require_subcommand(1);
+    add_build(command);
+
+    auto path = std::make_shared<std::string>();
+    CLI::App& i = *command.add_subcommand("info", "what a memory holds, its errors and occupancy");
+    i.add_option("file", *path, "NAME.prefix.gguf")->required();
+    i.callback([path] { info(*path); });
+
+    auto v = std::make_shared<VerifyFlags>();
+    CLI::App& check = *command.add_subcommand("verify", "check a memory against model and prefix");
+    check.add_option("file", v->file, "NAME.prefix.gguf")->required();
+    check.add_option("--traces", v->traces, "measure its errors on these JSON lines");
+    check.add_option("--text", v->text_file, "is it still this text?");
+    check.add_option("--most", v->most, "traces measured")->capture_default_str();
+    add_model_flags(check, v->model);
+    check.callback([v] { verify(*v); });
+
+    auto m = std::make_shared<ComposeFlags>();
+    CLI::App& join = *command.add_subcommand(
+        "compose", "put several documents' memories into one file, or drop some");
+    join.add_option("files", m->files, "NAME.prefix.gguf, ...")->required();
+    join.add_option("--drop", m->drop, "name of a document to leave out (repeatable)")
+        ->allow_extra_args(false);
+    join.add_option("-o,--out", m->out, "the file to write")->required();
+    join.callback([m] { compose(*m); });
+    command.footer(
+        "\nExamples:\n"
+        "  palimpsest prefix build -f rules.txt --self-study 200 -o rules.prefix.gguf\n"
+        "  palimpsest run --prefix rules.prefix.gguf 'What does rule 12 say?'\n");
+}
+
+}  // namespace palimpsest

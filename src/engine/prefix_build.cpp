@@ -1,0 +1,429 @@
+// From a prefix and traces to a dictionary (Okoshi et al., 2026, arXiv:2605.18226, section 3).
+//
+// Records of queries and states wait on disk, layer by layer, and are clustered one layer at a
+// time: memory stays bounded by one layer's records without running the traces twice.
+
+#include "engine/prefix_build.h"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+#include <random>
+#include <sstream>
+
+#include "core/digest.h"
+#include "core/error.h"
+#include "engine/generate.h"
+#include "engine/prefix_records.h"
+#include "engine/session.h"
+#include "memory/binary_stream.h"
+#include "memory/prefix_file.h"
+
+namespace palimpsest {
+
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kRecordsPerEntry = 8;
+constexpr int64_t kTokensAtOnce = 256;  // of traces that share a pass
+constexpr int64_t kLanesAtOnce = 16;
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Usable traces in the order the seed shuffles them into; those to check with come last.
+struct Chosen {
+    std::vector<TraceTokens> all;
+    int64_t n_made_from = 0;
+};
+
+Chosen choose(const PrefixRuntime& with, const PrefixText& text,
+              const std::vector<TraceText>& traces, const PrefixBuildOptions& o,
+              PrefixBuild& told) {
+    const int64_t room = with.loaded.config().n_ctx_train - std::ssize(text.tokens());
+    Chosen chosen;
+    for (const TraceText& t : traces) {
+        // A trace that is also a demonstration looks at its own copy, which no request can.
+        const bool is_in_prefix =
+            t.prompt.size() >= 16 && text.text().find(t.prompt) != std::string::npos;
+        told.n_in_prefix += is_in_prefix ? 1 : 0;
+        if (is_in_prefix) continue;
+        const bool is_empty = t.prompt.find_first_not_of(" \t\r\n") == std::string::npos;
+        told.n_empty += is_empty ? 1 : 0;
+        if (is_empty) continue;
+        TraceTokens tokens = text.trace(t);
+        const bool fits = std::ssize(tokens.tokens) <= room;
+        told.n_too_long += fits ? 0 : 1;
+        if (fits) chosen.all.push_back(std::move(tokens));
+    }
+    require(chosen.all.size() >= 2, "of ", traces.size(), " traces, ", chosen.all.size(),
+            " can be used (", told.n_in_prefix, " repeat the prefix, ", told.n_empty,
+            " are empty, ", told.n_too_long,
+            " do not fit behind it); at least 2 are needed, and hundreds are better");
+    std::mt19937_64 random(o.seed);
+    for (size_t i = 0; i + 1 < chosen.all.size(); ++i) {
+        std::swap(chosen.all[i], chosen.all[i + random() % (chosen.all.size() - i)]);
+    }
+    const int64_t n = std::ssize(chosen.all);
+    chosen.n_made_from = n - std::clamp<int64_t>(n / 8, 1, std::max<int64_t>(1, o.n_held_out));
+    return chosen;
+}
+
+/// Everything that records depend on.
+std::string purpose_of(const PrefixRuntime& with, const PrefixText& text, const Chosen& chosen,
+                       PrefixKeys keys) {
+    PrefixHeader h;
+    set_hashes(h, with.loaded.file());
+    Digest sum;
+    sum.add(std::as_bytes(std::span(text.tokens())));
+    for (const TraceTokens& t : chosen.all) sum.add(std::as_bytes(std::span(t.tokens)));
+    return cat("records 1 ", h.model, " ", sum.hex(), " ", to_string(keys), "\n");
+}
+
+void record(const PrefixRuntime& with, const ExactPrefix& exact, const Chosen& chosen,
+            PrefixKeys keys, PrefixRecords& records) {
+    int64_t done_tokens = 0;
+    int64_t all_tokens = 0;
+    for (int64_t i = 0; i < chosen.n_made_from; ++i) {
+        const int64_t n = std::ssize(chosen.all[static_cast<size_t>(i)].tokens);
+        all_tokens += n;
+        if (i < records.n_done()) done_tokens += n;
+    }
+    while (records.n_done() < chosen.n_made_from) {
+        // Traces side by side, so that weights are read once for all of them.
+        std::vector<std::unique_ptr<TraceMemory>> memories;
+        std::vector<Lane> lanes;
+        int64_t n = 0;
+        for (int64_t i = records.n_done();
+             i < chosen.n_made_from && std::ssize(lanes) < kLanesAtOnce; ++i) {
+            const auto& tokens = chosen.all[static_cast<size_t>(i)].tokens;
+            const int64_t length = std::ssize(tokens);
+            if (n > 0 && n + length > kTokensAtOnce) break;
+            n += length;
+            memories.push_back(std::make_unique<TraceMemory>(
+                with.backend, exact, length, keys,
+                [&records](int64_t /*first*/, int64_t /*n*/, std::span<const TracedLayer> layers) {
+                    records.add(layers);
+                }));
+            lanes.push_back({.memory = memories.back().get(),
+                             .step = {.n = length,
+                                      .first_pos = memories.back()->next_position(),
+                                      .is_prefill = true},
+                             .tokens = tokens,
+                             .rows = {},
+                             .n_logits = 0});
+        }
+        // Of this batch only: its graph reads memories that go with it.
+        Evaluator(with.loaded.model(), with.backend).evaluate(lanes);
+        done_tokens += n;
+        with.tell("following traces", done_tokens, all_tokens);
+    }
+}
+
+/// Entries a dictionary may have, and why.
+int64_t choose_k(const PrefixBuildOptions& o, const PrefixHeader& h, size_t cache_bytes,
+                 PrefixBuild& told) {
+    const int64_t allowed = std::max<int64_t>(1, told.n_records / kRecordsPerEntry);
+    const size_t entry = prefix_entry_bytes(h.layout, h.n_layer, o.storage);
+    const bool is_asked = o.k > 0 || o.budget_bytes > 0;
+    const size_t budget = o.budget_bytes > 0 ? o.budget_bytes : cache_bytes / 4;
+    int64_t k = o.k > 0 ? o.k : static_cast<int64_t>(budget / entry);
+    if (o.k == 0 && k >= kMatchTile) k = k / kMatchTile * kMatchTile;  // whole tiles are held
+    require(k >= 1, "a budget of ", budget, " bytes is too small: an entry takes ", entry,
+            " bytes over all layers");
+    if (k <= allowed) return k;
+    require(
+        !is_asked || o.is_forced, k, " entries are too many for ", told.n_records, " records: at ",
+        kRecordsPerEntry, " records an entry, ", allowed,
+        " can be told apart; give more traces, lower --entries-per-head or --budget, or insist ",
+        "with --force");
+    if (is_asked) return k;
+    told.k_was_lowered = true;
+    return allowed;
+}
+
+void put_book(const fs::path& path, const Codebook& book) {
+    std::ofstream out(path, std::ios::binary);
+    put_all(out, book.queries);
+    put_all(out, book.outputs);
+    put_all(out, book.lse);
+    put_all(out, book.count);
+    put_all(out, book.radius);
+    put(out, static_cast<int64_t>(book.whitening.size()));
+    for (const Whitening& w : book.whitening) {
+        put_all(out, w.root);
+        put_all(out, w.inverse);
+    }
+}
+
+Codebook take_book(const fs::path& path, const PrefixLayout& layout) {
+    constexpr int64_t kMost = int64_t{1} << 40;
+    std::ifstream in(path, std::ios::binary);
+    Codebook book = {.n_block = layout.blocks(), .d_head = layout.d_head};
+    book.queries = take_all<float>(in, kMost);
+    book.outputs = take_all<float>(in, kMost);
+    book.lse = take_all<float>(in, kMost);
+    book.count = take_all<int32_t>(in, kMost);
+    book.radius = take_all<float>(in, kMost);
+    const auto n = take<int64_t>(in);
+    for (int64_t i = 0; i < n; ++i) {
+        Whitening w = {.d = layout.d_head, .root = {}, .inverse = {}};
+        w.root = take_all<float>(in, kMost);
+        w.inverse = take_all<float>(in, kMost);
+        book.whitening.push_back(std::move(w));
+    }
+    return book;
+}
+
+/// Clusters layer after layer. Finished ones of an interrupted run with the same options are taken
+/// from the work folder.
+struct Dictionaries {
+    PrefixAssembly all, mean;
+};
+
+Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
+                     const PrefixHeader& header, const PrefixBuildOptions& o) {
+    PrefixHeader mean_header = header;
+    mean_header.is_whitened = false;
+    Dictionaries made = {PrefixAssembly(header, o.storage), PrefixAssembly(mean_header, o.storage)};
+    const PrefixLayout& at = header.layout;
+    const fs::path folder =
+        records.folder() / cat("books_", header.k, "_", at.heads_per_key, at.is_shared, o.whiten,
+                               "_", o.seed, "_", static_cast<int>(o.aggregation));
+    fs::create_directories(folder);
+    for (int64_t layer = 0; layer < header.n_layer; ++layer) {
+        std::vector<Codebook> books;
+        std::vector<Codebook> means;
+        const fs::path done = folder / cat("layer_", layer, ".done");
+        const bool is_there = fs::exists(done);
+        std::vector<StateRecords> seen;
+        if (!is_there) seen = records.read(layer, at);
+        for (int64_t c = 0; c < at.n_codebooks(); ++c) {
+            const fs::path path = folder / cat("layer_", layer, "_", c);
+            const fs::path mean_path = folder / cat("mean_", layer, "_", c);
+            if (is_there) {
+                books.push_back(take_book(path, at));
+                means.push_back(take_book(mean_path, at));
+                continue;
+            }
+            const StateRecords& r = seen[static_cast<size_t>(c)];
+            const auto seed = o.seed + static_cast<uint64_t>(layer * at.n_codebooks() + c);
+            books.push_back(build_codebook(with.backend, r,
+                                           {.k = header.k,
+                                            .seed = seed,
+                                            .whiten = o.whiten,
+                                            .aggregation = o.aggregation,
+                                            .most_points = 64 * header.k}));
+            means.push_back(build_codebook(with.backend, r, {.k = 1}));
+            put_book(path, books.back());
+            put_book(mean_path, means.back());
+        }
+        made.all.add_layer(books);
+        made.mean.add_layer(means);
+        std::ofstream(done, std::ios::binary) << "\n";
+        with.tell("clustering layers", layer + 1, header.n_layer);
+    }
+    return made;
+}
+
+}  // namespace
+
+ReadPrefix read_prefix(const PrefixRuntime& with, const PrefixText& text,
+                       const std::string& saved_in) {
+    const ModelConfig& config = with.loaded.config();
+    const int64_t n = std::ssize(text.tokens());
+    require(n < config.n_ctx_train, "the prefix has ", n, " tokens, and this model sees ",
+            config.n_ctx_train, "; build parts of it on their own and join them with 'palimpsest ",
+            "prefix compose'");
+    auto memory =
+        std::make_unique<ExactPrefix>(with.backend, config.memory_shape(), GGML_TYPE_F16, n);
+    ReadPrefix read = {.session = nullptr, .exact = memory.get()};
+    bool is_there = false;
+    if (!saved_in.empty() && fs::exists(saved_in)) {
+        std::ifstream in(saved_in, std::ios::binary);
+        try {
+            memory->load(in);
+            is_there = read.exact->size() == n;
+        } catch (const Error&) {
+            is_there = false;  // an interrupted run's: read it again
+        }
+        if (!is_there) memory->reset();
+    }
+    read.session = std::make_unique<Session>(with.loaded.model(), with.backend, std::move(memory),
+                                             SessionOptions{.n_chunk = with.n_chunk});
+    if (is_there) return read;
+    read.session->feed(text.tokens(), {.on_progress = [&](int64_t done, int64_t total) {
+                           with.tell("reading the prefix", done, total);
+                           return true;
+                       }});
+    if (!saved_in.empty()) {
+        std::ofstream out(saved_in, std::ios::binary);
+        read.exact->save(out);
+    }
+    return read;
+}
+
+PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
+                         const std::vector<TraceText>& traces, const PrefixBuildOptions& o) {
+    const ModelConfig& config = with.loaded.config();
+    const MemoryShape shape = config.memory_shape();
+    PrefixBuild built;
+    const Chosen chosen = choose(with, text, traces, o, built);
+    PrefixHeader h;
+    set_hashes(h, with.loaded.file());
+    h.name = o.name;
+    h.text = text.text();
+    h.is_raw = text.is_raw();
+    h.tokens = text.tokens();
+    h.n_layer = shape.n_layer;
+    h.layout = {.n_head = shape.n_head,
+                .n_head_kv = shape.n_head_kv,
+                .d_head = shape.d_head,
+                .heads_per_key = o.heads_per_key > 0 ? o.heads_per_key : shape.group(),
+                .is_shared = o.is_shared};
+    require(shape.group() % h.layout.heads_per_key == 0, h.layout.heads_per_key,
+            " heads a key do not divide the ", shape.group(), " that share a KV head");
+    h.keys = o.keys;
+    h.is_whitened = o.whiten;
+    h.seed = static_cast<int64_t>(o.seed);
+    h.n_traces = chosen.n_made_from;
+    std::vector<int64_t> lengths;
+    for (int64_t i = 0; i < chosen.n_made_from; ++i) {
+        lengths.push_back(std::ssize(chosen.all[static_cast<size_t>(i)].tokens));
+        h.n_trace_tokens += lengths.back();
+    }
+    built.n_records = h.n_trace_tokens * h.layout.rows();
+    built.cache_bytes =
+        static_cast<size_t>(shape.n_layer * shape.n_head_kv * shape.d_head * std::ssize(h.tokens)) *
+        2 * sizeof(ggml_fp16_t);
+    h.k = choose_k(o, h, built.cache_bytes, built);
+
+    PrefixRecords records(o.work_folder, purpose_of(with, text, chosen, o.keys), shape, lengths);
+    auto start = Clock::now();
+    const ReadPrefix prefix =
+        read_prefix(with, text, (records.folder() / "prefix.entries").string());
+    built.prefill_s = seconds_since(start);
+    start = Clock::now();
+    record(with, *prefix.exact, chosen, o.keys, records);
+    built.traces_s = seconds_since(start);
+    start = Clock::now();
+    Dictionaries made = cluster(with, records, h, o);
+    built.clustering_s = seconds_since(start);
+    if (o.keep_exact) {
+        for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
+            std::vector<EntryRows> heads;
+            for (int64_t i = 0; i < shape.n_head_kv; ++i) {
+                heads.push_back(prefix.exact->rows(layer, i));
+            }
+            made.all.set_exact(layer, heads);
+        }
+    }
+    start = Clock::now();
+    PrefixHeader mean_header = h;
+    mean_header.is_whitened = false;
+    built.errors = check_prefix(
+        with, *prefix.exact, std::make_shared<const PrefixDocument>(made.all.document(h)),
+        std::make_shared<const PrefixDocument>(made.mean.document(mean_header)),
+        std::span(chosen.all).subspan(static_cast<size_t>(chosen.n_made_from)));
+    built.checking_s = seconds_since(start);
+    made.all.set_floors(built.errors.floors);
+    h.n_held_out = built.errors.n_traces;
+    h.e_out = static_cast<float>(built.errors.e_out);
+    h.e_out_worst = static_cast<float>(built.errors.e_out_worst);
+    h.e_out_answer = static_cast<float>(built.errors.e_out_answer);
+    h.agreement = static_cast<float>(built.errors.memory.share());
+    h.divergence = static_cast<float>(built.errors.memory.divergence);
+    built.document = std::make_shared<const PrefixDocument>(made.all.document(h));
+    return built;
+}
+
+// ---- self-study ------------------------------------------------------------------------------
+
+namespace {
+
+constexpr size_t kQuoted = 200;  // characters of the prefix that a question starts from
+
+std::vector<std::string> askings() {
+    return {"Write one short question that the text answers. Write the question only.",
+            "Write one question about a detail in this part of the text: \"{}\". Write the "
+            "question only.",
+            "Write a request that somebody who knows the text could be asked to carry out. Write "
+            "the request only.",
+            "Write one question about what this means: \"{}\". Write the question only.",
+            "Write one question that compares two things in the text. Write the question only."};
+}
+
+/// A piece of the prefix's text that begins and ends at a space.
+std::string quote(const std::string& text, uint64_t random) {
+    if (text.size() <= kQuoted) return text;
+    size_t begin = random % (text.size() - kQuoted);
+    begin = std::min(text.find(' ', begin), text.size() - kQuoted) + 1;
+    const size_t end = text.rfind(' ', std::min(text.size() - 1, begin + kQuoted));
+    return end == std::string::npos || end <= begin ? "" : text.substr(begin, end - begin);
+}
+
+}  // namespace
+
+std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& text, int64_t n,
+                                  uint64_t seed, const std::string& saved_in) {
+    require(!text.is_raw(), "a model can ask itself only in a chat; a raw prefix needs traces");
+    std::vector<TraceText> traces;
+    if (fs::exists(saved_in)) {
+        std::ifstream in(saved_in, std::ios::binary);
+        std::ostringstream lines;
+        lines << in.rdbuf();
+        if (!lines.str().empty()) traces = parse_traces(lines.str());
+        if (std::ssize(traces) > n) traces.resize(static_cast<size_t>(n));
+    }
+    if (std::ssize(traces) == n) return traces;
+    const Tokenizer& tokenizer = with.loaded.require_tokenizer();
+    const ReadPrefix prefix = read_prefix(with, text, saved_in + ".entries");
+    const int64_t room = with.loaded.config().n_ctx_train - std::ssize(text.tokens());
+    const auto say = [&](const std::string& request, const GenerateOptions& options) {
+        const std::vector<Segment> tokens = text.request({{request}});
+        int64_t length = options.max_tokens;
+        for (const Segment& s : tokens) length += std::ssize(s.tokens);
+        if (length > room) return std::string();
+        Session session(with.loaded.model(), with.backend,
+                        std::make_unique<TraceMemory>(with.backend, *prefix.exact, length + 1,
+                                                      PrefixKeys::kPre, TraceMemory::OnStep()),
+                        {.n_chunk = with.n_chunk});
+        return generate(session, tokenizer, tokens, options, {}).text;
+    };
+    const std::vector<std::string> ways = askings();
+    int64_t n_failed = 0;
+    for (uint64_t i = traces.size(); std::ssize(traces) < n; ++i) {
+        std::mt19937_64 random(seed + i);
+        std::string ask = ways[i % ways.size()];
+        if (const size_t at = ask.find("{}"); at != std::string::npos) {
+            ask.replace(at, 2, quote(text.text(), random()));
+        }
+        const auto of_seed = static_cast<uint32_t>(random());
+        TraceText trace;
+        GenerateOptions asking;
+        asking.sampling.temperature = 0.9F;
+        asking.sampling.seed = of_seed;
+        asking.max_tokens = 48;
+        asking.stop = {"\n"};
+        trace.prompt = say(ask, asking);
+        GenerateOptions answering;
+        answering.max_tokens = 80;
+        if (trace.prompt.size() >= 4) trace.response = say(trace.prompt, answering);
+        if (trace.prompt.size() < 4 || trace.response.empty()) {
+            require(++n_failed <= n + 16, "the model asks itself nothing about this prefix; give ",
+                    "traces instead");
+            continue;
+        }
+        std::ofstream(saved_in, std::ios::binary | std::ios::app) << to_json_line(trace);
+        traces.push_back(std::move(trace));
+        with.tell("asking itself", std::ssize(traces), n);
+    }
+    return traces;
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/prefix_check.h"
+#include "engine/prefix_text.h"
+#include "engine/session.h"
+
+namespace palimpsest {
+
+struct PrefixBuildOptions {
+    std::string name;           // of the document
+    int64_t heads_per_key = 1;  // 0: all that share a KV head
+    bool is_shared = false;
+    PrefixKeys keys = PrefixKeys::kPre;
+    bool whiten = false;
+    PrefixStorage storage = PrefixStorage::kI8;
+    int64_t k = 0;            // entries; 0: what the budget holds
+    size_t budget_bytes = 0;  // of held bytes; 0: a quarter of the prefix's cache
+    uint64_t seed = 1;
+    int64_t n_held_out = 64;  // traces that are only checked with, at most an eighth of all
+    bool is_forced = false;   // more entries than the records allow
+    bool keep_exact = false;  // the prefix's own entries in the file, for the gate
+    Aggregation aggregation = Aggregation::kWeighted;
+    std::string work_folder;  // where records wait; it is removed when all is done
+};
+
+struct PrefixBuild {
+    std::shared_ptr<const PrefixDocument> document;
+    PrefixErrors errors;
+    int64_t n_records = 0;                                 // of a dictionary
+    int64_t n_in_prefix = 0, n_too_long = 0, n_empty = 0;  // traces left out
+    bool k_was_lowered = false;                            // to what the records allow
+    size_t cache_bytes = 0;                                // of the prefix's keys and values, f16
+    double prefill_s = 0, traces_s = 0, clustering_s = 0, checking_s = 0;  // of this run
+};
+
+/// Reads a prefix; the Session owns the memory that `exact` points to.
+struct ReadPrefix {
+    std::unique_ptr<Session> session;
+    const ExactPrefix* exact = nullptr;
+};
+ReadPrefix read_prefix(const PrefixRuntime& with, const PrefixText& text,
+                       const std::string& saved_in = "");
+
+/// Section 6.1 of the specification. Throws kInvalidArgument for what cannot be: a prefix longer
+/// than the model's window, no usable traces, more entries than records / 8. An interrupted build
+/// goes on from what its work folder has.
+PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
+                         const std::vector<TraceText>& traces, const PrefixBuildOptions& options);
+
+/// Lets the model ask itself about a prefix and answer (cf. Cartridges, arXiv:2506.06266), n times.
+/// What is there already in `saved_in` (JSON lines) is taken from there, and new ones are added.
+std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& text, int64_t n,
+                                  uint64_t seed, const std::string& saved_in);
+
+}  // namespace palimpsest

@@ -1,0 +1,266 @@
+#include "engine/prefix_check.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+
+#include "core/error.h"
+#include "engine/session.h"
+#include "memory/attention_state.h"
+#include "memory/kv_cache.h"
+
+namespace palimpsest {
+
+namespace {
+
+/// Sums over positions, all hidden states exact.
+class ExactRegime {
+ public:
+    ExactRegime(const PrefixDocument& document, const MemoryShape& shape)
+        : document_(document), shape_(shape), sums_(static_cast<size_t>(shape.n_layer)) {
+        const auto n = static_cast<size_t>(shape.n_layer * layout().n_codebooks());
+        similarity_.resize(n);
+    }
+
+    void add(int64_t first, int64_t n, std::span<const TracedLayer> layers, int64_t answer) {
+        for (int64_t i = 0; i < n; ++i) {
+            for (int64_t l = 0; l < shape_.n_layer; ++l) {
+                const double e = add_position(l, layers[static_cast<size_t>(l)], i);
+                if (first + i == answer - 1) {
+                    answer_sum_ += e;
+                    ++n_answer_;
+                }
+            }
+        }
+    }
+
+    [[nodiscard]] PrefixErrors errors() const {
+        PrefixErrors all;
+        for (const Sums& s : sums_) {
+            const auto n = static_cast<double>(std::max<int64_t>(1, s.n));
+            const auto rows = n * static_cast<double>(shape_.n_head);
+            all.layers.push_back({.e_out = s.out / n,
+                                  .e_state = s.state > 0 ? std::sqrt(s.state_error / s.state) : 0,
+                                  .e_lse = s.lse / rows,
+                                  .e_weight = s.weight / rows});
+            all.e_out += all.layers.back().e_out / static_cast<double>(shape_.n_layer);
+            all.e_out_worst = std::max(all.e_out_worst, all.layers.back().e_out);
+            all.n_positions = std::max(all.n_positions, s.n);
+        }
+        all.e_out_answer = n_answer_ > 0 ? answer_sum_ / static_cast<double>(n_answer_) : 0;
+        for (std::vector<float> s : similarity_) {
+            if (s.empty()) s.push_back(-1);
+            const auto at = static_cast<std::ptrdiff_t>(s.size() / 100);
+            std::ranges::nth_element(s, s.begin() + at);
+            all.floors.push_back(s[static_cast<size_t>(at)]);
+        }
+        return all;
+    }
+
+ private:
+    struct Sums {
+        int64_t n = 0;
+        double out = 0, state = 0, state_error = 0, lse = 0, weight = 0;
+    };
+    [[nodiscard]] const PrefixLayout& layout() const { return document_.header().layout; }
+
+    /// Returns E_out of one position.
+    double add_position(int64_t layer, const TracedLayer& seen, int64_t i) {
+        const PrefixLayout& at = layout();
+        const auto d = static_cast<size_t>(at.d_head);
+        const auto row = [&](const std::vector<float>& of, int64_t h) {
+            return std::span(of).subspan(static_cast<size_t>(i * at.n_head + h) * d, d);
+        };
+        std::vector<float> key(static_cast<size_t>(at.width()));
+        std::vector<float> found(d);
+        std::vector<float> exact(d);
+        std::vector<float> merged(d);
+        Sums& sums = sums_[static_cast<size_t>(layer)];
+        double squares = 0;
+        double error = 0;
+        for (int64_t c = 0; c < at.n_codebooks(); ++c) {
+            for (int64_t r = 0; r < at.rows(); ++r) {
+                for (int64_t b = 0; b < at.blocks(); ++b) {
+                    std::ranges::copy(row(seen.keys, at.head(c, r, b)),
+                                      key.begin() + static_cast<std::ptrdiff_t>(b * at.d_head));
+                }
+                const PrefixEntry entry = document_.find(layer, c, key);
+                similarity_[static_cast<size_t>(layer * at.n_codebooks() + c)].push_back(
+                    entry.similarity);
+                for (int64_t b = 0; b < at.blocks(); ++b) {
+                    const int64_t h = at.head(c, r, b);
+                    const auto where = static_cast<size_t>(i * at.n_head + h);
+                    const float lse = seen.lse[where];
+                    const float own = seen.own_lse[where];
+                    float theirs = document_.state(layer, c, entry.index, b, found);
+                    // A window that no longer reaches the prefix: nothing is looked up.
+                    if (lse == kEmptyState) theirs = kEmptyState;
+                    std::ranges::copy(row(seen.own, h), exact.begin());
+                    std::ranges::copy(row(seen.own, h), merged.begin());
+                    join_state(exact, own, row(seen.outputs, h), lse);
+                    join_state(merged, own, found, theirs);
+                    for (size_t x = 0; x < d; ++x) {
+                        squares += double{exact[x]} * double{exact[x]};
+                        error += std::pow(double{merged[x]} - double{exact[x]}, 2);
+                        const double truth = double{row(seen.outputs, h)[x]};
+                        if (lse == kEmptyState) continue;
+                        sums.state += truth * truth;
+                        sums.state_error += std::pow(double{found[x]} - truth, 2);
+                    }
+                    if (lse == kEmptyState) continue;
+                    sums.lse += std::abs(double{theirs} - double{lse});
+                    sums.weight += std::abs(double{weight_of_state(theirs, own)} -
+                                            double{weight_of_state(lse, own)});
+                }
+            }
+        }
+        const double e = squares > 0 ? std::sqrt(error / squares) : 0;
+        sums.out += e;
+        ++sums.n;
+        return e;
+    }
+
+    const PrefixDocument& document_;
+    MemoryShape shape_;
+    std::vector<Sums> sums_;                      // [layer]
+    std::vector<std::vector<float>> similarity_;  // [layer][codebook]
+    double answer_sum_ = 0;
+    int64_t n_answer_ = 0;
+};
+
+/// Logits at the positions that say a trace's answer, row after row.
+std::vector<float> answer_logits(Session& session, const TraceTokens& trace, int64_t n_vocab) {
+    std::vector<float> rows;
+    const int64_t start = session.position();
+    const int64_t first = std::max<int64_t>(0, trace.answer - 1);
+    const int64_t last = std::max(first + 1, std::ssize(trace.tokens) - 1);
+    session.feed(trace.tokens, {.on_logits = [&](int64_t position, std::span<const float> logits) {
+                     const int64_t i = position - start;
+                     if (i < first || i >= last) return;
+                     rows.insert(rows.end(), logits.begin(), logits.begin() + n_vocab);
+                 }});
+    return rows;
+}
+
+void compare(std::span<const float> full, std::span<const float> other, size_t n_vocab,
+             PrefixAgreement& to) {
+    for (size_t at = 0; at + n_vocab <= full.size(); at += n_vocab) {
+        const auto p = full.subspan(at, n_vocab);
+        const auto q = other.subspan(at, n_vocab);
+        const auto best_p = std::ranges::max_element(p);
+        const auto best_q = std::ranges::max_element(q);
+        to.same += best_p - p.begin() == best_q - q.begin() ? 1 : 0;
+        ++to.n;
+        double zp = 0;
+        double zq = 0;
+        for (size_t i = 0; i < n_vocab; ++i) {
+            zp += std::exp(double{p[i]} - double{*best_p});
+            zq += std::exp(double{q[i]} - double{*best_q});
+        }
+        double kl = 0;
+        const double lp = double{*best_p} + std::log(zp);
+        const double lq = double{*best_q} + std::log(zq);
+        for (size_t i = 0; i < n_vocab; ++i) {
+            kl += std::exp(double{p[i]} - lp) * ((double{p[i]} - lp) - (double{q[i]} - lq));
+        }
+        to.divergence += kl;
+    }
+}
+
+}  // namespace
+
+void PrefixRuntime::tell(std::string_view phase, int64_t done, int64_t total) const {
+    if (progress && !progress(phase, done, total)) {
+        throw Error(ErrorCode::kExhausted, "stopped; the same command goes on from here");
+    }
+}
+
+ShareInterval wilson(int64_t hits, int64_t n) {
+    if (n <= 0) return {.low = 0, .high = 1};
+    constexpr double kZ = 1.959964;
+    const auto count = static_cast<double>(n);
+    const double p = static_cast<double>(hits) / count;
+    const double middle = p + kZ * kZ / (2 * count);
+    const double half = kZ * std::sqrt(p * (1 - p) / count + kZ * kZ / (4 * count * count));
+    const double by = 1 + kZ * kZ / count;
+    return {.low = (middle - half) / by, .high = (middle + half) / by};
+}
+
+PrefixErrors check_prefix(const PrefixRuntime& with, const ExactPrefix& exact,
+                          const std::shared_ptr<const PrefixDocument>& document,
+                          const std::shared_ptr<const PrefixDocument>& mean_state,
+                          std::span<const TraceTokens> traces) {
+    const MemoryShape& shape = exact.shape();
+    const Model& model = with.loaded.model();
+    const int64_t n_vocab = model.config().n_vocab;
+    ExactRegime regime(*document, shape);
+    PrefixAgreement memory;
+    PrefixAgreement mean;
+    PrefixAgreement none;
+    int64_t done = 0;
+    for (const TraceTokens& trace : traces) {
+        const int64_t n = std::ssize(trace.tokens);
+        const auto logits_of = [&](std::unique_ptr<ContextMemory> of) {
+            Session session(model, with.backend, std::move(of), {.n_chunk = with.n_chunk});
+            return answer_logits(session, trace, n_vocab);
+        };
+        const auto on_step = [&](int64_t first, int64_t count, std::span<const TracedLayer> seen) {
+            regime.add(first, count, seen, trace.answer);
+        };
+        const auto full = logits_of(std::make_unique<TraceMemory>(
+            with.backend, exact, n, document->header().keys, on_step));
+        const auto with_document = [&](const std::shared_ptr<const PrefixDocument>& d) {
+            KvCacheOptions options = {.n_ctx = n};
+            if (d) options.prefix.documents = {d};
+            return logits_of(std::make_unique<KvCache>(with.backend, shape, options));
+        };
+        const auto width = static_cast<size_t>(n_vocab);
+        compare(full, with_document(document), width, memory);
+        if (mean_state) compare(full, with_document(mean_state), width, mean);
+        compare(full, with_document(nullptr), width, none);
+        with.tell("checking", ++done, std::ssize(traces));
+    }
+    PrefixErrors errors = regime.errors();
+    for (PrefixAgreement* a : {&memory, &mean, &none}) {
+        a->divergence /= static_cast<double>(std::max<int64_t>(1, a->n));
+    }
+    errors.memory = memory;
+    errors.mean_state = mean;
+    errors.no_prefix = none;
+    errors.n_traces = std::ssize(traces);
+    return errors;
+}
+
+std::string errors_for_people(const PrefixErrors& e) {
+    std::array<char, 160> line{};
+    std::string out = cat("errors on ", e.n_traces, " held-out traces, ", e.n_positions,
+                          " positions, hidden states exact\n");
+    std::snprintf(line.data(), line.size(),
+                  "  E_out    mean %.3f   worst layer %.3f   at the answer %.3f   (good: %.3f, "
+                  "%.3f)\n",
+                  e.e_out, e.e_out_worst, e.e_out_answer, PrefixErrors::kMostError,
+                  PrefixErrors::kMostAnswerError);
+    out += line.data();
+    out += "  layer      E_out    E_a    E_l    E_w\n";
+    for (size_t i = 0; i < e.layers.size(); ++i) {
+        const PrefixLayerErrors& l = e.layers[i];
+        std::snprintf(line.data(), line.size(), "  %5d      %.3f  %.3f  %.3f  %.3f\n",
+                      static_cast<int>(i), l.e_out, l.e_state, l.e_lse, l.e_weight);
+        out += line.data();
+    }
+    out += "agreement with the full prefix at answers, running freely\n";
+    const auto row = [&](const char* what, const PrefixAgreement& a) {
+        if (a.n == 0) return;
+        const ShareInterval i = wilson(a.same, a.n);
+        std::snprintf(line.data(), line.size(), "  %-22s %.3f  (%.3f to %.3f, n = %d)   KL %.3f\n",
+                      what, a.share(), i.low, i.high, static_cast<int>(a.n), a.divergence);
+        out += line.data();
+    };
+    row("this memory", e.memory);
+    row("control: mean state", e.mean_state);
+    row("control: no prefix", e.no_prefix);
+    return out;
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "memory/codebook.h"
+#include "memory/prefix_layout.h"
+#include "memory/prefix_trace.h"
+
+namespace palimpsest {
+
+/// What traces saw of a prefix, on disk: one file a layer, so that only a layer's records are ever
+/// in memory, and an interrupted build goes on where it stopped. Queries and outputs in f16.
+class PrefixRecords {
+ public:
+    /// `lengths` are the traces' tokens. Opens `folder`, or makes it; what is in it is kept if it
+    /// was written for the same `purpose`, and removed otherwise.
+    PrefixRecords(std::filesystem::path folder, const std::string& purpose,
+                  const MemoryShape& shape, std::vector<int64_t> lengths);
+
+    /// Traces whose records are complete.
+    [[nodiscard]] int64_t n_done() const { return n_done_; }
+    [[nodiscard]] int64_t n_traces() const { return std::ssize(lengths_); }
+    /// Records the next trace. Throws kExhausted if the disk is full, kInternal if a value is not
+    /// finite.
+    void add(std::span<const TracedLayer> layers);
+
+    /// All records of a layer, one part for each codebook of the layout.
+    [[nodiscard]] std::vector<StateRecords> read(int64_t layer, const PrefixLayout& layout) const;
+
+    [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
+    /// Removes folder and records.
+    void remove() const;
+
+ private:
+    [[nodiscard]] std::filesystem::path file(int64_t layer) const;
+    [[nodiscard]] size_t bytes(int64_t n_traces) const;
+
+    std::filesystem::path folder_;
+    MemoryShape shape_;
+    std::vector<int64_t> lengths_;
+    int64_t n_done_ = 0;
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,120 @@
+#include "engine/prefix_text.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+std::string text_of(const nlohmann::json& object, const char* name, int64_t line) {
+    const auto found = object.find(name);
+    if (found == object.end() || !found->is_string()) {
+        throw Error(ErrorCode::kCorrupt,
+                    cat("line ", line, " of the traces has no text '", name, "'"));
+    }
+    return found->get<std::string>();
+}
+
+std::vector<TokenId> flat(const std::vector<Segment>& segments) {
+    std::vector<TokenId> tokens;
+    for (const Segment& s : segments) {
+        tokens.insert(tokens.end(), s.tokens.begin(), s.tokens.end());
+    }
+    return tokens;
+}
+
+}  // namespace
+
+std::vector<TraceText> parse_traces(std::string_view lines) {
+    std::vector<TraceText> traces;
+    int64_t number = 0;
+    while (!lines.empty()) {
+        const size_t end = std::min(lines.find('\n'), lines.size());
+        const std::string_view line = lines.substr(0, end);
+        lines.remove_prefix(std::min(lines.size(), end + 1));
+        ++number;
+        if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+        const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
+        if (!j.is_object()) {
+            throw Error(ErrorCode::kCorrupt,
+                        cat("line ", number, " of the traces is no JSON object with 'prompt' and ",
+                            "'response'"));
+        }
+        traces.push_back({text_of(j, "prompt", number), text_of(j, "response", number)});
+    }
+    require(!traces.empty(), "there are no traces; write JSON lines with 'prompt' and 'response', ",
+            "or let the model ask itself with --self-study");
+    return traces;
+}
+
+std::string to_json_line(const TraceText& trace) {
+    return nlohmann::json({{"prompt", trace.prompt}, {"response", trace.response}})
+               .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
+           "\n";
+}
+
+PrefixText::PrefixText(const Tokenizer& tokenizer, std::string text, bool is_raw)
+    : tokenizer_(tokenizer), text_(std::move(text)), is_raw_(is_raw) {
+    require(text_.find_first_not_of(" \t\r\n") != std::string::npos, "the prefix is empty");
+    if (!is_raw && !tokenizer.has_chat_template()) {
+        throw Error(ErrorCode::kUnsupported,
+                    "this model has no chat template; build the prefix with --raw");
+    }
+    if (is_raw) {
+        tokens_ = flat(tokenizer.encode_raw(std::vector<TextPart>{{text_}}));
+        return;
+    }
+    // What two conversations have in common that differ in their first word.
+    const std::vector<TokenId> one = flat(whole({{"a"}}));
+    const std::vector<TokenId> other = flat(whole({{"Z"}}));
+    const auto [end, ignored] = std::ranges::mismatch(one, other);
+    tokens_.assign(one.begin(), end);
+}
+
+std::vector<Segment> PrefixText::whole(const std::vector<TextPart>& parts) const {
+    if (is_raw_) {
+        std::vector<TextPart> all = {{text_}};
+        all.insert(all.end(), parts.begin(), parts.end());
+        return tokenizer_.encode_raw(all);
+    }
+    return tokenizer_.encode_chat(std::vector<ChatMessage>{{"system", {{text_}}}, {"user", parts}});
+}
+
+std::vector<Segment> PrefixText::request(const std::vector<TextPart>& parts) const {
+    std::vector<Segment> rest = whole(parts);
+    auto at = tokens_.begin();
+    for (Segment& s : rest) {
+        const auto n = std::min(std::ssize(s.tokens), tokens_.end() - at);
+        require(std::equal(at, at + n, s.tokens.begin()),
+                "the prefix and the request do not meet at a token; a chat template that rewrites ",
+                "the system's message cannot be used with prefix memories");
+        s.tokens.erase(s.tokens.begin(), s.tokens.begin() + n);
+        at += n;
+        if (at == tokens_.end()) break;
+    }
+    std::erase_if(rest, [](const Segment& s) { return s.tokens.empty(); });
+    return rest;
+}
+
+TraceTokens PrefixText::trace(const TraceText& text) const {
+    TraceTokens t = {.tokens = flat(request({{text.prompt}})), .answer = 0};
+    t.answer = std::ssize(t.tokens);
+    const std::vector<TokenId> response = tokenizer_.encode(text.response);
+    t.tokens.insert(t.tokens.end(), response.begin(), response.end());
+    return t;
+}
+
+std::vector<Segment> request_after(const PrefixDocument& document, const Tokenizer& tokenizer,
+                                   const std::vector<TextPart>& parts) {
+    const PrefixHeader& h = document.header();
+    const PrefixText text(tokenizer, h.text, h.is_raw);
+    require(text.tokens() == h.tokens, "the prefix memory '", h.name, "' was built from ",
+            h.tokens.size(), " tokens, but its text now gives ", text.tokens().size(),
+            "; tokenizer or template changed: build it again");
+    return text.request(parts);
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <span>
+
+namespace palimpsest {
+
+// Attention of one query over a block of entries is a pair: the softmax-weighted mean of their
+// values, and the natural logarithm of the sum of exp(scaled logits). Such states of one query over
+// disjoint blocks join, in any order, into exactly the state over all of them. (Okoshi et al.,
+// 2026, arXiv:2605.18226, Eq. 2-3 and 7; the logarithm instead of the sum, which overflows.)
+
+inline constexpr float kEmptyState = -std::numeric_limits<float>::infinity();
+
+/// Weight of the state whose logarithm is `theirs` beside one of `own`: exp(theirs) / (exp(own) +
+/// exp(theirs)); 0 if theirs is empty.
+[[nodiscard]] inline float weight_of_state(float theirs, float own) {
+    if (theirs == kEmptyState) return 0;
+    if (own == kEmptyState) return 1;
+    return 1.0F / (1.0F + std::exp(own - theirs));
+}
+
+/// Joins another state into this one. Returns the joint logarithm.
+inline float join_state(std::span<float> out, float lse, std::span<const float> other,
+                        float other_lse) {
+    if (other_lse == kEmptyState) return lse;
+    const float w = weight_of_state(other_lse, lse);
+    for (size_t c = 0; c < out.size(); ++c) {
+        // An empty side may hold anything, infinities included.
+        out[c] = w >= 1 ? other[c] : out[c] + w * (other[c] - out[c]);
+    }
+    if (lse == kEmptyState) return other_lse;
+    return std::max(lse, other_lse) + std::log1p(std::exp(-std::abs(lse - other_lse)));
+}
+
+}  // namespace palimpsest

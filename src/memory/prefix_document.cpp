@@ -1,0 +1,394 @@
+// A prefix that became a dictionary: what it holds, and how it is asked.
+//
+// Okoshi et al., 2026, arXiv:2605.18226, sections 3.4 and 3.5. Keys lie in tiles, channel by
+// channel, in the file as in memory: a mapped file is asked as it is.
+
+#include "memory/prefix_document.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+#include "memory/attention_state.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr int64_t kPadding = 8;  // rows past the last that whole vectors may read
+
+[[noreturn]] void corrupt(const std::string& what) {
+    throw Error(ErrorCode::kCorrupt, cat("the prefix memory is damaged: ", what));
+}
+
+template <typename T>
+const T* values_of(const GgufTensor& t) {
+    return reinterpret_cast<const T*>(t.data.data());
+}
+
+float length(std::span<const float> x) {
+    float sum = 0;
+    for (const float v : x) sum += v * v;
+    return std::sqrt(sum);
+}
+
+void check_part(const PrefixPart& part, ggml_type type, const Shape& shape) {
+    const GgufTensor& t = *part.tensor;
+    if (t.data.empty()) {
+        if (part.is_needed) corrupt(cat("it has no ", part.name));
+        return;
+    }
+    if (t.type != type || t.shape != shape) {
+        corrupt(cat(part.name, " is ", ggml_type_name(t.type), " ", to_string(t.shape),
+                    ", it should be ", ggml_type_name(type), " ", to_string(shape)));
+    }
+}
+
+/// Every part's type and shape; every count and value that an index or a loop comes from.
+void check_layer(PrefixLayer& l, const PrefixHeader& h) {
+    const PrefixLayout& at = h.layout;
+    const int64_t c = at.n_codebooks();
+    if (l.lse.data.empty()) corrupt("it has no lse");
+    const int64_t k = l.lse.shape[1];
+    const int64_t n_tiles = (k + kMatchTile - 1) / kMatchTile;
+    const bool is_i8 = l.keys.type == GGML_TYPE_I8;
+    const ggml_type stored = is_i8 ? GGML_TYPE_I8 : GGML_TYPE_F16;
+    const int64_t n_exact = std::ssize(h.tokens) + kPadding;
+    for (const PrefixPart& part : parts_of(l, h)) {
+        const GgufTensor* t = part.tensor;
+        if (t == &l.keys) check_part(part, stored, {kMatchTile, at.width(), n_tiles, c});
+        if (t == &l.key_scale) check_part(part, GGML_TYPE_F32, {k, c, 1, 1});
+        if (t == &l.values) check_part(part, stored, {at.width(), k, c, 1});
+        if (t == &l.value_scale) check_part(part, GGML_TYPE_F32, {at.blocks(), k, c, 1});
+        if (t == &l.lse) check_part(part, GGML_TYPE_F32, {at.blocks(), k, c, 1});
+        if (t == &l.count) check_part(part, GGML_TYPE_I32, {c, 1, 1, 1});
+        if (t == &l.occupancy) check_part(part, GGML_TYPE_I32, {k, c, 1, 1});
+        if (t == &l.radius) check_part(part, GGML_TYPE_F32, {k, c, 1, 1});
+        if (t == &l.whitening) {
+            check_part(part, GGML_TYPE_F32, {at.d_head, at.d_head, at.blocks(), c});
+        }
+        if (t == &l.floor) check_part(part, GGML_TYPE_F32, {c, 1, 1, 1});
+        if (t == &l.exact_k || t == &l.exact_v) {
+            check_part(part, GGML_TYPE_F16, {at.d_head, n_exact, at.n_head_kv, 1});
+        }
+    }
+    if (is_i8 && (l.key_scale.data.empty() || l.value_scale.data.empty())) {
+        corrupt("it has no scales");
+    }
+    if (l.exact_k.data.empty() != l.exact_v.data.empty()) corrupt("half of the prefix is missing");
+    for (int64_t i = 0; i < c; ++i) {
+        const int32_t n = values_of<int32_t>(l.count)[i];
+        if (n < 1 || n > k) corrupt(cat("a dictionary has ", n, " entries of ", k));
+    }
+}
+
+bool is_layout(const PrefixLayout& l) {
+    const auto in_range = [](int64_t n, int64_t most) { return n >= 1 && n <= most; };
+    return in_range(l.n_head, 4096) && in_range(l.n_head_kv, l.n_head) &&
+           l.n_head % l.n_head_kv == 0 && in_range(l.d_head, kMaxHead) &&
+           l.d_head % kHeadAlignment == 0 && in_range(l.heads_per_key, l.group()) &&
+           l.group() % l.heads_per_key == 0;
+}
+
+size_t bytes_of(const PrefixLayer& l) {
+    return l.keys.data.size() + l.key_scale.data.size() + l.values.data.size() +
+           l.value_scale.data.size() + l.lse.data.size() + l.whitening.data.size();
+}
+
+}  // namespace
+
+std::string_view to_string(PrefixKeys keys) { return keys == PrefixKeys::kPre ? "pre" : "post"; }
+
+std::vector<PrefixPart> parts_of(PrefixLayer& l, const PrefixHeader& h) {
+    return {{"keys", &l.keys},
+            {"key_scale", &l.key_scale, false},
+            {"values", &l.values},
+            {"value_scale", &l.value_scale, false},
+            {"lse", &l.lse},
+            {"count", &l.count},
+            {"occupancy", &l.occupancy},
+            {"radius", &l.radius},
+            {"whitening", &l.whitening, h.is_whitened},
+            {"floor", &l.floor, false},
+            {"exact_k", &l.exact_k, false},
+            {"exact_v", &l.exact_v, false}};
+}
+
+PrefixDocument::PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> layers,
+                               std::shared_ptr<const void> owner)
+    : header_(std::move(header)), layers_(std::move(layers)), owner_(std::move(owner)) {
+    if (!is_layout(header_.layout)) corrupt("its heads are impossible");
+    if (header_.tokens.empty()) corrupt("it has no prefix");
+    if (layers_.empty() || std::ssize(layers_) != header_.n_layer) {
+        corrupt(cat("it has ", layers_.size(), " of ", header_.n_layer, " layers"));
+    }
+    for (PrefixLayer& l : layers_) check_layer(l, header_);
+}
+
+int64_t PrefixDocument::count(int64_t layer, int64_t codebook) const {
+    return values_of<int32_t>(layers_[static_cast<size_t>(layer)].count)[codebook];
+}
+
+MatchKeys PrefixDocument::keys(int64_t layer, int64_t codebook) const {
+    const PrefixLayer& l = layers_[static_cast<size_t>(layer)];
+    const size_t bytes = l.keys.data.size() / static_cast<size_t>(l.keys.shape[3]);
+    const float* scale = l.key_scale.data.empty()
+                             ? nullptr
+                             : values_of<float>(l.key_scale) + codebook * l.key_scale.shape[0];
+    return {.type = l.keys.type,
+            .tiles = l.keys.data.data() + static_cast<size_t>(codebook) * bytes,
+            .scale = scale,
+            .bias = nullptr,
+            .n = count(layer, codebook),
+            .d = header_.layout.width()};
+}
+
+float PrefixDocument::similarity(int64_t layer, int64_t codebook, std::span<const float> key,
+                                 float product) const {
+    const PrefixLayer& l = layers_[static_cast<size_t>(layer)];
+    float by = 0;
+    if (l.whitening.data.empty()) {
+        by = length(key);
+    } else {
+        const auto d = static_cast<size_t>(header_.layout.d_head);
+        const auto blocks = static_cast<size_t>(header_.layout.blocks());
+        std::vector<float> turned(key.size());
+        for (size_t b = 0; b < blocks; ++b) {
+            const size_t at = (static_cast<size_t>(codebook) * blocks + b) * d * d;
+            multiply({values_of<float>(l.whitening) + at, d * d}, key.subspan(b * d, d),
+                     std::span(turned).subspan(b * d, d));
+        }
+        by = length(turned);
+    }
+    return by > 0 ? std::clamp(product / by, -1.0F, 1.0F) : 0;
+}
+
+PrefixEntry PrefixDocument::find(int64_t layer, int64_t codebook,
+                                 std::span<const float> key) const {
+    const MatchKeys all = keys(layer, codebook);
+    Match best;
+    best_matches(all, key.data(), all.d, 0, all.n_tiles(), std::span(&best, 1));
+    // A query that is not a number is like nothing.
+    if (best.index < 0) return {.index = 0, .similarity = -1};
+    return {.index = best.index, .similarity = similarity(layer, codebook, key, best.score)};
+}
+
+float PrefixDocument::state(int64_t layer, int64_t codebook, int64_t entry, int64_t block,
+                            std::span<float> out) const {
+    const PrefixLayer& l = layers_[static_cast<size_t>(layer)];
+    const int64_t row = codebook * l.lse.shape[1] + entry;
+    const int64_t part = row * header_.layout.blocks() + block;
+    const int64_t first = part * header_.layout.d_head;
+    if (l.values.type == GGML_TYPE_I8) {
+        const auto* from = values_of<int8_t>(l.values) + first;
+        const float scale = values_of<float>(l.value_scale)[part];
+        for (size_t c = 0; c < out.size(); ++c) out[c] = scale * static_cast<float>(from[c]);
+    } else {
+        ggml_fp16_to_fp32_row(values_of<ggml_fp16_t>(l.values) + first, out.data(),
+                              std::ssize(out));
+    }
+    return values_of<float>(l.lse)[part];
+}
+
+float PrefixDocument::floor(int64_t layer, int64_t codebook) const {
+    const PrefixLayer& l = layers_[static_cast<size_t>(layer)];
+    return l.floor.data.empty() ? -2.0F : values_of<float>(l.floor)[codebook];
+}
+
+EntryRows PrefixDocument::exact(int64_t layer, int64_t head_kv) const {
+    const PrefixLayer& l = layers_[static_cast<size_t>(layer)];
+    const size_t row = ggml_row_size(GGML_TYPE_F16, header_.layout.d_head);
+    const size_t at = static_cast<size_t>(head_kv * l.exact_k.shape[1]) * row;
+    return {.type = GGML_TYPE_F16,
+            .k = l.exact_k.data.data() + at,
+            .v = l.exact_v.data.data() + at,
+            .row_bytes = row,
+            .d = header_.layout.d_head};
+}
+
+size_t PrefixDocument::held_bytes() const {
+    size_t n = 0;
+    for (const PrefixLayer& l : layers_) n += bytes_of(l);
+    return n;
+}
+
+size_t PrefixDocument::moved_bytes() const {
+    size_t n = 0;
+    const PrefixLayout& at = header_.layout;
+    for (int64_t i = 0; i < header_.n_layer; ++i) {
+        const PrefixLayer& l = layers_[static_cast<size_t>(i)];
+        n += l.keys.data.size() + l.key_scale.data.size() + l.whitening.data.size();
+        // Of the values, one entry for each lookup.
+        const auto lookups = static_cast<size_t>(at.n_codebooks() * at.rows());
+        const auto width = static_cast<size_t>(at.width());
+        n += lookups * (width * ggml_type_size(l.values.type) +
+                        static_cast<size_t>(at.blocks()) * sizeof(float) *
+                            (l.value_scale.data.empty() ? 1 : 2));
+    }
+    return n;
+}
+
+size_t PrefixDocument::exact_bytes() const {
+    size_t n = 0;
+    for (const PrefixLayer& l : layers_) n += l.exact_k.data.size() + l.exact_v.data.size();
+    return n;
+}
+
+size_t prefix_entry_bytes(const PrefixLayout& l, int64_t n_layer, PrefixStorage storage) {
+    const auto width = static_cast<size_t>(l.width());
+    const auto blocks = static_cast<size_t>(l.blocks());
+    const size_t one = storage == PrefixStorage::kF16
+                           ? 4 * width + blocks * sizeof(float)
+                           : 2 * width + (1 + 2 * blocks) * sizeof(float);
+    return one * static_cast<size_t>(l.n_codebooks() * n_layer);
+}
+
+// ---- assembly ------------------------------------------------------------------------------
+
+PrefixAssembly::PrefixAssembly(PrefixHeader header, PrefixStorage storage)
+    : header_(std::move(header)),
+      storage_(storage),
+      bytes_(std::make_shared<std::vector<std::vector<std::byte>>>()) {
+    check(is_layout(header_.layout), "a layout that the heads allow");
+}
+
+GgufTensor PrefixAssembly::own(ggml_type type, const Shape& shape, std::vector<std::byte> bytes) {
+    bytes_->push_back(std::move(bytes));
+    return {.name = {}, .type = type, .shape = shape, .data = bytes_->back()};
+}
+
+namespace {
+
+template <typename T>
+std::vector<std::byte> raw(const std::vector<T>& values) {
+    std::vector<std::byte> bytes(values.size() * sizeof(T));
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+    return bytes;
+}
+
+/// A layer's values while its codebooks are laid side by side, K entries each.
+struct LayerBytes {
+    std::vector<std::byte> keys, values;
+    std::vector<float> key_scale, value_scale, lse, radius, whitening;
+    std::vector<int32_t> count, occupancy;
+};
+
+void append_keys(const Codebook& book, int64_t k, PrefixStorage storage, LayerBytes& to) {
+    const std::vector<float> rows = book.lookup_keys();
+    const ggml_type type = storage == PrefixStorage::kI8 ? GGML_TYPE_I8 : GGML_TYPE_F16;
+    const size_t at = to.keys.size();
+    to.keys.resize(at + match_bytes(type, k, book.width()));
+    const auto tiles = std::span(to.keys).subspan(at, match_bytes(type, book.size(), book.width()));
+    if (type == GGML_TYPE_F16) return to_tiles(rows, book.width(), type, tiles);
+    const size_t first = to.key_scale.size();
+    to.key_scale.resize(first + static_cast<size_t>(k));
+    to_tiles_i8(rows, book.width(), tiles,
+                std::span(to.key_scale).subspan(first, static_cast<size_t>(book.size())));
+}
+
+void append_values(const Codebook& book, int64_t k, PrefixStorage storage, LayerBytes& to) {
+    const auto n = static_cast<size_t>(k * book.width());
+    std::vector<float> outputs = book.outputs;
+    outputs.resize(n);
+    const size_t at = to.values.size();
+    if (storage == PrefixStorage::kF16) {
+        to.values.resize(at + n * sizeof(ggml_fp16_t));
+        ggml_fp32_to_fp16_row(outputs.data(), reinterpret_cast<ggml_fp16_t*>(to.values.data() + at),
+                              static_cast<int64_t>(n));
+        return;
+    }
+    to.values.resize(at + n);
+    const auto d = static_cast<size_t>(book.d_head);
+    for (size_t i = 0; i < n; i += d) {
+        float most = 0;
+        for (size_t c = 0; c < d; ++c) most = std::max(most, std::abs(outputs[i + c]));
+        const float unit = most > 0 ? most / 127.0F : 1.0F;
+        to.value_scale.push_back(unit);
+        for (size_t c = 0; c < d; ++c) {
+            to.values[at + i + c] =
+                static_cast<std::byte>(static_cast<int8_t>(std::lround(outputs[i + c] / unit)));
+        }
+    }
+}
+
+template <typename T>
+void append_padded(const std::vector<T>& from, size_t n, T padding, std::vector<T>& to) {
+    to.insert(to.end(), from.begin(), from.end());
+    to.insert(to.end(), n - from.size(), padding);
+}
+
+}  // namespace
+
+void PrefixAssembly::add_layer(std::span<const Codebook> books) {
+    const PrefixLayout& at = header_.layout;
+    check(std::ssize(books) == at.n_codebooks(), "as many dictionaries as the layout has");
+    int64_t k = 0;
+    for (const Codebook& book : books) k = std::max(k, book.size());
+    LayerBytes b;
+    for (const Codebook& book : books) {
+        check(book.width() == at.width() && book.size() > 0, "a dictionary of the layout's width");
+        append_keys(book, k, storage_, b);
+        append_values(book, k, storage_, b);
+        const auto n = static_cast<size_t>(k);
+        append_padded(book.lse, n * static_cast<size_t>(at.blocks()), kEmptyState, b.lse);
+        append_padded(book.count, n, 0, b.occupancy);
+        append_padded(book.radius, n, 0.0F, b.radius);
+        b.count.push_back(static_cast<int32_t>(book.size()));
+        for (const Whitening& w : book.whitening) {
+            b.whitening.insert(b.whitening.end(), w.root.begin(), w.root.end());
+        }
+    }
+    const int64_t c = at.n_codebooks();
+    const bool is_i8 = storage_ == PrefixStorage::kI8;
+    const ggml_type stored = is_i8 ? GGML_TYPE_I8 : GGML_TYPE_F16;
+    const int64_t n_tiles = (k + kMatchTile - 1) / kMatchTile;
+    PrefixLayer l;
+    l.keys = own(stored, {kMatchTile, at.width(), n_tiles, c}, std::move(b.keys));
+    l.values = own(stored, {at.width(), k, c, 1}, std::move(b.values));
+    if (is_i8) {
+        l.key_scale = own(GGML_TYPE_F32, {k, c, 1, 1}, raw(b.key_scale));
+        l.value_scale = own(GGML_TYPE_F32, {at.blocks(), k, c, 1}, raw(b.value_scale));
+    }
+    l.lse = own(GGML_TYPE_F32, {at.blocks(), k, c, 1}, raw(b.lse));
+    l.count = own(GGML_TYPE_I32, {c, 1, 1, 1}, raw(b.count));
+    l.occupancy = own(GGML_TYPE_I32, {k, c, 1, 1}, raw(b.occupancy));
+    l.radius = own(GGML_TYPE_F32, {k, c, 1, 1}, raw(b.radius));
+    if (!b.whitening.empty()) {
+        l.whitening = own(GGML_TYPE_F32, {at.d_head, at.d_head, at.blocks(), c}, raw(b.whitening));
+    }
+    layers_.push_back(l);
+}
+
+void PrefixAssembly::set_floors(std::span<const float> floors) {
+    const auto c = static_cast<size_t>(header_.layout.n_codebooks());
+    check(floors.size() == c * layers_.size(), "a floor for every dictionary");
+    for (size_t i = 0; i < layers_.size(); ++i) {
+        const auto of = floors.subspan(i * c, c);
+        layers_[i].floor = own(GGML_TYPE_F32, {static_cast<int64_t>(c), 1, 1, 1},
+                               raw(std::vector<float>(of.begin(), of.end())));
+    }
+}
+
+void PrefixAssembly::set_exact(int64_t layer, std::span<const EntryRows> heads) {
+    const int64_t n = std::ssize(header_.tokens);
+    const size_t row = ggml_row_size(GGML_TYPE_F16, header_.layout.d_head);
+    const size_t padded = static_cast<size_t>(n + kPadding) * row;
+    std::vector<std::byte> k(padded * heads.size());
+    std::vector<std::byte> v(padded * heads.size());
+    for (size_t h = 0; h < heads.size(); ++h) {
+        check(heads[h].type == GGML_TYPE_F16 && heads[h].row_bytes == row, "exact entries in f16");
+        std::copy_n(heads[h].k, static_cast<size_t>(n) * row, k.data() + h * padded);
+        std::copy_n(heads[h].v, static_cast<size_t>(n) * row, v.data() + h * padded);
+    }
+    const Shape shape = {header_.layout.d_head, n + kPadding, std::ssize(heads), 1};
+    PrefixLayer& l = layers_[static_cast<size_t>(layer)];
+    l.exact_k = own(GGML_TYPE_F16, shape, std::move(k));
+    l.exact_v = own(GGML_TYPE_F16, shape, std::move(v));
+}
+
+PrefixDocument PrefixAssembly::document(const PrefixHeader& header) const {
+    return {header, layers_, bytes_};
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,146 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/gguf.h"
+#include "core/types.h"
+#include "memory/attention_kernel.h"
+#include "memory/codebook.h"
+#include "memory/match_kernel.h"
+#include "memory/prefix_layout.h"
+
+namespace palimpsest {
+
+/// How queries are compared: before or after their positions turned them.
+enum class PrefixKeys { kPre, kPost };
+
+[[nodiscard]] std::string_view to_string(PrefixKeys keys);
+
+/// What a memory was made of and how good it was found; a memory is right for nothing else.
+struct PrefixHeader {
+    std::string name;             // of the document, for people and for `compose`
+    std::string text;             // the prefix itself
+    bool is_raw = false;          // no chat template: the text stands alone
+    std::vector<TokenId> tokens;  // beginning and template included
+    std::string model_name;
+    std::string model, tokenizer, chat_template, rotation;  // hashes
+    int64_t n_layer = 0;
+    PrefixLayout layout = {};
+    PrefixKeys keys = PrefixKeys::kPre;
+    bool is_whitened = false;
+    int64_t k = 0;  // entries asked for
+    int64_t seed = 0, n_traces = 0, n_trace_tokens = 0, n_held_out = 0;
+    int64_t n_chunks = 1;  // pieces of the prefix that were read apart
+    float e_out = -1, e_out_worst = -1, e_out_answer = -1;  // section 9.3; below 0: not measured
+    float agreement = -1, divergence = -1;                  // free-running, at answers
+};
+
+/// One layer's dictionaries as they lie in a file. C codebooks of up to K entries, B heads an
+/// entry of D values. A tensor without data is absent.
+struct PrefixLayer {
+    GgufTensor keys;         // [kMatchTile, B*D, ceil(K / kMatchTile), C], f16 or i8
+    GgufTensor key_scale;    // [K, C] f32, with i8
+    GgufTensor values;       // [B*D, K, C], f16 or i8
+    GgufTensor value_scale;  // [B, K, C] f32, with i8
+    GgufTensor lse;          // [B, K, C] f32
+    GgufTensor count;        // [C] i32: entries in use
+    GgufTensor occupancy;    // [K, C] i32: records behind an entry
+    GgufTensor radius;       // [K, C] f32
+    GgufTensor whitening;    // [D, D, B, C] f32, if keys are whitened
+    GgufTensor floor;        // [C] f32: similarity below which a query is unlike any trace
+    GgufTensor exact_k;      // [D, L + padding, Hkv] f16: the prefix itself, for the gate
+    GgufTensor exact_v;
+};
+
+/// A name in the file, the tensor, and what it must be.
+struct PrefixPart {
+    std::string_view name;
+    GgufTensor* tensor = nullptr;
+    bool is_needed = true;
+};
+[[nodiscard]] std::vector<PrefixPart> parts_of(PrefixLayer& layer, const PrefixHeader& header);
+
+/// What one lookup found.
+struct PrefixEntry {
+    int64_t index = -1;
+    float similarity = 0;  // cosine, whitened if keys are
+};
+
+/// A prefix as a dictionary of attention states. Immutable; shared by any number of sequences.
+class PrefixDocument {
+ public:
+    /// `owner` keeps the tensors' bytes alive. Throws kCorrupt if tensors do not fit the header.
+    PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> layers,
+                   std::shared_ptr<const void> owner);
+
+    [[nodiscard]] const PrefixHeader& header() const { return header_; }
+    [[nodiscard]] const std::vector<PrefixLayer>& layers() const { return layers_; }
+    [[nodiscard]] int64_t n_positions() const { return std::ssize(header_.tokens); }
+
+    [[nodiscard]] int64_t count(int64_t layer, int64_t codebook) const;
+    /// Keys of one codebook, for best_matches().
+    [[nodiscard]] MatchKeys keys(int64_t layer, int64_t codebook) const;
+    /// The cosine that a product stands for. `key` has layout.width() values.
+    [[nodiscard]] float similarity(int64_t layer, int64_t codebook, std::span<const float> key,
+                                   float product) const;
+    /// Looks through all entries.
+    [[nodiscard]] PrefixEntry find(int64_t layer, int64_t codebook,
+                                   std::span<const float> key) const;
+    /// The state of one head of an entry: writes d_head values, returns its logarithm.
+    float state(int64_t layer, int64_t codebook, int64_t entry, int64_t block,
+                std::span<float> out) const;
+    /// Negative: there is none.
+    [[nodiscard]] float floor(int64_t layer, int64_t codebook) const;
+    [[nodiscard]] bool has_exact() const { return !layers_.front().exact_k.data.empty(); }
+    /// The prefix's own entries of a KV head, if it has them.
+    [[nodiscard]] EntryRows exact(int64_t layer, int64_t head_kv) const;
+
+    /// Memory that lookups read from, all layers: keys, values, logarithms, whitening.
+    [[nodiscard]] size_t held_bytes() const;
+    /// Of that, what one token reads.
+    [[nodiscard]] size_t moved_bytes() const;
+    /// What the exact prefix takes, on disk until it is needed.
+    [[nodiscard]] size_t exact_bytes() const;
+
+ private:
+    PrefixHeader header_;
+    std::vector<PrefixLayer> layers_;
+    std::shared_ptr<const void> owner_;
+};
+
+/// How entries are stored.
+enum class PrefixStorage { kF16, kI8 };
+
+/// Bytes of an entry of all codebooks of all layers: what a budget is divided by.
+[[nodiscard]] size_t prefix_entry_bytes(const PrefixLayout& layout, int64_t n_layer,
+                                        PrefixStorage storage);
+
+/// Dictionaries being put together, layer by layer, in memory.
+class PrefixAssembly {
+ public:
+    PrefixAssembly(PrefixHeader header, PrefixStorage storage);
+
+    /// The next layer: one codebook for each of the layout's. `floors` is empty or has one each.
+    void add_layer(std::span<const Codebook> books);
+    /// Similarity floors of all layers: [layer][codebook].
+    void set_floors(std::span<const float> floors);
+    /// Exact entries of a layer: rows of all KV heads, f16, of as many positions as the prefix.
+    void set_exact(int64_t layer, std::span<const EntryRows> heads);
+
+    /// The document so far; shares memory with this object, which may go.
+    [[nodiscard]] PrefixDocument document(const PrefixHeader& header) const;
+
+ private:
+    GgufTensor own(ggml_type type, const Shape& shape, std::vector<std::byte> bytes);
+
+    PrefixHeader header_;
+    PrefixStorage storage_;
+    std::vector<PrefixLayer> layers_;
+    std::shared_ptr<std::vector<std::vector<std::byte>>> bytes_;
+};
+
+}  // namespace palimpsest

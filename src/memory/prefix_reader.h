@@ -1,0 +1,70 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "memory/attention.h"
+#include "memory/context_memory.h"
+#include "memory/prefix_document.h"
+
+namespace palimpsest {
+
+/// What sequences use of prefixes, each of which became a dictionary.
+struct PrefixUse {
+    std::vector<std::shared_ptr<const PrefixDocument>> documents = {};
+    /// A query that is unlike any trace reads the exact prefix, where its document has that.
+    bool has_gate = false;
+
+    [[nodiscard]] bool is_empty() const { return documents.empty(); }
+    /// Positions that a request starts after.
+    [[nodiscard]] int64_t n_positions() const;
+};
+
+/// Graph nodes that a document adds to a layer bound how many there may be.
+inline constexpr int64_t kMostPrefixes = 8;
+
+/// Throws kInvalidArgument if a document is of another shape, or there are too many.
+void check_prefixes(const PrefixUse& use, const MemoryShape& shape);
+
+/// Looks prefixes' states up for the queries of one sequence, and joins them to its own attention:
+/// one more entry in the softmax. Several documents count as one prefix (each state's weight is
+/// divided by their number: every one has its own attention sink).
+class PrefixReader {
+ public:
+    PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n_threads);
+
+    /// The step whose graph runs next.
+    void begin(const Step& step) { step_ = step; }
+
+    /// Graph side: `attended` [d_head * n_head, n] with the prefixes joined. `scratch` must note
+    /// every query's lse; it has that of everything together afterwards.
+    Tensor join(Graph& g, const AttentionInputs& in, Tensor attended, AttentionScratch& scratch);
+
+    [[nodiscard]] const PrefixUse& use() const { return use_; }
+    [[nodiscard]] MemoryReport::Prefix report() const;
+    void reset();
+    [[nodiscard]] size_t bytes() const;
+
+    /// Does a query at this position see anything of the prefix in this layer?
+    [[nodiscard]] bool reaches(const PrefixDocument& document, int64_t layer, int64_t i) const;
+
+ private:
+    class MatchOp;
+    class JoinOp;
+
+    /// One thread's counts and memory.
+    struct Share {
+        MemoryReport::Prefix seen = {};
+        double weight = 0, similarity = 0;
+        std::vector<float> queries, state, kernel;
+    };
+
+    PrefixUse use_;
+    MemoryShape shape_;
+    Step step_ = {};
+    std::vector<Share> shares_;  // [thread]
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,225 @@
+#include "memory/prefix_trace.h"
+
+#include <algorithm>
+#include <array>
+#include <istream>
+#include <ostream>
+
+#include "core/error.h"
+#include "memory/attention_state.h"
+#include "memory/binary_stream.h"
+
+namespace palimpsest {
+
+EntryLine::EntryLine(const MemoryShape& shape, ggml_type type, int64_t n_slots,
+                     int64_t first_position)
+    : shape_(shape), store_(shape, type, n_slots), first_position_(first_position) {}
+
+SlotRange EntryLine::visible(int64_t layer, int64_t /*head*/, int64_t i) const noexcept {
+    const int64_t window = shape_.window(layer);
+    const int64_t end = n_ + i + 1;
+    return {window > 0 ? std::max<int64_t>(0, end - window) : 0, end};
+}
+
+void EntryLine::read_head(std::istream& in, int64_t layer, int64_t head, int64_t n) {
+    for (const std::span<std::byte> bytes :
+         {store_.key_bytes(layer, head, 0, n), store_.value_bytes(layer, head, 0, n)}) {
+        in.read(reinterpret_cast<char*>(bytes.data()), std::ssize(bytes));
+    }
+    if (!in) throw Error(ErrorCode::kCorrupt, "the saved prefix ends too early");
+}
+
+size_t EntryLine::bytes() const {
+    return store_.bytes_of(n_) * static_cast<size_t>(shape_.n_layer * shape_.n_head_kv);
+}
+
+ExactPrefix::ExactPrefix(const Backend& backend, const MemoryShape& shape, ggml_type entries,
+                         int64_t n_positions)
+    : shape_(shape), line_(shape, entries, n_positions, 0), scratch_(shape, backend.n_threads()) {}
+
+uint64_t ExactPrefix::plan(const Step& step) {
+    check(step.n >= 1 && step.n <= room(), "a prefix as long as announced");
+    scratch_.prepare(step.n, line_.size() + step.n);
+    return static_cast<uint64_t>(step.n);
+}
+
+Tensor ExactPrefix::attend(Graph& g, const AttentionInputs& in) {
+    return fused_attention(g, shape_, in, line_, scratch_);
+}
+
+MemoryUsage ExactPrefix::usage() const {
+    return {.positions_seen = line_.size(),
+            .entries_held = line_.size(),
+            .bytes = line_.bytes() + scratch_.bytes()};
+}
+
+/// The prefix as its followers see it; nothing is stored.
+class TraceMemory::FrozenEntries final : public EntrySource {
+ public:
+    FrozenEntries(const ExactPrefix& prefix, const EntryLine& own) : prefix_(prefix), own_(own) {}
+    void store(int64_t /*layer*/, int64_t /*head*/, int64_t /*i*/, const float* /*k*/,
+               const float* /*v*/) noexcept override {}
+    [[nodiscard]] EntryRows rows(int64_t layer, int64_t head) const noexcept override {
+        return prefix_.rows(layer, head);
+    }
+    [[nodiscard]] SlotRange visible(int64_t layer, int64_t /*head*/,
+                                    int64_t i) const noexcept override {
+        const int64_t window = prefix_.shape().window(layer);
+        const int64_t oldest = window > 0 ? own_.next_position() + i - window + 1 : 0;
+        return {std::clamp<int64_t>(oldest, 0, prefix_.size()), prefix_.size()};
+    }
+
+ private:
+    const ExactPrefix& prefix_;
+    const EntryLine& own_;
+};
+
+TraceMemory::TraceMemory(const Backend& backend, const ExactPrefix& prefix, int64_t n_positions,
+                         PrefixKeys keys, OnStep on_step)
+    : shape_(prefix.shape()),
+      prefix_(prefix),
+      keys_(keys),
+      on_step_(std::move(on_step)),
+      own_(shape_, GGML_TYPE_F32, n_positions, prefix.next_position()),
+      frozen_(std::make_shared<FrozenEntries>(prefix, own_)),
+      scratch_(shape_, backend.n_threads()),
+      prefix_scratch_(shape_, backend.n_threads()),
+      layers_(static_cast<size_t>(shape_.n_layer)) {
+    scratch_.note_lse();
+    prefix_scratch_.note_lse();
+}
+
+uint64_t TraceMemory::plan(const Step& step) {
+    if (step.n > room()) {
+        throw Error(ErrorCode::kExhausted, cat("a trace of more than ", own_.size() + room(),
+                                               " tokens does not fit behind the prefix"));
+    }
+    scratch_.prepare(step.n, own_.size() + step.n);
+    prefix_scratch_.prepare(step.n, prefix_.size());
+    if (on_step_) {
+        const auto n = static_cast<size_t>(step.n * shape_.n_head);
+        const auto d = static_cast<size_t>(shape_.d_head);
+        for (TracedLayer& l : layers_) {
+            l.keys.resize(n * d);
+            l.outputs.resize(n * d);
+            l.own.resize(n * d);
+            l.lse.resize(n);
+            l.own_lse.resize(n);
+        }
+    }
+    return static_cast<uint64_t>(step.n);
+}
+
+/// dst [d_head * n_head, n]; sources: attention over the trace, over the prefix, queries.
+class TraceMemory::SplitOp final : public CustomOp {
+ public:
+    SplitOp(TraceMemory& of, int64_t layer) : of_(of), layer_(layer) {}
+
+    void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
+        const MemoryShape& shape = of_.shape_;
+        const auto d = static_cast<size_t>(shape.d_head);
+        const int64_t n = dst->ne[1] * shape.n_head;
+        const auto row = [&](const ggml_tensor* t, int64_t i, int64_t h) {
+            const auto* column = reinterpret_cast<const float*>(static_cast<const char*>(t->data) +
+                                                                static_cast<size_t>(i) * t->nb[1]);
+            return column + h * shape.d_head;
+        };
+        TracedLayer& told = of_.layers_[static_cast<size_t>(layer_)];
+        for (int64_t w = n * thread / n_threads; w < n * (thread + 1) / n_threads; ++w) {
+            const int64_t i = w / shape.n_head;
+            const int64_t h = w % shape.n_head;
+            const std::span<float> out(static_cast<float*>(dst->data) + w * shape.d_head, d);
+            const std::span<const float> own(row(dst->src[0], i, h), d);
+            const std::span<const float> prefix(row(dst->src[1], i, h), d);
+            const float own_lse = *of_.scratch_.lse(h, i);
+            const SlotRange seen = of_.frozen_->visible(layer_, h, i);
+            const float prefix_lse =
+                seen.begin < seen.end ? *of_.prefix_scratch_.lse(h, i) : kEmptyState;
+            std::ranges::copy(own, out.begin());
+            join_state(out, own_lse, prefix, prefix_lse);
+            if (!of_.on_step_) continue;
+            const auto at = static_cast<size_t>(w);
+            const ggml_tensor* q = dst->src[2];
+            const auto* query = reinterpret_cast<const float*>(static_cast<const char*>(q->data) +
+                                                               static_cast<size_t>(h) * q->nb[1] +
+                                                               static_cast<size_t>(i) * q->nb[2]);
+            std::copy_n(query, d, told.keys.data() + at * d);
+            std::ranges::copy(own, told.own.data() + at * d);
+            told.lse[at] = prefix_lse;
+            told.own_lse[at] = own_lse;
+            float* to = told.outputs.data() + at * d;
+            if (prefix_lse == kEmptyState) {
+                std::fill_n(to, d, 0.0F);
+            } else {
+                std::ranges::copy(prefix, to);
+            }
+        }
+    }
+
+ private:
+    TraceMemory& of_;
+    int64_t layer_;
+};
+
+Tensor TraceMemory::attend(Graph& g, const AttentionInputs& in) {
+    Tensor own = g.keep(fused_attention(g, shape_, in, own_, scratch_));
+    Tensor prefix = g.keep(fused_attention(g, shape_, in, *frozen_, prefix_scratch_));
+    const std::array<Tensor, 3> sources = {own, prefix,
+                                           keys_ == PrefixKeys::kPre ? in.q_raw : in.q};
+    // Kept: the last layer is told too, where no logits are wanted.
+    return g.keep(g.custom({own->ne[0], own->ne[1], 1, 1}, sources,
+                           std::make_unique<SplitOp>(*this, in.layer)));
+}
+
+void ExactPrefix::keep(std::span<const std::vector<int32_t>> kept) {
+    const size_t n = kept.front().size();
+    for (size_t i = 0; i < kept.size(); ++i) {
+        check(kept[i].size() == n, "as many entries of every head");
+        const auto at = static_cast<int64_t>(i);
+        line_.gather(at / shape_.n_head_kv, at % shape_.n_head_kv, kept[i]);
+    }
+    line_.shrink(static_cast<int64_t>(n));
+}
+
+void ExactPrefix::save(std::ostream& out) const {
+    put(out, line_.size());
+    for_heads([&](const EntryRows& rows) {
+        const auto n = static_cast<std::streamsize>(rows.row_bytes) * line_.size();
+        out.write(reinterpret_cast<const char*>(rows.k), n);
+        out.write(reinterpret_cast<const char*>(rows.v), n);
+    });
+    if (!out) throw Error(ErrorCode::kExhausted, "the prefix could not be written (disk full?)");
+}
+
+void ExactPrefix::load(std::istream& in) {
+    const auto n = take<int64_t>(in);
+    if (n < 1 || n > line_.size() + line_.room()) {
+        throw Error(ErrorCode::kCorrupt, cat("the saved prefix has ", n, " positions"));
+    }
+    line_.clear();
+    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+        for (int64_t h = 0; h < shape_.n_head_kv; ++h) line_.read_head(in, layer, h, n);
+    }
+    line_.append(n);
+}
+
+void TraceMemory::settle(const Step& step) {
+    const int64_t first = own_.size();
+    own_.append(step.n);
+    if (on_step_) on_step_(first, step.n, layers_);
+}
+
+MemoryUsage TraceMemory::usage() const {
+    return {.positions_seen = own_.size(), .entries_held = own_.size(), .bytes = bytes()};
+}
+
+size_t TraceMemory::bytes() const {
+    size_t n = own_.bytes() + scratch_.bytes() + prefix_scratch_.bytes();
+    for (const TracedLayer& l : layers_) {
+        n += (l.keys.size() + l.outputs.size() + l.own.size() + l.lse.size() + l.own_lse.size()) *
+             sizeof(float);
+    }
+    return n;
+}
+
+}  // namespace palimpsest

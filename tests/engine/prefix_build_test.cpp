@@ -1,0 +1,226 @@
+// From traces to a memory: what is read, what is refused, and that nothing is lost on the way.
+
+#include "engine/prefix_build.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "core/error.h"
+#include "engine/prefix_records.h"
+#include "memory/prefix_file.h"
+#include "support/golden.h"
+
+namespace palimpsest {
+namespace {
+
+namespace fs = std::filesystem;
+
+ErrorCode code_of(const std::function<void()>& work) {
+    try {
+        work();
+    } catch (const Error& e) {
+        return e.code();
+    }
+    return ErrorCode::kInternal;
+}
+
+TEST(PrefixTraces, AreReadLineByLine) {
+    const auto traces = parse_traces(
+        "{\"prompt\": \"a\", \"response\": \"b\"}\n\n{\"response\": \"\", \"prompt\": \"c\", "
+        "\"x\": 1}");
+    ASSERT_EQ(traces.size(), 2U);
+    EXPECT_EQ(traces[0].response, "b");
+    EXPECT_EQ(traces[1].prompt, "c");
+    EXPECT_EQ(parse_traces(to_json_line(traces[0])).front().prompt, "a");
+}
+
+TEST(PrefixTraces, WhatIsNoneIsRefused) {
+    EXPECT_EQ(code_of([] { parse_traces(""); }), ErrorCode::kInvalidArgument);
+    EXPECT_EQ(code_of([] { parse_traces("[1]\n"); }), ErrorCode::kCorrupt);
+    EXPECT_EQ(code_of([] { parse_traces("{\"prompt\": \"a\"}\n"); }), ErrorCode::kCorrupt);
+    EXPECT_EQ(code_of([] { parse_traces("{\"prompt\": 1, \"response\": \"a\"}\n"); }),
+              ErrorCode::kCorrupt);
+    EXPECT_EQ(code_of([] { parse_traces("{\"prompt\": \"a\""); }), ErrorCode::kCorrupt);
+}
+
+TEST(PrefixErrors, AShareHasWilsonsInterval) {
+    const ShareInterval i = wilson(81, 263);  // a textbook's: 0.2553 to 0.3662
+    EXPECT_NEAR(i.low, 0.2553, 5e-4);
+    EXPECT_NEAR(i.high, 0.3662, 5e-4);
+    EXPECT_EQ(wilson(0, 0).high, 1);
+}
+
+MemoryShape small_shape() {
+    MemoryShape shape;
+    shape.n_layer = 2;
+    shape.n_head = 4;
+    shape.n_head_kv = 2;
+    shape.d_head = 8;
+    return shape;
+}
+
+std::vector<TracedLayer> traced(int64_t n, float first) {
+    std::vector<TracedLayer> layers(2);
+    for (TracedLayer& l : layers) {
+        const auto rows = static_cast<size_t>(n * small_shape().n_head);
+        l.keys.resize(rows * 8);
+        l.outputs.resize(rows * 8);
+        l.lse.resize(rows);
+        for (size_t i = 0; i < l.keys.size(); ++i) {
+            l.keys[i] = first + 0.25F * static_cast<float>(i % 64);
+            l.outputs[i] = -l.keys[i];
+        }
+        for (size_t i = 0; i < rows; ++i) l.lse[i] = first + static_cast<float>(i);
+    }
+    return layers;
+}
+
+class PrefixRecordsTest : public ::testing::Test {
+ protected:
+    PrefixRecordsTest() : folder_(fs::temp_directory_path() / "palimpsest_prefix_records_test") {
+        fs::remove_all(folder_);
+    }
+    ~PrefixRecordsTest() override { fs::remove_all(folder_); }
+    [[nodiscard]] PrefixRecords open(const std::string& purpose = "p") const {
+        return {folder_, purpose, small_shape(), {2, 3, 1}};
+    }
+
+    fs::path folder_;
+};
+
+TEST_F(PrefixRecordsTest, GoOnWhereTheyStopped) {
+    PrefixRecords first = open();
+    EXPECT_EQ(first.n_done(), 0);
+    first.add(traced(2, 1));
+    first.add(traced(3, 2));
+    PrefixRecords again = open();
+    EXPECT_EQ(again.n_done(), 2);
+    // A layer that was cut short takes its trace away from all of them.
+    fs::resize_file(folder_ / "layer_1.records", fs::file_size(folder_ / "layer_1.records") - 1);
+    PrefixRecords cut = open();
+    EXPECT_EQ(cut.n_done(), 1);
+    cut.add(traced(3, 2));
+    cut.add(traced(1, 3));
+    EXPECT_EQ(open().n_done(), 3);
+    EXPECT_EQ(open("another prefix").n_done(), 0);
+}
+
+TEST_F(PrefixRecordsTest, ComeBackDividedByLayout) {
+    PrefixRecords records = open();
+    records.add(traced(2, 1));
+    records.add(traced(3, 2));
+    const auto layers = traced(3, 2);
+    for (const bool is_shared : {false, true}) {
+        for (const int64_t per_key : {1, 2}) {
+            const PrefixLayout at = {.n_head = 4,
+                                     .n_head_kv = 2,
+                                     .d_head = 8,
+                                     .heads_per_key = per_key,
+                                     .is_shared = is_shared};
+            const auto parts = records.read(1, at);
+            ASSERT_EQ(std::ssize(parts), at.n_codebooks());
+            for (int64_t c = 0; c < at.n_codebooks(); ++c) {
+                const StateRecords& r = parts[static_cast<size_t>(c)];
+                ASSERT_EQ(r.size(), 5 * at.rows());
+                // Position 2 of the second trace, its last row, its last block.
+                const int64_t row = 4 * at.rows() + at.rows() - 1;
+                const int64_t b = at.blocks() - 1;
+                const int64_t h = at.head(c, at.rows() - 1, b);
+                const auto from = static_cast<size_t>((2 * 4 + h) * 8);
+                const auto to = static_cast<size_t>((row * at.blocks() + b) * 8);
+                EXPECT_EQ(r.keys[to + 3], layers[1].keys[from + 3]);
+                EXPECT_EQ(r.outputs[to + 7], layers[1].outputs[from + 7]);
+                EXPECT_EQ(r.lse[to / 8], layers[1].lse[from / 8]);
+            }
+        }
+    }
+}
+
+TEST_F(PrefixRecordsTest, AValueThatIsNotFiniteIsRefused) {
+    PrefixRecords records = open();
+    auto layers = traced(2, 1);
+    layers[1].outputs[5] = std::nanf("");
+    EXPECT_THROW(records.add(layers), Error);
+}
+
+/// Few demonstrations and many traces of one small task.
+TEST(RealPrefixBuild, SaysWhatTheFullPrefixSays) {
+    REQUIRE_MODEL();
+    Backend backend(1);
+    const LoadedModel loaded(*model_path, backend);
+    const Tokenizer& tokenizer = loaded.require_tokenizer();
+    std::string prefix;
+    std::vector<TraceText> traces;
+    const std::vector<std::string> names = {"Anna", "Boris", "Clara", "David", "Elena", "Felix"};
+    for (int i = 0; i < 72; ++i) {
+        const std::string& name = names[static_cast<size_t>(i % 6)];
+        const bool pays = i % 2 == 0;
+        const std::string prompt = cat("Text: ", pays ? "pay " : "wake ", name, pays ? " " : " at ",
+                                       i + 3, pays ? " euros" : " on Monday", "\nLabel:");
+        const std::string label = pays ? " horse\n\n" : " cloud\n\n";
+        if (i < 12) {
+            prefix += prompt + label;
+        } else {
+            traces.push_back({prompt, label});
+        }
+    }
+    const PrefixText text(tokenizer, prefix, true);
+    const PrefixRuntime with = {.loaded = loaded, .backend = backend};
+    PrefixBuildOptions o;
+    o.name = "real";
+    o.k = 96;
+    o.is_forced = true;
+    o.work_folder = (fs::temp_directory_path() / "palimpsest_real_prefix_test").string();
+    const PrefixBuild built = build_prefix(with, text, traces, o);
+    fs::remove_all(o.work_folder);
+    EXPECT_GT(built.errors.memory.share(), 0.8);
+    EXPECT_GT(built.errors.memory.share(), built.errors.no_prefix.share());
+    EXPECT_LT(built.errors.e_out, 0.2);
+    EXPECT_LT(built.errors.memory.divergence, built.errors.mean_state.divergence);
+    EXPECT_NO_THROW(check_made_for(built.document->header(), loaded.file()));
+    // A request behind it starts where the prefix ended.
+    EXPECT_FALSE(request_after(*built.document, tokenizer, {{"Text: pay Zoe"}}).empty());
+    // More entries than an eighth of the records are refused, unless forced.
+    o.k = 4096;
+    o.is_forced = false;
+    EXPECT_EQ(code_of([&] { build_prefix(with, text, traces, o); }), ErrorCode::kInvalidArgument);
+}
+
+TEST(RealPrefixBuild, TracesThatRepeatThePrefixAreLeftOut) {
+    REQUIRE_MODEL();
+    Backend backend(1);
+    const LoadedModel loaded(*model_path, backend);
+    const PrefixText text(loaded.require_tokenizer(), "Rule one: nobody may whistle here.\n", true);
+    PrefixBuildOptions o;
+    o.work_folder = (fs::temp_directory_path() / "palimpsest_repeating_traces_test").string();
+    const std::vector<TraceText> traces = {{"Rule one: nobody may whistle", " here."},
+                                           {"  ", "nothing"}};
+    EXPECT_EQ(
+        code_of([&] { build_prefix({.loaded = loaded, .backend = backend}, text, traces, o); }),
+        ErrorCode::kInvalidArgument);
+}
+
+TEST(RealPrefixText, AChatGoesOnAfterThePrefix) {
+    REQUIRE_MODEL();
+    Backend backend(1);
+    const LoadedModel loaded(*model_path, backend);
+    const Tokenizer& tokenizer = loaded.require_tokenizer();
+    const PrefixText text(tokenizer, "Always answer in one word.", false);
+    std::vector<TokenId> joined = text.tokens();
+    for (const Segment& s : text.request({{"What is red?"}})) {
+        joined.insert(joined.end(), s.tokens.begin(), s.tokens.end());
+    }
+    std::vector<TokenId> whole;
+    for (const Segment& s : tokenizer.encode_chat(std::vector<ChatMessage>{
+             {"system", {{"Always answer in one word."}}}, {"user", {{"What is red?"}}}})) {
+        whole.insert(whole.end(), s.tokens.begin(), s.tokens.end());
+    }
+    EXPECT_EQ(joined, whole);
+    EXPECT_THROW(PrefixText(tokenizer, " \n", false), Error);
+}
+
+}  // namespace
+}  // namespace palimpsest

@@ -1,0 +1,421 @@
+// A prefix as a dictionary, under a model: split and merge, identity, files, and what is refused.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+
+#include "core/error.h"
+#include "engine/session.h"
+#include "memory/attention_state.h"
+#include "memory/prefix_file.h"
+#include "memory/prefix_trace.h"
+#include "support/golden.h"
+#include "support/tiny_model.h"
+
+namespace palimpsest {
+namespace {
+
+using testing::all_logits;
+using testing::max_difference;
+using testing::tiny_tokens;
+using testing::TinyModel;
+using testing::TinyModelOptions;
+
+constexpr int64_t kPrefix = 60;
+
+std::vector<TokenId> joined(std::vector<TokenId> a, const std::vector<TokenId>& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+}
+
+std::vector<float> last(const std::vector<float>& logits, size_t n_tokens) {
+    const size_t n = n_tokens * static_cast<size_t>(testing::kTinyVocab);
+    return {logits.end() - static_cast<std::ptrdiff_t>(n), logits.end()};
+}
+
+/// A prefix that was read, and what traces saw of it.
+class Traced {
+ public:
+    explicit Traced(TinyModel& tiny, PrefixLayout layout, PrefixKeys keys = PrefixKeys::kPost)
+        : tiny_(tiny), keys_(keys), layout_(layout) {
+        auto memory =
+            std::make_unique<ExactPrefix>(tiny.backend(), tiny.shape(), GGML_TYPE_F32, kPrefix);
+        prefix_ = memory.get();
+        reader_ = std::make_unique<Session>(tiny.model(), tiny.backend(), std::move(memory));
+        reader_->feed(tiny_tokens(kPrefix));
+        records_.resize(static_cast<size_t>(tiny.shape().n_layer * layout.n_codebooks()),
+                        {.n_block = layout.blocks(), .d_head = layout.d_head});
+    }
+
+    /// Logits of every position of a trace.
+    std::vector<float> follow(const std::vector<TokenId>& trace, int64_t n_chunk = 512) {
+        Session session(
+            tiny_.model(), tiny_.backend(),
+            std::make_unique<TraceMemory>(tiny_.backend(), *prefix_, 200, keys_,
+                                          [this](int64_t /*first*/, int64_t n,
+                                                 std::span<const TracedLayer> l) { add(n, l); }),
+            {.n_chunk = n_chunk});
+        return all_logits(session, trace);
+    }
+
+    [[nodiscard]] PrefixHeader header() const {
+        PrefixHeader h;
+        h.name = "tiny";
+        h.tokens = tiny_tokens(kPrefix);
+        h.n_layer = tiny_.shape().n_layer;
+        h.layout = layout_;
+        h.keys = keys_;
+        return h;
+    }
+
+    /// All records, or k clusters of them.
+    [[nodiscard]] std::shared_ptr<const PrefixDocument> document(
+        int64_t k = 0, PrefixStorage storage = PrefixStorage::kF16, bool with_exact = false,
+        float floor = -2) const {
+        PrefixAssembly assembly(header(), storage);
+        const int64_t c = layout_.n_codebooks();
+        for (int64_t l = 0; l < tiny_.shape().n_layer; ++l) {
+            std::vector<Codebook> books;
+            for (int64_t i = 0; i < c; ++i) {
+                const StateRecords& r = records_[static_cast<size_t>(l * c + i)];
+                books.push_back(k > 0 ? build_codebook(tiny_.backend(), r, {.k = k})
+                                      : unclustered(r));
+            }
+            assembly.add_layer(books);
+        }
+        if (floor > -2) {
+            assembly.set_floors(std::vector<float>(records_.size(), floor));
+        }
+        if (with_exact) set_exact(assembly);
+        return std::make_shared<const PrefixDocument>(assembly.document(header()));
+    }
+
+    [[nodiscard]] const std::vector<StateRecords>& records() const { return records_; }
+
+ private:
+    void add(int64_t n, std::span<const TracedLayer> layers) {
+        const auto d = layout_.d_head;
+        for (size_t l = 0; l < layers.size(); ++l) {
+            for (int64_t i = 0; i < n; ++i) {
+                for (int64_t c = 0; c < layout_.n_codebooks(); ++c) {
+                    StateRecords& to = records_[l * static_cast<size_t>(layout_.n_codebooks()) +
+                                                static_cast<size_t>(c)];
+                    for (int64_t r = 0; r < layout_.rows(); ++r) {
+                        for (int64_t b = 0; b < layout_.blocks(); ++b) {
+                            const int64_t at = i * layout_.n_head + layout_.head(c, r, b);
+                            const auto copy = [&](const std::vector<float>& from,
+                                                  std::vector<float>& into, int64_t width) {
+                                into.insert(into.end(), from.begin() + at * width,
+                                            from.begin() + (at + 1) * width);
+                            };
+                            copy(layers[l].keys, to.keys, d);
+                            copy(layers[l].outputs, to.outputs, d);
+                            copy(layers[l].lse, to.lse, 1);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    void set_exact(PrefixAssembly& assembly) const {
+        // The same prefix, read into entries of f16.
+        auto memory =
+            std::make_unique<ExactPrefix>(tiny_.backend(), tiny_.shape(), GGML_TYPE_F16, kPrefix);
+        const ExactPrefix& exact = *memory;
+        Session session(tiny_.model(), tiny_.backend(), std::move(memory));
+        session.feed(tiny_tokens(kPrefix));
+        for (int64_t l = 0; l < tiny_.shape().n_layer; ++l) {
+            std::vector<EntryRows> heads;
+            for (int64_t h = 0; h < tiny_.shape().n_head_kv; ++h) heads.push_back(exact.rows(l, h));
+            assembly.set_exact(l, heads);
+        }
+    }
+
+    TinyModel& tiny_;
+    PrefixKeys keys_;
+    PrefixLayout layout_;
+    std::unique_ptr<Session> reader_;
+    const ExactPrefix* prefix_;
+    std::vector<StateRecords> records_;
+};
+
+PrefixLayout layout_of(const TinyModel& tiny, int64_t heads_per_key = 1, bool is_shared = false) {
+    const MemoryShape s = const_cast<TinyModel&>(tiny).shape();
+    return {.n_head = s.n_head,
+            .n_head_kv = s.n_head_kv,
+            .d_head = s.d_head,
+            .heads_per_key = heads_per_key,
+            .is_shared = is_shared};
+}
+
+Session using_prefix(TinyModel& tiny, const PrefixUse& use, const EvictionOptions& e = {},
+                     int64_t n_chunk = 512) {
+    return tiny.session(
+        make_memory("kv", tiny.backend(), tiny.shape(),
+                    {.n_ctx = 190, .entries = GGML_TYPE_F32, .eviction = e, .prefix = use}),
+        n_chunk);
+}
+
+std::vector<float> full_logits(TinyModel& tiny, const std::vector<TokenId>& trace) {
+    Session full = tiny.session();
+    return last(all_logits(full, joined(tiny_tokens(kPrefix), trace)), trace.size());
+}
+
+TEST(PrefixTrace, SplitAndMergeEqualsOnePass) {
+    for (const char* family : {"llama", "gemma3"}) {
+        TinyModel tiny({.architecture = family, .n_layer = 3});
+        Traced traced(tiny, layout_of(tiny));
+        const auto trace = tiny_tokens(20, 2);
+        const auto expected = full_logits(tiny, trace);
+        EXPECT_LT(max_difference(traced.follow(trace), expected), 2e-5) << family;
+        EXPECT_LT(max_difference(traced.follow(trace, 3), expected), 2e-5) << family;
+    }
+}
+
+class PrefixIdentity : public ::testing::TestWithParam<PrefixLayout> {};
+
+TEST_P(PrefixIdentity, UnclusteredRecordsGiveTheFullPrefixBack) {
+    TinyModel tiny({.n_layer = 3}, 2);
+    PrefixLayout layout = layout_of(tiny, GetParam().heads_per_key, GetParam().is_shared);
+    Traced traced(tiny, layout);
+    const auto trace = tiny_tokens(24, 2);
+    traced.follow(trace);
+    const auto expected = full_logits(tiny, trace);
+    const PrefixUse use = {.documents = {traced.document()}};
+    // Stored in f16: that, and nothing else, is the difference.
+    for (const int64_t n_chunk : {512, 3, 1}) {
+        Session session = using_prefix(tiny, use, {}, n_chunk);
+        const auto logits = all_logits(session, trace);
+        EXPECT_LT(max_difference(logits, expected), 5e-3) << n_chunk;
+        EXPECT_EQ(session.position(), 24);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, PrefixIdentity,
+                         ::testing::Values(PrefixLayout{.heads_per_key = 1},
+                                           PrefixLayout{.heads_per_key = 2},
+                                           PrefixLayout{.heads_per_key = 1, .is_shared = true},
+                                           PrefixLayout{.heads_per_key = 2, .is_shared = true}));
+
+TEST(PrefixMemory, WithoutItTheAnswersAreFarFromTheFullPrefix) {
+    TinyModel tiny({.n_layer = 3});
+    const auto trace = tiny_tokens(24, 2);
+    Session alone = tiny.session();
+    EXPECT_GT(max_difference(all_logits(alone, trace), full_logits(tiny, trace)), 0.05);
+}
+
+TEST(PrefixMemory, KeysBeforeRotationConfuseEqualTokens) {
+    TinyModel tiny({.n_layer = 3});
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPre);
+    auto trace = tiny_tokens(24, 2);
+    trace[20] = trace[3];  // at layer 0, the same query at two places
+    traced.follow(trace);
+    Session session = using_prefix(tiny, {.documents = {traced.document()}});
+    const double difference = max_difference(all_logits(session, trace), full_logits(tiny, trace));
+    EXPECT_GT(difference, 1e-3);
+}
+
+TEST(PrefixMemory, IsTheSameForAnyNumberOfThreads) {
+    std::vector<std::vector<float>> all;
+    for (const int n_threads : {1, 2, 4}) {
+        TinyModel tiny({.n_layer = 3}, n_threads);
+        Traced traced(tiny, layout_of(tiny));
+        for (uint32_t seed = 2; seed < 6; ++seed) traced.follow(tiny_tokens(30, seed));
+        Session session = using_prefix(tiny, {.documents = {traced.document(40)}});
+        all.push_back(all_logits(session, tiny_tokens(20, 9)));
+    }
+    EXPECT_EQ(all[0], all[1]);
+    EXPECT_EQ(all[0], all[2]);
+}
+
+TEST(PrefixMemory, WorksOnTopOfEvictionAndFillsTheReport) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    for (uint32_t seed = 2; seed < 5; ++seed) traced.follow(tiny_tokens(30, seed));
+    const PrefixUse use = {.documents = {traced.document(16, PrefixStorage::kI8, false, 0.999F)}};
+    for (const char* residue : {"none", "centroids"}) {
+        EvictionOptions e = {.policy = "h2o", .residue = residue};
+        e.budget = {.kind = Budget::Kind::kEntries, .count = 24, .share = 0};
+        e.n_recent = 4;
+        e.interval = 8;
+        e.n_chunk = 16;
+        Session session = using_prefix(tiny, use, e, 16);
+        session.feed(tiny_tokens(150, 7));
+        for (const float x : session.logits()) ASSERT_TRUE(std::isfinite(x));
+        const MemoryReport::Prefix r = session.memory().report().prefix;
+        // The last layer is asked only where logits are wanted: in the last chunk.
+        EXPECT_EQ(r.lookups, (150 + 6) * 4);
+        int64_t in_histogram = 0;
+        for (const int64_t n : r.similarity) in_histogram += n;
+        EXPECT_EQ(in_histogram, r.lookups);
+        EXPECT_GT(r.below_floor, 0);
+        EXPECT_EQ(r.exact, 0);
+        EXPECT_GT(r.mean_weight, 0);
+        EXPECT_LT(r.mean_weight, 1);
+        EXPECT_EQ(r.n_positions, kPrefix);
+        EXPECT_GT(r.held_bytes, r.moved_bytes);
+    }
+}
+
+TEST(PrefixMemory, AByteBudgetHoldsWithIt) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    EvictionOptions e = {.policy = "h2o"};
+    e.budget = {.kind = Budget::Kind::kBytes, .count = 400000, .share = 0};
+    e.n_recent = 4;
+    e.interval = 8;
+    e.n_chunk = 16;
+    Session session = using_prefix(tiny, {.documents = {traced.document(8)}}, e, 16);
+    session.feed(tiny_tokens(180, 7));
+    EXPECT_LE(session.memory().report().peak_bytes, 400000U);
+}
+
+TEST(PrefixMemory, TheGateReadsTheExactPrefix) {
+    TinyModel tiny({.n_layer = 3}, 2);
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    const auto asked = tiny_tokens(20, 8);
+    const auto expected = full_logits(tiny, asked);
+    // A floor that nothing reaches: every query reads the prefix itself.
+    const auto document = traced.document(1, PrefixStorage::kF16, true, 1.5F);
+    Session gated = using_prefix(tiny, {.documents = {document}, .has_gate = true});
+    const double with_gate = max_difference(all_logits(gated, asked), expected);
+    EXPECT_LT(with_gate, 1e-2);
+    EXPECT_EQ(gated.memory().report().prefix.exact, gated.memory().report().prefix.lookups);
+    Session open = using_prefix(tiny, {.documents = {document}});
+    EXPECT_GT(max_difference(all_logits(open, asked), expected), 5 * with_gate);
+}
+
+TEST(PrefixMemory, TwoEqualDocumentsWeighAsOne) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    const auto d = traced.document(12);
+    const auto asked = tiny_tokens(20, 8);
+    Session one = using_prefix(tiny, {.documents = {d}});
+    Session two = using_prefix(tiny, {.documents = {d, d}});
+    EXPECT_LT(max_difference(all_logits(one, asked), all_logits(two, asked)), 1e-4);
+}
+
+TEST(PrefixMemory, GoesOnAfterSavingAndResetting) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    const PrefixUse use = {.documents = {traced.document(12)}};
+    Session session = using_prefix(tiny, use);
+    const auto asked = tiny_tokens(20, 8);
+    const auto first = all_logits(session, asked);
+    std::stringstream saved;
+    session.memory().save(saved);
+    auto copy = make_memory("kv", tiny.backend(), tiny.shape(),
+                            {.n_ctx = 190, .entries = GGML_TYPE_F32, .prefix = use});
+    copy->load(saved);
+    Session other = tiny.session(std::move(copy));
+    EXPECT_EQ(all_logits(session, tiny_tokens(5, 9)), all_logits(other, tiny_tokens(5, 9)));
+    session.reset();
+    EXPECT_EQ(all_logits(session, asked), first);
+}
+
+TEST(PrefixMemory, ASlidingLayerLooksUpOnlyWhileItsWindowReaches) {
+    TinyModel tiny({.architecture = "gemma3", .n_layer = 2, .window = 8, .window_period = 2});
+    Traced traced(tiny, layout_of(tiny));
+    const auto trace = tiny_tokens(30, 2);
+    traced.follow(trace);
+    Session session = using_prefix(tiny, {.documents = {traced.document()}});
+    EXPECT_LT(max_difference(all_logits(session, trace), full_logits(tiny, trace)), 5e-3);
+    const MemoryReport::Prefix r = session.memory().report().prefix;
+    EXPECT_EQ(r.lookups, (30 + 7) * 4);
+}
+
+// ---- files
+
+std::string written(const std::shared_ptr<const PrefixDocument>& d) {
+    const testing::TemporaryFile file("", ".prefix.gguf");
+    const std::vector<std::shared_ptr<const PrefixDocument>> all = {d};
+    write_prefixes(file.path(), all);
+    return testing::read_text(file.path());
+}
+
+TEST(PrefixFile, ReadsBackWhatWasWritten) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny, 2));
+    traced.follow(tiny_tokens(30, 2));
+    for (const PrefixStorage storage : {PrefixStorage::kF16, PrefixStorage::kI8}) {
+        const auto d = traced.document(10, storage, true, 0.5F);
+        const testing::TemporaryFile file(written(d), ".prefix.gguf");
+        const auto read = read_prefixes(file.path());
+        ASSERT_EQ(read.size(), 1U);
+        EXPECT_EQ(read.front()->header().tokens, d->header().tokens);
+        EXPECT_EQ(read.front()->held_bytes(), d->held_bytes());
+        EXPECT_TRUE(read.front()->has_exact());
+        EXPECT_EQ(read.front()->floor(1, 0), 0.5F);
+        Session a = using_prefix(tiny, {.documents = {d}});
+        Session b = using_prefix(tiny, {.documents = read});
+        const auto asked = tiny_tokens(20, 8);
+        EXPECT_EQ(all_logits(a, asked), all_logits(b, asked));
+    }
+}
+
+TEST(PrefixFile, ADamagedFileIsRefused) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    const std::string whole = written(traced.document(10, PrefixStorage::kI8));
+    const auto refused = [](const std::string& bytes) {
+        const testing::TemporaryFile file(bytes, ".prefix.gguf");
+        try {
+            read_prefixes(file.path());
+        } catch (const Error& e) {
+            return e.code() == ErrorCode::kCorrupt || e.code() == ErrorCode::kUnsupported;
+        }
+        return false;
+    };
+    EXPECT_FALSE(refused(whole));
+    for (size_t n = 64; n < whole.size(); n += whole.size() / 40) {
+        EXPECT_TRUE(refused(whole.substr(0, whole.size() - n))) << "without the last " << n;
+    }
+    // Bytes that say nothing (padding, names that nobody looks for) may change; those that do not,
+    // may not.
+    int64_t passed = 0;
+    int64_t tried = 0;
+    for (size_t at = 0; at < whole.size(); at += 97) {
+        std::string bytes = whole;
+        bytes[at] = static_cast<char>(bytes[at] ^ 0x10);
+        ++tried;
+        passed += refused(bytes) ? 0 : 1;
+    }
+    EXPECT_LT(passed * 20, tried);
+}
+
+TEST(PrefixFile, AnotherModelIsRefusedByName) {
+    const testing::TemporaryFile one = testing::tiny_model_file({.seed = 1});
+    const testing::TemporaryFile other = testing::tiny_model_file({.seed = 2});
+    PrefixHeader h;
+    h.name = "rules";
+    const GgufFile file = GgufFile::open(one.path());
+    set_hashes(h, file);
+    EXPECT_NO_THROW(check_made_for(h, file));
+    try {
+        check_made_for(h, GgufFile::open(other.path()));
+        FAIL() << "another model passed";
+    } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::kInvalidArgument);
+        EXPECT_NE(std::string(e.what()).find("model, or its quantisation"), std::string::npos);
+        EXPECT_NE(std::string(e.what()).find("rules"), std::string::npos);
+    }
+}
+
+TEST(PrefixMemory, OneForOtherHeadsIsRefused) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    TinyModel wider({.n_layer = 3});
+    EXPECT_THROW(using_prefix(wider, {.documents = {traced.document(4)}}), Error);
+}
+
+}  // namespace
+}  // namespace palimpsest
