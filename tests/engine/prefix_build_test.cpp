@@ -12,6 +12,7 @@
 #include "engine/prefix_records.h"
 #include "memory/prefix_file.h"
 #include "support/golden.h"
+#include "support/task_files.h"
 
 namespace palimpsest {
 namespace {
@@ -80,15 +81,12 @@ std::vector<TracedLayer> traced(int64_t n, float first) {
 
 class PrefixRecordsTest : public ::testing::Test {
  protected:
-    PrefixRecordsTest() : folder_(fs::temp_directory_path() / "palimpsest_prefix_records_test") {
-        fs::remove_all(folder_);
-    }
-    ~PrefixRecordsTest() override { fs::remove_all(folder_); }
     [[nodiscard]] PrefixRecords open(const std::string& purpose = "p") const {
         return {folder_, purpose, small_shape(), {2, 3, 1}};
     }
 
-    fs::path folder_;
+    testing::TemporaryFolder temporary_;
+    fs::path folder_ = fs::path(temporary_.path()) / "records";
 };
 
 TEST_F(PrefixRecordsTest, GoOnWhereTheyStopped) {
@@ -173,9 +171,9 @@ TEST(RealPrefixBuild, SaysWhatTheFullPrefixSays) {
     o.name = "real";
     o.k = 96;
     o.is_forced = true;
-    o.work_folder = (fs::temp_directory_path() / "palimpsest_real_prefix_test").string();
+    const testing::TemporaryFolder temporary;
+    o.work_folder = temporary.path();
     const PrefixBuild built = build_prefix(with, text, traces, o);
-    fs::remove_all(o.work_folder);
     EXPECT_GT(built.errors.memory.share(), 0.8);
     EXPECT_GT(built.errors.memory.share(), built.errors.no_prefix.share());
     EXPECT_LT(built.errors.e_out, 0.2);
@@ -195,7 +193,8 @@ TEST(RealPrefixBuild, TracesThatRepeatThePrefixAreLeftOut) {
     const LoadedModel loaded(*model_path, backend);
     const PrefixText text(loaded.require_tokenizer(), "Rule one: nobody may whistle here.\n", true);
     PrefixBuildOptions o;
-    o.work_folder = (fs::temp_directory_path() / "palimpsest_repeating_traces_test").string();
+    const testing::TemporaryFolder temporary;
+    o.work_folder = temporary.path();
     const std::vector<TraceText> traces = {{"Rule one: nobody may whistle", " here."},
                                            {"  ", "nothing"}};
     EXPECT_EQ(
