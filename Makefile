@@ -17,6 +17,13 @@ build = cmake --preset $(1) --log-level=WARNING && cmake --build --preset $(1)
 # ThreadSanitizer fails where a kernel spreads memory too widely, so ask for a fixed layout.
 fixed_layout = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
+default_model = $$(scripts/setup.sh where model)
+default_sidecar = $$(basename "$(default_model)" .gguf).evict.gguf
+train = build/release/palimpsest train
+train_on = -m "$(default_model)" -d $(WEIGHTS)/train.jsonl
+train_by_document = --length 1024 --steps 200 --warm-up 20 --batch 4 --pool 10 --read-every 4 \
+  --held-out 4 --learning-rate 2e-3
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 # Where scripts/plain_text.py puts texts.
@@ -71,19 +78,17 @@ bench: release ## measure speed against libllama
 	@build/release/palimpsest bench speed --peer llama \
 	  -m "$$(scripts/setup.sh where model)" $(BENCH_ARGS)
 
-train-default: release ## train what forgets for the default model, into WEIGHTS; hours
+train-default: release ## train what forgets for the default model, into WEIGHTS; about an hour
 	@mkdir -p $(WEIGHTS)
 	@scripts/plain_text.py "$(training_texts)"
 	@[ -e $(WEIGHTS)/train.jsonl ] || build/release/palimpsest train-data \
 	  -o $(WEIGHTS)/train.jsonl --texts "$(training_texts)"
-	@build/release/palimpsest train gate -m "$$(scripts/setup.sh where model)" \
-	  -d $(WEIGHTS)/train.jsonl -o $(WEIGHTS)/gate.gguf $(TRAIN_ARGS)
-	@build/release/palimpsest train indexer -m "$$(scripts/setup.sh where model)" \
-	  -d $(WEIGHTS)/train.jsonl -o $(WEIGHTS)/indexer.gguf --sidecar $(WEIGHTS)/gate.gguf \
-	  --steps 500 --pool 8 --batch 4 $(TRAIN_ARGS)
-	@build/release/palimpsest train latent -m "$$(scripts/setup.sh where model)" \
-	  -d $(WEIGHTS)/train.jsonl -o $(WEIGHTS)/default.evict.gguf \
-	  --sidecar $(WEIGHTS)/indexer.gguf --steps 500 --pool 8 --batch 4 $(TRAIN_ARGS)
+	@$(train) gate $(train_on) -o $(WEIGHTS)/gate.gguf --length 2048 --steps 1000 --warm-up 60 \
+	  --batch 32 --pool 20 --read-every 10 --held-out 5 --learning-rate 2e-3 $(TRAIN_ARGS)
+	@$(train) indexer $(train_on) -o $(WEIGHTS)/indexer.gguf --sidecar $(WEIGHTS)/gate.gguf \
+	  $(train_by_document) $(TRAIN_ARGS)
+	@$(train) latent $(train_on) -o $(WEIGHTS)/$(default_sidecar) --sidecar $(WEIGHTS)/indexer.gguf \
+	  $(train_by_document) $(TRAIN_ARGS)
 
 install: ## install the program and the library into PREFIX, after `make release`
 	@[ -x build/release/palimpsest ] || { echo "install: run 'make release' first" >&2; exit 1; }
