@@ -92,7 +92,7 @@ std::vector<TraceText> traces_of(const BuildFlags& f, const PrefixRuntime& with,
             "'response', or --self-study N");
     if (!f.traces.empty()) return parse_traces(read_file(f.traces));
     return self_study(with, text, f.self_study, static_cast<uint64_t>(f.seed),
-                      f.out + ".self_study.jsonl");
+                      f.out + ".self_study");
 }
 
 std::string summary(const PrefixBuild& b) {
@@ -144,7 +144,6 @@ void build(const BuildFlags& f) {
     write_prefixes(f.out, all);
     std::error_code ignored;
     std::filesystem::remove_all(options.work_folder, ignored);
-    std::filesystem::remove(f.out + ".self_study.jsonl.entries", ignored);
     write_output(cat("written: ", f.out, "\n"));
 }
 
@@ -198,6 +197,7 @@ void info(const std::string& path) {
 struct VerifyFlags {
     ModelFlags model;
     std::string file, traces, text_file;
+    TextFlags text;
     int64_t most = 64;
 };
 
@@ -213,8 +213,8 @@ void verify(const VerifyFlags& f) {
     for (const auto& d : documents) {
         const PrefixHeader& h = d->header();
         if (!f.text_file.empty()) {
-            require(read_file(f.text_file) == h.text, "'", f.text_file, "' is not the text that '",
-                    h.name, "' was built from; build it again");
+            require(prepared(read_file(f.text_file), f.text, tokenizer) == h.text, "'", f.text_file,
+                    "' is not the text that '", h.name, "' was built from; build it again");
             write_output(cat(h.name, ": built from this text\n"));
         }
         const PrefixText text(tokenizer, h.text, h.is_raw);
@@ -328,8 +328,11 @@ void add_prefix(CLI::App& command) {
     check.add_option("file", v->file, "NAME.prefix.gguf")->required();
     check.add_option("--traces", v->traces, "measure its errors on these JSON lines");
     check.add_option("--text", v->text_file, "is it still this text?");
-    check.add_option("--most", v->most, "traces measured")->capture_default_str();
+    check.add_option("--most", v->most, "traces measured")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+        ->capture_default_str();
     add_model_flags(check, v->model);
+    add_text_flags(check, v->text);
     check.callback([v] { verify(*v); });
 
     auto m = std::make_shared<ComposeFlags>();

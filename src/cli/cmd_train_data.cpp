@@ -9,6 +9,7 @@
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "core/whole_file.h"
 #include "train/material.h"
 
 namespace palimpsest {
@@ -48,7 +49,11 @@ void train_data(const TrainDataFlags& f) {
     for (const std::string& text : documents) {
         lines += nlohmann::json{{"text", text}}.dump() + "\n";
     }
-    write_file(f.output, lines);
+    if (f.output == "-") {
+        write_output(lines);
+    } else {
+        write_whole_file(f.output, lines);  // half of it would be taken for all
+    }
     write_message(dim(cat(human_count(std::ssize(documents)), " documents, ",
                           human_count(std::ssize(lines)), " bytes\n")));
 }

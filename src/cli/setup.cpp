@@ -144,8 +144,8 @@ Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
     const int64_t n_ctx = flags.context > 0
                               ? flags.context
                               : std::max<int64_t>(1, config.n_ctx_train - prefix.n_positions());
-    if (n_ctx > config.n_ctx_train) {
-        write_message(cat("palimpsest: a context of ", n_ctx, " is beyond the ", config.n_ctx_train,
+    if (const int64_t n = n_ctx + prefix.n_positions(); n > config.n_ctx_train) {
+        write_message(cat("palimpsest: a context of ", n, " is beyond the ", config.n_ctx_train,
                           " positions this model was trained for; answers ",
                           "past that make little sense\n"));
     }

@@ -3,6 +3,7 @@
 #include <ggml-cpu.h>
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -164,6 +165,13 @@ void Backend::on_all_threads(const std::function<void(int thread, int n_threads)
     depart();
     check(status == GGML_STATUS_SUCCESS, ggml_status_to_string(status));
     call.rethrow();
+}
+
+void Backend::share_out(int64_t n, const std::function<void(int64_t i, int thread)>& work) const {
+    std::atomic<int64_t> next = 0;
+    on_all_threads([&](int thread, int /*n_threads*/) {
+        for (int64_t i = next++; i < n; i = next++) work(i, thread);
+    });
 }
 
 Storage::Storage(size_t max_tensors) : ctx_(make_context(max_tensors * ggml_tensor_overhead())) {}

@@ -42,6 +42,9 @@ class Backend {
     /// them threw.
     void on_all_threads(const std::function<void(int thread, int n_threads)>& work) const;
 
+    /// Calls `work` for every i in [0, n), each by whichever thread is free.
+    void share_out(int64_t n, const std::function<void(int64_t i, int thread)>& work) const;
+
     /// Processors this process may use.
     [[nodiscard]] static int available_threads();
 

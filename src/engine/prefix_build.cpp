@@ -159,6 +159,11 @@ void put_book(const fs::path& path, const Codebook& book) {
         put_all(out, w.root);
         put_all(out, w.inverse);
     }
+    out.close();
+    if (!out) {
+        throw Error(ErrorCode::kExhausted,
+                    cat("'", path.string(), "' could not be written (disk full?)"));
+    }
 }
 
 Codebook take_book(const fs::path& path, const PrefixLayout& layout) {
@@ -192,9 +197,9 @@ Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
     mean_header.is_whitened = false;
     Dictionaries made = {PrefixAssembly(header, o.storage), PrefixAssembly(mean_header, o.storage)};
     const PrefixLayout& at = header.layout;
-    const fs::path folder =
-        records.folder() / cat("books_", header.k, "_", at.heads_per_key, at.is_shared, o.whiten,
-                               "_", o.seed, "_", static_cast<int>(o.aggregation));
+    const fs::path folder = records.folder() / cat("books_", header.k, "_", header.n_traces, "_",
+                                                   at.heads_per_key, at.is_shared, o.whiten, "_",
+                                                   o.seed, "_", static_cast<int>(o.aggregation));
     fs::create_directories(folder);
     for (int64_t layer = 0; layer < header.n_layer; ++layer) {
         std::vector<Codebook> books;
@@ -369,9 +374,25 @@ std::string quote(const std::string& text, uint64_t random) {
 
 }  // namespace
 
+namespace {
+
+/// Everything that a study depends on.
+std::string study_of(const PrefixRuntime& with, const PrefixText& text, uint64_t seed) {
+    PrefixHeader h;
+    set_hashes(h, with.loaded.file());
+    Digest sum;
+    sum.add(cat(h.model, " ", h.tokenizer, " ", h.chat_template, " ", seed));
+    sum.add(std::as_bytes(std::span(text.tokens())));
+    return sum.hex();
+}
+
+}  // namespace
+
 std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& text, int64_t n,
-                                  uint64_t seed, const std::string& saved_in) {
+                                  uint64_t seed, const std::string& beside) {
     require(!text.is_raw(), "a model can ask itself only in a chat; a raw prefix needs traces");
+    // Named after what it depends on: another text's questions are none of this one's.
+    const std::string saved_in = cat(beside, ".", study_of(with, text, seed), ".jsonl");
     std::vector<TraceText> traces;
     if (fs::exists(saved_in)) {
         std::ifstream in(saved_in, std::ios::binary);
@@ -414,15 +435,19 @@ std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& t
         GenerateOptions answering;
         answering.max_tokens = 80;
         if (trace.prompt.size() >= 4) trace.response = say(trace.prompt, answering);
-        if (trace.prompt.size() < 4 || trace.response.empty()) {
-            require(++n_failed <= n + 16, "the model asks itself nothing about this prefix; give ",
-                    "traces instead");
+        // A study that goes on asks again what failed before, and so what came after it.
+        const bool is_known = std::ranges::any_of(
+            traces, [&](const TraceText& other) { return other.prompt == trace.prompt; });
+        if (trace.prompt.size() < 4 || trace.response.empty() || is_known) {
+            require(++n_failed <= 2 * n + 16,
+                    "the model asks itself nothing about this prefix; give ", "traces instead");
             continue;
         }
         std::ofstream(saved_in, std::ios::binary | std::ios::app) << to_json_line(trace);
         traces.push_back(std::move(trace));
         with.tell("asking itself", std::ssize(traces), n);
     }
+    fs::remove(saved_in + ".entries");
     return traces;
 }
 

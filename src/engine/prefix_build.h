@@ -52,8 +52,9 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
                          const std::vector<TraceText>& traces, const PrefixBuildOptions& options);
 
 /// Lets the model ask itself about a prefix and answer (cf. Cartridges, arXiv:2506.06266), n times.
-/// What is there already in `saved_in` (JSON lines) is taken from there, and new ones are added.
+/// They are kept as JSON lines in BESIDE.HASH.jsonl, the hash being of model, text and seed; what
+/// is there already is taken from there.
 std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& text, int64_t n,
-                                  uint64_t seed, const std::string& saved_in);
+                                  uint64_t seed, const std::string& beside);
 
 }  // namespace palimpsest

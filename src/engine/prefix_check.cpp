@@ -249,7 +249,7 @@ std::string errors_for_people(const PrefixErrors& e) {
                       static_cast<int>(i), l.e_out, l.e_state, l.e_lse, l.e_weight);
         out += line.data();
     }
-    out += "agreement with the full prefix at answers, running freely\n";
+    out += "agreement with the full prefix at answers, hidden states its own\n";
     const auto row = [&](const char* what, const PrefixAgreement& a) {
         if (a.n == 0) return;
         const ShareInterval i = wilson(a.same, a.n);

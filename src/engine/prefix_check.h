@@ -21,7 +21,8 @@ struct PrefixLayerErrors {
     double e_weight = 0;  // |found - true| of the prefix's weight
 };
 
-/// What a memory says at answers where the full prefix says something: running freely.
+/// What a memory says at answers where the full prefix says something: the response is the
+/// trace's, hidden states are the memory's own.
 struct PrefixAgreement {
     int64_t n = 0, same = 0;  // answer positions, and those with the same likeliest token
     double divergence = 0;    // mean KL(full || memory)

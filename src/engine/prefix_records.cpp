@@ -14,6 +14,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kPurpose = "purpose";
+constexpr float kMostHalf = 65504;  // the largest f16
 
 std::string content(const fs::path& path) {
     std::ifstream in(path, std::ios::binary);
@@ -25,8 +26,10 @@ std::string content(const fs::path& path) {
 std::vector<ggml_fp16_t> halves(std::span<const float> values) {
     std::vector<ggml_fp16_t> out(values.size());
     for (const float x : values) {
-        if (!std::isfinite(x)) {
-            throw Error(ErrorCode::kInternal, "the model gave a value that is not finite");
+        // Not a number fails this too.
+        if (!(std::abs(x) <= kMostHalf)) {
+            throw Error(ErrorCode::kUnsupported, cat("an attention state has the value ", x,
+                                                     ", which records (f16) cannot hold"));
         }
     }
     ggml_fp32_to_fp16_row(values.data(), out.data(), std::ssize(values));
@@ -133,11 +136,6 @@ std::vector<StateRecords> PrefixRecords::read(int64_t layer, const PrefixLayout&
         take_apart(at, lse, 1, records, &StateRecords::lse);
     }
     return records;
-}
-
-void PrefixRecords::remove() const {
-    std::error_code ignored;
-    fs::remove_all(folder_, ignored);
 }
 
 }  // namespace palimpsest

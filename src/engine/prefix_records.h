@@ -32,8 +32,6 @@ class PrefixRecords {
     [[nodiscard]] std::vector<StateRecords> read(int64_t layer, const PrefixLayout& layout) const;
 
     [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
-    /// Removes folder and records.
-    void remove() const;
 
  private:
     [[nodiscard]] std::filesystem::path file(int64_t layer) const;

@@ -16,15 +16,6 @@ constexpr int64_t kUsualSinks = 4;
 constexpr int64_t kUsualRecent = 128;
 constexpr int64_t kMostPinned = 1 << 20;
 
-/// Calls `work(i)` for i in [0, n) on all threads. `work` may throw.
-void for_each_parallel(const Backend& backend, int64_t n,
-                       const std::function<void(int64_t i, int thread)>& work) {
-    std::atomic<int64_t> next = 0;
-    backend.on_all_threads([&](int thread, int /*n_threads*/) {
-        for (int64_t i = next++; i < n; i = next++) work(i, thread);
-    });
-}
-
 int64_t length_of(const Segment& segment, int64_t n_embd) {
     if (segment.rows.empty()) return std::ssize(segment.tokens);
     check(n_embd > 0, "a memory that is given rows knows their width");
@@ -256,7 +247,7 @@ std::vector<std::vector<std::vector<int32_t>>> Evictor::choose(const Backend& ba
     const auto n_layer = std::ssize(layers);
     const auto counts = allocator_->allocate(layers, target);
     std::vector<std::vector<std::vector<int32_t>>> kept(layers.size());
-    for_each_parallel(backend, n_layer, [&](int64_t i, int thread) {
+    backend.share_out(n_layer, [&](int64_t i, int thread) {
         const auto l = static_cast<size_t>(i);
         LayerCandidates& layer = layers[l];
         layer.view.scratch = scratch.of_thread(thread);

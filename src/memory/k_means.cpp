@@ -194,13 +194,14 @@ Clustering k_means(const Backend& backend, std::span<const float> points, int64_
     result.centroids = lloyd.pick(options.k, options.seed);
     result.nearest.assign(static_cast<size_t>(lloyd.size()), -1);
     const auto few = static_cast<int64_t>(options.settled * static_cast<double>(lloyd.size()));
-    while (result.rounds < options.max_rounds) {
+    bool is_settled = false;
+    while (!is_settled && result.rounds < options.max_rounds) {
         ++result.rounds;
-        if (lloyd.assign(result.centroids, result.nearest) <= few) break;
-        lloyd.move(result.nearest, result.centroids);
+        is_settled = lloyd.assign(result.centroids, result.nearest) <= few;
+        if (!is_settled) lloyd.move(result.nearest, result.centroids);
     }
     if (some.empty()) {
-        lloyd.assign(result.centroids, result.nearest);
+        if (!is_settled) lloyd.assign(result.centroids, result.nearest);
         return result;
     }
     result.nearest.assign(static_cast<size_t>(n), -1);

@@ -60,7 +60,8 @@ void KvCache::take_entries(const KvCache& from) {
                               store_.key_bytes(layer, h, 0, n).begin());
             std::ranges::copy(theirs.value_bytes(layer, h, of.begin, n),
                               store_.value_bytes(layer, h, 0, n).begin());
-            head(layer, h) = {.begin = 0, .touched = n, .positions = of.positions};
+            head(layer, h) = {
+                .begin = 0, .touched = n, .positions = of.positions, .rotary = of.rotary};
         }
     }
     scales_ = from.scales_;

@@ -43,6 +43,10 @@ void check_part(const PrefixPart& part, ggml_type type, const Shape& shape) {
         corrupt(cat(part.name, " is ", ggml_type_name(t.type), " ", to_string(t.shape),
                     ", it should be ", ggml_type_name(type), " ", to_string(shape)));
     }
+    // Files may ask for any alignment; numbers are read in place.
+    if (reinterpret_cast<uintptr_t>(t.data.data()) % alignof(float) != 0) {
+        corrupt(cat(part.name, " does not begin at a multiple of ", alignof(float), " bytes"));
+    }
 }
 
 /// Every part's type and shape; every count and value that an index or a loop comes from.
@@ -76,6 +80,8 @@ void check_layer(PrefixLayer& l, const PrefixHeader& h) {
     if (is_i8 && (l.key_scale.data.empty() || l.value_scale.data.empty())) {
         corrupt("it has no scales");
     }
+    // Lookups number entries in f32.
+    if (k > int64_t{1} << 24) corrupt(cat("a dictionary has room for ", k, " entries"));
     if (l.exact_k.data.empty() != l.exact_v.data.empty()) corrupt("half of the prefix is missing");
     for (int64_t i = 0; i < c; ++i) {
         const int32_t n = values_of<int32_t>(l.count)[i];

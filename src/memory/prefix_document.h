@@ -91,8 +91,8 @@ class PrefixDocument {
     [[nodiscard]] PrefixEntry find(int64_t layer, int64_t codebook,
                                    std::span<const float> key) const;
     /// The state of one head of an entry: writes d_head values, returns its logarithm.
-    float state(int64_t layer, int64_t codebook, int64_t entry, int64_t block,
-                std::span<float> out) const;
+    [[nodiscard]] float state(int64_t layer, int64_t codebook, int64_t entry, int64_t block,
+                              std::span<float> out) const;
     /// Negative: there is none.
     [[nodiscard]] float floor(int64_t layer, int64_t codebook) const;
     [[nodiscard]] bool has_exact() const { return !layers_.front().exact_k.data.empty(); }
@@ -103,7 +103,7 @@ class PrefixDocument {
     [[nodiscard]] size_t held_bytes() const;
     /// Of that, what one token reads.
     [[nodiscard]] size_t moved_bytes() const;
-    /// What the exact prefix takes, on disk until it is needed.
+    /// What the exact prefix takes in the file; no memory for long unless the gate reads it.
     [[nodiscard]] size_t exact_bytes() const;
 
  private:
@@ -124,7 +124,7 @@ class PrefixAssembly {
  public:
     PrefixAssembly(PrefixHeader header, PrefixStorage storage);
 
-    /// The next layer: one codebook for each of the layout's. `floors` is empty or has one each.
+    /// The next layer: one codebook for each of the layout's.
     void add_layer(std::span<const Codebook> books);
     /// Similarity floors of all layers: [layer][codebook].
     void set_floors(std::span<const float> floors);

@@ -166,6 +166,14 @@ std::shared_ptr<const PrefixDocument> read(const std::shared_ptr<const GgufFile>
     if (sum != digest_of(*d)) {
         corrupt("its check sum is wrong; copy the file anew, or build it again");
     }
+    // Only the gate reads these again, if it does at all.
+    if (const MappedFile* mapping = file->mapping()) {
+        for (const PrefixLayer& l : d->layers()) {
+            for (const GgufTensor* t : {&l.exact_k, &l.exact_v}) {
+                if (!t->data.empty()) mapping->forget(t->data);
+            }
+        }
+    }
     return d;
 }
 

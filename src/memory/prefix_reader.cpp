@@ -96,6 +96,8 @@ class PrefixReader::MatchOp final : public CustomOp {
         const int64_t n_work = at.n_codebooks() * n_parts * blocks;
         for (int64_t w = thread; w < n_work; w += n_threads) {
             const int64_t first = w / n_parts % blocks * kPositionsAtOnce;
+            // With a window later positions reach no further back than earlier ones.
+            if (!of_.reaches(document_, layer_, first)) continue;
             const int64_t last = std::min(n, first + kPositionsAtOnce);
             match(dst, q, {w / n_parts / blocks, w % n_parts}, first, last, queries.data());
         }

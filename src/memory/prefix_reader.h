@@ -42,7 +42,6 @@ class PrefixReader {
     /// every query's lse; it has that of everything together afterwards.
     Tensor join(Graph& g, const AttentionInputs& in, Tensor attended, AttentionScratch& scratch);
 
-    [[nodiscard]] const PrefixUse& use() const { return use_; }
     [[nodiscard]] MemoryReport::Prefix report() const;
     void reset();
     [[nodiscard]] size_t bytes() const;

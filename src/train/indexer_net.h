@@ -63,7 +63,7 @@ class IndexerNet {
     [[nodiscard]] float score(int64_t query, int64_t key) const;
 
     IndexerShape shape_;
-    const IndexerParts<const float>& weights_;
+    IndexerParts<const float> weights_;
     const LayerRecord& record_;
     std::vector<float> q_in_, k_in_;            // before their norms
     std::vector<float> q_, k_;                  // [n][n_head][d_head], [n][d_head]

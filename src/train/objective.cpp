@@ -20,6 +20,17 @@ constexpr std::array<ObjectiveKind, 3> kKinds = {{
 
 }  // namespace
 
+std::vector<int64_t> evicting_layers(const MemoryShape& shape) {
+    std::vector<int64_t> layers;
+    for (int64_t i = 0; i < shape.n_layer; ++i) {
+        if (shape.window(i) == 0) layers.push_back(i);
+    }
+    require(!layers.empty(),
+            "all layers of this model have a sliding window: nothing in them is evicted, and there "
+            "is nothing to train");
+    return layers;
+}
+
 std::span<const ObjectiveKind> objective_kinds() { return kKinds; }
 
 const ObjectiveKind& find_objective(std::string_view name) {

@@ -43,6 +43,9 @@ class Objective {
     /// Of examples that were not learnt from; "loss" first.
     virtual std::vector<Measure> examine(std::span<const Example* const> held_out) = 0;
 
+    /// What of it a checkpoint must agree in, besides what it is trained on. Empty: nothing.
+    [[nodiscard]] virtual std::string settings() const { return ""; }
+
     /// The keys of the sidecar that its tensors need.
     virtual void describe(GgufWriter& to) const = 0;
 };
@@ -66,6 +69,9 @@ struct ObjectiveKind {
     std::string_view summary;
     std::unique_ptr<Objective> (*make)(const ObjectiveInputs& in);
 };
+
+/// Layers that evict. Throws kInvalidArgument if there is none: then nothing can be trained.
+[[nodiscard]] std::vector<int64_t> evicting_layers(const MemoryShape& shape);
 
 /// All of them: what `palimpsest train` offers.
 [[nodiscard]] std::span<const ObjectiveKind> objective_kinds();

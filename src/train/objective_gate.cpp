@@ -6,7 +6,6 @@
 #include "train/objective_gate.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <numeric>
 
@@ -57,12 +56,7 @@ class GateObjective final : public Objective {
         require(size_.n_mid >= 1 && size_.n_mid <= 4096, "a gate's middle of ", size_.n_mid,
                 "; it must be 1 to 4096");
         Random random(in.options.seed);
-        for (int64_t i = 0; i < in.shape.n_layer; ++i) {
-            if (in.shape.window(i) == 0) add_layer(i, random);
-        }
-        require(!layers_.empty(),
-                "all layers of this model have a sliding window: nothing in them "
-                "is evicted, and there is nothing to train");
+        for (const int64_t i : evicting_layers(in.shape)) add_layer(i, random);
         networks_.assign(static_cast<size_t>(backend_.n_threads()), GateNetwork(size_));
     }
 
@@ -76,8 +70,8 @@ class GateObjective final : public Objective {
             double n = 0;
             for (const Example* e : examples) {
                 const auto& scores = e->layers[static_cast<size_t>(at.layer)].scores;
-                n += static_cast<double>(e->n);
-                for (size_t i = 0; i < scores.size(); ++i) {
+                n += static_cast<double>(e->n - kTrainedSinks);
+                for (size_t i = sums.size() * kTrainedSinks; i < scores.size(); ++i) {
                     sums[i % sums.size()] += double{target_of(scores[i])};
                 }
             }
@@ -114,6 +108,8 @@ class GateObjective final : public Objective {
         }
         return measures;
     }
+
+    [[nodiscard]] std::string settings() const override { return cat("mid=", size_.n_mid); }
 
     void describe(GgufWriter& to) const override {
         to.set_count("evict.gate.mid_length", static_cast<uint32_t>(size_.n_mid));
@@ -156,11 +152,8 @@ class GateObjective final : public Objective {
     /// Layers are shared out to threads whole, so that results do not depend on how many there are.
     template <typename Work>
     void in_layers(const Work& work) {
-        std::atomic<size_t> next = 0;
-        backend_.on_all_threads([&](int thread, int /*n_threads*/) {
-            for (size_t i = next++; i < layers_.size(); i = next++) {
-                work(i, networks_[static_cast<size_t>(thread)]);
-            }
+        backend_.share_out(std::ssize(layers_), [&](int64_t i, int thread) {
+            work(static_cast<size_t>(i), networks_[static_cast<size_t>(thread)]);
         });
     }
 

@@ -17,13 +17,20 @@ struct Schedule {
     [[nodiscard]] double at(int64_t step) const;
 };
 
-/// AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) with beta 0.9 and 0.95 and no weight
-/// decay, as IndexMem's successor is trained. The gradient's length is held to `most_norm`.
+/// By default as IndexMem's successor is trained.
+struct AdamRule {
+    double first = 0.9, second = 0.95;  // how much of a moment stays
+    float epsilon = 1e-8F;
+    double most_norm = 1.0;  // the gradient's length is held to it
+};
+
+/// AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) without weight decay.
 class Optimizer {
  public:
-    explicit Optimizer(const Parameters& of, double most_norm = 1.0);
+    explicit Optimizer(const Parameters& of, const AdamRule& rule = {});
 
-    /// One step down the gradients. Returns their length before it was held.
+    /// One step down the gradients. Returns their length before it was held. Throws
+    /// kInvalidArgument, with nothing changed, if that is no number.
     double step(Parameters& to, double rate);
 
     // For checkpoints: steps done, and both moments of every parameter, in their order.
@@ -31,7 +38,7 @@ class Optimizer {
     std::vector<std::vector<float>> first, second;
 
  private:
-    double most_norm_;
+    AdamRule rule_;
 };
 
 }  // namespace palimpsest

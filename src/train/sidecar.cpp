@@ -18,16 +18,39 @@ std::string_view name_in_layer(std::string_view name) {
 }
 
 /// Keys that other parts of a sidecar may have.
-constexpr std::array<std::string_view, 16> kKeys = {
-    "evict.channel_order",   "evict.indexer.head_count",    "evict.indexer.key_length",
-    "evict.indexer.norm",    "evict.indexer.norm_epsilon",  "evict.indexer.activation",
-    "evict.indexer.causal",  "evict.memory.feature_length", "evict.memory.epsilon",
-    "evict.memory.eta",      "evict.memory.clip",           "evict.memory.gate",
-    "evict.gate.mid_length", "evict.gate.norm_epsilon",     "general.name",
-    "general.description"};
+constexpr std::array<std::string_view, 15> kKeys = {"evict.indexer.head_count",
+                                                    "evict.indexer.key_length",
+                                                    "evict.indexer.norm",
+                                                    "evict.indexer.norm_epsilon",
+                                                    "evict.indexer.activation",
+                                                    "evict.indexer.causal",
+                                                    "evict.memory.feature_length",
+                                                    "evict.memory.epsilon",
+                                                    "evict.memory.eta",
+                                                    "evict.memory.clip",
+                                                    "evict.memory.gate",
+                                                    "evict.gate.mid_length",
+                                                    "evict.gate.norm_epsilon",
+                                                    "general.name",
+                                                    "general.description"};
 
-void keep_others(GgufWriter& to, const std::string& from, std::string_view part) {
+/// Tensors are copied as they are, so all parts of a file must agree in what they share.
+void check_agrees(const GgufFile& file, const std::string& path, const MemoryShape& shape) {
+    const bool is_adjacent = file.text("evict.channel_order").value_or("half_split") == "pairs";
+    const int64_t n_sink = file.integer("evict.sink_count").value_or(kTrainedSinks);
+    if (is_adjacent != shape.rotation.adjacent || n_sink != kTrainedSinks) {
+        throw Error(ErrorCode::kUnsupported,
+                    cat("the parts of '", path, "' cannot be kept beside others: ",
+                        n_sink != kTrainedSinks
+                            ? cat("they count on ", n_sink, " sinks, not ", kTrainedSinks)
+                            : "their channels are in another order than the model's"));
+    }
+}
+
+void keep_others(GgufWriter& to, const std::string& from, std::string_view part,
+                 const MemoryShape& shape) {
     const GgufFile file = GgufFile::open(from);
+    check_agrees(file, from, shape);
     const std::string keys = cat("evict.", part, ".");
     for (const std::string_view key : kKeys) {
         const GgufValue* value = file.find(key);
@@ -52,7 +75,7 @@ void write_sidecar(const std::string& path, const std::string& keep_from, std::s
     GgufWriter file;
     file.set_text("general.architecture", "evict");
     file.set_text("evict.channel_order", shape.rotation.adjacent ? "pairs" : "half_split");
-    if (!keep_from.empty()) keep_others(file, keep_from, part);
+    if (!keep_from.empty()) keep_others(file, keep_from, part, shape);
     file.set_text("evict.base_architecture", base.architecture);
     file.set_text("evict.base_fingerprint", base.fingerprint);
     file.set_count("evict.block_count", static_cast<uint32_t>(shape.n_layer));

@@ -8,8 +8,10 @@
 
 namespace palimpsest {
 
-/// Writes what was trained as a sidecar (docs/formats.md): `part` is the objective's name. Other
-/// parts come from the sidecar at `keep_from`, unless that is empty; it must be this model's.
+/// Writes what was trained as a sidecar (docs/formats.md): `part` is the
+/// ObjectiveKind's. Other
+/// parts come from the sidecar at `keep_from`, unless that is empty; it must be this
+/// model's, its channels in the model's order (else kUnsupported).
 /// Written whole or not at all, so `path` may be `keep_from`.
 /// Throws as GgufFile::open() and GgufWriter do.
 void write_sidecar(const std::string& path, const std::string& keep_from, std::string_view part,

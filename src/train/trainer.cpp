@@ -148,7 +148,7 @@ StepReport Trainer::step() {
     StepReport report;
     report.loss = objective_.learn(blocks);
     if (!std::isfinite(report.loss)) {
-        throw Error(ErrorCode::kInternal,
+        throw Error(ErrorCode::kInvalidArgument,
                     cat("the loss of step ", optimizer_.n_done + 1,
                         " is no number; try again with a lower --learning-rate"));
     }

@@ -6,7 +6,6 @@
 // look at, which no cut of a long context turns on.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <numeric>
 
@@ -36,12 +35,7 @@ class IndexerTraining final : public Objective {
           size_({.n_head = std::max<int64_t>(1, in.shape.n_head / 4),
                  .d_head = std::max<int64_t>(4, in.shape.d_head / 8)}) {
         Random random(in.options.seed);
-        for (int64_t i = 0; i < in.shape.n_layer; ++i) {
-            if (in.shape.window(i) == 0) add_layer(i, random);
-        }
-        require(!layers_.empty(),
-                "all layers of this model have a sliding window: nothing in them "
-                "is evicted, and there is nothing to train");
+        for (const int64_t i : evicting_layers(in.shape)) add_layer(i, random);
     }
 
     [[nodiscard]] Captured wanted() const override {
@@ -125,10 +119,8 @@ class IndexerTraining final : public Objective {
     /// Layers go to threads whole, so that results do not depend on how many there are.
     template <typename Work>
     void in_layers(const Work& work) const {
-        std::atomic<size_t> next = 0;
-        backend_.on_all_threads([&](int /*thread*/, int /*n_threads*/) {
-            for (size_t i = next++; i < layers_.size(); i = next++) work(i);
-        });
+        backend_.share_out(std::ssize(layers_),
+                           [&](int64_t i, int /*thread*/) { work(static_cast<size_t>(i)); });
     }
 
     const std::vector<IndexerTarget>& targets_of(const Example& e) {

@@ -8,11 +8,11 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <numeric>
 
 #include "bench/random.h"
+#include "core/digest.h"
 #include "core/error.h"
 #include "train/activations.h"
 #include "train/example_layer.h"
@@ -43,6 +43,9 @@ struct Chooser {
 };
 
 Chooser chooser_of(const IndexerLayer& from) {
+    require(from.k_bias == nullptr && from.head_bias == nullptr && from.q_norm.bias == nullptr &&
+                from.k_norm.bias == nullptr,
+            "the sidecar's indexer has biases, which are not trained here");
     return {.q = Graph::read(from.q),
             .k = Graph::read(from.k),
             .head = Graph::read(from.head),
@@ -60,21 +63,18 @@ class LatentTraining final : public Objective {
         Random random(in.options.seed);
         const IndexerWeights* indexer = in.sidecar == nullptr ? nullptr : in.sidecar->indexer();
         if (indexer != nullptr) {
-            require(indexer->norm == NormKind::kRms && indexer->activation == Activation::kRelu,
+            require(indexer->norm == NormKind::kRms && indexer->activation == Activation::kRelu &&
+                        indexer->is_causal,
                     "the sidecar's indexer is of a kind that is not trained here");
             size_ = {
                 .n_head = indexer->n_head, .d_head = indexer->d_head, .epsilon = indexer->epsilon};
         }
-        for (int64_t i = 0; i < in.shape.n_layer; ++i) {
-            if (in.shape.window(i) > 0) continue;
+        for (const int64_t i : evicting_layers(in.shape)) {
             add_layer(i, random);
             if (indexer != nullptr) {
                 choosers_.push_back(chooser_of(indexer->layers[static_cast<size_t>(i)]));
             }
         }
-        require(!layers_.empty(),
-                "all layers of this model have a sliding window: nothing in them "
-                "is evicted, and there is nothing to train");
     }
 
     [[nodiscard]] Captured wanted() const override {
@@ -111,6 +111,17 @@ class LatentTraining final : public Objective {
         }
         const auto n = static_cast<double>(std::max<size_t>(held_out.size(), 1) * layers_.size());
         return {{"loss", loss / n}, {"given_back", given_back / n}};
+    }
+
+    /// What goes is the indexer's choice, so its weights count.
+    [[nodiscard]] std::string settings() const override {
+        Digest digest;
+        for (const Chooser& c : choosers_) {
+            for (const auto* part : {&c.q, &c.k, &c.head, &c.q_norm, &c.k_norm}) {
+                digest.add(std::as_bytes(std::span(*part)));
+            }
+        }
+        return choosers_.empty() ? "chooser=attention" : cat("chooser=", digest.hex());
     }
 
     void describe(GgufWriter& to) const override {
@@ -152,10 +163,8 @@ class LatentTraining final : public Objective {
     /// Layers go to threads whole, so that results do not depend on how many there are.
     template <typename Work>
     void in_layers(const Work& work) const {
-        std::atomic<size_t> next = 0;
-        backend_.on_all_threads([&](int /*thread*/, int /*n_threads*/) {
-            for (size_t i = next++; i < layers_.size(); i = next++) work(i);
-        });
+        backend_.share_out(std::ssize(layers_),
+                           [&](int64_t i, int /*thread*/) { work(static_cast<size_t>(i)); });
     }
 
     /// How important each row of the prompt is to the prompt itself.

@@ -78,7 +78,7 @@ TEST_F(Train, InterruptedItSavesAndSaysHowToGoOn) {
     const ProgramResult r =
         run_palimpsest({"train", "gate", "-m", model.path(), "-d", text.path(), "-o", out(),
                         "--length", "32", "--steps", "100000000", "-t", "1"},
-                       {.interrupt_after_s = 2});
+                       {.interrupt_after_s = 4});
     EXPECT_EQ(r.status, 130) << r.err;
     EXPECT_NE(r.err.find("--resume"), std::string::npos) << r.err;
     EXPECT_TRUE(std::filesystem::exists(out()));

@@ -197,9 +197,14 @@ TEST(RealPrefixBuild, TracesThatRepeatThePrefixAreLeftOut) {
     o.work_folder = temporary.path();
     const std::vector<TraceText> traces = {{"Rule one: nobody may whistle", " here."},
                                            {"  ", "nothing"}};
-    EXPECT_EQ(
-        code_of([&] { build_prefix({.loaded = loaded, .backend = backend}, text, traces, o); }),
-        ErrorCode::kInvalidArgument);
+    try {
+        build_prefix({.loaded = loaded, .backend = backend}, text, traces, o);
+        FAIL() << "no trace is left";
+    } catch (const Error& e) {
+        EXPECT_NE(std::string(e.what()).find("(1 repeat the prefix, 1 are empty, 0 do not fit"),
+                  std::string::npos)
+            << e.what();
+    }
 }
 
 TEST(RealPrefixText, AChatGoesOnAfterThePrefix) {

@@ -11,6 +11,7 @@ GgufBuilder small_sidecar(const MemoryShape& shape) {
     constexpr uint64_t kMiddle = 12;
     GgufBuilder f;
     f.set_text("general.architecture", "evict");
+    f.set_text("evict.channel_order", shape.rotation.adjacent ? "pairs" : "half_split");
     f.set("evict.block_count", static_cast<uint32_t>(shape.n_layer));
     f.set("evict.sink_count", uint32_t{4});
     f.set("evict.indexer.head_count", static_cast<uint32_t>(kHeads));

@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <map>
 
 #include "support/golden.h"
 #include "support/layer_tap.h"
 #include "train/objective_indexer.h"
 #include "train/objective_memory.h"
+#include "train/optimizer.h"
 
 namespace palimpsest {
 namespace {
@@ -181,36 +183,28 @@ TEST_P(ObjectiveGolden, SixStepsOfAdamWGoTheSameWay) {
     for (const json& form : golden_["forms"]) {
         SCOPED_TRACE(form["form"].get<std::string>());
         const json& adamw = form["adamw"];
-        const double rate = adamw["lr"];
-        const double beta1 = adamw["betas"][0];
-        const double beta2 = adamw["betas"][1];
-        Tensors weights = weights_;
-        std::map<std::string, std::vector<double>> first;
-        std::map<std::string, std::vector<double>> second;
-        int step = 0;
+        Parameters parameters;
+        for (const auto& [name, values] : weights_) {
+            add_parameter(parameters, name, {std::ssize(values), 1, 1, 1}, GGML_TYPE_F32);
+            parameters.back().value = values;
+        }
+        // The golden steps hold no gradient's length.
+        Optimizer optimizer(parameters, {.first = adamw["betas"][0],
+                                         .second = adamw["betas"][1],
+                                         .epsilon = adamw["eps"],
+                                         .most_norm = std::numeric_limits<double>::infinity()});
         for (const json& expected : adamw["losses_before_each_step"]) {
+            Tensors weights;
+            for (const Parameter& of : parameters) weights[of.name] = of.value;
             Tensors gradient = zeros();
             const Losses got = losses(form_of(form["form"]), weights, gradient);
-            const double indexer = Losses::mean(got.indexer);
-            const double memory = Losses::mean(got.memory);
-            EXPECT_NEAR(indexer / expected["indexer"].get<double>(), 1, kTrajectory) << step;
-            EXPECT_NEAR(memory / expected["memory"].get<double>(), 1, kTrajectory) << step;
-            ++step;
-            for (auto& [name, values] : weights) {
-                auto& m = first[name];
-                auto& v = second[name];
-                m.resize(values.size());
-                v.resize(values.size());
-                for (size_t i = 0; i < values.size(); ++i) {
-                    const auto g = static_cast<double>(gradient.at(name)[i]);
-                    m[i] = beta1 * m[i] + (1 - beta1) * g;
-                    v[i] = beta2 * v[i] + (1 - beta2) * g * g;
-                    const double mean = m[i] / (1 - std::pow(beta1, step));
-                    const double spread = std::sqrt(v[i] / (1 - std::pow(beta2, step)));
-                    values[i] -=
-                        static_cast<float>(rate * mean / (spread + adamw["eps"].get<double>()));
-                }
-            }
+            EXPECT_NEAR(Losses::mean(got.indexer) / expected["indexer"].get<double>(), 1,
+                        kTrajectory)
+                << optimizer.n_done;
+            EXPECT_NEAR(Losses::mean(got.memory) / expected["memory"].get<double>(), 1, kTrajectory)
+                << optimizer.n_done;
+            for (Parameter& of : parameters) of.gradient = gradient.at(of.name);
+            optimizer.step(parameters, adamw["lr"]);
         }
     }
 }

@@ -229,6 +229,17 @@ TEST(Sidecar, KeepsOtherPartsAndLoads) {
     EXPECT_EQ(alone.indexer(), nullptr);
 }
 
+TEST(Sidecar, KeepsNoPartsInAnotherChannelOrder) {
+    TinyTraining t;
+    MemoryShape other = t.shape;
+    other.rotation.adjacent = !other.rotation.adjacent;
+    const TemporaryFile old(testing::small_sidecar(other).bytes());
+    const TemporaryFile made("untouched");
+    EXPECT_THROW(write_sidecar(made.path(), old.path(), "gate", *t.objective, t.shape, {}), Error);
+    std::ifstream in(made.path());
+    EXPECT_EQ(std::string(std::istreambuf_iterator<char>(in), {}), "untouched");
+}
+
 /// What was trained scores as it does in use.
 TEST(Sidecar, PolicyScoresAsTheNetworkDoes) {
     TinyTraining t;
