@@ -1,3 +1,28 @@
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+
 #include "cli/command.h"
 
-int main(int argc, char** argv) { return palimpsest::run_program(argc, argv); }
+namespace {
+
+/// Threads of one step wait for each other hundreds of times, in GNU OpenMP by spinning for some
+/// milliseconds. Where another program has the processor that the awaited thread needs, that is
+/// what every wait then costs. Waits that are due end within microseconds: after these, sleep.
+/// OpenMP reads its environment when it is loaded, so the program starts itself once more.
+void sleep_in_long_waits(char** argv) {
+    const bool is_set =
+        std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr;
+    std::error_code error;
+    const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+    if (is_set || error || setenv("GOMP_SPINCOUNT", "2000", 1) != 0) return;
+    execv(program.c_str(), argv);  // returns only if it cannot: then threads spin
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    sleep_in_long_waits(argv);
+    return palimpsest::run_program(argc, argv);
+}
