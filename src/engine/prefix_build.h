@@ -19,7 +19,7 @@ struct PrefixBuildOptions {
     PrefixStorage storage = PrefixStorage::kI8;
     int64_t k = 0;            // entries; 0: what the budget holds
     size_t budget_bytes = 0;  // of held bytes; 0: a quarter of the prefix's cache
-    uint64_t seed = 1;
+    uint64_t seed = 1;        // of the clustering
     int64_t n_held_out = 64;  // traces that are only checked with, at most an eighth of all
     bool is_forced = false;   // more entries than the records allow
     bool keep_exact = false;  // the prefix's own entries in the file, for the gate
