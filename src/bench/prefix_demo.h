@@ -1,45 +1,40 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
+#include "bench/prefix_result.h"
 #include "bench/prefix_task.h"
 #include "engine/prefix_build.h"
 
 namespace palimpsest {
 
-/// What one way to do without the full prefix came to, on one seed.
-struct PrefixResult {
-    std::string method;
-    int64_t size = 0;  // entries, tokens or demonstrations
-    uint64_t seed = 0, cluster_seed = 0;
-    size_t held_bytes = 0, moved_bytes = 0;    // moved: a token, all layers
-    int64_t n = 0, n_right = 0, n_same = 0;    // tests; those right; those as the full prefix says
-    int64_t n_only_full = 0, n_only_this = 0;  // right in one of both only, for McNemar's test
-    double divergence = 0;                     // mean KL over labels, full || this
-    double first_answer_s = 0;                 // time of a request, mean
-    double build_s = 0, e_out = -1, e_out_answer = -1;
-};
-
 struct PrefixDemoOptions {
-    std::vector<uint64_t> seeds = {1};
-    int64_t n_cluster_seeds = 1;
     PrefixTaskOptions task = {};
-    std::vector<int64_t> entries = {128, 256, 512, 1024};
-    std::vector<int64_t> tokens = {128, 256, 512, 1024};  // truncated prefixes and eviction
-    bool with_group = false;  // keys of a whole group too, at equal bytes
-    bool with_wrong = true;   // the control whose demonstrations have shuffled labels
-    bool with_kvzip = false;
-    std::string work_folder;
+    std::vector<uint64_t> seeds = {1};          // of the task
+    std::vector<uint64_t> cluster_seeds = {1};  // of memories
+    /// Bytes held, as shares of the full prefix's: every method that has a size gets these.
+    std::vector<double> shares = {0.03125, 0.0625, 0.125, 0.25};
+    std::vector<std::string> methods = {};  // names; empty: all
+    std::string model_name;
+    std::string work_folder;  // where records wait, a folder a seed
 };
 
-/// Section 10.2 of the specification: many-shot classification with arbitrary labels under all
-/// conditions.
-std::vector<PrefixResult> run_prefix_demo(const PrefixRuntime& with,
-                                          const PrefixDemoOptions& options,
-                                          const std::function<void(const PrefixResult&)>& told);
+struct PrefixDemoHooks {
+    std::function<bool(const std::string& key)> is_known;  // what need not be done again
+    std::function<void(const PrefixResult&)> on_result;
+};
 
-/// A Markdown table: methods in order, seeds pooled, with intervals.
-std::string prefix_table(const std::vector<PrefixResult>& results);
+struct PrefixMethodInfo {
+    std::string_view name, title;
+};
+[[nodiscard]] std::vector<PrefixMethodInfo> prefix_methods();
+
+/// Section 10.2 of the specification: a prefix with generated requests under all conditions, the
+/// rivals that the paper leaves out and the controls among them. Throws kInvalidArgument for an
+/// unknown method or a share that holds nothing.
+void run_prefix_demo(const PrefixRuntime& with, const PrefixDemoOptions& options,
+                     const PrefixDemoHooks& hooks);
 
 }  // namespace palimpsest

@@ -197,13 +197,16 @@ Json parse_object(std::string_view line) {
     return json;
 }
 
-/// What `bench speed` writes into the same files.
-bool is_speed_line(const Json& json) { return json.contains("phase") && !json.contains("kind"); }
+/// What other measurements write into the same files.
+bool is_of_others(const Json& json) {
+    const auto kind = json.find("kind");
+    return kind == json.end() ? json.contains("phase") : *kind == "prefix";
+}
 
 void check_kind_and_version(const Json& json) {
     const auto kind = json.find("kind");
     if (kind == json.end() || *kind != "quality") {
-        corrupt("neither a result of `bench quality` nor one of `bench speed`");
+        corrupt("neither a result of `bench quality` nor one of `bench prefix` or `bench speed`");
     }
     int64_t version = 0;
     Reader{json}("version", version);
@@ -266,7 +269,7 @@ std::vector<QualityResult> read_quality_results(std::string_view text, std::stri
         try {
             if (!is_blank(line)) {
                 const Json json = parse_object(line);
-                if (!is_speed_line(json)) results.push_back(result_of(json));
+                if (!is_of_others(json)) results.push_back(result_of(json));
             }
         } catch (const Error& e) {
             throw Error(e.code(), cat("'", name, "', line ", number, ": ", e.what()));

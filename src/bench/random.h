@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <unordered_set>
@@ -24,7 +25,7 @@ class Random {
 
     /// 0 to n - 1, each as likely; n is at least 1.
     int64_t below(int64_t n) {
-        const auto range = static_cast<uint64_t>(n);
+        const auto range = static_cast<uint64_t>(std::max<int64_t>(1, n));
         const uint64_t surplus = (0 - range) % range;  // 2^64 modulo n: would favour low numbers
         uint64_t x = next();
         while (x < surplus) x = next();

@@ -185,7 +185,7 @@ void add_reading(ReportDocument& document) {
     document.parts.push_back(std::move(part));
 }
 
-std::string lead_of(const QualitySummary& summary, std::span<const SpeedLine> speed) {
+std::string lead_of(const QualitySummary& summary, const OtherResults& others) {
     std::string lead;
     const RunFacts& facts = summary.facts;
     if (facts.n_result > 0) {
@@ -194,8 +194,11 @@ std::string lead_of(const QualitySummary& summary, std::span<const SpeedLine> sp
                    ": quality, bytes and speed of memories that forget, "
                    "beside the full cache and the window of latest entries.");
     }
-    if (!speed.empty())
-        lead += cat(lead.empty() ? "" : " ", speed.size(), " measurements of speed.");
+    const auto add = [&](size_t n, std::string_view what) {
+        if (n > 0) lead += cat(lead.empty() ? "" : " ", n, " ", what);
+    };
+    add(others.prefixes.size(), "results of what stands for a long prefix.");
+    add(others.speed.size(), "measurements of speed.");
     return lead;
 }
 
@@ -215,10 +218,10 @@ void add_sections(ReportDocument& document, const QualitySummary& summary,
 
 }  // namespace
 
-ReportDocument make_report(const QualitySummary& summary, std::span<const SpeedLine> speed,
+ReportDocument make_report(const QualitySummary& summary, const OtherResults& others,
                            std::string title) {
     ReportDocument document = {
-        .title = std::move(title), .lead = lead_of(summary, speed), .parts = {}};
+        .title = std::move(title), .lead = lead_of(summary, others), .parts = {}};
     const SeriesColours colours(summary);
     if (!summary.rows.empty()) {
         add_glance(document, summary);
@@ -226,7 +229,8 @@ ReportDocument make_report(const QualitySummary& summary, std::span<const SpeedL
         add_sections(document, summary, colours);
         add_divergence(document, summary, colours);
     }
-    add_speed(document, speed);
+    add_prefixes(document, others.prefixes);
+    add_speed(document, others.speed);
     if (!summary.rows.empty()) add_reading(document);
     return document;
 }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/prefix_result.h"
 #include "bench/quality_summary.h"
 #include "bench/speed_line.h"
 
@@ -56,8 +57,14 @@ struct ReportDocument {
     std::vector<ReportPart> parts;
 };
 
-/// The whole report. Speed and quality may both be absent.
-ReportDocument make_report(const QualitySummary& summary, std::span<const SpeedLine> speed,
+/// What is reported beside quality.
+struct OtherResults {
+    std::span<const SpeedLine> speed = {};
+    std::span<const PrefixResult> prefixes = {};
+};
+
+/// The whole report. Any of it may be absent.
+ReportDocument make_report(const QualitySummary& summary, const OtherResults& others,
                            std::string title);
 
 }  // namespace palimpsest

@@ -59,4 +59,6 @@ void add_divergence(ReportDocument& document, const QualitySummary& summary,
 
 void add_speed(ReportDocument& document, std::span<const SpeedLine> lines);
 
+void add_prefixes(ReportDocument& document, std::span<const PrefixResult> results);
+
 }  // namespace palimpsest

@@ -1,65 +1,113 @@
-// palimpsest bench prefix: prefix memories beside their rivals, on a generated task.
+// palimpsest bench prefix: prefix memories beside their rivals, on generated tasks.
 
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "bench/prefix_demo.h"
+#include "bench/process.h"
 #include "cli/bench_commands.h"
+#include "cli/results_file.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
+#include "cli/version.h"
 #include "core/error.h"
+#include "engine/default_model.h"
 
 namespace palimpsest {
 
 namespace {
 
+namespace fs = std::filesystem;
+
 struct PrefixBenchFlags {
     ModelFlags model;
     PrefixDemoOptions options;
-    bool json = false;
+    std::string out = "prefix.jsonl";
+    std::string export_to;
+    bool list = false;
 };
 
-nlohmann::json to_json(const PrefixResult& r) {
-    return {{"method", r.method},
-            {"size", r.size},
-            {"seed", r.seed},
-            {"cluster_seed", r.cluster_seed},
-            {"held_bytes", r.held_bytes},
-            {"moved_bytes", r.moved_bytes},
-            {"n", r.n},
-            {"right", r.n_right},
-            {"as_full", r.n_same},
-            {"only_full_right", r.n_only_full},
-            {"only_this_right", r.n_only_this},
-            {"divergence", r.divergence},
-            {"request_s", r.first_answer_s},
-            {"build_s", r.build_s},
-            {"e_out", r.e_out},
-            {"e_out_answer", r.e_out_answer}};
+ResultsFile::Known read_known(const std::string& text, const std::string& name) {
+    ResultsFile::Known known;
+    for (const PrefixResult& r : read_prefix_results(text, name, &known.whole_bytes)) {
+        known.keys.push_back(r.key());
+    }
+    return known;
 }
 
-void bench(PrefixBenchFlags& f) {
-    const Engine e = load_engine(f.model);
+void list_methods() {
+    std::string text;
+    for (const PrefixMethodInfo& m : prefix_methods()) {
+        text +=
+            cat(m.name, std::string(16 - std::min<size_t>(15, m.name.size()), ' '), m.title, "\n");
+    }
+    write_output(text);
+}
+
+/// The first seed's texts, as `prefix build` and `run` take them.
+void export_task(const PrefixBenchFlags& f, const Tokenizer& tokenizer) {
+    PrefixTaskOptions o = f.options.task;
+    o.seed = f.options.seeds.front();
+    const PrefixTask task = make_prefix_task(tokenizer, o);
+    fs::create_directories(f.export_to);
+    std::string traces;
+    for (const TraceText& t : task.traces) traces += to_json_line(t);
+    std::string tests;
+    for (const PrefixTask::Item& t : task.tests) {
+        const nlohmann::json line = {{"prompt", t.prompt},
+                                     {"response", task.labels[static_cast<size_t>(t.label)]}};
+        tests += line.dump() + "\n";
+    }
+    const fs::path folder = f.export_to;
+    write_file((folder / "prefix.txt").string(), task.prefix());
+    write_file((folder / "traces.jsonl").string(), traces);
+    write_file((folder / "tests.jsonl").string(), tests);
+    write_message(cat("wrote prefix.txt, traces.jsonl and tests.jsonl in '", f.export_to, "'\n"));
+}
+
+void measure(PrefixBenchFlags& f, const Engine& e) {
+    f.options.model_name =
+        model_name(f.model.model.empty() ? default_model_path() : f.model.model, e.loaded->file());
+    const bool is_ours = f.options.work_folder.empty();
+    if (is_ours) f.options.work_folder = f.out + ".work";
+    ResultsFile file(f.out, read_known);
     catch_interrupts();
+    ProgressBar bar("starting", "steps");
     const PrefixRuntime with = {
         .loaded = *e.loaded,
         .backend = *e.backend,
         .n_chunk = f.model.chunk,
-        .progress = [](std::string_view, int64_t, int64_t) { return !interrupted(); }};
-    const bool is_ours = f.options.work_folder.empty();
-    if (is_ours) {
-        f.options.work_folder =
-            (std::filesystem::temp_directory_path() / "palimpsest_bench_prefix").string();
-    }
-    const auto told = [&](const PrefixResult& r) {
-        if (f.json) return write_output(to_json(r).dump() + "\n");
-        write_message(cat("  ", r.method, " ", r.size, ": ", r.n_right, " of ", r.n, " right\n"));
-    };
-    const auto results = run_prefix_demo(with, f.options, told);
-    if (!f.json) write_output(prefix_table(results));
+        .progress = [&](std::string_view phase, int64_t done, int64_t total) {
+            bar.set_label(std::string(phase));
+            bar.show(done, total);
+            return !interrupted();
+        }};
+    const PrefixDemoHooks hooks = {
+        .is_known = [&](const std::string& key) { return file.has(key); },
+        .on_result =
+            [&](const PrefixResult& result) {
+                PrefixResult whole = result;
+                whole.commit = kCommit;
+                whole.processor = processor_name();
+                file.add(whole.key(), to_json_line(whole));
+                bar.clear();
+                write_message(dim(cat("seed ", whole.seed, ", ", whole.method, " ", whole.size,
+                                      ": ", whole.n_right, " of ", whole.n, " right, ",
+                                      whole.n_same, " as the full prefix\n")));
+            }};
+    run_prefix_demo(with, f.options, hooks);
     std::error_code ignored;
-    if (is_ours) std::filesystem::remove_all(f.options.work_folder, ignored);
+    if (is_ours) fs::remove_all(f.options.work_folder, ignored);
+    write_message(cat("'", f.out, "' holds ", file.size(),
+                      " results; read them with: palimpsest bench report ", f.out, "\n"));
+}
+
+void bench(PrefixBenchFlags& f) {
+    if (f.list) return list_methods();
+    const Engine e = load_engine(f.model);
+    if (!f.export_to.empty()) return export_task(f, e.loaded->require_tokenizer());
+    measure(f, e);
 }
 
 }  // namespace
@@ -69,24 +117,41 @@ void add_bench_prefix(CLI::App& bench_command) {
     CLI::App& c = *bench_command.add_subcommand(
         "prefix", "prefix memories beside full, truncated, evicted and retrieved prefixes");
     PrefixDemoOptions& o = f->options;
-    c.add_option("--seeds", o.seeds, "of the generated tasks")->delimiter(',');
-    c.add_option("--cluster-seeds", o.n_cluster_seeds, "builds of every memory")
+    c.add_option("--task", o.task.name,
+                 "intents: many-shot classification; rules: facts that few traces touch")
+        ->check(CLI::IsMember(prefix_task_names()))
         ->capture_default_str();
-    c.add_option("--length", o.task.n_prefix_tokens, "tokens of demonstrations")
+    c.add_option("--seeds", o.seeds, "of the generated task")->delimiter(',');
+    c.add_option("--cluster-seeds", o.cluster_seeds, "of memories: a build each")->delimiter(',');
+    c.add_option("--length", o.task.n_prefix_tokens, "tokens of the prefix")
+        ->check(CLI::Range(int64_t{64}, int64_t{1} << 24))
         ->capture_default_str();
-    c.add_option("--traces", o.task.n_traces, "sample requests")->capture_default_str();
-    c.add_option("--traced-intents", o.task.n_traced, "fewer than 16: requests unlike the traces")
-        ->check(CLI::Range(int64_t{1}, int64_t{16}))
+    c.add_option("--traces", o.task.n_traces, "sample requests")
+        ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
         ->capture_default_str();
-    c.add_option("--tests", o.task.n_tests, "requests that are answered")->capture_default_str();
-    c.add_option("--entries-per-head", o.entries, "of memories")->delimiter(',');
-    c.add_option("--tokens", o.tokens, "of truncated and evicted prefixes")->delimiter(',');
-    c.add_flag("--group", o.with_group, "keys of whole groups, too");
-    c.add_flag("--kvzip", o.with_kvzip, "KVzip's eviction, too (slow)");
-    c.add_flag("!--no-wrong", o.with_wrong, "leave out the wrong-prefix control");
-    c.add_option("--work", o.work_folder, "where records wait (default: a temporary folder)");
-    c.add_flag("--json", f->json, "print one JSON line a result");
+    c.add_option("--traced", o.task.traced,
+                 "share of intents or rules that traces come from; below 1, requests unlike them")
+        ->check(CLI::Range(0.0, 1.0))
+        ->capture_default_str();
+    c.add_option("--tests", o.task.n_tests, "requests that are answered")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+        ->capture_default_str();
+    c.add_option("--shares", o.shares, "bytes held, of the full prefix's keys and values")
+        ->delimiter(',')
+        ->check(CLI::Range(0.0, 1.0))
+        ->capture_default_str();
+    c.add_option("--methods", o.methods, "names, see --list-methods (default: all)")
+        ->delimiter(',');
+    c.add_flag("--list-methods", f->list, "list all methods and go");
+    c.add_option("--export", f->export_to,
+                 "write the first seed's prefix, traces and tests into this folder and go");
+    c.add_option("-o,--out", f->out, "JSON lines; what stands there already is not computed again")
+        ->capture_default_str();
+    c.add_option("--work", o.work_folder, "where records wait (default: beside the results)");
     add_model_flags(c, f->model);
+    c.footer(
+        "\nA run can be stopped and started again: it goes on where it was.\n"
+        "Read results with: palimpsest bench report FILE...\n");
     c.callback([f] { bench(*f); });
 }
 

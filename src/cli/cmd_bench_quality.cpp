@@ -1,23 +1,13 @@
 // palimpsest bench quality: what memories cost in quality, as a file of results that grows.
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <chrono>
-#include <filesystem>
-#include <iomanip>
 #include <memory>
-#include <sstream>
-#include <system_error>
-#include <unordered_set>
 
 #include "bench/memory_spec.h"
 #include "bench/process.h"
 #include "bench/quality.h"
-#include "bench/text_hash.h"
 #include "cli/bench_commands.h"
+#include "cli/results_file.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
@@ -30,7 +20,6 @@ namespace {
 
 constexpr int kInterrupted = 130;
 constexpr double kMinute = 60;
-constexpr size_t kHashedBytes = size_t{4} << 20;  // of a model file: its metadata, mostly
 
 struct QualityFlags {
     ModelFlags model;
@@ -42,63 +31,12 @@ struct QualityFlags {
     bool list = false;
 };
 
-[[noreturn]] void cannot_write(const std::string& path) {
-    throw OutputError(cat("'", path, "': ", std::generic_category().message(errno)));
-}
-
-/// A file of results: what stands in it, and what comes is added at its end, a line at a time.
-class ResultsFile {
- public:
-    /// Half a line at the end, which an interrupted run left, is taken off.
-    explicit ResultsFile(const std::string& path) : path_(path) {
-        std::error_code error;
-        std::string text;
-        if (std::filesystem::exists(path, error)) text = read_file(path);
-        size_t whole = 0;
-        for (const QualityResult& r : read_quality_results(text, path, &whole)) {
-            keys_.insert(r.key());
-        }
-        fd_ = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-        if (fd_ < 0) cannot_write(path);
-        if (whole < text.size() && ftruncate(fd_, static_cast<off_t>(whole)) != 0) {
-            cannot_write(path);
-        }
+ResultsFile::Known read_known(const std::string& text, const std::string& name) {
+    ResultsFile::Known known;
+    for (const QualityResult& r : read_quality_results(text, name, &known.whole_bytes)) {
+        known.keys.push_back(r.key());
     }
-    ~ResultsFile() {
-        if (fd_ >= 0) close(fd_);
-    }
-    ResultsFile(const ResultsFile&) = delete;
-    ResultsFile& operator=(const ResultsFile&) = delete;
-
-    [[nodiscard]] bool has(const std::string& key) const { return keys_.contains(key); }
-    [[nodiscard]] size_t size() const { return keys_.size(); }
-
-    void add(const QualityResult& result) {
-        const std::string line = to_json_line(result) + "\n";
-        for (size_t done = 0; done < line.size();) {
-            const ssize_t n = write(fd_, line.data() + done, line.size() - done);
-            if (n < 0 && errno == EINTR) continue;
-            if (n < 0) cannot_write(path_);
-            done += static_cast<size_t>(n);
-        }
-        keys_.insert(result.key());
-    }
-
- private:
-    std::string path_;
-    int fd_ = -1;
-    std::unordered_set<std::string> keys_;
-};
-
-/// The file's name and a hash of its beginning: another file may bear the same name.
-std::string model_name(const std::string& path, const GgufFile& file) {
-    const std::span<const std::byte> bytes = file.bytes();
-    const uint64_t hash = text_hash(
-        {reinterpret_cast<const char*>(bytes.data()), std::min(kHashedBytes, bytes.size())});
-    std::ostringstream text;
-    text << std::filesystem::path(path).filename().string() << ' ' << std::hex << std::setw(8)
-         << std::setfill('0') << static_cast<uint32_t>(hash ^ (hash >> 32U));
-    return text.str();
+    return known;
 }
 
 /// Tells how far it is: a bar on a terminal, a line a minute elsewhere.
@@ -180,7 +118,7 @@ void bench_quality(const QualityFlags& f) {
     options.model_name = model_name(path, loaded.file());
     options.learned = load_sidecar(f.model.sidecar, loaded, backend);
     options.memories = parse_memory_specs(f.memories, options.learned != nullptr);
-    ResultsFile file(f.out);
+    ResultsFile file(f.out, read_known);
     const size_t before = file.size();
     catch_interrupts();
     Progress progress;
@@ -191,7 +129,7 @@ void bench_quality(const QualityFlags& f) {
                 QualityResult whole = result;
                 whole.commit = kCommit;
                 whole.processor = processor_name();
-                file.add(whole);
+                file.add(whole.key(), to_json_line(whole));
             },
         .on_progress = [&](int64_t done, int64_t total,
                            const std::string& what) { return progress.show(done, total, what); }};

@@ -23,6 +23,7 @@ struct ReportFlags {
 struct Measurements {
     std::vector<QualityResult> quality;
     std::vector<SpeedLine> speed;
+    std::vector<PrefixResult> prefixes;
 };
 
 template <class T>
@@ -37,13 +38,16 @@ Measurements read_measurements(const std::vector<std::string>& files) {
         const std::string name = file == "-" ? "standard input" : file;
         std::vector<QualityResult> quality = read_quality_results(text, name);
         std::vector<SpeedLine> speed = read_speed_lines(text, name);
-        if (quality.empty() && speed.empty()) {
-            throw Error(ErrorCode::kCorrupt,
-                        cat("'", name, "' holds no results; `palimpsest bench quality` and ",
-                            "`bench speed --json` write them, one JSON line each"));
+        std::vector<PrefixResult> prefixes = read_prefix_results(text, name);
+        if (quality.empty() && speed.empty() && prefixes.empty()) {
+            throw Error(
+                ErrorCode::kCorrupt,
+                cat("'", name, "' holds no results; `palimpsest bench quality`, ",
+                    "`bench prefix` and `bench speed --json` write them, one JSON line ", "each"));
         }
         append(all.quality, std::move(quality));
         append(all.speed, std::move(speed));
+        append(all.prefixes, std::move(prefixes));
     }
     return all;
 }
@@ -61,7 +65,7 @@ void bench_report(ReportFlags f) {
     require(f.csv.empty() || !all.quality.empty(),
             "--csv lists results of quality, and there are none");
     const QualitySummary summary = summarize(all.quality);
-    const ReportDocument report = make_report(summary, all.speed, f.title);
+    const ReportDocument report = make_report(summary, {all.speed, all.prefixes}, f.title);
     const auto write = [](const std::string& path, const std::string& content) {
         write_file(path, content);
         if (path != "-") write_message(dim(cat("wrote ", path, "\n")));
@@ -78,7 +82,7 @@ void add_bench_report(CLI::App& bench) {
     auto f = std::make_shared<ReportFlags>();
     command
         ->add_option("files", f->files,
-                     "results of bench quality and bench speed; -: standard input")
+                     "results of bench quality, prefix and speed; -: standard input")
         ->required();
     command->add_option("--html", f->html, "write one self-contained page to this file");
     command->add_option("--markdown", f->markdown, "write the same tables as Markdown");

@@ -118,19 +118,22 @@ EvictionOptions trace_eviction(const TraceFlags& f) {
     return options;
 }
 
+/// A matrix as a list of its rows; anything else as it is.
+nlohmann::json in_rows(const NamedState& part) {
+    if (part.shape.size() != 2) return part.values;
+    nlohmann::json rows = nlohmann::json::array();
+    for (int64_t r = 0; r < part.shape[0]; ++r) {
+        const auto first = part.values.begin() + r * part.shape[1];
+        rows.push_back(std::vector<float>(first, first + part.shape[1]));
+    }
+    return rows;
+}
+
 /// The parts that a residue holds for a layer, [head]... each.
 void add_state(const Residue& residue, int64_t layer, int64_t n_heads, nlohmann::json& to) {
     for (int64_t h = 0; h < n_heads; ++h) {
         for (const NamedState& part : residue.state(layer, h)) {
-            nlohmann::json rows = part.values;
-            if (part.shape.size() == 2) {
-                rows = nlohmann::json::array();
-                for (int64_t r = 0; r < part.shape[0]; ++r) {
-                    const auto first = part.values.begin() + r * part.shape[1];
-                    rows.push_back(std::vector<float>(first, first + part.shape[1]));
-                }
-            }
-            to[std::string(part.name)].push_back(std::move(rows));
+            to[std::string(part.name)].push_back(in_rows(part));
         }
     }
 }

@@ -12,11 +12,13 @@ namespace {
 /// what every wait then costs. Waits that are due end within microseconds: after these, sleep.
 /// OpenMP reads its environment when it is loaded, so the program starts itself once more.
 void sleep_in_long_waits(char** argv) {
+    // NOLINTBEGIN(concurrency-mt-unsafe): there is no other thread yet.
     const bool is_set =
         std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr;
     std::error_code error;
     const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
     if (is_set || error || setenv("GOMP_SPINCOUNT", "2000", 1) != 0) return;
+    // NOLINTEND(concurrency-mt-unsafe)
     execv(program.c_str(), argv);  // returns only if it cannot: then threads spin
 }
 

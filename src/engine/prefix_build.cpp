@@ -356,14 +356,19 @@ namespace {
 
 constexpr size_t kQuoted = 200;  // characters of the prefix that a question starts from
 
+/// What a model is asked to ask; {} stands for a piece of the text.
 std::vector<std::string> askings() {
-    return {"Write one short question that the text answers. Write the question only.",
-            "Write one question about a detail in this part of the text: \"{}\". Write the "
-            "question only.",
-            "Write a request that somebody who knows the text could be asked to carry out. Write "
-            "the request only.",
-            "Write one question about what this means: \"{}\". Write the question only.",
-            "Write one question that compares two things in the text. Write the question only."};
+    std::vector<std::string> ways = {
+        "Write one short question that the text answers.",
+        "Write one question about a detail in this part of the text: \"{}\".",
+        "Write a request that somebody who knows the text could be asked to carry out.",
+        "Write one question about what this means: \"{}\".",
+        "Write one question that compares two things in the text."};
+    for (std::string& way : ways) {
+        const bool is_request = way.find("request") != std::string::npos;
+        way += is_request ? " Write the request only." : " Write the question only.";
+    }
+    return ways;
 }
 
 /// A piece of the prefix's text that begins and ends at a space.

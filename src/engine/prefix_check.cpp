@@ -18,7 +18,10 @@ namespace {
 class ExactRegime {
  public:
     ExactRegime(const PrefixDocument& document, const MemoryShape& shape)
-        : document_(document), shape_(shape), sums_(static_cast<size_t>(shape.n_layer)) {
+        : document_(document),
+          shape_(shape),
+          sums_(static_cast<size_t>(shape.n_layer)),
+          found_(static_cast<size_t>(shape.d_head)) {
         const auto n = static_cast<size_t>(shape.n_layer * layout().n_codebooks());
         similarity_.resize(n);
     }
@@ -68,62 +71,76 @@ class ExactRegime {
     /// Returns E_out of one position.
     double add_position(int64_t layer, const TracedLayer& seen, int64_t i) {
         const PrefixLayout& at = layout();
-        const auto d = static_cast<size_t>(at.d_head);
-        const auto row = [&](const std::vector<float>& of, int64_t h) {
-            return std::span(of).subspan(static_cast<size_t>(i * at.n_head + h) * d, d);
-        };
+        Merged merged;
         std::vector<float> key(static_cast<size_t>(at.width()));
-        std::vector<float> found(d);
-        std::vector<float> exact(d);
-        std::vector<float> merged(d);
-        Sums& sums = sums_[static_cast<size_t>(layer)];
-        double squares = 0;
-        double error = 0;
-        for (int64_t c = 0; c < at.n_codebooks(); ++c) {
-            for (int64_t r = 0; r < at.rows(); ++r) {
-                for (int64_t b = 0; b < at.blocks(); ++b) {
-                    std::ranges::copy(row(seen.keys, at.head(c, r, b)),
-                                      key.begin() + static_cast<std::ptrdiff_t>(b * at.d_head));
-                }
-                const PrefixEntry entry = document_.find(layer, c, key);
-                similarity_[static_cast<size_t>(layer * at.n_codebooks() + c)].push_back(
-                    entry.similarity);
-                for (int64_t b = 0; b < at.blocks(); ++b) {
-                    const int64_t h = at.head(c, r, b);
-                    const auto where = static_cast<size_t>(i * at.n_head + h);
-                    const float lse = seen.lse[where];
-                    const float own = seen.own_lse[where];
-                    float theirs = document_.state(layer, c, entry.index, b, found);
-                    // A window that no longer reaches the prefix: nothing is looked up.
-                    if (lse == kEmptyState) theirs = kEmptyState;
-                    std::ranges::copy(row(seen.own, h), exact.begin());
-                    std::ranges::copy(row(seen.own, h), merged.begin());
-                    join_state(exact, own, row(seen.outputs, h), lse);
-                    join_state(merged, own, found, theirs);
-                    for (size_t x = 0; x < d; ++x) {
-                        squares += double{exact[x]} * double{exact[x]};
-                        error += std::pow(double{merged[x]} - double{exact[x]}, 2);
-                        const double truth = double{row(seen.outputs, h)[x]};
-                        if (lse == kEmptyState) continue;
-                        sums.state += truth * truth;
-                        sums.state_error += std::pow(double{found[x]} - truth, 2);
-                    }
-                    if (lse == kEmptyState) continue;
-                    sums.lse += std::abs(double{theirs} - double{lse});
-                    sums.weight += std::abs(double{weight_of_state(theirs, own)} -
-                                            double{weight_of_state(lse, own)});
-                }
+        for (int64_t w = 0; w < at.n_codebooks() * at.rows(); ++w) {
+            const int64_t c = w / at.rows();
+            const int64_t r = w % at.rows();
+            for (int64_t b = 0; b < at.blocks(); ++b) {
+                const auto d = static_cast<size_t>(at.d_head);
+                const auto first = static_cast<size_t>(i * at.n_head + at.head(c, r, b)) * d;
+                std::copy_n(seen.keys.data() + first, d, key.data() + b * at.d_head);
+            }
+            const PrefixEntry entry = document_.find(layer, c, key);
+            similarity_[static_cast<size_t>(layer * at.n_codebooks() + c)].push_back(
+                entry.similarity);
+            for (int64_t b = 0; b < at.blocks(); ++b) {
+                const float lse = document_.state(layer, c, entry.index, b, found_);
+                const int64_t where = i * at.n_head + at.head(c, r, b);
+                merged.add(add_head(sums_[static_cast<size_t>(layer)], seen, where, lse));
             }
         }
-        const double e = squares > 0 ? std::sqrt(error / squares) : 0;
-        sums.out += e;
-        ++sums.n;
+        const double e = merged.squares > 0 ? std::sqrt(merged.error / merged.squares) : 0;
+        sums_[static_cast<size_t>(layer)].out += e;
+        ++sums_[static_cast<size_t>(layer)].n;
         return e;
+    }
+
+    /// Squares of a merged output, and of its error.
+    struct Merged {
+        double squares = 0, error = 0;
+        void add(const Merged& other) {
+            squares += other.squares;
+            error += other.error;
+        }
+    };
+
+    /// Adds what the state in found_, of logarithm `theirs`, does to one head of one position.
+    Merged add_head(Sums& sums, const TracedLayer& seen, int64_t where, float theirs) const {
+        const size_t d = found_.size();
+        const auto at = static_cast<size_t>(where);
+        const auto row = [&](const std::vector<float>& of) {
+            return std::span(of).subspan(at * d, d);
+        };
+        const float lse = seen.lse[at];
+        const float own = seen.own_lse[at];
+        // A window that no longer reaches the prefix: nothing is looked up.
+        if (lse == kEmptyState) theirs = kEmptyState;
+        std::vector<float> exact(row(seen.own).begin(), row(seen.own).end());
+        std::vector<float> merged = exact;
+        join_state(exact, own, row(seen.outputs), lse);
+        join_state(merged, own, found_, theirs);
+        Merged sum;
+        for (size_t x = 0; x < d; ++x) {
+            sum.squares += double{exact[x]} * double{exact[x]};
+            sum.error += std::pow(double{merged[x]} - double{exact[x]}, 2);
+        }
+        if (lse == kEmptyState) return sum;
+        for (size_t x = 0; x < d; ++x) {
+            const auto truth = double{row(seen.outputs)[x]};
+            sums.state += truth * truth;
+            sums.state_error += std::pow(double{found_[x]} - truth, 2);
+        }
+        sums.lse += std::abs(double{theirs} - double{lse});
+        sums.weight +=
+            std::abs(double{weight_of_state(theirs, own)} - double{weight_of_state(lse, own)});
+        return sum;
     }
 
     const PrefixDocument& document_;
     MemoryShape shape_;
     std::vector<Sums> sums_;                      // [layer]
+    std::vector<float> found_;                    // [d_head]: the entry's state at hand
     std::vector<std::vector<float>> similarity_;  // [layer][codebook]
     double answer_sum_ = 0;
     int64_t n_answer_ = 0;

@@ -54,13 +54,13 @@ void take_apart(const PrefixLayout& at, std::span<const float> from, int64_t wid
                 std::vector<StateRecords>& to, std::vector<float> StateRecords::*part) {
     const int64_t n = std::ssize(from) / (at.n_head * width);
     for (int64_t i = 0; i < n; ++i) {
-        for (int64_t c = 0; c < at.n_codebooks(); ++c) {
+        for (int64_t w = 0; w < at.n_codebooks() * at.rows(); ++w) {
+            const int64_t c = w / at.rows();
             std::vector<float>& into = to[static_cast<size_t>(c)].*part;
-            for (int64_t r = 0; r < at.rows(); ++r) {
-                for (int64_t b = 0; b < at.blocks(); ++b) {
-                    const auto first = from.begin() + (i * at.n_head + at.head(c, r, b)) * width;
-                    into.insert(into.end(), first, first + width);
-                }
+            for (int64_t b = 0; b < at.blocks(); ++b) {
+                const int64_t head = at.head(c, w % at.rows(), b);
+                const auto first = from.begin() + (i * at.n_head + head) * width;
+                into.insert(into.end(), first, first + width);
             }
         }
     }

@@ -78,45 +78,51 @@ HWY_INLINE IndexVector score(const IndexQuery& query, int64_t n_head, int64_t d,
     return sum;
 }
 
+/// One tile of columns: what a query pays to the first `seen` of them, where that is more.
+template <Activation kActivation>
+HWY_INLINE void raise_tile(const IndexQuery& query, int64_t n_head, int64_t d, const float* columns,
+                           int64_t seen, float* best) {
+    const auto lanes = static_cast<int64_t>(hn::Lanes(kIndexF32));
+    for (int64_t t = 0; t < seen; t += lanes) {
+        IndexVector s = score<kActivation>(query, n_head, d, columns + t);
+        if (t + lanes > seen) {
+            const auto visible = hn::FirstN(kIndexF32, static_cast<size_t>(seen - t));
+            s = hn::IfThenElse(visible, s, hn::Set(kIndexF32, -HUGE_VALF));
+        }
+        hn::Store(hn::Max(s, hn::Load(kIndexF32, best + t)), kIndexF32, best + t);
+    }
+}
+
 template <Activation kActivation>
 void raise(const IndexKeys& keys, std::span<const IndexQuery> queries, int64_t n_head,
            int64_t begin, int64_t end, float* importance) {
     alignas(64) float columns[kTileRows * kMostIndexWidth];
     alignas(64) float best[kTileRows];
-    const auto lanes = static_cast<int64_t>(hn::Lanes(kIndexF32));
-    const IndexVector nothing = hn::Set(kIndexF32, -HUGE_VALF);
     for (int64_t first = begin; first < end; first += kTileRows) {
         const int64_t n = std::min(kTileRows, end - first);
         transpose(keys, first, n, columns);
         std::copy_n(importance + (first - begin), n, best);
         std::fill(best + n, best + kTileRows, -HUGE_VALF);
         for (const IndexQuery& query : queries) {
-            const int64_t seen = std::min(n, query.n_visible - first);
-            for (int64_t t = 0; t < seen; t += lanes) {
-                IndexVector s = score<kActivation>(query, n_head, keys.d, columns + t);
-                if (t + lanes > seen) {
-                    const auto visible = hn::FirstN(kIndexF32, static_cast<size_t>(seen - t));
-                    s = hn::IfThenElse(visible, s, nothing);
-                }
-                hn::Store(hn::Max(s, hn::Load(kIndexF32, best + t)), kIndexF32, best + t);
-            }
+            raise_tile<kActivation>(query, n_head, keys.d, columns,
+                                    std::min(n, query.n_visible - first), best);
         }
         std::copy_n(best, n, importance + (first - begin));
     }
 }
 
 void raise_importance_impl(const IndexKeys& keys, std::span<const IndexQuery> queries,
-                           int64_t n_head, Activation activation, int64_t begin, int64_t end,
-                           float* importance) {
-    switch (activation) {
+                           IndexForm form, int64_t begin, int64_t end, float* importance) {
+    const int64_t n = form.n_head;
+    switch (form.activation) {
         case Activation::kRelu:
-            return raise<Activation::kRelu>(keys, queries, n_head, begin, end, importance);
+            return raise<Activation::kRelu>(keys, queries, n, begin, end, importance);
         case Activation::kLeakyRelu:
-            return raise<Activation::kLeakyRelu>(keys, queries, n_head, begin, end, importance);
+            return raise<Activation::kLeakyRelu>(keys, queries, n, begin, end, importance);
         case Activation::kSoftplus:
-            return raise<Activation::kSoftplus>(keys, queries, n_head, begin, end, importance);
+            return raise<Activation::kSoftplus>(keys, queries, n, begin, end, importance);
         case Activation::kIdentity:
-            return raise<Activation::kIdentity>(keys, queries, n_head, begin, end, importance);
+            return raise<Activation::kIdentity>(keys, queries, n, begin, end, importance);
     }
 }
 
@@ -128,10 +134,9 @@ namespace palimpsest {
 
 HWY_EXPORT(raise_importance_impl);
 
-void raise_importance(const IndexKeys& keys, std::span<const IndexQuery> queries, int64_t n_head,
-                      Activation activation, int64_t begin, int64_t end, float* importance) {
-    HWY_DYNAMIC_DISPATCH(raise_importance_impl)
-    (keys, queries, n_head, activation, begin, end, importance);
+void raise_importance(const IndexKeys& keys, std::span<const IndexQuery> queries, IndexForm form,
+                      int64_t begin, int64_t end, float* importance) {
+    HWY_DYNAMIC_DISPATCH(raise_importance_impl)(keys, queries, form, begin, end, importance);
 }
 
 }  // namespace palimpsest

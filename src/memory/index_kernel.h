@@ -22,12 +22,18 @@ struct IndexQuery {
     int64_t n_visible = 0;
 };
 
+/// How the heads of an indexer are put together.
+struct IndexForm {
+    int64_t n_head = 0;
+    Activation activation = Activation::kRelu;
+};
+
 inline constexpr int64_t kMostIndexWidth = 128;
 
 /// importance[t - begin] = the largest of itself and, over all queries that see row t, of
 /// sum_i alpha_i * act(q_i . k_t), for rows [begin, end). A score is computed the same way whatever
 /// the range and the other queries, so any division of the work gives the same bits.
-void raise_importance(const IndexKeys& keys, std::span<const IndexQuery> queries, int64_t n_head,
-                      Activation activation, int64_t begin, int64_t end, float* importance);
+void raise_importance(const IndexKeys& keys, std::span<const IndexQuery> queries, IndexForm form,
+                      int64_t begin, int64_t end, float* importance);
 
 }  // namespace palimpsest

@@ -277,7 +277,7 @@ class Indexer final : public EvictionPolicy {
                  .n_visible = weights_.is_causal ? end - of.positions.begin() : of.count()});
         }
         std::vector<float> importance(of.positions.size(), kNothing);
-        raise_importance(keys_of(layer), queries, weights_.n_head, weights_.activation, 0,
+        raise_importance(keys_of(layer), queries, {weights_.n_head, weights_.activation}, 0,
                          of.count(), importance.data());
         return importance;
     }
@@ -338,7 +338,7 @@ class Indexer final : public EvictionPolicy {
                                                              : rows.count()};
                 }
                 raise_importance(of_.keys_of(layer_), std::span(queries).first(index(count)),
-                                 w.n_head, w.activation, begin, end,
+                                 {w.n_head, w.activation}, begin, end,
                                  rows.importance.data() + begin);
             }
         }

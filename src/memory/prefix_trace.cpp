@@ -133,8 +133,8 @@ class TraceMemory::SplitOp final : public CustomOp {
             const std::span<const float> prefix(row(dst->src[1], i, h), d);
             const float own_lse = *of_.scratch_.lse(h, i);
             const SlotRange seen = of_.frozen_->visible(layer_, h, i);
-            const float prefix_lse =
-                seen.begin < seen.end ? *of_.prefix_scratch_.lse(h, i) : kEmptyState;
+            float prefix_lse = kEmptyState;
+            if (seen.begin < seen.end) prefix_lse = *of_.prefix_scratch_.lse(h, i);
             std::ranges::copy(own, out.begin());
             join_state(out, own_lse, prefix, prefix_lse);
             if (!of_.on_step_) continue;

@@ -46,7 +46,7 @@ std::string fault_in_tags(std::string_view text) {
 
 std::string page_of(const std::vector<QualityResult>& results,
                     const std::vector<SpeedLine>& speed = {}) {
-    std::string page = report_html(make_report(summarize(results), speed, "A title"));
+    std::string page = report_html(make_report(summarize(results), {.speed = speed}, "A title"));
     EXPECT_EQ(fault_in_tags(page), "");
     for (const char* outside : {"http://", "https://", "<script", "src=", "url(", "@import"}) {
         EXPECT_NOT_SAYS(page, outside) << outside;

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bench/prefix_task.h"
+#include "bench/random.h"
+
+namespace palimpsest {
+
+// What the generated prefix tasks are written with.
+
+/// `wording` with {city}, {day}, {name}, {thing} and {n} filled in.
+std::string fill_slots(std::string wording, Random& random);
+
+/// All that {thing} can be.
+std::vector<std::string> shuffled_things(Random& random);
+
+/// Gives the task n labels: arbitrary words, with the space before them, one token each. Throws
+/// kUnsupported if the vocabulary has too few.
+void choose_labels(const Tokenizer& tokenizer, int64_t n, Random& random, PrefixTask& task);
+
+}  // namespace palimpsest
