@@ -90,13 +90,15 @@ void add_demonstrations(const Tokenizer& tokenizer, const PrefixTaskOptions& o, 
     Sentences sentences(random);
     Random shuffled(o.seed + 1000);
     const auto n_intents = static_cast<int64_t>(kIntents.size());
+    std::string last;
     for (int64_t n_tokens = 1;;) {
         const auto intent = static_cast<size_t>(random.below(n_intents));
         const std::string prompt = prompt_of(sentences.make(intent, kWordings / 2));
         const auto said = o.is_shuffled ? static_cast<size_t>(shuffled.below(n_intents)) : intent;
         std::string demonstration = prompt + task.labels[said] + "\n\n";
-        n_tokens += std::ssize(tokenizer.encode(demonstration));
+        n_tokens += added_tokens(tokenizer, last, demonstration);
         if (n_tokens > o.n_prefix_tokens) return;
+        last = demonstration;
         task.demonstrations.push_back(std::move(demonstration));
     }
 }

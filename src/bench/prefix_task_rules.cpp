@@ -62,7 +62,7 @@ void add_text(const Tokenizer& tokenizer, const PrefixTaskOptions& o,
         const auto said =
             o.is_shuffled ? static_cast<size_t>(shuffled.below(kTariffs)) : rule.tariff;
         lines.push_back(cat("Rule: the ", rule.thing, " pays tariff", task.labels[said], ".\n"));
-        n_tokens += std::ssize(tokenizer.encode(lines.back()));
+        n_tokens += added_tokens(tokenizer, "\n", lines.back());
     }
     require(n_tokens <= o.n_prefix_tokens, "the rules alone take ", n_tokens, " tokens, more than ",
             o.n_prefix_tokens);
@@ -70,7 +70,7 @@ void add_text(const Tokenizer& tokenizer, const PrefixTaskOptions& o,
     while (true) {
         const auto wording = static_cast<size_t>(talk.below(std::ssize(kTalk)));
         std::string line = fill_slots(kTalk.at(wording), talk) + "\n";
-        n_tokens += std::ssize(tokenizer.encode(line));
+        n_tokens += added_tokens(tokenizer, "\n", line);
         if (n_tokens > o.n_prefix_tokens) break;
         idle.push_back(std::move(line));
     }

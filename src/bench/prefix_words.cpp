@@ -57,6 +57,11 @@ std::vector<std::string> shuffled_things(Random& random) {
     return all;
 }
 
+int64_t added_tokens(const Tokenizer& tokenizer, const std::string& before,
+                     const std::string& text) {
+    return std::ssize(tokenizer.encode(before + text)) - std::ssize(tokenizer.encode(before));
+}
+
 void choose_labels(const Tokenizer& tokenizer, int64_t n, Random& random, PrefixTask& task) {
     std::vector<std::string> words(kLabels.begin(), kLabels.end());
     random.shuffle(words);

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "engine/session.h"
 #include "memory/memories.h"
+#include "memory/prefix_file.h"
 #include "model/load.h"
 
 namespace palimpsest {
@@ -54,15 +55,30 @@ class Runner {
     Runner& operator=(const Runner&) = delete;
     virtual void feed(std::span<const TokenId> tokens) = 0;
     virtual void reset() = 0;
+    /// Looks prefixes up instead of reading them.
+    [[nodiscard]] virtual bool has_prefix() const { return false; }
     [[nodiscard]] virtual MemoryReport report() const { return {}; }
+};
+
+/// Tokens read in one step.
+int64_t chunk_of(const SpeedOptions& o) {
+    constexpr int64_t kUsual = 512;  // a short request says nothing of how a prefix is read
+    return o.prefixes.empty() ? o.n_prefill : std::max(o.n_prefill, kUsual);
+}
+
+/// What ours does in place of keeping everything.
+struct OurMemory {
+    EvictionOptions eviction = {};
+    PrefixUse prefix = {};
 };
 
 class OurRunner final : public Runner {
  public:
-    OurRunner(const SpeedOptions& o, int64_t n_ctx, const EvictionOptions& eviction)
+    OurRunner(const SpeedOptions& o, int64_t n_ctx, const OurMemory& memory)
         : backend_(o.n_threads),
           loaded_(o.model_path, backend_),
-          session_(loaded_.model(), backend_, make(o, n_ctx, eviction), {.n_chunk = o.n_prefill}) {}
+          has_prefix_(!memory.prefix.documents.empty()),
+          session_(loaded_.model(), backend_, make(o, n_ctx, memory), {.n_chunk = chunk_of(o)}) {}
     void feed(std::span<const TokenId> tokens) override {
         if (tokens.size() == 1) {
             session_.accept(tokens.front());
@@ -71,11 +87,13 @@ class OurRunner final : public Runner {
         }
     }
     void reset() override { session_.reset(); }
+    [[nodiscard]] bool has_prefix() const override { return has_prefix_; }
     [[nodiscard]] MemoryReport report() const override { return session_.memory().report(); }
 
  private:
     std::unique_ptr<ContextMemory> make(const SpeedOptions& o, int64_t n_ctx,
-                                        EvictionOptions eviction) {
+                                        const OurMemory& memory) {
+        EvictionOptions eviction = memory.eviction;
         eviction.n_chunk = o.n_prefill;
         if (eviction.policy != "full") {
             eviction.learned = load_sidecar(o.sidecar, loaded_, backend_);
@@ -88,11 +106,13 @@ class OurRunner final : public Runner {
         return make_memory("kv", backend_, loaded_.config().memory_shape(),
                            {.n_ctx = is_bounded ? loaded_.config().n_ctx_train : n_ctx,
                             .entries = entry_type(o.entries),
-                            .eviction = std::move(eviction)});
+                            .eviction = std::move(eviction),
+                            .prefix = memory.prefix});
     }
 
     Backend backend_;
     LoadedModel loaded_;
+    bool has_prefix_;
     Session session_;
 };
 
@@ -100,7 +120,7 @@ class PeerRunner final : public Runner {
  public:
     PeerRunner(const SpeedOptions& o, int64_t n_ctx, bool flash)
         : peer_(o.model_path, {.n_ctx = n_ctx,
-                               .n_chunk = o.n_prefill,
+                               .n_chunk = chunk_of(o),
                                .n_threads = o.n_threads,
                                .flash_attention = flash}) {}
     void feed(std::span<const TokenId> tokens) override { peer_.feed(tokens); }
@@ -150,6 +170,18 @@ struct Pass {
     int64_t repeat;
     int64_t position = 0;
 
+    /// Seconds that each engine which reads prefixes takes for one of n tokens; 0 for the others.
+    std::vector<double> time_prefix(int64_t n) {
+        std::vector<double> taken(runners.size());
+        for (size_t who = 0; who < runners.size(); ++who) {
+            if (runners[who]->has_prefix()) continue;
+            taken[who] =
+                seconds([&] { runners[who]->feed(tokens.subspan(0, static_cast<size_t>(n))); });
+        }
+        position = n;
+        return taken;
+    }
+
     /// Seconds each engine takes for the next n tokens, `step` at a time. Who goes first
     /// alternates.
     std::vector<double> time(int64_t n, int64_t step) {
@@ -170,12 +202,15 @@ struct Pass {
 
 void record(const SpeedOptions& o, SpeedResult& r, const std::vector<double>& taken, int64_t n) {
     size_t next = 0;
-    const auto rate = [&] { return static_cast<double>(n) / taken[next++]; };
-    r.ours_all.push_back(rate());
-    if (o.with_full) r.full_all.push_back(rate());
+    const auto note = [&](std::vector<double>& all) {
+        const double s = taken[next++];
+        if (s > 0) all.push_back(static_cast<double>(n) / s);
+    };
+    note(r.ours_all);
+    if (o.with_full) note(r.full_all);
     if (!o.with_peer) return;
-    r.peer_flash_all.push_back(rate());
-    r.peer_plain_all.push_back(rate());
+    note(r.peer_flash_all);
+    note(r.peer_plain_all);
 }
 
 void summarise(SpeedResult& r) {
@@ -192,23 +227,28 @@ SpeedReport measure_speed(const SpeedOptions& o,
                           const std::function<void(const std::string&)>& on_progress) {
     check_options(o);
     const int64_t deepest = o.depths.empty() ? 0 : o.depths.back();
+    const GgufFile model = GgufFile::open(o.model_path);
+    OurMemory memory = {.eviction = o.eviction};
+    memory.prefix = {.documents = read_prefixes_for(model, o.prefixes), .has_gate = o.has_gate};
+    const int64_t n_prefix = memory.prefix.n_positions();
     int64_t n_ctx = deepest + o.n_prefill + std::max(o.n_decode, kWarmUp);
     for (const int64_t n : o.prompts) n_ctx = std::max(n_ctx, n);
-    const ModelConfig config = read_config(GgufFile::open(o.model_path));
+    n_ctx += n_prefix;
+    const ModelConfig config = read_config(model);
     const std::vector<TokenId> tokens = some_tokens(n_ctx, config.n_vocab);
-    const MakeRunner ours = [&] { return std::make_unique<OurRunner>(o, n_ctx, o.eviction); };
-    const MakeRunner full = [&] {
-        return std::make_unique<OurRunner>(o, n_ctx, EvictionOptions{});
-    };
+    const MakeRunner ours = [&] { return std::make_unique<OurRunner>(o, n_ctx, memory); };
+    const MakeRunner full = [&] { return std::make_unique<OurRunner>(o, n_ctx, OurMemory{}); };
     const auto peer = [&](bool flash) -> MakeRunner {
         return [&o, n_ctx, flash] { return std::make_unique<PeerRunner>(o, n_ctx, flash); };
     };
+
+    const std::vector<TokenId> own_tokens(tokens.begin() + n_prefix, tokens.end());
 
     SpeedReport report;
     report.n_ctx_train = config.n_ctx_train;
     if (o.with_footprint) {
         on_progress("memory and load time, each in a process of its own");
-        report.ours = measure_footprint(ours, tokens);
+        report.ours = measure_footprint(ours, own_tokens);
     }
     if (o.with_footprint && o.with_peer) {
         const FootprintResult flash = measure_footprint(peer(true), tokens);
@@ -228,17 +268,24 @@ SpeedReport measure_speed(const SpeedOptions& o,
         report.results.push_back({.phase = "decode", .depth = depth});
     }
     for (const int64_t n : o.prompts) report.results.push_back({.phase = "prompt", .depth = n});
+    if (n_prefix > 0) report.results.push_back({.phase = "prefix", .depth = n_prefix});
     for (int64_t repeat = 0; repeat < o.n_repeat; ++repeat) {
         for (const auto& r : runners) r->reset();
         Pass pass = {.tokens = tokens, .runners = runners, .repeat = repeat};
         // The first step of each kind builds graphs and takes memory; it is not measured.
         pass.time(o.n_prefill, o.n_prefill);
         pass.time(kWarmUp, 1);
-        for (const auto& r : runners) r->reset();
-        pass.position = 0;
+        const auto start = [&] {
+            for (const auto& r : runners) r->reset();
+            pass.position = 0;
+            if (n_prefix == 0) return;
+            on_progress(cat("repeat ", repeat + 1, " of ", o.n_repeat, ", the prefix"));
+            record(o, report.results.back(), pass.time_prefix(n_prefix), n_prefix);
+        };
+        start();
         for (size_t i = 0; i < o.depths.size(); ++i) {
-            if (o.depths[i] > pass.position) {
-                pass.time(o.depths[i] - pass.position, o.n_prefill);
+            if (o.depths[i] > pass.position - n_prefix) {
+                pass.time(o.depths[i] - (pass.position - n_prefix), o.n_prefill);
             }
             on_progress(cat("repeat ", repeat + 1, " of ", o.n_repeat, ", depth ", o.depths[i]));
             record(o, report.results[2 * i + 1], pass.time(o.n_decode, 1), o.n_decode);
@@ -247,8 +294,7 @@ SpeedReport measure_speed(const SpeedOptions& o,
         for (size_t i = 0; i < o.prompts.size(); ++i) {
             on_progress(
                 cat("repeat ", repeat + 1, " of ", o.n_repeat, ", prompt of ", o.prompts[i]));
-            for (const auto& r : runners) r->reset();
-            pass.position = 0;
+            start();
             record(o, report.results[2 * o.depths.size() + i],
                    pass.time(o.prompts[i], o.prompts[i]), o.prompts[i]);
         }

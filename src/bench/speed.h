@@ -20,16 +20,19 @@ struct SpeedOptions {
     std::string entries = "f16";
     std::vector<int64_t> prompts = {};  // whole prompts of so many tokens, each read from nothing
     EvictionOptions eviction = {};      // of our memory
-    bool with_full = false;             // our unbounded memory beside it
+    /// Files of prefix memories: ours looks them up, everybody else reads and keeps as many tokens.
+    std::vector<std::string> prefixes = {};
+    bool has_gate = false;
+    bool with_full = false;  // our unbounded memory beside it
     bool with_peer = false;
     bool with_footprint = true;  // memory and load time, which read everything once more
 };
 
 /// Medians over the repeats, tokens per second.
 struct SpeedResult {
-    std::string phase;  // "prefill", "decode", or "prompt": a whole one, of `depth` tokens
+    std::string phase;  // "prefill", "decode", "prompt": a whole one, of `depth` tokens; "prefix"
     int64_t depth = 0;
-    double ours = 0;
+    double ours = 0;  // 0 for a prefix, which ours does not read
     double full = 0;  // our unbounded memory; 0 if it was not measured
     double peer = 0;  // the better of the two below; 0 without a peer
     double peer_flash = 0, peer_plain = 0;
@@ -53,8 +56,9 @@ struct SpeedReport {
 /// Measures prefill and decode at every depth. Ours and the peer (libllama, flash attention on and
 /// off) read the same tokens, take turns at every measurement, and alternate who goes first.
 /// At depth d: n_decode tokens one by one from position d, then n_prefill tokens at once after
-/// them. Whole prompts come last, each from an empty memory. `on_progress` gets lines for people.
-/// Throws kInvalidArgument for a depth that does not fit.
+/// them. Behind prefixes, positions count from their end. Whole prompts come last, each from an
+/// empty memory. `on_progress` gets lines for people. Throws kInvalidArgument for a depth that does
+/// not fit.
 SpeedReport measure_speed(const SpeedOptions& options,
                           const std::function<void(const std::string&)>& on_progress);
 

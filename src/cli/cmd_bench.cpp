@@ -1,5 +1,6 @@
 // palimpsest bench: measurements. `speed` is here, its siblings in files of their own.
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -59,14 +60,17 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
 }
 
 std::string ratio(double ours, double peer, int digits = 2) {
-    return peer > 0 ? fixed(ours / peer, digits) + "x" : "-";
+    return ours > 0 && peer > 0 ? fixed(ours / peer, digits) + "x" : "-";
 }
 
 /// "full", or "snap-kv, 1024 entries a head".
 std::string memory_name(const BenchFlags& f) {
     const EvictionOptions& e = f.options.eviction;
-    if (e.policy == "full") return e.policy;
-    return cat(e.policy, e.allocator.empty() ? "" : "/" + e.allocator,
+    const size_t n = f.options.prefixes.size();
+    const std::string behind =
+        n == 0 ? "" : cat(n, n == 1 ? " prefix memory, " : " prefix memories, ");
+    if (e.policy == "full") return behind + e.policy;
+    return cat(behind, e.policy, e.allocator.empty() ? "" : "/" + e.allocator,
                e.residue == "none" ? "" : "+" + e.residue, ", ", to_string(e.budget),
                e.one_shot ? ", one-shot" : "");
 }
@@ -90,13 +94,42 @@ std::string heading(const BenchFlags& f, const SpeedReport& report) {
 
 /// How much of the last whole prompt's time went into deciding what stays.
 std::string eviction_shares(const SpeedReport& report) {
-    const SpeedResult& last = report.results.back();
-    if (last.phase != "prompt" || report.memory.n_cuts == 0) return "";
+    const auto found = std::find_if(report.results.rbegin(), report.results.rend(),
+                                    [](const SpeedResult& r) { return r.phase == "prompt"; });
+    if (found == report.results.rend() || report.memory.n_cuts == 0) return "";
+    const SpeedResult& last = *found;
     const double taken = static_cast<double>(last.depth) / last.ours_all.back();
     return cat("\nof the last prompt's time: scoring ",
                fixed(100 * report.memory.scoring_s / taken, 1), " %, evicting ",
                fixed(100 * report.memory.cutting_s / taken, 1), " %, in ", report.memory.n_cuts,
                " cuts\n");
+}
+
+/// What a request behind a prefix waits for.
+std::string first_token(const BenchFlags& f, const SpeedReport& report) {
+    const SpeedResult& prefix = report.results.back();
+    if (prefix.phase != "prefix" || f.options.depths.empty()) return "";
+    const SpeedResult& request = report.results.front();
+    const auto n = static_cast<double>(f.options.n_prefill);
+    const auto n_prefix = static_cast<double>(prefix.depth);
+    const auto ms = [](double s) { return fixed(1000 * s, s < 0.1 ? 1 : 0) + " ms"; };
+    const double ours = n / request.ours;
+    std::string text = cat("\na request of ", f.options.n_prefill, " tokens behind a prefix of ",
+                           prefix.depth, ": first token after ", ms(ours), "; the memory holds ",
+                           human_bytes(report.memory.prefix.held_bytes), ", a token reads ",
+                           human_bytes(report.memory.prefix.moved_bytes), "\n");
+    const auto beside = [&](std::string_view who, double s) {
+        text += cat("  ", who, ": ", ms(s), " (", ratio(s, ours, 1), ")\n");
+    };
+    if (request.full > 0 && prefix.full > 0) {
+        beside("ours, reading prefix and request", n_prefix / prefix.full + n / request.full);
+        beside("ours, the prefix's entries in memory", n / request.full);
+    }
+    if (request.peer > 0 && prefix.peer > 0) {
+        beside("libllama, reading both", n_prefix / prefix.peer + n / request.peer);
+        beside("libllama, the prefix in its cache", n / request.peer);
+    }
+    return text;
 }
 
 void print_table(const BenchFlags& f, const SpeedReport& report) {
@@ -109,7 +142,7 @@ void print_table(const BenchFlags& f, const SpeedReport& report) {
                         cell(r.peer_flash), cell(r.peer_plain),
                         ratio(r.ours, r.peer > 0 ? r.peer : r.full)});
     }
-    const std::string shares = eviction_shares(report);
+    const std::string shares = eviction_shares(report) + first_token(f, report);
     if (!o.with_footprint) {
         return write_output(cat(heading(f, report), table(rows), shares));
     }
@@ -127,25 +160,31 @@ void print_table(const BenchFlags& f, const SpeedReport& report) {
 
 void print_json(const BenchFlags& f, const SpeedReport& report) {
     for (const SpeedResult& r : report.results) {
-        nlohmann::json line = {
-            {"phase", r.phase},
-            {"depth", r.depth},
-            {"memory", memory_name(f)},
-            {"beyond_training", r.depth > report.n_ctx_train},
-            {"ours", r.ours},
-            {"ours_all", r.ours_all},
-            {"ours_peak_rss_bytes", report.ours.peak_rss_bytes},
-            {"ours_load_s", report.ours.load_s},
-            {"threads", f.options.n_threads},
-            {"entries", f.options.entries},
-            {"tokens", r.phase == "prefill" ? f.options.n_prefill : f.options.n_decode},
-            {"repeats", f.options.n_repeat},
-            {"processor", processor_name()},
-            {"kernel", attention_target()},
-            {"model", file_name(f.options.model_path)},
-            {"commit", kCommit}};
+        nlohmann::json line = {{"phase", r.phase},
+                               {"depth", r.depth},
+                               {"memory", memory_name(f)},
+                               {"beyond_training", r.depth > report.n_ctx_train},
+                               {"ours", r.ours},
+                               {"ours_all", r.ours_all},
+                               {"ours_peak_rss_bytes", report.ours.peak_rss_bytes},
+                               {"ours_load_s", report.ours.load_s},
+                               {"threads", f.options.n_threads},
+                               {"entries", f.options.entries},
+                               {"tokens", r.phase == "decode"    ? f.options.n_decode
+                                          : r.phase == "prefill" ? f.options.n_prefill
+                                                                 : r.depth},
+                               {"repeats", f.options.n_repeat},
+                               {"processor", processor_name()},
+                               {"kernel", attention_target()},
+                               {"model", file_name(f.options.model_path)},
+                               {"commit", kCommit}};
         if (f.options.with_full) {
             line.update({{"full", r.full}, {"full_all", r.full_all}});
+        }
+        if (!report.memory.prefix.names.empty()) {
+            line.update({{"prefix_tokens", report.memory.prefix.n_positions},
+                         {"prefix_held_bytes", report.memory.prefix.held_bytes},
+                         {"prefix_moved_bytes", report.memory.prefix.moved_bytes}});
         }
         if (report.memory.n_cuts > 0) {
             line.update({{"scoring_s", report.memory.scoring_s},
@@ -173,6 +212,8 @@ void bench_speed(BenchFlags& f) {
     f.options.eviction = eviction_options(f.memory);
     choose_policy(f.options.eviction);
     f.options.sidecar = f.model.sidecar;
+    f.options.prefixes = f.model.prefixes;
+    f.options.has_gate = f.model.prefix_gate;
     const SpeedReport report =
         measure_speed(f.options, [](const std::string& what) { write_message(dim(what + "\n")); });
     f.json ? print_json(f, report) : print_table(f, report);
@@ -223,6 +264,7 @@ void add_bench(CLI::App& command) {
         ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
         ->capture_default_str();
     add_memory_flags(*speed, f->memory);
+    add_prefix_flags(*speed, f->model);
     speed->add_flag("--json", f->json, "print one JSON line a measurement");
     speed->footer(
         "\nAt every depth, --decode tokens are read one by one, then --prefill at once.\n");

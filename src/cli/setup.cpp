@@ -100,25 +100,6 @@ void use_learned(const ModelFlags& flags, const Engine& e, EvictionOptions& evic
     if (!chosen.empty()) write_message(cat("palimpsest: ", chosen, "\n"));
 }
 
-/// Documents of all files, checked against the model.
-std::vector<std::shared_ptr<const PrefixDocument>> load_prefixes(const ModelFlags& flags,
-                                                                 const LoadedModel& model) {
-    std::vector<std::shared_ptr<const PrefixDocument>> all;
-    for (const std::string& path : flags.prefixes) {
-        for (auto& d : read_prefixes(path)) {
-            check_made_for(d->header(), model.file());
-            require(all.empty() || d->header().is_raw == all.front()->header().is_raw,
-                    "prefix memories for chats and raw ones cannot be used together");
-            all.push_back(std::move(d));
-        }
-    }
-    bool has_exact = false;
-    for (const auto& d : all) has_exact = has_exact || d->has_exact();
-    require(!flags.prefix_gate || has_exact,
-            "--prefix-gate needs a prefix memory that was built with --keep-exact");
-    return all;
-}
-
 }  // namespace
 
 Engine load_engine(const ModelFlags& flags) {
@@ -138,7 +119,11 @@ Engine load_engine(const ModelFlags& flags) {
 
 Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
     Engine e = load_engine(flags);
-    e.prefixes = load_prefixes(flags, *e.loaded);
+    e.prefixes = read_prefixes_for(e.loaded->file(), flags.prefixes);
+    const bool has_exact =
+        std::ranges::any_of(e.prefixes, [](const auto& d) { return d->has_exact(); });
+    require(!flags.prefix_gate || has_exact,
+            "--prefix-gate needs a prefix memory that was built with --keep-exact");
     const PrefixUse prefix = {.documents = e.prefixes, .has_gate = flags.prefix_gate};
     const ModelConfig& config = e.loaded->config();
     const int64_t n_ctx = flags.context > 0

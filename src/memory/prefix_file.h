@@ -22,6 +22,11 @@ std::vector<std::shared_ptr<const PrefixDocument>> read_prefixes(const std::stri
 /// document was made with: weights and quantisation, tokenizer, template, positions.
 void check_made_for(const PrefixHeader& header, const GgufFile& model);
 
+/// The documents of several files, in order, each made for `model`. Throws as both do, and
+/// kInvalidArgument where chats' and raw ones are mixed.
+std::vector<std::shared_ptr<const PrefixDocument>> read_prefixes_for(
+    const GgufFile& model, std::span<const std::string> paths);
+
 /// Sets the hashes that check_made_for() compares.
 void set_hashes(PrefixHeader& header, const GgufFile& model);
 
