@@ -85,7 +85,7 @@ std::string purpose_of(const PrefixRuntime& with, const PrefixText& text, const 
     Digest sum;
     sum.add(std::as_bytes(std::span(text.tokens())));
     for (const TraceTokens& t : chosen.all) sum.add(std::as_bytes(std::span(t.tokens)));
-    return cat("records 1 ", h.model, " ", sum.hex(), " ", to_string(keys), "\n");
+    return cat("records 2 ", h.model, " ", sum.hex(), " ", to_string(keys), "\n");
 }
 
 void record(const PrefixRuntime& with, const ExactPrefix& exact, const Chosen& chosen,
@@ -158,10 +158,7 @@ void put_book(const fs::path& path, const Codebook& book) {
     put_all(out, book.count);
     put_all(out, book.radius);
     put(out, static_cast<int64_t>(book.whitening.size()));
-    for (const Whitening& w : book.whitening) {
-        put_all(out, w.root);
-        put_all(out, w.inverse);
-    }
+    for (const Whitening& w : book.whitening) put_all(out, w.root);
     out.close();
     if (!out) {
         throw Error(ErrorCode::kExhausted,
@@ -180,10 +177,7 @@ Codebook take_book(const fs::path& path, const PrefixLayout& layout) {
     book.radius = take_all<float>(in, kMost);
     const auto n = take<int64_t>(in);
     for (int64_t i = 0; i < n; ++i) {
-        Whitening w = {.d = layout.d_head, .root = {}, .inverse = {}};
-        w.root = take_all<float>(in, kMost);
-        w.inverse = take_all<float>(in, kMost);
-        book.whitening.push_back(std::move(w));
+        book.whitening.push_back({.d = layout.d_head, .root = take_all<float>(in, kMost)});
     }
     return book;
 }

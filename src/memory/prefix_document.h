@@ -12,6 +12,7 @@
 #include "memory/codebook.h"
 #include "memory/match_kernel.h"
 #include "memory/prefix_layout.h"
+#include "memory/two_level.h"
 
 namespace palimpsest {
 
@@ -50,6 +51,8 @@ struct PrefixLayer {
     GgufTensor count;        // [C] i32: entries in use
     GgufTensor occupancy;    // [K, C] i32: records behind an entry
     GgufTensor radius;       // [K, C] f32
+    GgufTensor list_keys;    // [kMatchTile, B*D, ceil(N / kMatchTile), C] f16: N lists of entries
+    GgufTensor list_start;   // [N + 1, C] i32: lists' first entries, the last one's end
     GgufTensor whitening;    // [D, D, B, C] f32, if keys are whitened
     GgufTensor floor;        // [C] f32: similarity below which a query is unlike any trace
     GgufTensor exact_k;      // [D, L + padding, Hkv] f16: the prefix itself, for the gate
@@ -84,10 +87,14 @@ class PrefixDocument {
     [[nodiscard]] int64_t count(int64_t layer, int64_t codebook) const;
     /// Keys of one codebook, for best_matches().
     [[nodiscard]] MatchKeys keys(int64_t layer, int64_t codebook) const;
+    /// Lists of a codebook's entries, for best_in_lists(); empty if it is looked through as a
+    /// whole.
+    [[nodiscard]] KeyLists lists(int64_t layer, int64_t codebook) const;
+    [[nodiscard]] bool has_lists() const { return !layers_.front().list_keys.data.empty(); }
     /// The cosine that a product stands for. `key` has layout.width() values.
     [[nodiscard]] float similarity(int64_t layer, int64_t codebook, std::span<const float> key,
                                    float product) const;
-    /// Looks through all entries.
+    /// Looks through all entries, or through lists if there are any.
     [[nodiscard]] PrefixEntry find(int64_t layer, int64_t codebook,
                                    std::span<const float> key) const;
     /// The state of one head of an entry: writes d_head values, returns its logarithm.
@@ -115,6 +122,9 @@ class PrefixDocument {
 /// How entries are stored.
 enum class PrefixStorage { kF16, kI8 };
 
+/// Bytes that lists take, all codebooks of all layers, k entries a codebook.
+[[nodiscard]] size_t prefix_list_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t k);
+
 /// Bytes of an entry of all codebooks of all layers: what a budget is divided by.
 [[nodiscard]] size_t prefix_entry_bytes(const PrefixLayout& layout, int64_t n_layer,
                                         PrefixStorage storage);
@@ -124,8 +134,8 @@ class PrefixAssembly {
  public:
     PrefixAssembly(PrefixHeader header, PrefixStorage storage);
 
-    /// The next layer: one codebook for each of the layout's.
-    void add_layer(std::span<const Codebook> books);
+    /// The next layer: one codebook for each of the layout's, and lists for each or for none.
+    void add_layer(std::span<const Codebook> books, std::span<const EntryLists> lists = {});
     /// Similarity floors of all layers: [layer][codebook].
     void set_floors(std::span<const float> floors);
     /// Exact entries of a layer: rows of all KV heads, f16, of as many positions as the prefix.
