@@ -23,7 +23,8 @@ struct BuildFlags {
     ModelFlags model;
     TextFlags text;
     std::string file, traces, out, name, budget, keys_of = "head", position = "pre", storage = "i8",
-                                                 codebooks = "individual", aggregation = "weighted";
+                                                 codebooks = "individual", aggregation = "weighted",
+                                                 lookup = "auto";
     int64_t self_study = 0, k = 0, seed = 1, held_out = 64;
     bool raw = false, whiten = false, force = false, keep_exact = false;
 };
@@ -75,6 +76,9 @@ PrefixBuildOptions build_options(const BuildFlags& f) {
     o.is_forced = f.force;
     o.keep_exact = f.keep_exact;
     o.aggregation = f.aggregation == "plain" ? Aggregation::kPlain : Aggregation::kWeighted;
+    o.lookup = f.lookup == "linear"      ? PrefixLookup::kLinear
+               : f.lookup == "two-level" ? PrefixLookup::kTwoLevel
+                                         : PrefixLookup::kFaster;
     o.work_folder = f.out + ".work";
     if (f.budget.empty()) return o;
     const Budget budget = parse_budget(f.budget);
@@ -147,6 +151,12 @@ void build(const BuildFlags& f) {
     write_output(cat("written: ", f.out, "\n"));
 }
 
+std::string lookup_of(const PrefixDocument& d) {
+    if (!d.has_lists()) return "linear";
+    return cat("two-level: the ", kListsOpened, " nearest of ", d.lists(0, 0).directions.n,
+               " lists of entries");
+}
+
 void info(const std::string& path) {
     std::string out;
     for (const auto& d : read_prefixes(path)) {
@@ -156,9 +166,10 @@ void info(const std::string& path) {
                    ")\n  ", h.k, " entries, ", to_string(h.keys), "-rotation keys of ",
                    h.layout.heads_per_key, h.layout.heads_per_key == 1 ? " head" : " heads",
                    h.layout.is_shared ? ", one dictionary a layer" : ", one dictionary a KV head",
-                   h.is_whitened ? ", whitened" : "", ", seed ", h.seed, "\n  from ", h.n_traces,
-                   " traces, ", human_count(h.n_trace_tokens), " tokens\n  holds ",
-                   human_bytes(d->held_bytes()), ", a token reads ", human_bytes(d->moved_bytes()));
+                   h.is_whitened ? ", whitened" : "", ", seed ", h.seed, "\n  lookup ",
+                   lookup_of(*d), "\n  from ", h.n_traces, " traces, ",
+                   human_count(h.n_trace_tokens), " tokens\n  holds ", human_bytes(d->held_bytes()),
+                   ", a token reads ", human_bytes(d->moved_bytes()));
         if (d->has_exact()) out += cat("; exact prefix ", human_bytes(d->exact_bytes()));
         std::array<char, 160> line{};
         std::snprintf(line.data(), line.size(),
@@ -298,6 +309,10 @@ void add_build(CLI::App& group) {
         ->capture_default_str();
     c.add_option("--aggregation", f->aggregation, "of a cluster's states: by weight, or plain")
         ->check(CLI::IsMember({"weighted", "plain"}))
+        ->capture_default_str();
+    c.add_option("--lookup", f->lookup,
+                 "through all entries, or through lists of alike ones (auto: what is faster)")
+        ->check(CLI::IsMember({"linear", "two-level", "auto"}))
         ->capture_default_str();
     c.add_option("--seed", f->seed, "of clusters and of what is held out")->capture_default_str();
     c.add_option("--held-out", f->held_out, "traces to check with, at most an eighth")

@@ -128,17 +128,34 @@ void record(const PrefixRuntime& with, const ExactPrefix& exact, const Chosen& c
     }
 }
 
+bool wants_lists(const PrefixBuildOptions& o, const PrefixLayout& at, int64_t k) {
+    if (o.lookup == PrefixLookup::kFaster) return lists_pay(k, at.width());
+    return o.lookup == PrefixLookup::kTwoLevel;
+}
+
+/// The most entries that a budget holds, lists included; whole tiles if it holds one.
+int64_t entries_in(size_t budget, const PrefixBuildOptions& o, const PrefixHeader& h) {
+    const size_t entry = prefix_entry_bytes(h.layout, h.n_layer, o.storage);
+    const auto fits = [&](int64_t k) {
+        const size_t lists =
+            wants_lists(o, h.layout, k) ? prefix_list_bytes(h.layout, h.n_layer, k) : 0;
+        return static_cast<size_t>(k) * entry + lists <= budget;
+    };
+    auto k = static_cast<int64_t>(budget / entry);
+    if (k >= kMatchTile) k = k / kMatchTile * kMatchTile;
+    while (k > 0 && !fits(k)) k -= k > kMatchTile ? kMatchTile : 1;
+    return k;
+}
+
 /// Entries a dictionary may have, and why.
 int64_t choose_k(const PrefixBuildOptions& o, const PrefixHeader& h, size_t cache_bytes,
                  PrefixBuild& told) {
     const int64_t allowed = std::max<int64_t>(1, told.n_records / kRecordsPerEntry);
-    const size_t entry = prefix_entry_bytes(h.layout, h.n_layer, o.storage);
     const bool is_asked = o.k > 0 || o.budget_bytes > 0;
     const size_t budget = o.budget_bytes > 0 ? o.budget_bytes : cache_bytes / 4;
-    int64_t k = o.k > 0 ? o.k : static_cast<int64_t>(budget / entry);
-    if (o.k == 0 && k >= kMatchTile) k = k / kMatchTile * kMatchTile;  // whole tiles are held
-    require(k >= 1, "a budget of ", budget, " bytes is too small: an entry takes ", entry,
-            " bytes over all layers");
+    const int64_t k = o.k > 0 ? o.k : entries_in(budget, o, h);
+    require(k >= 1, "a budget of ", budget, " bytes is too small: an entry takes ",
+            prefix_entry_bytes(h.layout, h.n_layer, o.storage), " bytes over all layers");
     if (k <= allowed) return k;
     require(
         !is_asked || o.is_forced, k, " entries are too many for ", told.n_records, " records: at ",
@@ -225,7 +242,13 @@ Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
             put_book(path, books.back());
             put_book(mean_path, means.back());
         }
-        made.all.add_layer(books);
+        std::vector<EntryLists> lists;
+        if (wants_lists(o, at, header.k)) {
+            for (Codebook& book : books) {
+                lists.push_back(put_in_lists(with.backend, book, o.seed));
+            }
+        }
+        made.all.add_layer(books, lists);
         made.mean.add_layer(means);
         std::ofstream(done, std::ios::binary) << "\n";
         with.tell("clustering layers", layer + 1, header.n_layer);

@@ -10,6 +10,9 @@
 
 namespace palimpsest {
 
+/// How a dictionary is looked through: as a whole, or in lists of alike entries.
+enum class PrefixLookup { kLinear, kTwoLevel, kFaster };
+
 struct PrefixBuildOptions {
     std::string name;           // of the document
     int64_t heads_per_key = 1;  // 0: all that share a KV head
@@ -23,6 +26,7 @@ struct PrefixBuildOptions {
     int64_t n_held_out = 64;  // traces that are only checked with, at most an eighth of all
     bool is_forced = false;   // more entries than the records allow
     bool keep_exact = false;  // the prefix's own entries in the file, for the gate
+    PrefixLookup lookup = PrefixLookup::kFaster;
     Aggregation aggregation = Aggregation::kWeighted;
     std::string work_folder;  // where records wait; it is removed when all is done
 };

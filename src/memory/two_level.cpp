@@ -45,6 +45,10 @@ int64_t lists_for(int64_t n_entries) {
     return std::clamp<int64_t>(std::llround(n), 1, n_entries);
 }
 
+bool lists_pay(int64_t n_entries, int64_t width) {
+    return n_entries >= 2048 && n_entries * width >= 256 * 1024;
+}
+
 EntryLists put_in_lists(const Backend& backend, Codebook& book, uint64_t seed) {
     const int64_t width = book.width();
     const Clustering lists =

@@ -19,6 +19,9 @@ inline constexpr int64_t kListsOpened = 16;
 /// How many lists make a lookup cheapest: sqrt(kListsOpened * n_entries).
 [[nodiscard]] int64_t lists_for(int64_t n_entries);
 
+/// Are lists faster than looking through all entries? From measurements; docs/prefix.md has them.
+[[nodiscard]] bool lists_pay(int64_t n_entries, int64_t width);
+
 /// A codebook's lists, as it is asked.
 struct KeyLists {
     MatchKeys directions;                 // of lists that are not empty; n = 0: entries are in none

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <functional>
 
 #include "core/error.h"
 #include "engine/session.h"
@@ -73,7 +74,7 @@ class Traced {
     /// All records, or k clusters of them.
     [[nodiscard]] std::shared_ptr<const PrefixDocument> document(
         int64_t k = 0, PrefixStorage storage = PrefixStorage::kF16, bool with_exact = false,
-        float floor = -2) const {
+        float floor = -2, bool has_lists = false) const {
         PrefixAssembly assembly(header(), storage);
         const int64_t c = layout_.n_codebooks();
         for (int64_t l = 0; l < tiny_.shape().n_layer; ++l) {
@@ -83,7 +84,11 @@ class Traced {
                 books.push_back(k > 0 ? build_codebook(tiny_.backend(), r, {.k = k})
                                       : unclustered(r));
             }
-            assembly.add_layer(books);
+            std::vector<EntryLists> lists;
+            for (Codebook& book : books) {
+                if (has_lists) lists.push_back(put_in_lists(tiny_.backend(), book, 1));
+            }
+            assembly.add_layer(books, lists);
         }
         if (floor > -2) {
             assembly.set_floors(std::vector<float>(records_.size(), floor));
@@ -331,6 +336,41 @@ TEST(PrefixMemory, ASlidingLayerLooksUpOnlyWhileItsWindowReaches) {
     EXPECT_EQ(r.lookups, (30 + 7) * 4);
 }
 
+TEST(PrefixLookup, InListsGivesTheSameAnswersForAnyChunksAndThreads) {
+    std::vector<std::vector<float>> all;
+    for (const int n_threads : {1, 3}) {
+        TinyModel tiny({.n_layer = 2}, n_threads);
+        Traced traced(tiny, layout_of(tiny));
+        for (uint32_t seed = 2; seed < 8; ++seed) traced.follow(tiny_tokens(50, seed));
+        const auto d = traced.document(0, PrefixStorage::kI8, false, -2, true);
+        ASSERT_TRUE(d->has_lists());
+        EXPECT_GT(d->lists(0, 0).directions.n, kListsOpened);
+        for (const int64_t n_chunk : {512, 3, 1}) {
+            Session session = using_prefix(tiny, {.documents = {d}}, {}, n_chunk);
+            all.push_back(all_logits(session, tiny_tokens(20, 9)));
+            EXPECT_LT(max_difference(all.back(), all.front()), 1e-4) << n_chunk;
+        }
+        // Lookups that opened other lists would be off by far more.
+        Session linear =
+            using_prefix(tiny, {.documents = {traced.document(0, PrefixStorage::kI8)}}, {}, 512);
+        EXPECT_LT(max_difference(all_logits(linear, tiny_tokens(20, 9)), all.front()), 2e-2);
+    }
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(all[i], all[i + 3]);
+}
+
+TEST(PrefixLookup, WithFewListsIsTheLinearOne) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    const auto with = traced.document(10, PrefixStorage::kF16, false, -2, true);
+    const auto without = traced.document(10);
+    EXPECT_LE(with->lists(0, 0).directions.n, kListsOpened);
+    Session a = using_prefix(tiny, {.documents = {with}});
+    Session b = using_prefix(tiny, {.documents = {without}});
+    EXPECT_EQ(all_logits(a, tiny_tokens(20, 9)), all_logits(b, tiny_tokens(20, 9)));
+    EXPECT_GT(with->held_bytes(), without->held_bytes());
+}
+
 // ---- files
 
 std::string written(const std::shared_ptr<const PrefixDocument>& d) {
@@ -358,6 +398,61 @@ TEST(PrefixFile, ReadsBackWhatWasWritten) {
         const auto asked = tiny_tokens(20, 8);
         EXPECT_EQ(all_logits(a, asked), all_logits(b, asked));
     }
+}
+
+TEST(PrefixFile, KeepsLists) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    for (uint32_t seed = 2; seed < 8; ++seed) traced.follow(tiny_tokens(50, seed));
+    const auto d = traced.document(200, PrefixStorage::kI8, false, -2, true);
+    const testing::TemporaryFile file(written(d), ".prefix.gguf");
+    const auto read = read_prefixes(file.path());
+    EXPECT_TRUE(read.front()->has_lists());
+    EXPECT_EQ(read.front()->held_bytes(), d->held_bytes());
+    EXPECT_LT(read.front()->moved_bytes(), d->held_bytes());
+    Session a = using_prefix(tiny, {.documents = {d}});
+    Session b = using_prefix(tiny, {.documents = read});
+    EXPECT_EQ(all_logits(a, tiny_tokens(20, 8)), all_logits(b, tiny_tokens(20, 8)));
+}
+
+/// A document in lists whose first layer lies.
+void expect_lists_refused(const std::function<void(PrefixLayer&, std::vector<int32_t>&)>& lie,
+                          const std::string& says) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(50, 2));
+    const auto d = traced.document(60, PrefixStorage::kI8, false, -2, true);
+    std::vector<PrefixLayer> layers = d->layers();
+    GgufTensor& t = layers.front().list_start;
+    const auto* from = reinterpret_cast<const int32_t*>(t.data.data());
+    std::vector<int32_t> start(from, from + t.shape[0] * t.shape[1]);
+    t.data = std::as_bytes(std::span(start));
+    EXPECT_NO_THROW(PrefixDocument(d->header(), layers, d));
+    lie(layers.front(), start);
+    try {
+        const PrefixDocument refused(d->header(), layers, d);
+        FAIL() << says;
+    } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::kCorrupt);
+        EXPECT_NE(std::string(e.what()).find(says), std::string::npos) << e.what();
+    }
+}
+
+TEST(PrefixFile, ListsThatLieAreRefused) {
+    const std::string uncovered = "do not cover";
+    // A member past the last entry, before the first, and lists that go back or leave some out.
+    expect_lists_refused([](auto& /*l*/, auto& start) { start[1] = 1 << 20; }, uncovered);
+    expect_lists_refused([](auto& /*l*/, auto& start) { start[1] = -5; }, uncovered);
+    expect_lists_refused([](auto& /*l*/, auto& start) { start[0] = 1; }, uncovered);
+    expect_lists_refused([](auto& /*l*/, auto& start) { std::swap(start[1], start[2]); },
+                         uncovered);
+    expect_lists_refused(
+        [](auto& l, auto& start) { start[size_t(l.list_start.shape[0]) - 1] -= 1; }, uncovered);
+    expect_lists_refused([](auto& l, auto& /*start*/) { l.list_keys = {}; }, "half of its lists");
+    expect_lists_refused([](auto& l, auto& /*start*/) { l.list_start = {}; }, "list");
+    expect_lists_refused([](auto& l, auto& /*start*/) { l.list_start.shape[0] -= 1; }, "list_keys");
+    expect_lists_refused([](auto& l, auto& /*start*/) { l.list_keys = l.list_start = {}; },
+                         "not all layers");
 }
 
 TEST(PrefixFile, ADamagedFileIsRefused) {
