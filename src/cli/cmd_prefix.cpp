@@ -25,7 +25,7 @@ struct BuildFlags {
     std::string file, traces, out, name, budget, keys_of = "head", position = "pre", storage = "i8",
                                                  codebooks = "individual", aggregation = "weighted",
                                                  lookup = "auto";
-    int64_t self_study = 0, k = 0, seed = 1, held_out = 64;
+    int64_t self_study = 0, k = 0, seed = 1, held_out = 64, chunks = 1;
     bool raw = false, whiten = false, force = false, keep_exact = false;
 };
 
@@ -73,6 +73,7 @@ PrefixBuildOptions build_options(const BuildFlags& f) {
     o.k = f.k;
     o.seed = static_cast<uint64_t>(f.seed);
     o.n_held_out = f.held_out;
+    o.n_chunks = f.chunks;
     o.is_forced = f.force;
     o.keep_exact = f.keep_exact;
     o.aggregation = f.aggregation == "plain" ? Aggregation::kPlain : Aggregation::kWeighted;
@@ -95,8 +96,16 @@ std::vector<TraceText> traces_of(const BuildFlags& f, const PrefixRuntime& with,
             "say where requests come from: --traces FILE with JSON lines of 'prompt' and "
             "'response', or --self-study N");
     if (!f.traces.empty()) return parse_traces(read_file(f.traces));
-    return self_study(with, text, f.self_study, static_cast<uint64_t>(f.seed),
-                      f.out + ".self_study");
+    const auto seed = static_cast<uint64_t>(f.seed);
+    const std::string beside = f.out + ".self_study";
+    if (f.chunks == 1) return self_study(with, text, f.self_study, seed, beside);
+    // About every piece as many questions: no more of the text is before the model at once.
+    std::vector<TraceText> all;
+    for (const PrefixText& piece : text.pieces(f.chunks)) {
+        const int64_t n = (f.self_study + f.chunks - 1) / f.chunks;
+        std::ranges::move(self_study(with, piece, n, seed, beside), std::back_inserter(all));
+    }
+    return all;
 }
 
 std::string summary(const PrefixBuild& b) {
@@ -161,9 +170,10 @@ void info(const std::string& path) {
     std::string out;
     for (const auto& d : read_prefixes(path)) {
         const PrefixHeader& h = d->header();
-        out += cat(h.name, "\n  ", human_count(d->n_positions()), " tokens, ",
-                   h.is_raw ? "raw" : "for chats", ", built with ", h.model_name, " (", h.model,
-                   ")\n  ", h.k, " entries, ", to_string(h.keys), "-rotation keys of ",
+        out += cat(h.name, "\n  ", human_count(d->n_tokens()), " tokens",
+                   h.n_chunks > 1 ? cat(" in ", h.n_chunks, " pieces read apart") : std::string(),
+                   ", ", h.is_raw ? "raw" : "for chats", ", built with ", h.model_name, " (",
+                   h.model, ")\n  ", h.k, " entries, ", to_string(h.keys), "-rotation keys of ",
                    h.layout.heads_per_key, h.layout.heads_per_key == 1 ? " head" : " heads",
                    h.layout.is_shared ? ", one dictionary a layer" : ", one dictionary a KV head",
                    h.is_whitened ? ", whitened" : "", ", seed ", h.seed, "\n  lookup ",
@@ -240,8 +250,8 @@ void verify(const VerifyFlags& f) {
             if (std::ssize(traces) == f.most) break;
         }
         require(!traces.empty(), "no trace fits behind the prefix");
-        const ReadPrefix exact = read_prefix(with, text);
-        write_output(errors_for_people(check_prefix(with, *exact.exact, d, nullptr, traces)));
+        write_output(
+            errors_for_people(PrefixPieces(with, text, h.n_chunks).check(d, nullptr, traces)));
     }
 }
 
@@ -309,6 +319,11 @@ void add_build(CLI::App& group) {
         ->capture_default_str();
     c.add_option("--aggregation", f->aggregation, "of a cluster's states: by weight, or plain")
         ->check(CLI::IsMember({"weighted", "plain"}))
+        ->capture_default_str();
+    c.add_option("--chunks", f->chunks,
+                 "read the prefix in so many pieces apart from each other: for one that is longer "
+                 "than the model's window")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
         ->capture_default_str();
     c.add_option("--lookup", f->lookup,
                  "through all entries, or through lists of alike ones (auto: what is faster)")

@@ -165,6 +165,13 @@ PrefixDocument::PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> lay
     : header_(std::move(header)), layers_(std::move(layers)), owner_(std::move(owner)) {
     if (!is_layout(header_.layout)) corrupt("its heads are impossible");
     if (header_.tokens.empty()) corrupt("it has no prefix");
+    const bool has_end = header_.chunks_end > 0 && header_.chunks_end <= int64_t{1} << 30;
+    if (header_.n_chunks < 1 || (header_.n_chunks > 1 && !has_end)) {
+        corrupt("its pieces are impossible");
+    }
+    if (header_.n_chunks > 1 && !layers_.empty() && has_exact()) {
+        corrupt("its prefix is in pieces, and yet in one");
+    }
     if (layers_.empty() || std::ssize(layers_) != header_.n_layer) {
         corrupt(cat("it has ", layers_.size(), " of ", header_.n_layer, " layers"));
     }

@@ -35,7 +35,8 @@ struct PrefixHeader {
     bool is_whitened = false;
     int64_t k = 0;  // entries asked for
     int64_t seed = 0, n_traces = 0, n_trace_tokens = 0, n_held_out = 0;
-    int64_t n_chunks = 1;  // pieces of the prefix that were read apart
+    int64_t n_chunks = 1;    // pieces of the prefix that were read apart
+    int64_t chunks_end = 0;  // the position after each of them, if there are several
     float e_out = -1, e_out_worst = -1, e_out_answer = -1;  // section 9.3; below 0: not measured
     float agreement = -1, divergence = -1;                  // free-running, at answers
 };
@@ -82,7 +83,11 @@ class PrefixDocument {
 
     [[nodiscard]] const PrefixHeader& header() const { return header_; }
     [[nodiscard]] const std::vector<PrefixLayer>& layers() const { return layers_; }
-    [[nodiscard]] int64_t n_positions() const { return std::ssize(header_.tokens); }
+    [[nodiscard]] int64_t n_tokens() const { return std::ssize(header_.tokens); }
+    /// Positions that requests start after: those of the prefix, or of the longest of its pieces.
+    [[nodiscard]] int64_t n_positions() const {
+        return header_.n_chunks > 1 ? header_.chunks_end : n_tokens();
+    }
 
     [[nodiscard]] int64_t count(int64_t layer, int64_t codebook) const;
     /// Keys of one codebook, for best_matches().

@@ -292,7 +292,7 @@ MemoryReport::Prefix PrefixReader::report() const {
     all.mean_similarity = similarity / n;
     for (const auto& d : use_.documents) {
         all.names.push_back(d->header().name);
-        all.n_positions += d->n_positions();
+        all.n_positions += d->n_tokens();
         all.held_bytes += d->held_bytes();
         all.moved_bytes += d->moved_bytes();
         all.exact_bytes += d->exact_bytes();

@@ -325,6 +325,99 @@ TEST(PrefixMemory, GoesOnAfterSavingAndResetting) {
     EXPECT_EQ(all_logits(session, asked), first);
 }
 
+TEST(PrefixMemory, SessionsThatPartGoOnAsIfAlone) {
+    TinyModel tiny({.n_layer = 2}, 2);
+    Traced traced(tiny, layout_of(tiny));
+    for (uint32_t seed = 2; seed < 6; ++seed) traced.follow(tiny_tokens(40, seed));
+    const PrefixUse use = {.documents = {traced.document(0, PrefixStorage::kI8, false, -2, true)}};
+    EvictionOptions evicting = {.policy = "h2o"};
+    evicting.budget = {.kind = Budget::Kind::kEntries, .count = 24, .share = 0};
+    evicting.n_recent = 4;
+    evicting.interval = 8;
+    evicting.n_chunk = 16;
+    for (const EvictionOptions& e : {EvictionOptions{}, evicting}) {
+        const auto memory = [&] {
+            return make_memory(
+                "kv", tiny.backend(), tiny.shape(),
+                {.n_ctx = 190, .entries = GGML_TYPE_F32, .eviction = e, .prefix = use});
+        };
+        // A request is read once and saved; two copies go different ways, side by side.
+        Session first = using_prefix(tiny, use, e, 16);
+        first.feed(tiny_tokens(60, 7));
+        std::stringstream saved;
+        first.memory().save(saved);
+        const auto copy = [&] {
+            auto m = memory();
+            std::stringstream from(saved.str());
+            m->load(from);
+            return tiny.session(std::move(m), 16);
+        };
+        const std::vector<std::vector<TokenId>> ways = {tiny_tokens(9, 8), tiny_tokens(9, 9)};
+        std::vector<std::vector<float>> alone;
+        for (const auto& way : ways) {
+            Session session = using_prefix(tiny, use, e, 16);
+            session.feed(tiny_tokens(60, 7));
+            for (const TokenId t : way) session.accept(t);
+            alone.emplace_back(session.logits().begin(), session.logits().end());
+        }
+        Session one = copy();
+        Session other = copy();
+        SessionBatch batch(tiny.model(), tiny.backend());
+        const std::vector<Session*> both = {&one, &other};
+        for (size_t i = 0; i < ways[0].size(); ++i) {
+            const std::vector<TokenId> next = {ways[0][i], ways[1][i]};
+            batch.accept(both, next);
+        }
+        EXPECT_LT(max_difference(one.logits(), alone[0]), 1e-5);
+        EXPECT_LT(max_difference(other.logits(), alone[1]), 1e-5);
+        EXPECT_GT(max_difference(one.logits(), alone[1]), 1e-2);
+    }
+}
+
+TEST(PrefixMemory, BehindALongRequestNoSlidingLayerLooksUp) {
+    TinyModel tiny({.architecture = "gemma3", .n_layer = 4, .window = 8, .window_period = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(60, 2));
+    for (const bool has_lists : {false, true}) {
+        const PrefixUse use = {
+            .documents = {traced.document(40, PrefixStorage::kI8, false, -2, has_lists)}};
+        Session session = using_prefix(tiny, use);
+        const auto lookups = [&] { return session.memory().report().prefix.lookups; };
+        // Every position is asked for, so the last layer is too.
+        all_logits(session, tiny_tokens(7, 3));
+        EXPECT_EQ(lookups(), 7 * 4 * 4);  // its seven positions still see the prefix's last ones
+        int64_t before = lookups();
+        session.accept(1);
+        EXPECT_EQ(lookups() - before, 2 * 4);  // the 8th sees itself and seven others of its own
+        before = lookups();
+        all_logits(session, tiny_tokens(30, 4));
+        EXPECT_EQ(lookups() - before, 30 * 2 * 4);
+    }
+}
+
+TEST(PrefixTrace, WhereAPrefixStandsDoesNotMatter) {
+    for (const char* family : {"llama", "gemma3"}) {
+        TinyModel tiny({.architecture = family, .n_layer = 3});
+        const auto trace = tiny_tokens(20, 2);
+        const auto follow = [&](int64_t first) {
+            auto memory = std::make_unique<ExactPrefix>(tiny.backend(), tiny.shape(), GGML_TYPE_F32,
+                                                        kPrefix, first);
+            const ExactPrefix& prefix = *memory;
+            Session reader(tiny.model(), tiny.backend(), std::move(memory));
+            reader.feed(tiny_tokens(kPrefix));
+            EXPECT_EQ(prefix.next_position(), first + kPrefix);
+            Session session(tiny.model(), tiny.backend(),
+                            std::make_unique<TraceMemory>(tiny.backend(), prefix, 200,
+                                                          PrefixKeys::kPost, nullptr));
+            return all_logits(session, trace);
+        };
+        const auto expected = full_logits(tiny, trace);
+        EXPECT_LT(max_difference(follow(0), expected), 2e-5) << family;
+        EXPECT_LT(max_difference(follow(33), expected), 2e-4) << family;
+        EXPECT_LT(max_difference(follow(-25), expected), 2e-4) << family;
+    }
+}
+
 TEST(PrefixMemory, ASlidingLayerLooksUpOnlyWhileItsWindowReaches) {
     TinyModel tiny({.architecture = "gemma3", .n_layer = 2, .window = 8, .window_period = 2});
     Traced traced(tiny, layout_of(tiny));
@@ -400,6 +493,52 @@ TEST(PrefixFile, ReadsBackWhatWasWritten) {
     }
 }
 
+TEST(PrefixFile, KeepsWhitenedKeys) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny, 2));
+    for (uint32_t seed = 2; seed < 6; ++seed) traced.follow(tiny_tokens(40, seed));
+    for (const bool has_lists : {false, true}) {
+        PrefixHeader h = traced.header();
+        h.is_whitened = true;
+        PrefixAssembly assembly(h, PrefixStorage::kI8);
+        for (size_t l = 0; l < 2; ++l) {
+            std::vector<Codebook> books;
+            std::vector<EntryLists> lists;
+            for (size_t c = 0; c < 2; ++c) {
+                books.push_back(build_codebook(tiny.backend(), traced.records()[l * 2 + c],
+                                               {.k = 30, .whiten = true}));
+                if (has_lists) lists.push_back(put_in_lists(tiny.backend(), books.back(), 1));
+            }
+            assembly.add_layer(books, lists);
+        }
+        const auto d = std::make_shared<const PrefixDocument>(assembly.document(h));
+        const testing::TemporaryFile file(written(d), ".prefix.gguf");
+        const auto read = read_prefixes(file.path());
+        EXPECT_TRUE(read.front()->header().is_whitened);
+        Session a = using_prefix(tiny, {.documents = {d}});
+        Session b = using_prefix(tiny, {.documents = read});
+        const auto asked = tiny_tokens(20, 8);
+        const auto logits = all_logits(a, asked);
+        EXPECT_EQ(logits, all_logits(b, asked));
+        // A query's cosine is one after whitening: never above 1, and high for what was recorded.
+        const MemoryReport::Prefix r = b.memory().report().prefix;
+        EXPECT_GT(r.mean_similarity, 0.2);
+        const StateRecords& seen = traced.records().front();
+        double mean = 0;
+        for (size_t i = 0; i < 20; ++i) {
+            const auto key = std::span(seen.keys).subspan(i * 32, 32);
+            const PrefixEntry found = read.front()->find(0, 0, key);
+            EXPECT_LE(found.similarity, 1.0F);
+            mean += double{found.similarity} / 20;
+        }
+        EXPECT_GT(mean, 0.6);
+        // Without its whitening the file is no memory.
+        std::vector<PrefixLayer> layers = d->layers();
+        layers.back().whitening = {};
+        EXPECT_THROW(PrefixDocument(h, layers, d), Error);
+    }
+}
+
 TEST(PrefixFile, KeepsLists) {
     TinyModel tiny({.n_layer = 2});
     Traced traced(tiny, layout_of(tiny));
@@ -450,7 +589,7 @@ TEST(PrefixFile, ListsThatLieAreRefused) {
         [](auto& l, auto& start) { start[size_t(l.list_start.shape[0]) - 1] -= 1; }, uncovered);
     expect_lists_refused([](auto& l, auto& /*start*/) { l.list_keys = {}; }, "half of its lists");
     expect_lists_refused([](auto& l, auto& /*start*/) { l.list_start = {}; }, "list");
-    expect_lists_refused([](auto& l, auto& /*start*/) { l.list_start.shape[0] -= 1; }, "list_keys");
+    expect_lists_refused([](auto& l, auto& /*start*/) { l.list_start.shape[0] -= 1; }, "list");
     expect_lists_refused([](auto& l, auto& /*start*/) { l.list_keys = l.list_start = {}; },
                          "not all layers");
 }
