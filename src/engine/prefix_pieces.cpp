@@ -64,7 +64,7 @@ PrefixPieces::PrefixPieces(const PrefixRuntime& with, const PrefixText& text, in
       folder_(std::move(folder)) {
     for (const PrefixText& t : texts_) end_ = std::max(end_, std::ssize(t.tokens()));
     const int64_t window = with.loaded.config().n_ctx_train;
-    if (n == 1) return require_window(end_, window);
+    if (n == 1) require_window(end_, window);
     require(end_ < window, "the longest of ", n, " pieces has ", end_,
             " tokens, and this model sees ", window, "; raise --chunks");
 }
