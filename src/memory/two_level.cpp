@@ -46,7 +46,7 @@ int64_t lists_for(int64_t n_entries) {
 }
 
 bool lists_pay(int64_t n_entries, int64_t width) {
-    return n_entries >= 2048 && n_entries * width >= 256 * 1024;
+    return n_entries >= 2048 && n_entries * width >= int64_t{256} * 1024;
 }
 
 EntryLists put_in_lists(const Backend& backend, Codebook& book, uint64_t seed) {
