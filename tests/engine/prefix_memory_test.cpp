@@ -594,6 +594,26 @@ TEST(PrefixFile, ListsThatLieAreRefused) {
                          "not all layers");
 }
 
+TEST(PrefixFile, PiecesThatLieAreRefused) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    const auto whole = traced.document(10);
+    const auto exact = traced.document(10, PrefixStorage::kF16, true);
+    const auto made = [&](const PrefixDocument& d, int64_t n_chunks, int64_t end) {
+        PrefixHeader h = d.header();
+        h.n_chunks = n_chunks;
+        h.chunks_end = end;
+        return PrefixDocument(h, d.layers(), whole).n_positions();
+    };
+    EXPECT_EQ(made(*whole, 2, 40), 40);
+    EXPECT_EQ(made(*whole, 1, 40), kPrefix);  // a whole one ends where it ends
+    EXPECT_THROW(made(*whole, 0, 40), Error);
+    EXPECT_THROW(made(*whole, 2, 0), Error);
+    EXPECT_THROW(made(*whole, 2, int64_t{1} << 40), Error);
+    EXPECT_THROW(made(*exact, 2, 40), Error);
+}
+
 TEST(PrefixFile, ADamagedFileIsRefused) {
     TinyModel tiny({.n_layer = 2});
     Traced traced(tiny, layout_of(tiny));
