@@ -23,8 +23,9 @@ struct BuildFlags {
     ModelFlags model;
     TextFlags text;
     std::string file, traces, out, name, budget, keys_of = "head", position = "pre", storage = "i8",
-                                                 codebooks = "individual", aggregation = "weighted";
-    int64_t self_study = 0, k = 0, seed = 1, held_out = 64;
+                                                 codebooks = "individual", aggregation = "weighted",
+                                                 lookup = "auto";
+    int64_t self_study = 0, k = 0, seed = 1, held_out = 64, chunks = 1;
     bool raw = false, whiten = false, force = false, keep_exact = false;
 };
 
@@ -72,9 +73,13 @@ PrefixBuildOptions build_options(const BuildFlags& f) {
     o.k = f.k;
     o.seed = static_cast<uint64_t>(f.seed);
     o.n_held_out = f.held_out;
+    o.n_chunks = f.chunks;
     o.is_forced = f.force;
     o.keep_exact = f.keep_exact;
     o.aggregation = f.aggregation == "plain" ? Aggregation::kPlain : Aggregation::kWeighted;
+    o.lookup = f.lookup == "linear"      ? PrefixLookup::kLinear
+               : f.lookup == "two-level" ? PrefixLookup::kTwoLevel
+                                         : PrefixLookup::kFaster;
     o.work_folder = f.out + ".work";
     if (f.budget.empty()) return o;
     const Budget budget = parse_budget(f.budget);
@@ -91,8 +96,16 @@ std::vector<TraceText> traces_of(const BuildFlags& f, const PrefixRuntime& with,
             "say where requests come from: --traces FILE with JSON lines of 'prompt' and "
             "'response', or --self-study N");
     if (!f.traces.empty()) return parse_traces(read_file(f.traces));
-    return self_study(with, text, f.self_study, static_cast<uint64_t>(f.seed),
-                      f.out + ".self_study");
+    const auto seed = static_cast<uint64_t>(f.seed);
+    const std::string beside = f.out + ".self_study";
+    if (f.chunks == 1) return self_study(with, text, f.self_study, seed, beside);
+    // About every piece as many questions: no more of the text is before the model at once.
+    std::vector<TraceText> all;
+    for (const PrefixText& piece : text.pieces(f.chunks)) {
+        const int64_t n = (f.self_study + f.chunks - 1) / f.chunks;
+        std::ranges::move(self_study(with, piece, n, seed, beside), std::back_inserter(all));
+    }
+    return all;
 }
 
 std::string summary(const PrefixBuild& b) {
@@ -147,49 +160,62 @@ void build(const BuildFlags& f) {
     write_output(cat("written: ", f.out, "\n"));
 }
 
+std::string lookup_of(const PrefixDocument& d) {
+    if (!d.has_lists()) return "linear";
+    return cat("two-level: the ", kListsOpened, " nearest of ", d.lists(0, 0).directions.n,
+               " lists of entries");
+}
+
+/// How many records stand behind a layer's entries, and how far these reach.
+std::string occupancy_line(const PrefixDocument& d, int64_t l) {
+    const PrefixLayer& layer = d.layers()[static_cast<size_t>(l)];
+    const auto* occupancy = reinterpret_cast<const int32_t*>(layer.occupancy.data.data());
+    const auto* radius = reinterpret_cast<const float*>(layer.radius.data.data());
+    std::vector<int32_t> counts;
+    double reach = 0;
+    for (int64_t c = 0; c < d.header().layout.n_codebooks(); ++c) {
+        for (int64_t i = 0; i < d.count(l, c); ++i) {
+            const int64_t at = c * layer.occupancy.shape[0] + i;
+            counts.push_back(occupancy[at]);
+            reach += double{radius[at]};
+        }
+    }
+    std::ranges::sort(counts);
+    std::array<char, 160> line{};
+    std::snprintf(line.data(), line.size(), "  %5d   %7d   %25d, %5d   %6.2f\n",
+                  static_cast<int>(l), static_cast<int>(d.count(l, 0)), counts[counts.size() / 2],
+                  counts.front(), reach / static_cast<double>(counts.size()));
+    return line.data();
+}
+
+std::string facts_of(const PrefixDocument& d) {
+    const PrefixHeader& h = d.header();
+    std::string out = cat(
+        h.name, "\n  ", human_count(d.n_tokens()), " tokens",
+        h.n_chunks > 1 ? cat(" in ", h.n_chunks, " pieces read apart") : std::string(), ", ",
+        h.is_raw ? "raw" : "for chats", ", built with ", h.model_name, " (", h.model, ")\n  ", h.k,
+        " entries, ", to_string(h.keys), "-rotation keys of ", h.layout.heads_per_key,
+        h.layout.heads_per_key == 1 ? " head" : " heads",
+        h.layout.is_shared ? ", one dictionary a layer" : ", one dictionary a KV head",
+        h.is_whitened ? ", whitened" : "", ", seed ", h.seed, "\n  lookup ", lookup_of(d),
+        "\n  from ", h.n_traces, " traces, ", human_count(h.n_trace_tokens), " tokens\n  holds ",
+        human_bytes(d.held_bytes()), ", a token reads ", human_bytes(d.moved_bytes()));
+    if (d.has_exact()) out += cat("; exact prefix ", human_bytes(d.exact_bytes()));
+    std::array<char, 160> line{};
+    std::snprintf(line.data(), line.size(),
+                  "\n  checked on %d traces: E_out %.3f (worst layer %.3f, answer %.3f), "
+                  "agreement %.3f, KL %.3f\n",
+                  static_cast<int>(h.n_held_out), static_cast<double>(h.e_out),
+                  static_cast<double>(h.e_out_worst), static_cast<double>(h.e_out_answer),
+                  static_cast<double>(h.agreement), static_cast<double>(h.divergence));
+    return out + line.data();
+}
+
 void info(const std::string& path) {
     std::string out;
     for (const auto& d : read_prefixes(path)) {
-        const PrefixHeader& h = d->header();
-        out += cat(h.name, "\n  ", human_count(d->n_positions()), " tokens, ",
-                   h.is_raw ? "raw" : "for chats", ", built with ", h.model_name, " (", h.model,
-                   ")\n  ", h.k, " entries, ", to_string(h.keys), "-rotation keys of ",
-                   h.layout.heads_per_key, h.layout.heads_per_key == 1 ? " head" : " heads",
-                   h.layout.is_shared ? ", one dictionary a layer" : ", one dictionary a KV head",
-                   h.is_whitened ? ", whitened" : "", ", seed ", h.seed, "\n  from ", h.n_traces,
-                   " traces, ", human_count(h.n_trace_tokens), " tokens\n  holds ",
-                   human_bytes(d->held_bytes()), ", a token reads ", human_bytes(d->moved_bytes()));
-        if (d->has_exact()) out += cat("; exact prefix ", human_bytes(d->exact_bytes()));
-        std::array<char, 160> line{};
-        std::snprintf(line.data(), line.size(),
-                      "\n  checked on %d traces: E_out %.3f (worst layer %.3f, answer %.3f), "
-                      "agreement %.3f, KL %.3f\n",
-                      static_cast<int>(h.n_held_out), static_cast<double>(h.e_out),
-                      static_cast<double>(h.e_out_worst), static_cast<double>(h.e_out_answer),
-                      static_cast<double>(h.agreement), static_cast<double>(h.divergence));
-        out += line.data();
-        out += "  layer   entries   records an entry: median, least   radius\n";
-        for (int64_t l = 0; l < h.n_layer; ++l) {
-            const PrefixLayer& layer = d->layers()[static_cast<size_t>(l)];
-            std::vector<int32_t> counts;
-            double radius = 0;
-            const int64_t k = layer.occupancy.shape[0];
-            for (int64_t c = 0; c < h.layout.n_codebooks(); ++c) {
-                for (int64_t i = 0; i < d->count(l, c); ++i) {
-                    const auto at = static_cast<size_t>(c * k + i);
-                    counts.push_back(
-                        reinterpret_cast<const int32_t*>(layer.occupancy.data.data())[at]);
-                    radius += static_cast<double>(
-                        reinterpret_cast<const float*>(layer.radius.data.data())[at]);
-                }
-            }
-            std::ranges::sort(counts);
-            std::snprintf(line.data(), line.size(), "  %5d   %7d   %25d, %5d   %6.2f\n",
-                          static_cast<int>(l), static_cast<int>(d->count(l, 0)),
-                          counts[counts.size() / 2], counts.front(),
-                          radius / static_cast<double>(counts.size()));
-            out += line.data();
-        }
+        out += facts_of(*d) + "  layer   entries   records an entry: median, least   radius\n";
+        for (int64_t l = 0; l < d->header().n_layer; ++l) out += occupancy_line(*d, l);
     }
     write_output(out);
 }
@@ -229,8 +255,8 @@ void verify(const VerifyFlags& f) {
             if (std::ssize(traces) == f.most) break;
         }
         require(!traces.empty(), "no trace fits behind the prefix");
-        const ReadPrefix exact = read_prefix(with, text);
-        write_output(errors_for_people(check_prefix(with, *exact.exact, d, nullptr, traces)));
+        write_output(
+            errors_for_people(PrefixPieces(with, text, h.n_chunks).check(d, nullptr, traces)));
     }
 }
 
@@ -298,6 +324,15 @@ void add_build(CLI::App& group) {
         ->capture_default_str();
     c.add_option("--aggregation", f->aggregation, "of a cluster's states: by weight, or plain")
         ->check(CLI::IsMember({"weighted", "plain"}))
+        ->capture_default_str();
+    c.add_option("--chunks", f->chunks,
+                 "read the prefix in so many pieces apart from each other: for one that is longer "
+                 "than the model's window")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
+        ->capture_default_str();
+    c.add_option("--lookup", f->lookup,
+                 "through all entries, or through lists of alike ones (auto: what is faster)")
+        ->check(CLI::IsMember({"linear", "two-level", "auto"}))
         ->capture_default_str();
     c.add_option("--seed", f->seed, "of clusters and of what is held out")->capture_default_str();
     c.add_option("--held-out", f->held_out, "traces to check with, at most an eighth")

@@ -45,10 +45,8 @@ struct Chosen {
     int64_t n_made_from = 0;
 };
 
-Chosen choose(const PrefixRuntime& with, const PrefixText& text,
-              const std::vector<TraceText>& traces, const PrefixBuildOptions& o,
-              PrefixBuild& told) {
-    const int64_t room = with.loaded.config().n_ctx_train - std::ssize(text.tokens());
+Chosen choose(int64_t room, const PrefixText& text, const std::vector<TraceText>& traces,
+              const PrefixBuildOptions& o, PrefixBuild& told) {
     Chosen chosen;
     for (const TraceText& t : traces) {
         // A trace that is also a demonstration looks at its own copy, which no request can.
@@ -78,67 +76,107 @@ Chosen choose(const PrefixRuntime& with, const PrefixText& text,
 }
 
 /// Everything that records depend on.
-std::string purpose_of(const PrefixRuntime& with, const PrefixText& text, const Chosen& chosen,
+std::string purpose_of(const PrefixRuntime& with, const PrefixPieces& pieces, const Chosen& chosen,
                        PrefixKeys keys) {
     PrefixHeader h;
     set_hashes(h, with.loaded.file());
     Digest sum;
-    sum.add(std::as_bytes(std::span(text.tokens())));
+    for (const PrefixText& text : pieces.texts()) {
+        sum.add(cat(text.tokens().size()));
+        sum.add(std::as_bytes(std::span(text.tokens())));
+    }
     for (const TraceTokens& t : chosen.all) sum.add(std::as_bytes(std::span(t.tokens)));
-    return cat("records 1 ", h.model, " ", sum.hex(), " ", to_string(keys), "\n");
+    return cat("records 2 ", h.model, " ", sum.hex(), " ", to_string(keys), "\n");
 }
 
-void record(const PrefixRuntime& with, const ExactPrefix& exact, const Chosen& chosen,
-            PrefixKeys keys, PrefixRecords& records) {
-    int64_t done_tokens = 0;
-    int64_t all_tokens = 0;
-    for (int64_t i = 0; i < chosen.n_made_from; ++i) {
-        const int64_t n = std::ssize(chosen.all[static_cast<size_t>(i)].tokens);
-        all_tokens += n;
-        if (i < records.n_done()) done_tokens += n;
+/// What traces see of each piece, piece after piece.
+class Recording {
+ public:
+    Recording(const PrefixRuntime& with, PrefixPieces& pieces, const Chosen& chosen,
+              PrefixKeys keys, PrefixRecords& records)
+        : with_(with), pieces_(pieces), chosen_(chosen), keys_(keys), records_(records) {
+        int64_t n = 0;
+        for (int64_t i = 0; i < chosen.n_made_from; ++i) n += length(i);
+        n_tokens_ = n * pieces.size();
+        for (int64_t i = 0; i < records.n_done(); ++i) n_done_ += length(i % chosen.n_made_from);
     }
-    while (records.n_done() < chosen.n_made_from) {
-        // Traces side by side, so that weights are read once for all of them.
+
+    void run() {
+        while (records_.n_done() < records_.n_traces()) {
+            const int64_t piece = records_.n_done() / chosen_.n_made_from;
+            follow(pieces_.read(piece), records_.n_done() % chosen_.n_made_from);
+            with_.tell("following traces", n_done_, n_tokens_);
+        }
+    }
+
+ private:
+    [[nodiscard]] const std::vector<TokenId>& trace(int64_t i) const {
+        return chosen_.all[static_cast<size_t>(i)].tokens;
+    }
+    [[nodiscard]] int64_t length(int64_t i) const { return std::ssize(trace(i)); }
+
+    /// Traces from `first` on, side by side, so that weights are read once for all of them.
+    void follow(const ExactPrefix& exact, int64_t first) {
         std::vector<std::unique_ptr<TraceMemory>> memories;
         std::vector<Lane> lanes;
         int64_t n = 0;
-        for (int64_t i = records.n_done();
-             i < chosen.n_made_from && std::ssize(lanes) < kLanesAtOnce; ++i) {
-            const auto& tokens = chosen.all[static_cast<size_t>(i)].tokens;
-            const int64_t length = std::ssize(tokens);
-            if (n > 0 && n + length > kTokensAtOnce) break;
-            n += length;
+        for (int64_t i = first; i < chosen_.n_made_from && i < first + kLanesAtOnce; ++i) {
+            if (n > 0 && n + length(i) > kTokensAtOnce) break;
+            n += length(i);
             memories.push_back(std::make_unique<TraceMemory>(
-                with.backend, exact, length, keys,
-                [&records](int64_t /*first*/, int64_t /*n*/, std::span<const TracedLayer> layers) {
-                    records.add(layers);
+                with_.backend, exact, length(i), keys_,
+                [this](int64_t /*first*/, int64_t /*n*/, std::span<const TracedLayer> layers) {
+                    records_.add(layers);
                 }));
             lanes.push_back({.memory = memories.back().get(),
-                             .step = {.n = length,
+                             .step = {.n = length(i),
                                       .first_pos = memories.back()->next_position(),
                                       .is_prefill = true},
-                             .tokens = tokens,
+                             .tokens = trace(i),
                              .rows = {},
                              .n_logits = 0});
         }
         // Of this batch only: its graph reads memories that go with it.
-        Evaluator(with.loaded.model(), with.backend).evaluate(lanes);
-        done_tokens += n;
-        with.tell("following traces", done_tokens, all_tokens);
+        Evaluator(with_.loaded.model(), with_.backend).evaluate(lanes);
+        n_done_ += n;
     }
+
+    const PrefixRuntime& with_;
+    PrefixPieces& pieces_;
+    const Chosen& chosen_;
+    PrefixKeys keys_;
+    PrefixRecords& records_;
+    int64_t n_done_ = 0, n_tokens_ = 0;
+};
+
+bool wants_lists(const PrefixBuildOptions& o, const PrefixLayout& at, int64_t k) {
+    if (o.lookup == PrefixLookup::kFaster) return lists_pay(k, at.width());
+    return o.lookup == PrefixLookup::kTwoLevel;
+}
+
+/// The most entries that a budget holds, lists included; whole tiles if it holds one.
+int64_t entries_in(size_t budget, const PrefixBuildOptions& o, const PrefixHeader& h) {
+    const size_t entry = prefix_entry_bytes(h.layout, h.n_layer, o.storage);
+    const auto fits = [&](int64_t k) {
+        const size_t lists =
+            wants_lists(o, h.layout, k) ? prefix_list_bytes(h.layout, h.n_layer, k) : 0;
+        return static_cast<size_t>(k) * entry + lists <= budget;
+    };
+    auto k = static_cast<int64_t>(budget / entry);
+    if (k >= kMatchTile) k = k / kMatchTile * kMatchTile;
+    while (k > 0 && !fits(k)) k -= k > kMatchTile ? kMatchTile : 1;
+    return k;
 }
 
 /// Entries a dictionary may have, and why.
 int64_t choose_k(const PrefixBuildOptions& o, const PrefixHeader& h, size_t cache_bytes,
                  PrefixBuild& told) {
     const int64_t allowed = std::max<int64_t>(1, told.n_records / kRecordsPerEntry);
-    const size_t entry = prefix_entry_bytes(h.layout, h.n_layer, o.storage);
     const bool is_asked = o.k > 0 || o.budget_bytes > 0;
     const size_t budget = o.budget_bytes > 0 ? o.budget_bytes : cache_bytes / 4;
-    int64_t k = o.k > 0 ? o.k : static_cast<int64_t>(budget / entry);
-    if (o.k == 0 && k >= kMatchTile) k = k / kMatchTile * kMatchTile;  // whole tiles are held
-    require(k >= 1, "a budget of ", budget, " bytes is too small: an entry takes ", entry,
-            " bytes over all layers");
+    const int64_t k = o.k > 0 ? o.k : entries_in(budget, o, h);
+    require(k >= 1, "a budget of ", budget, " bytes is too small: an entry takes ",
+            prefix_entry_bytes(h.layout, h.n_layer, o.storage), " bytes over all layers");
     if (k <= allowed) return k;
     require(
         !is_asked || o.is_forced, k, " entries are too many for ", told.n_records, " records: at ",
@@ -158,10 +196,7 @@ void put_book(const fs::path& path, const Codebook& book) {
     put_all(out, book.count);
     put_all(out, book.radius);
     put(out, static_cast<int64_t>(book.whitening.size()));
-    for (const Whitening& w : book.whitening) {
-        put_all(out, w.root);
-        put_all(out, w.inverse);
-    }
+    for (const Whitening& w : book.whitening) put_all(out, w.root);
     out.close();
     if (!out) {
         throw Error(ErrorCode::kExhausted,
@@ -180,10 +215,7 @@ Codebook take_book(const fs::path& path, const PrefixLayout& layout) {
     book.radius = take_all<float>(in, kMost);
     const auto n = take<int64_t>(in);
     for (int64_t i = 0; i < n; ++i) {
-        Whitening w = {.d = layout.d_head, .root = {}, .inverse = {}};
-        w.root = take_all<float>(in, kMost);
-        w.inverse = take_all<float>(in, kMost);
-        book.whitening.push_back(std::move(w));
+        book.whitening.push_back({.d = layout.d_head, .root = take_all<float>(in, kMost)});
     }
     return book;
 }
@@ -231,7 +263,13 @@ Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
             put_book(path, books.back());
             put_book(mean_path, means.back());
         }
-        made.all.add_layer(books);
+        std::vector<EntryLists> lists;
+        if (wants_lists(o, at, header.k)) {
+            for (Codebook& book : books) {
+                lists.push_back(put_in_lists(with.backend, book, o.seed));
+            }
+        }
+        made.all.add_layer(books, lists);
         made.mean.add_layer(means);
         std::ofstream(done, std::ios::binary) << "\n";
         with.tell("clustering layers", layer + 1, header.n_layer);
@@ -241,47 +279,15 @@ Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
 
 }  // namespace
 
-ReadPrefix read_prefix(const PrefixRuntime& with, const PrefixText& text,
-                       const std::string& saved_in) {
-    const ModelConfig& config = with.loaded.config();
-    const int64_t n = std::ssize(text.tokens());
-    require(n < config.n_ctx_train, "the prefix has ", n, " tokens, and this model sees ",
-            config.n_ctx_train, "; build parts of it on their own and join them with 'palimpsest ",
-            "prefix compose'");
-    auto memory =
-        std::make_unique<ExactPrefix>(with.backend, config.memory_shape(), GGML_TYPE_F16, n);
-    ReadPrefix read = {.session = nullptr, .exact = memory.get()};
-    bool is_there = false;
-    if (!saved_in.empty() && fs::exists(saved_in)) {
-        std::ifstream in(saved_in, std::ios::binary);
-        try {
-            memory->load(in);
-            is_there = read.exact->size() == n;
-        } catch (const Error&) {
-            is_there = false;  // an interrupted run's: read it again
-        }
-        if (!is_there) memory->reset();
-    }
-    read.session = std::make_unique<Session>(with.loaded.model(), with.backend, std::move(memory),
-                                             SessionOptions{.n_chunk = with.n_chunk});
-    if (is_there) return read;
-    read.session->feed(text.tokens(), {.on_progress = [&](int64_t done, int64_t total) {
-                           with.tell("reading the prefix", done, total);
-                           return true;
-                       }});
-    if (!saved_in.empty()) {
-        std::ofstream out(saved_in, std::ios::binary);
-        read.exact->save(out);
-    }
-    return read;
-}
-
 PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
                          const std::vector<TraceText>& traces, const PrefixBuildOptions& o) {
     const ModelConfig& config = with.loaded.config();
     const MemoryShape shape = config.memory_shape();
     PrefixBuild built;
-    const Chosen chosen = choose(with, text, traces, o, built);
+    require(o.n_chunks == 1 || !o.keep_exact,
+            "the gate reads a whole prefix, and one in pieces has none; leave --keep-exact out");
+    PrefixPieces pieces(with, text, o.n_chunks);
+    const Chosen chosen = choose(config.n_ctx_train - pieces.end(), text, traces, o, built);
     PrefixHeader h;
     set_hashes(h, with.loaded.file());
     h.name = o.name;
@@ -300,25 +306,24 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
     h.is_whitened = o.whiten;
     h.seed = static_cast<int64_t>(o.seed);
     h.n_traces = chosen.n_made_from;
+    h.n_chunks = pieces.size();
+    h.chunks_end = pieces.end();
     std::vector<int64_t> lengths;
-    for (int64_t i = 0; i < chosen.n_made_from; ++i) {
-        lengths.push_back(std::ssize(chosen.all[static_cast<size_t>(i)].tokens));
-        h.n_trace_tokens += lengths.back();
+    for (int64_t i = 0; i < h.n_chunks * h.n_traces; ++i) {
+        lengths.push_back(std::ssize(chosen.all[static_cast<size_t>(i % h.n_traces)].tokens));
+        if (i < h.n_traces) h.n_trace_tokens += lengths.back();
     }
-    built.n_records = h.n_trace_tokens * h.layout.rows();
+    built.n_records = h.n_chunks * h.n_trace_tokens * h.layout.rows();
     built.cache_bytes =
         static_cast<size_t>(shape.n_layer * shape.n_head_kv * shape.d_head * std::ssize(h.tokens)) *
         2 * sizeof(ggml_fp16_t);
     h.k = choose_k(o, h, built.cache_bytes, built);
 
-    PrefixRecords records(o.work_folder, purpose_of(with, text, chosen, o.keys), shape, lengths);
+    PrefixRecords records(o.work_folder, purpose_of(with, pieces, chosen, o.keys), shape, lengths);
+    pieces.wait_in(records.folder().string());
     auto start = Clock::now();
-    const ReadPrefix prefix =
-        read_prefix(with, text, (records.folder() / "prefix.entries").string());
-    built.prefill_s = seconds_since(start);
-    start = Clock::now();
-    record(with, *prefix.exact, chosen, o.keys, records);
-    built.traces_s = seconds_since(start);
+    Recording(with, pieces, chosen, o.keys, records).run();
+    built.traces_s = seconds_since(start) - pieces.seconds_reading();
     start = Clock::now();
     Dictionaries made = cluster(with, records, h, o);
     built.clustering_s = seconds_since(start);
@@ -326,18 +331,19 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
         for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
             std::vector<EntryRows> heads;
             for (int64_t i = 0; i < shape.n_head_kv; ++i) {
-                heads.push_back(prefix.exact->rows(layer, i));
+                heads.push_back(pieces.read(0).rows(layer, i));
             }
             made.all.set_exact(layer, heads);
         }
     }
+    built.prefill_s = pieces.seconds_reading();
     start = Clock::now();
     PrefixHeader mean_header = h;
     mean_header.is_whitened = false;
-    built.errors = check_prefix(
-        with, *prefix.exact, std::make_shared<const PrefixDocument>(made.all.document(h)),
-        std::make_shared<const PrefixDocument>(made.mean.document(mean_header)),
-        std::span(chosen.all).subspan(static_cast<size_t>(chosen.n_made_from)));
+    built.errors =
+        pieces.check(std::make_shared<const PrefixDocument>(made.all.document(h)),
+                     std::make_shared<const PrefixDocument>(made.mean.document(mean_header)),
+                     std::span(chosen.all).subspan(static_cast<size_t>(chosen.n_made_from)));
     built.checking_s = seconds_since(start);
     made.all.set_floors(built.errors.floors);
     h.n_held_out = built.errors.n_traces;
@@ -411,7 +417,7 @@ std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& t
     }
     if (std::ssize(traces) == n) return traces;
     const Tokenizer& tokenizer = with.loaded.require_tokenizer();
-    const ReadPrefix prefix = read_prefix(with, text, saved_in + ".entries");
+    const ReadPrefix prefix = read_prefix(with, text, {.saved_in = saved_in + ".entries"});
     const int64_t room = with.loaded.config().n_ctx_train - std::ssize(text.tokens());
     const auto say = [&](const std::string& request, const GenerateOptions& options) {
         const std::vector<Segment> tokens = text.request({{request}});

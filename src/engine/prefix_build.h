@@ -5,10 +5,13 @@
 #include <vector>
 
 #include "engine/prefix_check.h"
+#include "engine/prefix_pieces.h"
 #include "engine/prefix_text.h"
-#include "engine/session.h"
 
 namespace palimpsest {
+
+/// How a dictionary is looked through: as a whole, or in lists of alike entries.
+enum class PrefixLookup { kLinear, kTwoLevel, kFaster };
 
 struct PrefixBuildOptions {
     std::string name;           // of the document
@@ -20,9 +23,11 @@ struct PrefixBuildOptions {
     int64_t k = 0;            // entries; 0: what the budget holds
     size_t budget_bytes = 0;  // of held bytes; 0: a quarter of the prefix's cache
     uint64_t seed = 1;        // of the clustering
+    int64_t n_chunks = 1;     // pieces that the prefix is read in, apart from each other
     int64_t n_held_out = 64;  // traces that are only checked with, at most an eighth of all
     bool is_forced = false;   // more entries than the records allow
     bool keep_exact = false;  // the prefix's own entries in the file, for the gate
+    PrefixLookup lookup = PrefixLookup::kFaster;
     Aggregation aggregation = Aggregation::kWeighted;
     std::string work_folder;  // where records wait; it is removed when all is done
 };
@@ -37,17 +42,11 @@ struct PrefixBuild {
     double prefill_s = 0, traces_s = 0, clustering_s = 0, checking_s = 0;  // of this run
 };
 
-/// Reads a prefix; the Session owns the memory that `exact` points to.
-struct ReadPrefix {
-    std::unique_ptr<Session> session;
-    const ExactPrefix* exact = nullptr;
-};
-ReadPrefix read_prefix(const PrefixRuntime& with, const PrefixText& text,
-                       const std::string& saved_in = "");
-
-/// Section 6.1 of the specification. Throws kInvalidArgument for what cannot be: a prefix longer
-/// than the model's window, no usable traces, more entries than records / 8. An interrupted build
-/// goes on from what its work folder has.
+/// Section 6.1 of the specification. A prefix in pieces has the records of all of them in the same
+/// clusters, whose sums are means (section 3.4): every piece has an attention sink of its own.
+/// Throws kInvalidArgument for what cannot be: a prefix longer than the model's window, no usable
+/// traces, more entries than records / 8. An interrupted build goes on from what its work folder
+/// has.
 PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
                          const std::vector<TraceText>& traces, const PrefixBuildOptions& options);
 

@@ -204,55 +204,104 @@ ShareInterval wilson(int64_t hits, int64_t n) {
     return {.low = (middle - half) / by, .high = (middle + half) / by};
 }
 
+namespace {
+
+/// Both regimes of one document, trace after trace.
+class Checking {
+ public:
+    Checking(const PrefixRuntime& with, std::shared_ptr<const PrefixDocument> document,
+             std::shared_ptr<const PrefixDocument> mean_state)
+        : with_(with),
+          document_(std::move(document)),
+          mean_state_(std::move(mean_state)),
+          shape_(with.loaded.config().memory_shape()),
+          regime_(*document_, shape_) {}
+
+    void add(const ExactPrefix& exact, const TraceTokens& trace) {
+        const int64_t n = std::ssize(trace.tokens);
+        const auto on_step = [&](int64_t first, int64_t count, std::span<const TracedLayer> seen) {
+            regime_.add(first, count, seen, trace.answer);
+        };
+        const auto full =
+            logits_of(trace, std::make_unique<TraceMemory>(with_.backend, exact, n,
+                                                           document_->header().keys, on_step));
+        const auto width = static_cast<size_t>(with_.loaded.config().n_vocab);
+        compare(full, logits_with(trace, document_), width, memory_);
+        if (mean_state_) compare(full, logits_with(trace, mean_state_), width, mean_);
+        compare(full, logits_with(trace, nullptr), width, none_);
+    }
+
+    [[nodiscard]] PrefixErrors errors() const {
+        PrefixErrors errors = regime_.errors();
+        errors.memory = memory_;
+        errors.mean_state = mean_;
+        errors.no_prefix = none_;
+        for (PrefixAgreement* a : {&errors.memory, &errors.mean_state, &errors.no_prefix}) {
+            a->divergence /= static_cast<double>(std::max<int64_t>(1, a->n));
+        }
+        return errors;
+    }
+
+ private:
+    std::vector<float> logits_of(const TraceTokens& trace, std::unique_ptr<ContextMemory> of) {
+        Session session(with_.loaded.model(), with_.backend, std::move(of),
+                        {.n_chunk = with_.n_chunk});
+        return answer_logits(session, trace, with_.loaded.config().n_vocab);
+    }
+
+    std::vector<float> logits_with(const TraceTokens& trace,
+                                   const std::shared_ptr<const PrefixDocument>& document) {
+        KvCacheOptions options = {.n_ctx = std::ssize(trace.tokens)};
+        if (document) options.prefix.documents = {document};
+        return logits_of(trace, std::make_unique<KvCache>(with_.backend, shape_, options));
+    }
+
+    const PrefixRuntime& with_;
+    std::shared_ptr<const PrefixDocument> document_, mean_state_;
+    MemoryShape shape_;
+    ExactRegime regime_;
+    PrefixAgreement memory_, mean_, none_;
+};
+
+}  // namespace
+
+PrefixErrors check_prefix(const PrefixRuntime& with, const ExactPrefixes& exact,
+                          const std::shared_ptr<const PrefixDocument>& document,
+                          const std::shared_ptr<const PrefixDocument>& mean_state,
+                          std::span<const TraceTokens> traces) {
+    Checking checking(with, document, mean_state);
+    const int64_t n = std::ssize(traces);
+    for (int64_t i = 0; i < exact.n; ++i) {
+        const ExactPrefix& one = exact.read(i);
+        for (int64_t t = 0; t < n; ++t) {
+            checking.add(one, traces[static_cast<size_t>(t)]);
+            with.tell("checking", i * n + t + 1, exact.n * n);
+        }
+    }
+    PrefixErrors errors = checking.errors();
+    errors.n_traces = n;
+    errors.n_pieces = exact.n;
+    return errors;
+}
+
 PrefixErrors check_prefix(const PrefixRuntime& with, const ExactPrefix& exact,
                           const std::shared_ptr<const PrefixDocument>& document,
                           const std::shared_ptr<const PrefixDocument>& mean_state,
                           std::span<const TraceTokens> traces) {
-    const MemoryShape& shape = exact.shape();
-    const Model& model = with.loaded.model();
-    const int64_t n_vocab = model.config().n_vocab;
-    ExactRegime regime(*document, shape);
-    PrefixAgreement memory;
-    PrefixAgreement mean;
-    PrefixAgreement none;
-    int64_t done = 0;
-    for (const TraceTokens& trace : traces) {
-        const int64_t n = std::ssize(trace.tokens);
-        const auto logits_of = [&](std::unique_ptr<ContextMemory> of) {
-            Session session(model, with.backend, std::move(of), {.n_chunk = with.n_chunk});
-            return answer_logits(session, trace, n_vocab);
-        };
-        const auto on_step = [&](int64_t first, int64_t count, std::span<const TracedLayer> seen) {
-            regime.add(first, count, seen, trace.answer);
-        };
-        const auto full = logits_of(std::make_unique<TraceMemory>(
-            with.backend, exact, n, document->header().keys, on_step));
-        const auto with_document = [&](const std::shared_ptr<const PrefixDocument>& d) {
-            KvCacheOptions options = {.n_ctx = n};
-            if (d) options.prefix.documents = {d};
-            return logits_of(std::make_unique<KvCache>(with.backend, shape, options));
-        };
-        const auto width = static_cast<size_t>(n_vocab);
-        compare(full, with_document(document), width, memory);
-        if (mean_state) compare(full, with_document(mean_state), width, mean);
-        compare(full, with_document(nullptr), width, none);
-        with.tell("checking", ++done, std::ssize(traces));
-    }
-    PrefixErrors errors = regime.errors();
-    for (PrefixAgreement* a : {&memory, &mean, &none}) {
-        a->divergence /= static_cast<double>(std::max<int64_t>(1, a->n));
-    }
-    errors.memory = memory;
-    errors.mean_state = mean;
-    errors.no_prefix = none;
-    errors.n_traces = std::ssize(traces);
-    return errors;
+    return check_prefix(
+        with, {.n = 1, .read = [&](int64_t /*i*/) -> const ExactPrefix& { return exact; }},
+        document, mean_state, traces);
 }
 
 std::string errors_for_people(const PrefixErrors& e) {
     std::array<char, 160> line{};
-    std::string out = cat("errors on ", e.n_traces, " held-out traces, ", e.n_positions,
-                          " positions, hidden states exact\n");
+    std::string out =
+        cat("errors on ", e.n_traces, " held-out traces, ", e.n_positions,
+            " positions, hidden states exact",
+            e.n_pieces > 1 ? cat(";\nthe whole prefix is longer than the model's ",
+                                 "window: against each of its ", e.n_pieces, " pieces alone")
+                           : std::string(),
+            "\n");
     std::snprintf(line.data(), line.size(),
                   "  E_out    mean %.3f   worst layer %.3f   at the answer %.3f   (good: %.3f, "
                   "%.3f)\n",
@@ -266,7 +315,8 @@ std::string errors_for_people(const PrefixErrors& e) {
                       static_cast<int>(i), l.e_out, l.e_state, l.e_lse, l.e_weight);
         out += line.data();
     }
-    out += "agreement with the full prefix at answers, hidden states its own\n";
+    out += cat("agreement with ", e.n_pieces > 1 ? "the pieces" : "the full prefix",
+               " at answers, hidden states its own\n");
     const auto row = [&](const char* what, const PrefixAgreement& a) {
         if (a.n == 0) return;
         const ShareInterval i = wilson(a.same, a.n);

@@ -38,6 +38,7 @@ struct PrefixErrors {
     double e_out = 0, e_out_worst = 0, e_out_answer = 0;
     PrefixAgreement memory, mean_state, no_prefix;  // mean_state: one entry for all queries
     int64_t n_traces = 0, n_positions = 0;
+    int64_t n_pieces = 1;       // of the prefix, each measured against on its own
     std::vector<float> floors;  // [layer][codebook]: first percentile of similarities
 
     /// Default acceptance; from a pilot with the default model.
@@ -67,7 +68,19 @@ struct PrefixRuntime {
     void tell(std::string_view phase, int64_t done, int64_t total) const;
 };
 
-/// Checks a document against the exact prefix. `mean_state` may be nullptr.
+/// Exact prefixes, one after another; what `read` returns lasts until its next call.
+struct ExactPrefixes {
+    int64_t n = 0;
+    std::function<const ExactPrefix&(int64_t i)> read;
+};
+
+/// Checks a document against every one of some prefixes. `mean_state` may be nullptr.
+PrefixErrors check_prefix(const PrefixRuntime& with, const ExactPrefixes& exact,
+                          const std::shared_ptr<const PrefixDocument>& document,
+                          const std::shared_ptr<const PrefixDocument>& mean_state,
+                          std::span<const TraceTokens> traces);
+
+/// Checks a document against one.
 PrefixErrors check_prefix(const PrefixRuntime& with, const ExactPrefix& exact,
                           const std::shared_ptr<const PrefixDocument>& document,
                           const std::shared_ptr<const PrefixDocument>& mean_state,

@@ -26,6 +26,17 @@ std::vector<TokenId> flat(const std::vector<Segment>& segments) {
     return tokens;
 }
 
+/// Where to cut a text: after a line that ends within `reach` before `at`, after a word, or between
+/// characters.
+size_t cut_near(std::string_view text, size_t at, size_t reach) {
+    for (const char border : {'\n', ' '}) {
+        const size_t found = text.rfind(border, at - 1);
+        if (found != std::string_view::npos && found + 1 + reach > at) return found + 1;
+    }
+    while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0U) == 0x80U) ++at;
+    return at;
+}
+
 }  // namespace
 
 std::vector<TraceText> parse_traces(std::string_view lines) {
@@ -72,6 +83,20 @@ PrefixText::PrefixText(const Tokenizer& tokenizer, std::string text, bool is_raw
     const std::vector<TokenId> other = flat(whole({{"Z"}}));
     const auto [end, ignored] = std::ranges::mismatch(one, other);
     tokens_.assign(one.begin(), end);
+}
+
+std::vector<PrefixText> PrefixText::pieces(int64_t n) const {
+    std::vector<PrefixText> all;
+    const size_t size = text_.size() / static_cast<size_t>(n);
+    require(size > 0, "a text of ", text_.size(), " bytes has no ", n, " pieces");
+    size_t begin = 0;
+    for (int64_t i = 1; i <= n; ++i) {
+        const size_t end =
+            i == n ? text_.size() : cut_near(text_, static_cast<size_t>(i) * size, size / 4);
+        all.emplace_back(tokenizer_, text_.substr(begin, end - begin), is_raw_);
+        begin = end;
+    }
+    return all;
 }
 
 std::vector<Segment> PrefixText::whole(const std::vector<TextPart>& parts) const {

@@ -37,6 +37,10 @@ class PrefixText {
     [[nodiscard]] bool is_raw() const { return is_raw_; }
     [[nodiscard]] const std::vector<TokenId>& tokens() const { return tokens_; }
 
+    /// The text in n pieces about as long as each other, each a prefix of its own; lines stay
+    /// whole where they can, words otherwise. Throws kInvalidArgument if there is too little text.
+    [[nodiscard]] std::vector<PrefixText> pieces(int64_t n) const;
+
     /// What follows the prefix: a request, up to where its answer begins. Throws kInvalidArgument
     /// if the prefix is not the beginning of prefix and request.
     [[nodiscard]] std::vector<Segment> request(const std::vector<TextPart>& parts) const;

@@ -104,11 +104,10 @@ std::span<float> row(std::vector<float>& of, int64_t i, int64_t width) {
 }
 
 /// out = whitening of every block of x.
-void whiten(const std::vector<Whitening>& by, bool twice, std::span<const float> x,
-            std::span<float> out) {
+void whiten(const std::vector<Whitening>& by, std::span<const float> x, std::span<float> out) {
     for (size_t b = 0; b < by.size(); ++b) {
         const auto d = static_cast<size_t>(by[b].d);
-        multiply(twice ? by[b].inverse : by[b].root, x.subspan(b * d, d), out.subspan(b * d, d));
+        multiply(by[b].root, x.subspan(b * d, d), out.subspan(b * d, d));
     }
 }
 
@@ -137,24 +136,27 @@ Codebook finished(const StateMoments& moments, int64_t n_cluster, const StateRec
 
 }  // namespace
 
-std::vector<float> Codebook::lookup_keys() const {
-    std::vector<float> keys(queries.size());
-    std::vector<float> turned(static_cast<size_t>(width()));
+std::vector<float> Codebook::directions() const {
+    std::vector<float> all = queries;
     for (int64_t i = 0; i < size(); ++i) {
-        const std::span<const float> q = row(queries, i, width());
-        const std::span<float> key = row(keys, i, width());
-        if (whitening.empty()) {
-            std::ranges::copy(q, key.begin());
-            std::ranges::copy(q, turned.begin());
-        } else {
-            whiten(whitening, true, q, key);
-            whiten(whitening, false, q, turned);
-        }
-        const float by = length(turned);
-        for (float& x : key) x = by > 0 ? x / by : 0;
+        const std::span<float> direction = row(all, i, width());
+        whiten(whitening, row(queries, i, width()), direction);
+        const float by = length(direction);
+        for (float& x : direction) x = by > 0 ? x / by : 0;
     }
-    return keys;
+    return all;
 }
+
+std::vector<float> Codebook::keys_towards(std::vector<float> directions) const {
+    // (W q) . u = q . (W u), for W is symmetric.
+    const std::vector<float> turned = directions;
+    for (int64_t i = 0; i * width() < std::ssize(turned); ++i) {
+        whiten(whitening, row(turned, i, width()), row(directions, i, width()));
+    }
+    return directions;
+}
+
+std::vector<float> Codebook::lookup_keys() const { return keys_towards(directions()); }
 
 Codebook build_codebook(const Backend& backend, const StateRecords& records,
                         const CodebookOptions& options) {
@@ -169,7 +171,7 @@ Codebook build_codebook(const Backend& backend, const StateRecords& records,
         }
         whitened.resize(records.keys.size());
         for (int64_t i = 0; i < records.size(); ++i) {
-            whiten(whitening, false, row(records.keys, i, width), row(whitened, i, width));
+            whiten(whitening, row(records.keys, i, width), row(whitened, i, width));
         }
     }
     const Clustering clusters = k_means(backend, options.whiten ? whitened : records.keys, width,

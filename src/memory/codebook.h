@@ -65,6 +65,10 @@ struct Codebook {
 
     [[nodiscard]] int64_t width() const { return n_block * d_head; }
     [[nodiscard]] int64_t size() const { return std::ssize(count); }
+    /// [n][width]: mean queries of length 1, whitened if keys are. Zeros stay zeros.
+    [[nodiscard]] std::vector<float> directions() const;
+    /// What a query is multiplied with to be compared with directions [m][width].
+    [[nodiscard]] std::vector<float> keys_towards(std::vector<float> directions) const;
     /// [n][width]: the cosine of a query with an entry is query . key / |query|, the query's length
     /// taken after whitening; so the largest product is the nearest entry.
     [[nodiscard]] std::vector<float> lookup_keys() const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <random>
@@ -178,6 +179,16 @@ std::vector<float> thinned(std::span<const float> points, int64_t d, int64_t mos
     return some;
 }
 
+void to_unit_length(std::vector<float>& rows, int64_t d) {
+    for (size_t at = 0; at < rows.size(); at += static_cast<size_t>(d)) {
+        const auto row = std::span(rows).subspan(at, static_cast<size_t>(d));
+        double sum = 0;
+        for (const float x : row) sum += double{x} * double{x};
+        const auto by = static_cast<float>(std::sqrt(sum));
+        for (float& x : row) x = by > 0 ? x / by : 0;
+    }
+}
+
 }  // namespace
 
 Clustering k_means(const Backend& backend, std::span<const float> points, int64_t d,
@@ -198,7 +209,9 @@ Clustering k_means(const Backend& backend, std::span<const float> points, int64_
     while (!is_settled && result.rounds < options.max_rounds) {
         ++result.rounds;
         is_settled = lloyd.assign(result.centroids, result.nearest) <= few;
-        if (!is_settled) lloyd.move(result.nearest, result.centroids);
+        if (is_settled) break;
+        lloyd.move(result.nearest, result.centroids);
+        if (options.is_spherical) to_unit_length(result.centroids, d);
     }
     if (some.empty()) {
         if (!is_settled) lloyd.assign(result.centroids, result.nearest);

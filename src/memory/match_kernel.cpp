@@ -41,19 +41,47 @@ HWY_INLINE MatchVector load_keys(const int8_t* at) {
     return hn::ConvertTo(kMatchF32, hn::PromoteTo(whole, hn::LoadU(narrow, at)));
 }
 
-/// Looks through the scores of one tile for one row.
-HWY_INLINE void raise_match(const MatchKeys& keys, int64_t tile, const float* scores, Match& best) {
-    const int64_t first = tile * kMatchTile;
-    const int64_t n = std::min(kMatchTile, keys.n - first);
-    for (int64_t t = 0; t < n; ++t) {
-        if (scores[t] > best.score) best = {.index = first + t, .score = scores[t]};
-    }
-}
+/// Takes the best of every row's scores.
+struct TakeBest {
+    const MatchKeys& keys;
+    Match* best;
 
-template <typename T, int kRows>
+    HWY_INLINE void take(int64_t row, int64_t tile, const MatchVector* scores) const {
+        MatchVector most = hn::Set(kMatchF32, -HUGE_VALF);
+        for (size_t v = 0; v < kMatchVectors; ++v) most = hn::Max(most, scores[v]);
+        // Most tiles have nothing better: one comparison says so.
+        if (!(hn::GetLane(hn::MaxOfLanes(kMatchF32, most)) > best[row].score)) return;
+        alignas(64) float all[kMatchTile];
+        for (size_t v = 0; v < kMatchVectors; ++v) {
+            hn::Store(scores[v], kMatchF32, all + v * kMatchLanes);
+        }
+        const int64_t first = tile * kMatchTile;
+        const int64_t n = std::min(kMatchTile, keys.n - first);
+        for (int64_t t = 0; t < n; ++t) {
+            if (all[t] > best[row].score) best[row] = {.index = first + t, .score = all[t]};
+        }
+    }
+};
+
+/// Takes all scores of every row.
+struct TakeAll {
+    float* scores;
+    int64_t row_length;
+
+    HWY_INLINE void take(int64_t row, int64_t tile, const MatchVector* from) const {
+        float* to = scores + row * row_length + tile * kMatchTile;
+        for (size_t v = 0; v < kMatchVectors; ++v) {
+            hn::StoreU(from[v], kMatchF32, to + v * kMatchLanes);
+        }
+    }
+};
+
+/// Rows [first_row, first_row + kRows) against one tile.
+template <typename T, int kRows, typename Taker>
 HWY_INLINE void match_tile(const MatchKeys& keys, const float* queries, int64_t stride,
-                           int64_t tile, Match* best) {
+                           int64_t tile, int64_t first_row, const Taker& taker) {
     const auto* columns = reinterpret_cast<const T*>(keys.tiles) + tile * keys.d * kMatchTile;
+    queries += first_row * stride;
     MatchVector sum[size_t{kRows}][kMatchVectors];
     for (int r = 0; r < kRows; ++r) {
         for (size_t v = 0; v < kMatchVectors; ++v) sum[r][v] = hn::Zero(kMatchF32);
@@ -79,57 +107,67 @@ HWY_INLINE void match_tile(const MatchKeys& keys, const float* queries, int64_t 
         bias[t] = keys.bias != nullptr && t < n ? keys.bias[first + t] : 0.0F;
     }
     for (int r = 0; r < kRows; ++r) {
-        alignas(64) float scores[kMatchTile];
-        MatchVector most = hn::Set(kMatchF32, -HUGE_VALF);
         for (size_t v = 0; v < kMatchVectors; ++v) {
-            const MatchVector s =
-                hn::MulAdd(sum[r][v], hn::Load(kMatchF32, scale + v * kMatchLanes),
-                           hn::Load(kMatchF32, bias + v * kMatchLanes));
-            hn::Store(s, kMatchF32, scores + v * kMatchLanes);
-            most = hn::Max(most, s);
+            sum[r][v] = hn::MulAdd(sum[r][v], hn::Load(kMatchF32, scale + v * kMatchLanes),
+                                   hn::Load(kMatchF32, bias + v * kMatchLanes));
         }
-        // Most tiles have nothing better: one comparison says so.
-        if (hn::GetLane(hn::MaxOfLanes(kMatchF32, most)) > best[r].score) {
-            raise_match(keys, tile, scores, best[r]);
-        }
+        taker.take(first_row + r, tile, sum[r]);
     }
 }
 
-template <typename T>
-void match(const MatchKeys& keys, const float* queries, int64_t stride, int64_t begin, int64_t end,
-           std::span<Match> best) {
-    const auto n = static_cast<int64_t>(best.size());
+template <typename T, typename Taker>
+void match_rows(const MatchKeys& keys, const float* queries, int64_t stride, int64_t begin,
+                int64_t end, int64_t n_rows, const Taker& taker) {
     // A block of tiles stays in the cache while all rows pass it.
     const int64_t tile_bytes = keys.d * kMatchTile * static_cast<int64_t>(sizeof(T));
     const int64_t block = std::max<int64_t>(1, 128 * 1024 / tile_bytes);
     for (int64_t first = begin; first < end; first += block) {
         const int64_t last = std::min(end, first + block);
-        for (int64_t r = 0; r < n;) {
-            const float* q = queries + r * stride;
-            Match* to = best.data() + r;
-            if (n - r >= kMatchRows) {
+        for (int64_t r = 0; r < n_rows;) {
+            if (n_rows - r >= kMatchRows) {
                 for (int64_t t = first; t < last; ++t) {
-                    match_tile<T, kMatchRows>(keys, q, stride, t, to);
+                    match_tile<T, kMatchRows>(keys, queries, stride, t, r, taker);
                 }
                 r += kMatchRows;
-            } else if (kMatchRows > 3 && n - r >= 3) {
-                for (int64_t t = first; t < last; ++t) match_tile<T, 3>(keys, q, stride, t, to);
+            } else if (kMatchRows > 3 && n_rows - r >= 3) {
+                for (int64_t t = first; t < last; ++t) {
+                    match_tile<T, 3>(keys, queries, stride, t, r, taker);
+                }
                 r += 3;
             } else {
-                for (int64_t t = first; t < last; ++t) match_tile<T, 1>(keys, q, stride, t, to);
+                for (int64_t t = first; t < last; ++t) {
+                    match_tile<T, 1>(keys, queries, stride, t, r, taker);
+                }
                 r += 1;
             }
         }
     }
 }
 
+template <typename Taker>
+void match(const MatchKeys& keys, const float* queries, int64_t stride, int64_t begin, int64_t end,
+           int64_t n_rows, const Taker& taker) {
+    if (keys.type == GGML_TYPE_F32) {
+        match_rows<float>(keys, queries, stride, begin, end, n_rows, taker);
+    } else if (keys.type == GGML_TYPE_F16) {
+        match_rows<hwy::float16_t>(keys, queries, stride, begin, end, n_rows, taker);
+    } else {
+        match_rows<int8_t>(keys, queries, stride, begin, end, n_rows, taker);
+    }
+}
+
 void best_matches_impl(const MatchKeys& keys, const float* queries, int64_t stride, int64_t begin,
                        int64_t end, std::span<Match> best) {
-    if (keys.type == GGML_TYPE_F32) return match<float>(keys, queries, stride, begin, end, best);
-    if (keys.type == GGML_TYPE_F16) {
-        return match<hwy::float16_t>(keys, queries, stride, begin, end, best);
-    }
-    match<int8_t>(keys, queries, stride, begin, end, best);
+    const TakeBest taker = {.keys = keys, .best = best.data()};
+    match(keys, queries, stride, begin, end, static_cast<int64_t>(best.size()), taker);
+}
+
+void all_matches_impl(const MatchKeys& keys, const float* queries, int64_t stride,
+                      std::span<float> scores) {
+    const int64_t row_length = keys.n_tiles() * kMatchTile;
+    const TakeAll taker = {.scores = scores.data(), .row_length = row_length};
+    match(keys, queries, stride, 0, keys.n_tiles(),
+          static_cast<int64_t>(scores.size()) / row_length, taker);
 }
 
 }  // namespace palimpsest::HWY_NAMESPACE
@@ -143,6 +181,13 @@ HWY_EXPORT(best_matches_impl);
 void best_matches(const MatchKeys& keys, const float* queries, int64_t stride, int64_t begin,
                   int64_t end, std::span<Match> best) {
     HWY_DYNAMIC_DISPATCH(best_matches_impl)(keys, queries, stride, begin, end, best);
+}
+
+HWY_EXPORT(all_matches_impl);
+
+void all_matches(const MatchKeys& keys, const float* queries, int64_t stride,
+                 std::span<float> scores) {
+    HWY_DYNAMIC_DISPATCH(all_matches_impl)(keys, queries, stride, scores);
 }
 
 size_t match_bytes(ggml_type type, int64_t n, int64_t d) {

@@ -35,6 +35,11 @@ struct Match {
 void best_matches(const MatchKeys& keys, const float* queries, int64_t stride, int64_t begin,
                   int64_t end, std::span<Match> best);
 
+/// Every key's score for every row of queries: scores[r][n_tiles * kMatchTile]; those past the last
+/// key mean nothing.
+void all_matches(const MatchKeys& keys, const float* queries, int64_t stride,
+                 std::span<float> scores);
+
 /// Bytes of so many keys in tiles.
 [[nodiscard]] size_t match_bytes(ggml_type type, int64_t n, int64_t d);
 

@@ -49,6 +49,20 @@ void check_part(const PrefixPart& part, ggml_type type, const Shape& shape) {
     }
 }
 
+std::span<const int32_t> list_starts(const PrefixLayer& l, int64_t codebook) {
+    const int64_t n = l.list_start.shape[0];
+    return {values_of<int32_t>(l.list_start) + codebook * n, static_cast<size_t>(n)};
+}
+
+/// Lists must hold every entry once. Those past the last that is needed are empty.
+void check_lists(const PrefixLayer& l, int64_t codebook, int32_t n_entries) {
+    const std::span<const int32_t> start = list_starts(l, codebook);
+    if (start.size() < 2 || start.front() != 0 || start.back() != n_entries ||
+        !std::ranges::is_sorted(start)) {
+        corrupt(cat("its lists do not cover the ", n_entries, " entries of a dictionary"));
+    }
+}
+
 /// Every part's type and shape; every count and value that an index or a loop comes from.
 void check_layer(PrefixLayer& l, const PrefixHeader& h) {
     const PrefixLayout& at = h.layout;
@@ -69,6 +83,14 @@ void check_layer(PrefixLayer& l, const PrefixHeader& h) {
         if (t == &l.count) check_part(part, GGML_TYPE_I32, {c, 1, 1, 1});
         if (t == &l.occupancy) check_part(part, GGML_TYPE_I32, {k, c, 1, 1});
         if (t == &l.radius) check_part(part, GGML_TYPE_F32, {k, c, 1, 1});
+        if (t == &l.list_keys) {
+            const int64_t n = l.list_start.shape[0] - 1;
+            check_part(part, GGML_TYPE_F16,
+                       {kMatchTile, at.width(), (n + kMatchTile - 1) / kMatchTile, c});
+        }
+        if (t == &l.list_start) {
+            check_part(part, GGML_TYPE_I32, {l.list_start.shape[0], c, 1, 1});
+        }
         if (t == &l.whitening) {
             check_part(part, GGML_TYPE_F32, {at.d_head, at.d_head, at.blocks(), c});
         }
@@ -83,9 +105,12 @@ void check_layer(PrefixLayer& l, const PrefixHeader& h) {
     // Lookups number entries in f32.
     if (k > int64_t{1} << 24) corrupt(cat("a dictionary has room for ", k, " entries"));
     if (l.exact_k.data.empty() != l.exact_v.data.empty()) corrupt("half of the prefix is missing");
+    if (l.list_keys.data.empty() != l.list_start.data.empty())
+        corrupt("half of its lists is missing");
     for (int64_t i = 0; i < c; ++i) {
         const int32_t n = values_of<int32_t>(l.count)[i];
         if (n < 1 || n > k) corrupt(cat("a dictionary has ", n, " entries of ", k));
+        if (!l.list_start.data.empty()) check_lists(l, i, n);
     }
 }
 
@@ -99,7 +124,19 @@ bool is_layout(const PrefixLayout& l) {
 
 size_t bytes_of(const PrefixLayer& l) {
     return l.keys.data.size() + l.key_scale.data.size() + l.values.data.size() +
-           l.value_scale.data.size() + l.lse.data.size() + l.whitening.data.size();
+           l.value_scale.data.size() + l.lse.data.size() + l.whitening.data.size() +
+           l.list_keys.data.size() + l.list_start.data.size();
+}
+
+/// Bytes of keys that one row's lookup reads, in the mean over codebooks.
+size_t bytes_matched(const PrefixLayer& l, const PrefixLayout& at) {
+    const size_t all =
+        (l.keys.data.size() + l.key_scale.data.size()) / static_cast<size_t>(at.n_codebooks());
+    const int64_t n_lists = l.list_start.shape[0] - 1;
+    if (l.list_keys.data.empty() || n_lists <= kListsOpened) return all;
+    const size_t lists = (l.list_keys.data.size() + l.list_start.data.size()) /
+                         static_cast<size_t>(at.n_codebooks());
+    return lists + all * kListsOpened / static_cast<size_t>(n_lists);
 }
 
 }  // namespace
@@ -115,6 +152,8 @@ std::vector<PrefixPart> parts_of(PrefixLayer& l, const PrefixHeader& h) {
             {"count", &l.count},
             {"occupancy", &l.occupancy},
             {"radius", &l.radius},
+            {"list_keys", &l.list_keys, false},
+            {"list_start", &l.list_start, false},
             {"whitening", &l.whitening, h.is_whitened},
             {"floor", &l.floor, false},
             {"exact_k", &l.exact_k, false},
@@ -126,10 +165,20 @@ PrefixDocument::PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> lay
     : header_(std::move(header)), layers_(std::move(layers)), owner_(std::move(owner)) {
     if (!is_layout(header_.layout)) corrupt("its heads are impossible");
     if (header_.tokens.empty()) corrupt("it has no prefix");
+    const bool has_end = header_.chunks_end > 0 && header_.chunks_end <= int64_t{1} << 30;
+    if (header_.n_chunks < 1 || (header_.n_chunks > 1 && !has_end)) {
+        corrupt("its pieces are impossible");
+    }
+    if (header_.n_chunks > 1 && !layers_.empty() && has_exact()) {
+        corrupt("its prefix is in pieces, and yet in one");
+    }
     if (layers_.empty() || std::ssize(layers_) != header_.n_layer) {
         corrupt(cat("it has ", layers_.size(), " of ", header_.n_layer, " layers"));
     }
-    for (PrefixLayer& l : layers_) check_layer(l, header_);
+    for (PrefixLayer& l : layers_) {
+        check_layer(l, header_);
+        if (l.list_keys.data.empty() == has_lists()) corrupt("not all layers have lists");
+    }
 }
 
 int64_t PrefixDocument::count(int64_t layer, int64_t codebook) const {
@@ -148,6 +197,19 @@ MatchKeys PrefixDocument::keys(int64_t layer, int64_t codebook) const {
             .bias = nullptr,
             .n = count(layer, codebook),
             .d = header_.layout.width()};
+}
+
+KeyLists PrefixDocument::lists(int64_t layer, int64_t codebook) const {
+    const PrefixLayer& l = layers_[static_cast<size_t>(layer)];
+    if (l.list_keys.data.empty()) return {};
+    const std::span<const int32_t> start = list_starts(l, codebook);
+    const auto n = std::ranges::lower_bound(start, start.back()) - start.begin();
+    const size_t bytes = l.list_keys.data.size() / static_cast<size_t>(l.list_keys.shape[3]);
+    return {.directions = {.type = GGML_TYPE_F16,
+                           .tiles = l.list_keys.data.data() + static_cast<size_t>(codebook) * bytes,
+                           .n = n,
+                           .d = header_.layout.width()},
+            .start = start};
 }
 
 float PrefixDocument::similarity(int64_t layer, int64_t codebook, std::span<const float> key,
@@ -174,7 +236,12 @@ PrefixEntry PrefixDocument::find(int64_t layer, int64_t codebook,
                                  std::span<const float> key) const {
     const MatchKeys all = keys(layer, codebook);
     Match best;
-    best_matches(all, key.data(), all.d, 0, all.n_tiles(), std::span(&best, 1));
+    const KeyLists in = lists(layer, codebook);
+    if (in.is_empty()) {
+        best_matches(all, key.data(), all.d, 0, all.n_tiles(), std::span(&best, 1));
+    } else {
+        best_in_lists(all, in, key.data(), all.d, kListsOpened, std::span(&best, 1));
+    }
     // A query that is not a number is like nothing.
     if (best.index < 0) return {.index = 0, .similarity = -1};
     return {.index = best.index, .similarity = similarity(layer, codebook, key, best.score)};
@@ -224,9 +291,12 @@ size_t PrefixDocument::moved_bytes() const {
     const PrefixLayout& at = header_.layout;
     for (int64_t i = 0; i < header_.n_layer; ++i) {
         const PrefixLayer& l = layers_[static_cast<size_t>(i)];
-        n += l.keys.data.size() + l.key_scale.data.size() + l.whitening.data.size();
-        // Of the values, one entry for each lookup.
         const auto lookups = static_cast<size_t>(at.n_codebooks() * at.rows());
+        // Rows of a codebook pass all keys together, but each opens lists of its own.
+        const auto passes =
+            l.list_keys.data.empty() ? static_cast<size_t>(at.n_codebooks()) : lookups;
+        n += passes * bytes_matched(l, at) + l.whitening.data.size();
+        // Of the values, one entry for each lookup.
         const auto width = static_cast<size_t>(at.width());
         n += lookups * (width * ggml_type_size(l.values.type) +
                         static_cast<size_t>(at.blocks()) * sizeof(float) *
@@ -239,6 +309,13 @@ size_t PrefixDocument::exact_bytes() const {
     size_t n = 0;
     for (const PrefixLayer& l : layers_) n += l.exact_k.data.size() + l.exact_v.data.size();
     return n;
+}
+
+size_t prefix_list_bytes(const PrefixLayout& l, int64_t n_layer, int64_t k) {
+    const int64_t n = lists_for(k);
+    const size_t one =
+        match_bytes(GGML_TYPE_F16, n, l.width()) + static_cast<size_t>(n + 1) * sizeof(int32_t);
+    return one * static_cast<size_t>(l.n_codebooks() * n_layer);
 }
 
 size_t prefix_entry_bytes(const PrefixLayout& l, int64_t n_layer, PrefixStorage storage) {
@@ -275,10 +352,21 @@ std::vector<std::byte> raw(const std::vector<T>& values) {
 
 /// A layer's values while its codebooks are laid side by side, K entries each.
 struct LayerBytes {
-    std::vector<std::byte> keys, values;
+    std::vector<std::byte> keys, values, list_keys;
     std::vector<float> key_scale, value_scale, lse, radius, whitening;
-    std::vector<int32_t> count, occupancy;
+    std::vector<int32_t> count, occupancy, list_start;
 };
+
+/// `most`: lists of the codebook that has the most.
+void append_lists(const EntryLists& lists, int64_t width, int64_t most, LayerBytes& to) {
+    const size_t at = to.list_keys.size();
+    to.list_keys.resize(at + match_bytes(GGML_TYPE_F16, most, width));
+    to_tiles(lists.directions, width, GGML_TYPE_F16,
+             std::span(to.list_keys).subspan(at, match_bytes(GGML_TYPE_F16, lists.size(), width)));
+    to.list_start.insert(to.list_start.end(), lists.start.begin(), lists.start.end());
+    to.list_start.insert(to.list_start.end(), static_cast<size_t>(most - lists.size()),
+                         lists.start.back());
+}
 
 void append_keys(const Codebook& book, int64_t k, PrefixStorage storage, LayerBytes& to) {
     const std::vector<float> rows = book.lookup_keys();
@@ -326,9 +414,10 @@ void append_padded(const std::vector<T>& from, size_t n, T padding, std::vector<
 
 }  // namespace
 
-void PrefixAssembly::add_layer(std::span<const Codebook> books) {
+void PrefixAssembly::add_layer(std::span<const Codebook> books, std::span<const EntryLists> lists) {
     const PrefixLayout& at = header_.layout;
     check(std::ssize(books) == at.n_codebooks(), "as many dictionaries as the layout has");
+    check(lists.empty() || lists.size() == books.size(), "lists of every dictionary");
     int64_t k = 0;
     for (const Codebook& book : books) k = std::max(k, book.size());
     LayerBytes b;
@@ -345,6 +434,9 @@ void PrefixAssembly::add_layer(std::span<const Codebook> books) {
             b.whitening.insert(b.whitening.end(), w.root.begin(), w.root.end());
         }
     }
+    int64_t n_lists = 0;
+    for (const EntryLists& of : lists) n_lists = std::max(n_lists, of.size());
+    for (const EntryLists& of : lists) append_lists(of, at.width(), n_lists, b);
     const int64_t c = at.n_codebooks();
     const bool is_i8 = storage_ == PrefixStorage::kI8;
     const ggml_type stored = is_i8 ? GGML_TYPE_I8 : GGML_TYPE_F16;
@@ -360,6 +452,12 @@ void PrefixAssembly::add_layer(std::span<const Codebook> books) {
     l.count = own(GGML_TYPE_I32, {c, 1, 1, 1}, raw(b.count));
     l.occupancy = own(GGML_TYPE_I32, {k, c, 1, 1}, raw(b.occupancy));
     l.radius = own(GGML_TYPE_F32, {k, c, 1, 1}, raw(b.radius));
+    if (!lists.empty()) {
+        const int64_t tiles = (n_lists + kMatchTile - 1) / kMatchTile;
+        l.list_keys =
+            own(GGML_TYPE_F16, {kMatchTile, at.width(), tiles, c}, std::move(b.list_keys));
+        l.list_start = own(GGML_TYPE_I32, {n_lists + 1, c, 1, 1}, raw(b.list_start));
+    }
     if (!b.whitening.empty()) {
         l.whitening = own(GGML_TYPE_F32, {at.d_head, at.d_head, at.blocks(), c}, raw(b.whitening));
     }

@@ -12,6 +12,7 @@
 #include "memory/codebook.h"
 #include "memory/match_kernel.h"
 #include "memory/prefix_layout.h"
+#include "memory/two_level.h"
 
 namespace palimpsest {
 
@@ -34,7 +35,8 @@ struct PrefixHeader {
     bool is_whitened = false;
     int64_t k = 0;  // entries asked for
     int64_t seed = 0, n_traces = 0, n_trace_tokens = 0, n_held_out = 0;
-    int64_t n_chunks = 1;  // pieces of the prefix that were read apart
+    int64_t n_chunks = 1;    // pieces of the prefix that were read apart
+    int64_t chunks_end = 0;  // the position after each of them, if there are several
     float e_out = -1, e_out_worst = -1, e_out_answer = -1;  // section 9.3; below 0: not measured
     float agreement = -1, divergence = -1;                  // free-running, at answers
 };
@@ -50,6 +52,8 @@ struct PrefixLayer {
     GgufTensor count;        // [C] i32: entries in use
     GgufTensor occupancy;    // [K, C] i32: records behind an entry
     GgufTensor radius;       // [K, C] f32
+    GgufTensor list_keys;    // [kMatchTile, B*D, ceil(N / kMatchTile), C] f16: N lists of entries
+    GgufTensor list_start;   // [N + 1, C] i32: lists' first entries, the last one's end
     GgufTensor whitening;    // [D, D, B, C] f32, if keys are whitened
     GgufTensor floor;        // [C] f32: similarity below which a query is unlike any trace
     GgufTensor exact_k;      // [D, L + padding, Hkv] f16: the prefix itself, for the gate
@@ -79,15 +83,23 @@ class PrefixDocument {
 
     [[nodiscard]] const PrefixHeader& header() const { return header_; }
     [[nodiscard]] const std::vector<PrefixLayer>& layers() const { return layers_; }
-    [[nodiscard]] int64_t n_positions() const { return std::ssize(header_.tokens); }
+    [[nodiscard]] int64_t n_tokens() const { return std::ssize(header_.tokens); }
+    /// Positions that requests start after: those of the prefix, or of the longest of its pieces.
+    [[nodiscard]] int64_t n_positions() const {
+        return header_.n_chunks > 1 ? header_.chunks_end : n_tokens();
+    }
 
     [[nodiscard]] int64_t count(int64_t layer, int64_t codebook) const;
     /// Keys of one codebook, for best_matches().
     [[nodiscard]] MatchKeys keys(int64_t layer, int64_t codebook) const;
+    /// Lists of a codebook's entries, for best_in_lists(); empty if it is looked through as a
+    /// whole.
+    [[nodiscard]] KeyLists lists(int64_t layer, int64_t codebook) const;
+    [[nodiscard]] bool has_lists() const { return !layers_.front().list_keys.data.empty(); }
     /// The cosine that a product stands for. `key` has layout.width() values.
     [[nodiscard]] float similarity(int64_t layer, int64_t codebook, std::span<const float> key,
                                    float product) const;
-    /// Looks through all entries.
+    /// Looks through all entries, or through lists if there are any.
     [[nodiscard]] PrefixEntry find(int64_t layer, int64_t codebook,
                                    std::span<const float> key) const;
     /// The state of one head of an entry: writes d_head values, returns its logarithm.
@@ -115,6 +127,9 @@ class PrefixDocument {
 /// How entries are stored.
 enum class PrefixStorage { kF16, kI8 };
 
+/// Bytes that lists take, all codebooks of all layers, k entries a codebook.
+[[nodiscard]] size_t prefix_list_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t k);
+
 /// Bytes of an entry of all codebooks of all layers: what a budget is divided by.
 [[nodiscard]] size_t prefix_entry_bytes(const PrefixLayout& layout, int64_t n_layer,
                                         PrefixStorage storage);
@@ -124,8 +139,8 @@ class PrefixAssembly {
  public:
     PrefixAssembly(PrefixHeader header, PrefixStorage storage);
 
-    /// The next layer: one codebook for each of the layout's.
-    void add_layer(std::span<const Codebook> books);
+    /// The next layer: one codebook for each of the layout's, and lists for each or for none.
+    void add_layer(std::span<const Codebook> books, std::span<const EntryLists> lists = {});
     /// Similarity floors of all layers: [layer][codebook].
     void set_floors(std::span<const float> floors);
     /// Exact entries of a layer: rows of all KV heads, f16, of as many positions as the prefix.

@@ -1,10 +1,11 @@
 // Lookup and merge at inference (Okoshi et al., 2026, arXiv:2605.18226, section 3.5, Eq. 6 and 7).
 //
 // Two nodes a document and layer. The first finds, for every query, the entry with the highest
-// cosine; while decoding its work is divided over parts of the dictionary, otherwise over
-// positions. The second joins that entry's state to attention over the sequence's own entries. The
-// gate, ours (cf. MAC-Attention, arXiv:2604.00235): a query whose best entry is less like it than
-// held-out traces were to theirs reads the exact prefix instead, if the file has it.
+// cosine; while decoding its work is divided over parts of the dictionary (over rows, if they open
+// lists), otherwise over positions. The second joins that entry's state to attention over the
+// sequence's own entries. The gate, ours (cf. MAC-Attention, arXiv:2604.00235): a query whose best
+// entry is less like it than held-out traces were to theirs reads the exact prefix instead, if the
+// file has it.
 
 #include "memory/prefix_reader.h"
 
@@ -119,9 +120,20 @@ class PrefixReader::MatchOp final : public CustomOp {
         }
         std::vector<Match> best(static_cast<size_t>((last - first) * rows));
         const MatchKeys keys = document_.keys(layer_, of.codebook);
+        const KeyLists lists = document_.lists(layer_, of.codebook);
         const int64_t n_parts = dst->ne[1];
-        best_matches(keys, queries, at.width(), keys.n_tiles() * of.part / n_parts,
-                     keys.n_tiles() * (of.part + 1) / n_parts, best);
+        if (lists.is_empty()) {
+            best_matches(keys, queries, at.width(), keys.n_tiles() * of.part / n_parts,
+                         keys.n_tiles() * (of.part + 1) / n_parts, best);
+        } else {
+            // What other parts look up stays without a match here.
+            const int64_t n = std::ssize(best);
+            const int64_t begin = n * of.part / n_parts;
+            const int64_t end = n * (of.part + 1) / n_parts;
+            best_in_lists(keys, lists, queries + begin * at.width(), at.width(), kListsOpened,
+                          std::span(best).subspan(static_cast<size_t>(begin),
+                                                  static_cast<size_t>(end - begin)));
+        }
         for (size_t b = 0; b < best.size(); ++b) {
             const int64_t i = first + static_cast<int64_t>(b) / rows;
             const int64_t row = of.codebook * rows + static_cast<int64_t>(b) % rows;
@@ -280,7 +292,7 @@ MemoryReport::Prefix PrefixReader::report() const {
     all.mean_similarity = similarity / n;
     for (const auto& d : use_.documents) {
         all.names.push_back(d->header().name);
-        all.n_positions += d->n_positions();
+        all.n_positions += d->n_tokens();
         all.held_bytes += d->held_bytes();
         all.moved_bytes += d->moved_bytes();
         all.exact_bytes += d->exact_bytes();

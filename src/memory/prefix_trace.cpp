@@ -34,8 +34,10 @@ size_t EntryLine::bytes() const {
 }
 
 ExactPrefix::ExactPrefix(const Backend& backend, const MemoryShape& shape, ggml_type entries,
-                         int64_t n_positions)
-    : shape_(shape), line_(shape, entries, n_positions, 0), scratch_(shape, backend.n_threads()) {}
+                         int64_t n_positions, int64_t first_position)
+    : shape_(shape),
+      line_(shape, entries, n_positions, first_position),
+      scratch_(shape, backend.n_threads()) {}
 
 uint64_t ExactPrefix::plan(const Step& step) {
     check(step.n >= 1 && step.n <= room(), "a prefix as long as announced");
@@ -65,7 +67,8 @@ class TraceMemory::FrozenEntries final : public EntrySource {
     [[nodiscard]] SlotRange visible(int64_t layer, int64_t /*head*/,
                                     int64_t i) const noexcept override {
         const int64_t window = prefix_.shape().window(layer);
-        const int64_t oldest = window > 0 ? own_.next_position() + i - window + 1 : 0;
+        const int64_t oldest =
+            window > 0 ? own_.next_position() + i - window + 1 - prefix_.first_position() : 0;
         return {std::clamp<int64_t>(oldest, 0, prefix_.size()), prefix_.size()};
     }
 

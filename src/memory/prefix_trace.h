@@ -43,6 +43,7 @@ class EntryLine final : public EntrySource {
     void clear() { n_ = 0; }
     [[nodiscard]] int64_t size() const { return n_; }
     [[nodiscard]] int64_t room() const { return store_.n_slots() - n_; }
+    [[nodiscard]] int64_t first_position() const { return first_position_; }
     [[nodiscard]] int64_t next_position() const { return first_position_ + n_; }
     [[nodiscard]] size_t bytes() const;
 
@@ -55,9 +56,10 @@ class EntryLine final : public EntrySource {
 /// Reads a prefix and keeps all of it, for traces to look at.
 class ExactPrefix final : public ContextMemory {
  public:
-    /// `backend` must outlive it.
+    /// `backend` must outlive it. Positions count from `first_position`, which may be below 0: only
+    /// differences matter to attention.
     ExactPrefix(const Backend& backend, const MemoryShape& shape, ggml_type entries,
-                int64_t n_positions);
+                int64_t n_positions, int64_t first_position = 0);
 
     uint64_t plan(const Step& step) override;
     Tensor attend(Graph& g, const AttentionInputs& in) override;
@@ -71,6 +73,7 @@ class ExactPrefix final : public ContextMemory {
 
     [[nodiscard]] const MemoryShape& shape() const { return shape_; }
     [[nodiscard]] int64_t size() const { return line_.size(); }
+    [[nodiscard]] int64_t first_position() const { return line_.first_position(); }
     [[nodiscard]] int64_t next_position() const override { return line_.next_position(); }
     [[nodiscard]] EntryRows rows(int64_t layer, int64_t head) const {
         return line_.rows(layer, head);

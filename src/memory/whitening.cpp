@@ -114,9 +114,7 @@ Whitening whitening_of(std::span<const float> rows, int64_t stride, int64_t at, 
     for (size_t i = 0; i < n; ++i) c[i * n + i] += ridge;
     const Eigen e = eigen_of(std::move(c), n);
     const auto positive = [&](double x) { return std::max(x, ridge); };
-    return {.d = d,
-            .root = applied(e, n, [&](double x) { return 1 / std::sqrt(positive(x)); }),
-            .inverse = applied(e, n, [&](double x) { return 1 / positive(x); })};
+    return {.d = d, .root = applied(e, n, [&](double x) { return 1 / std::sqrt(positive(x)); })};
 }
 
 void multiply(std::span<const float> m, std::span<const float> x, std::span<float> out) {

@@ -11,8 +11,7 @@ namespace palimpsest {
 /// its mean variance on the diagonal.
 struct Whitening {
     int64_t d = 0;
-    std::vector<float> root;     // [d][d], symmetric: C^(-1/2)
-    std::vector<float> inverse;  // [d][d], symmetric: C^(-1)
+    std::vector<float> root;  // [d][d], symmetric: C^(-1/2)
 };
 
 /// Of rows [n][stride], of which values [at, at + d) are looked at.

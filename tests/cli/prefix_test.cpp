@@ -1,13 +1,23 @@
-// palimpsest prefix: what is refused, in words and by exit status.
+// palimpsest prefix: from a text to answers, on a model that talks nonsense; and what is refused,
+// in words and by exit status.
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
+#include "core/error.h"
 #include "support/golden.h"
 #include "support/process.h"
+#include "support/task_files.h"
+#include "support/tiny_model.h"
 
 namespace palimpsest {
 namespace {
 
+namespace fs = std::filesystem;
+
+using testing::ProgramOptions;
 using testing::ProgramResult;
 using testing::run_palimpsest;
 using testing::TemporaryFile;
@@ -39,6 +49,172 @@ TEST(PrefixCommand, HelpNamesItsParts) {
     EXPECT_EQ(r.status, 0);
     for (const char* part : {"build", "info", "verify", "compose"}) {
         EXPECT_NE(r.out.find(part), std::string::npos) << part;
+    }
+}
+
+class PrefixProgram : public ::testing::Test {
+ protected:
+    explicit PrefixProgram(const testing::TinyModelOptions& options = {.n_ctx = 512})
+        : model_(testing::speaking_model_bytes(options), ".gguf") {
+        std::string rules;
+        for (int i = 0; i < 8; ++i)
+            rules += cat("Rule ", i, ": pay ", i * 7, " in room ", i, ".\n");
+        write("rules.txt", rules);
+        write("other.txt", "Rule 1: nobody whistles.\nRule 2: everybody sings on Mondays.\n");
+        write_traces(24);
+    }
+
+    void write_traces(int n) const {
+        std::string traces;
+        for (int i = 0; i < n; ++i) {
+            traces += cat(R"({"prompt": "What does rule )", i, R"( say?", "response": "Pay )",
+                          i * 7, ".\"}\n");
+        }
+        write("traces.jsonl", traces);
+    }
+    void write(const std::string& name, const std::string& text) const {
+        std::ofstream(at(name), std::ios::binary) << text;
+    }
+    [[nodiscard]] std::string at(const std::string& name) const {
+        return (fs::path(folder_.path()) / name).string();
+    }
+
+    using Words = std::vector<std::string>;
+
+    /// The program with the model, on two threads.
+    [[nodiscard]] ProgramResult program(Words words, const ProgramOptions& options = {}) const {
+        words.insert(words.end(), {"-m", model_.path(), "-t", "2"});
+        return run_palimpsest(words, options);
+    }
+    [[nodiscard]] Words building(const std::string& text, const std::string& out,
+                                 const Words& more = {}) const {
+        Words words = {"prefix",           "build", "-f",    at(text), "--traces",
+                       at("traces.jsonl"), "-o",    at(out), "-k",     "16"};
+        words.insert(words.end(), more.begin(), more.end());
+        return words;
+    }
+    void build(const std::string& text, const std::string& out, const Words& more = {}) const {
+        const ProgramResult r = program(building(text, out, more));
+        ASSERT_EQ(r.status, 0) << r.err;
+        EXPECT_NE(r.out.find("E_out"), std::string::npos) << r.out;
+        EXPECT_NE(r.out.find("written: "), std::string::npos) << r.out;
+        EXPECT_FALSE(fs::exists(at(out) + ".work"));
+    }
+
+    testing::TemporaryFolder folder_;
+    const TemporaryFile model_;
+};
+
+void expect_says(const ProgramResult& r, const std::string& what) {
+    EXPECT_EQ(r.status, 0) << r.err;
+    EXPECT_NE(r.out.find(what), std::string::npos) << r.out << r.err;
+}
+
+TEST_F(PrefixProgram, BuildsTellsAndVerifies) {
+    build("rules.txt", "a.prefix.gguf", {"--whiten", "--lookup", "two-level"});
+    const ProgramResult info = run_palimpsest({"prefix", "info", at("a.prefix.gguf")});
+    expect_says(info, "rules\n");
+    expect_says(info, "16 entries, pre-rotation keys");
+    expect_says(info, "whitened");
+    expect_says(info, "lookup two-level: the 16 nearest of 16 lists");
+    const ProgramResult same =
+        program({"prefix", "verify", at("a.prefix.gguf"), "--text", at("rules.txt"), "--traces",
+                 at("traces.jsonl"), "--most", "3"});
+    expect_says(same, "as they were");
+    expect_says(same, "built from this text");
+    expect_says(same, "errors on 3 held-out traces");
+    expect_refused(program({"prefix", "verify", at("a.prefix.gguf"), "--text", at("other.txt")}), 2,
+                   "not the text");
+    const TemporaryFile another(testing::speaking_model_bytes({.n_ctx = 512, .seed = 9}), ".gguf");
+    expect_refused(run_palimpsest({"prefix", "verify", at("a.prefix.gguf"), "-m", another.path()}),
+                   2, "model, or its quantisation");
+}
+
+TEST_F(PrefixProgram, ComposesAndDrops) {
+    build("rules.txt", "a.prefix.gguf");
+    build("other.txt", "b.prefix.gguf", {"--lookup", "two-level"});
+    expect_says(run_palimpsest({"prefix", "compose", at("a.prefix.gguf"), at("b.prefix.gguf"), "-o",
+                                at("both.prefix.gguf")}),
+                "rules, other");
+    const ProgramResult both = run_palimpsest({"prefix", "info", at("both.prefix.gguf")});
+    expect_says(both, "lookup linear");
+    expect_says(both, "lookup two-level");
+    expect_says(
+        program({"run", "hello", "-n", "4", "--prefix", at("both.prefix.gguf"), "--report"}), "");
+    expect_says(run_palimpsest({"prefix", "compose", at("both.prefix.gguf"), "--drop", "rules",
+                                "-o", at("one.prefix.gguf")}),
+                "one.prefix.gguf: other\n");
+    // What was left out left nothing behind: the file is as if it had never been joined.
+    expect_says(
+        run_palimpsest({"prefix", "compose", at("b.prefix.gguf"), "-o", at("alone.prefix.gguf")}),
+        "other");
+    EXPECT_EQ(testing::read_text(at("one.prefix.gguf")),
+              testing::read_text(at("alone.prefix.gguf")));
+    expect_refused(run_palimpsest({"prefix", "compose", at("a.prefix.gguf"), at("a.prefix.gguf"),
+                                   "-o", at("c.prefix.gguf")}),
+                   2, "two documents are called 'rules'");
+    expect_refused(run_palimpsest({"prefix", "compose", at("a.prefix.gguf"), "--drop", "rules",
+                                   "-o", at("c.prefix.gguf")}),
+                   2, "no prefix memory is left");
+    EXPECT_FALSE(fs::exists(at("c.prefix.gguf")));
+}
+
+TEST_F(PrefixProgram, ChatsOnTopOfIt) {
+    build("rules.txt", "a.prefix.gguf", {"--lookup", "two-level"});
+    const Words chat = {"chat", "-n", "5", "--temperature", "0"};
+    const ProgramOptions talk = {.input = "hello\nand then?\n/reset\nhello\n"};
+    Words with = chat;
+    with.insert(with.end(), {"--prefix", at("a.prefix.gguf")});
+    const ProgramResult r = program(with, talk);
+    EXPECT_EQ(r.status, 0) << r.err;
+    const ProgramResult again = program(with, talk);
+    EXPECT_EQ(r.out, again.out);
+    const ProgramResult without = program(chat, talk);
+    EXPECT_EQ(without.status, 0) << without.err;
+    EXPECT_NE(r.out, without.out) << "the memory says nothing";
+    const ProgramResult report =
+        program({"run", "hello", "-n", "5", "--prefix", at("a.prefix.gguf"), "--report"});
+    EXPECT_EQ(report.status, 0) << report.err;
+    EXPECT_NE((report.out + report.err).find("lookups"), std::string::npos) << report.err;
+}
+
+TEST_F(PrefixProgram, ReadsWhatIsTooLongInPieces) {
+    std::string text;
+    for (int i = 0; i < 40; ++i) text += cat("Rule ", i, ": pay ", i * 7, " in room ", i, ".\n");
+    write("long.txt", text);
+    expect_refused(program(building("long.txt", "a.prefix.gguf")), 2, "--chunks 3");
+    build("long.txt", "a.prefix.gguf", {"--chunks", "3"});
+    const ProgramResult info = run_palimpsest({"prefix", "info", at("a.prefix.gguf")});
+    expect_says(info, "in 3 pieces read apart");
+    expect_says(program({"prefix", "verify", at("a.prefix.gguf"), "--traces", at("traces.jsonl"),
+                         "--most", "2"}),
+                "against each of its 3 pieces");
+    const ProgramResult r = program({"run", "hello", "-n", "4", "--prefix", at("a.prefix.gguf")});
+    EXPECT_EQ(r.status, 0) << r.err;
+    expect_refused(
+        program(building("long.txt", "b.prefix.gguf", {"--chunks", "3", "--keep-exact"})), 2,
+        "--keep-exact");
+}
+
+class PrefixProgramDeep : public PrefixProgram {
+ protected:
+    PrefixProgramDeep() : PrefixProgram({.n_layer = 8, .n_ctx = 512}) { write_traces(160); }
+};
+
+TEST_F(PrefixProgramDeep, AnInterruptedBuildGoesOnToTheSameBytes) {
+    const Words few = {"--held-out", "4"};
+    build("rules.txt", "whole.prefix.gguf", few);
+    for (const char* phase : {"following traces", "clustering layers"}) {
+        const std::string out = cat(phase, ".prefix.gguf");
+        const ProgramResult stopped =
+            program(building("rules.txt", out, few), {.interrupt_at = phase});
+        EXPECT_NE(stopped.status, 0);
+        EXPECT_NE(stopped.err.find("goes on from here"), std::string::npos) << stopped.err;
+        EXPECT_FALSE(fs::exists(at(out)));
+        EXPECT_TRUE(fs::exists(at(out) + ".work"));
+        build("rules.txt", out, few);
+        EXPECT_TRUE(testing::read_text(at(out)) == testing::read_text(at("whole.prefix.gguf")))
+            << phase;
     }
 }
 

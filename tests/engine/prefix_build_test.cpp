@@ -10,9 +10,11 @@
 
 #include "core/error.h"
 #include "engine/prefix_records.h"
+#include "memory/kv_cache.h"
 #include "memory/prefix_file.h"
 #include "support/golden.h"
 #include "support/task_files.h"
+#include "support/tiny_model.h"
 
 namespace palimpsest {
 namespace {
@@ -142,6 +144,202 @@ TEST_F(PrefixRecordsTest, AValueThatIsNotFiniteIsRefused) {
     auto layers = traced(2, 1);
     layers[1].outputs[5] = std::nanf("");
     EXPECT_THROW(records.add(layers), Error);
+}
+
+/// A tiny model with a vocabulary, and requests behind a text of rules.
+class TinyBuild : public ::testing::Test {
+ protected:
+    explicit TinyBuild(testing::TinyModelOptions options = {.n_layer = 2, .n_ctx = 400})
+        : file_(testing::speaking_model_bytes(options), ".gguf"), loaded_(file_.path(), backend_) {}
+
+    [[nodiscard]] PrefixRuntime with() { return {.loaded = loaded_, .backend = backend_}; }
+    [[nodiscard]] PrefixText text_of(const std::string& text, bool is_raw = true) {
+        return {loaded_.require_tokenizer(), text, is_raw};
+    }
+
+    static std::string rules(int n) {
+        std::string text;
+        for (int i = 0; i < n; ++i) text += cat("Rule ", i, ": pay ", i * 7, " in room ", i, ".\n");
+        return text;
+    }
+    static std::vector<TraceText> requests(int n) {
+        std::vector<TraceText> traces;
+        for (int i = 0; i < n; ++i) {
+            traces.push_back({cat("What does rule ", i, " say?"), cat("Pay ", i * 7, ".")});
+        }
+        return traces;
+    }
+
+    PrefixBuild build(const PrefixText& text, PrefixBuildOptions o) {
+        o.name = "rules";
+        o.is_forced = true;
+        const testing::TemporaryFolder folder;
+        o.work_folder = folder.path();
+        return build_prefix(with(), text, requests(16), o);
+    }
+
+    testing::TemporaryFile file_;
+    Backend backend_{2};
+    LoadedModel loaded_;
+};
+
+class TinyGemmaBuild : public TinyBuild {
+ protected:
+    TinyGemmaBuild()
+        : TinyBuild({.architecture = "gemma3",
+                     .n_layer = 4,
+                     .n_ctx = 400,
+                     .window = 12,
+                     .window_period = 2}) {}
+};
+
+TEST_F(TinyBuild, PiecesOfATextAreTheText) {
+    const std::string text = rules(30);
+    for (const int64_t n : {2, 3, 7}) {
+        std::string all;
+        for (const PrefixText& piece : text_of(text).pieces(n)) {
+            EXPECT_TRUE(piece.text().starts_with("Rule")) << "a line was cut";
+            EXPECT_TRUE(piece.is_raw());
+            EXPECT_LT(piece.text().size(), text.size() * 3 / 2 / static_cast<size_t>(n));
+            all += piece.text();
+        }
+        EXPECT_EQ(all, text);
+    }
+    // Nothing to cut at but characters: none is cut.
+    std::string dots;
+    for (int i = 0; i < 50; ++i) dots += "\xE2\x80\xA2";
+    std::string all;
+    for (const PrefixText& piece : text_of(dots).pieces(4)) {
+        EXPECT_EQ(piece.text().size() % 3, 0U);
+        all += piece.text();
+    }
+    EXPECT_EQ(all, dots);
+    EXPECT_EQ(code_of([&] { (void)text_of("short").pieces(6); }), ErrorCode::kInvalidArgument);
+}
+
+TEST_F(TinyBuild, APrefixBeyondTheWindowIsReadInPieces) {
+    const PrefixText text = text_of(rules(30), false);
+    ASSERT_GT(std::ssize(text.tokens()), 400);
+    try {
+        build(text, {.k = 8});
+        FAIL() << "longer than the window";
+    } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::kInvalidArgument);
+        EXPECT_NE(std::string(e.what()).find("--chunks 3"), std::string::npos) << e.what();
+    }
+    const PrefixBuild built = build(text, {.k = 40, .n_chunks = 4});
+    const PrefixHeader& h = built.document->header();
+    EXPECT_EQ(h.n_chunks, 4);
+    EXPECT_EQ(h.tokens, text.tokens());
+    const PrefixPieces pieces(with(), text, 4);
+    EXPECT_EQ(built.document->n_positions(), pieces.end());
+    EXPECT_LT(pieces.end(), 250);
+    EXPECT_EQ(built.n_records, 4 * h.n_trace_tokens * 2);
+    EXPECT_EQ(built.errors.n_pieces, 4);
+    EXPECT_NE(errors_for_people(built.errors).find("each of its 4 pieces"), std::string::npos);
+    // It survives its file, and a request starts behind the longest piece.
+    const testing::TemporaryFile file("", ".prefix.gguf");
+    const std::vector<std::shared_ptr<const PrefixDocument>> all = {built.document};
+    write_prefixes(file.path(), all);
+    const auto read = read_prefixes(file.path()).front();
+    EXPECT_EQ(read->n_positions(), pieces.end());
+    EXPECT_EQ(read->n_tokens(), std::ssize(text.tokens()));
+    const auto request = request_after(*read, loaded_.require_tokenizer(), {{"What?"}});
+    KvCacheOptions options = {.n_ctx = 100};
+    options.prefix.documents = {read};
+    Session session(loaded_.model(), backend_,
+                    std::make_unique<KvCache>(backend_, loaded_.config().memory_shape(), options));
+    EXPECT_EQ(session.memory().next_position(), pieces.end());
+    session.feed(request);
+    for (const float x : session.logits()) ASSERT_TRUE(std::isfinite(x));
+    EXPECT_EQ(session.memory().report().prefix.n_positions, std::ssize(text.tokens()));
+    // The gate would need the prefix as a whole.
+    EXPECT_EQ(code_of([&] { build(text, {.k = 8, .n_chunks = 4, .keep_exact = true}); }),
+              ErrorCode::kInvalidArgument);
+}
+
+/// One entry a dictionary: its logarithm, over all layers, dictionaries and heads.
+std::vector<float> mean_lse(const PrefixDocument& d) {
+    std::vector<float> all;
+    std::vector<float> out(static_cast<size_t>(d.header().layout.d_head));
+    for (int64_t l = 0; l < d.header().n_layer; ++l) {
+        for (int64_t c = 0; c < d.header().layout.n_codebooks(); ++c) {
+            for (int64_t b = 0; b < d.header().layout.blocks(); ++b) {
+                all.push_back(d.state(l, c, 0, b, out));
+            }
+        }
+    }
+    return all;
+}
+
+TEST_F(TinyBuild, PiecesArePooledByTheirMean) {
+    const PrefixText text = text_of(rules(12));
+    const auto pieces = text.pieces(2);
+    const auto one = mean_lse(*build(pieces[0], {.k = 1}).document);
+    const auto other = mean_lse(*build(pieces[1], {.k = 1}).document);
+    const auto both = mean_lse(*build(text, {.k = 1, .n_chunks = 2}).document);
+    ASSERT_EQ(one.size(), both.size());
+    for (size_t i = 0; i < both.size(); ++i) {
+        EXPECT_NEAR(both[i], std::log((std::exp(one[i]) + std::exp(other[i])) / 2), 5e-3);
+    }
+}
+
+TEST_F(TinyBuild, PiecesOfAShortPrefixAreCheckedAgainstTheWhole) {
+    const PrefixText text = text_of(rules(10));
+    for (const PrefixKeys keys : {PrefixKeys::kPre, PrefixKeys::kPost}) {
+        const PrefixBuild apart = build(text, {.keys = keys, .k = 200, .n_chunks = 2});
+        const PrefixBuild whole = build(text, {.keys = keys, .k = 200});
+        EXPECT_EQ(apart.errors.n_pieces, 1);
+        EXPECT_LT(whole.errors.e_out, apart.errors.e_out);
+        EXPECT_LT(apart.errors.e_out, 1);
+    }
+}
+
+TEST_F(TinyBuild, ThreadsDoNotChangeABit) {
+    const PrefixText text = text_of(rules(8));
+    std::vector<std::string> written;
+    for (const int n_threads : {1, 3}) {
+        Backend backend(n_threads);
+        const LoadedModel loaded(file_.path(), backend);
+        const testing::TemporaryFolder folder;
+        PrefixBuildOptions o = {.name = "rules",
+                                .whiten = true,
+                                .k = 30,
+                                .n_chunks = 2,
+                                .is_forced = true,
+                                .lookup = PrefixLookup::kTwoLevel,
+                                .work_folder = folder.path()};
+        const PrefixBuild built =
+            build_prefix({.loaded = loaded, .backend = backend}, text, requests(16), o);
+        const testing::TemporaryFile file("", ".prefix.gguf");
+        const std::vector<std::shared_ptr<const PrefixDocument>> all = {built.document};
+        write_prefixes(file.path(), all);
+        written.push_back(testing::read_text(file.path()));
+    }
+    EXPECT_EQ(written[0], written[1]);
+}
+
+TEST_F(TinyBuild, LooksUpAsAsked) {
+    const PrefixText text = text_of(rules(8));
+    EXPECT_FALSE(build(text, {.k = 30}).document->has_lists());
+    EXPECT_TRUE(build(text, {.k = 30, .lookup = PrefixLookup::kTwoLevel}).document->has_lists());
+    // Lists are part of what a budget holds.
+    const size_t budget = 16000;
+    const PrefixBuild b = build(text, {.budget_bytes = budget, .lookup = PrefixLookup::kTwoLevel});
+    EXPECT_LE(b.document->held_bytes(), budget);
+    EXPECT_GT(b.document->held_bytes(), budget / 2);
+}
+
+TEST_F(TinyGemmaBuild, IsCheckedWhereItsWindowsReach) {
+    const PrefixText text = text_of(rules(8));
+    const PrefixBuild built = build(text, {.k = 300});
+    EXPECT_LT(built.errors.e_out, 0.5);
+    EXPECT_GT(built.errors.memory.share(), built.errors.no_prefix.share() - 0.2);
+    for (const PrefixLayerErrors& l : built.errors.layers) EXPECT_TRUE(std::isfinite(l.e_out));
+    const PrefixBuild apart = build(text, {.k = 300, .n_chunks = 2});
+    // Where a window has left the prefix nothing is looked up, so nothing is wrong: layers that
+    // slide have less error than those that do not.
+    EXPECT_LT(apart.errors.layers[0].e_out, 0.5);
 }
 
 /// Few demonstrations and many traces of one small task.

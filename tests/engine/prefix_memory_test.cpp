@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <functional>
 
 #include "core/error.h"
 #include "engine/session.h"
@@ -73,7 +74,7 @@ class Traced {
     /// All records, or k clusters of them.
     [[nodiscard]] std::shared_ptr<const PrefixDocument> document(
         int64_t k = 0, PrefixStorage storage = PrefixStorage::kF16, bool with_exact = false,
-        float floor = -2) const {
+        float floor = -2, bool has_lists = false) const {
         PrefixAssembly assembly(header(), storage);
         const int64_t c = layout_.n_codebooks();
         for (int64_t l = 0; l < tiny_.shape().n_layer; ++l) {
@@ -83,7 +84,11 @@ class Traced {
                 books.push_back(k > 0 ? build_codebook(tiny_.backend(), r, {.k = k})
                                       : unclustered(r));
             }
-            assembly.add_layer(books);
+            std::vector<EntryLists> lists;
+            for (Codebook& book : books) {
+                if (has_lists) lists.push_back(put_in_lists(tiny_.backend(), book, 1));
+            }
+            assembly.add_layer(books, lists);
         }
         if (floor > -2) {
             assembly.set_floors(std::vector<float>(records_.size(), floor));
@@ -320,6 +325,99 @@ TEST(PrefixMemory, GoesOnAfterSavingAndResetting) {
     EXPECT_EQ(all_logits(session, asked), first);
 }
 
+TEST(PrefixMemory, SessionsThatPartGoOnAsIfAlone) {
+    TinyModel tiny({.n_layer = 2}, 2);
+    Traced traced(tiny, layout_of(tiny));
+    for (uint32_t seed = 2; seed < 6; ++seed) traced.follow(tiny_tokens(40, seed));
+    const PrefixUse use = {.documents = {traced.document(0, PrefixStorage::kI8, false, -2, true)}};
+    EvictionOptions evicting = {.policy = "h2o"};
+    evicting.budget = {.kind = Budget::Kind::kEntries, .count = 24, .share = 0};
+    evicting.n_recent = 4;
+    evicting.interval = 8;
+    evicting.n_chunk = 16;
+    for (const EvictionOptions& e : {EvictionOptions{}, evicting}) {
+        const auto memory = [&] {
+            return make_memory(
+                "kv", tiny.backend(), tiny.shape(),
+                {.n_ctx = 190, .entries = GGML_TYPE_F32, .eviction = e, .prefix = use});
+        };
+        // A request is read once and saved; two copies go different ways, side by side.
+        Session first = using_prefix(tiny, use, e, 16);
+        first.feed(tiny_tokens(60, 7));
+        std::stringstream saved;
+        first.memory().save(saved);
+        const auto copy = [&] {
+            auto m = memory();
+            std::stringstream from(saved.str());
+            m->load(from);
+            return tiny.session(std::move(m), 16);
+        };
+        const std::vector<std::vector<TokenId>> ways = {tiny_tokens(9, 8), tiny_tokens(9, 9)};
+        std::vector<std::vector<float>> alone;
+        for (const auto& way : ways) {
+            Session session = using_prefix(tiny, use, e, 16);
+            session.feed(tiny_tokens(60, 7));
+            for (const TokenId t : way) session.accept(t);
+            alone.emplace_back(session.logits().begin(), session.logits().end());
+        }
+        Session one = copy();
+        Session other = copy();
+        SessionBatch batch(tiny.model(), tiny.backend());
+        const std::vector<Session*> both = {&one, &other};
+        for (size_t i = 0; i < ways[0].size(); ++i) {
+            const std::vector<TokenId> next = {ways[0][i], ways[1][i]};
+            batch.accept(both, next);
+        }
+        EXPECT_LT(max_difference(one.logits(), alone[0]), 1e-5);
+        EXPECT_LT(max_difference(other.logits(), alone[1]), 1e-5);
+        EXPECT_GT(max_difference(one.logits(), alone[1]), 1e-2);
+    }
+}
+
+TEST(PrefixMemory, BehindALongRequestNoSlidingLayerLooksUp) {
+    TinyModel tiny({.architecture = "gemma3", .n_layer = 4, .window = 8, .window_period = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(60, 2));
+    for (const bool has_lists : {false, true}) {
+        const PrefixUse use = {
+            .documents = {traced.document(40, PrefixStorage::kI8, false, -2, has_lists)}};
+        Session session = using_prefix(tiny, use);
+        const auto lookups = [&] { return session.memory().report().prefix.lookups; };
+        // Every position is asked for, so the last layer is too.
+        all_logits(session, tiny_tokens(7, 3));
+        EXPECT_EQ(lookups(), 7 * 4 * 4);  // its seven positions still see the prefix's last ones
+        int64_t before = lookups();
+        session.accept(1);
+        EXPECT_EQ(lookups() - before, 2 * 4);  // the 8th sees itself and seven others of its own
+        before = lookups();
+        all_logits(session, tiny_tokens(30, 4));
+        EXPECT_EQ(lookups() - before, 30 * 2 * 4);
+    }
+}
+
+TEST(PrefixTrace, WhereAPrefixStandsDoesNotMatter) {
+    for (const char* family : {"llama", "gemma3"}) {
+        TinyModel tiny({.architecture = family, .n_layer = 3});
+        const auto trace = tiny_tokens(20, 2);
+        const auto follow = [&](int64_t first) {
+            auto memory = std::make_unique<ExactPrefix>(tiny.backend(), tiny.shape(), GGML_TYPE_F32,
+                                                        kPrefix, first);
+            const ExactPrefix& prefix = *memory;
+            Session reader(tiny.model(), tiny.backend(), std::move(memory));
+            reader.feed(tiny_tokens(kPrefix));
+            EXPECT_EQ(prefix.next_position(), first + kPrefix);
+            Session session(tiny.model(), tiny.backend(),
+                            std::make_unique<TraceMemory>(tiny.backend(), prefix, 200,
+                                                          PrefixKeys::kPost, nullptr));
+            return all_logits(session, trace);
+        };
+        const auto expected = full_logits(tiny, trace);
+        EXPECT_LT(max_difference(follow(0), expected), 2e-5) << family;
+        EXPECT_LT(max_difference(follow(33), expected), 1e-3) << family;
+        EXPECT_LT(max_difference(follow(-25), expected), 1e-3) << family;
+    }
+}
+
 TEST(PrefixMemory, ASlidingLayerLooksUpOnlyWhileItsWindowReaches) {
     TinyModel tiny({.architecture = "gemma3", .n_layer = 2, .window = 8, .window_period = 2});
     Traced traced(tiny, layout_of(tiny));
@@ -329,6 +427,41 @@ TEST(PrefixMemory, ASlidingLayerLooksUpOnlyWhileItsWindowReaches) {
     EXPECT_LT(max_difference(all_logits(session, trace), full_logits(tiny, trace)), 5e-3);
     const MemoryReport::Prefix r = session.memory().report().prefix;
     EXPECT_EQ(r.lookups, (30 + 7) * 4);
+}
+
+TEST(PrefixLookup, InListsGivesTheSameAnswersForAnyChunksAndThreads) {
+    std::vector<std::vector<float>> all;
+    for (const int n_threads : {1, 3}) {
+        TinyModel tiny({.n_layer = 2}, n_threads);
+        Traced traced(tiny, layout_of(tiny));
+        for (uint32_t seed = 2; seed < 8; ++seed) traced.follow(tiny_tokens(50, seed));
+        const auto d = traced.document(0, PrefixStorage::kI8, false, -2, true);
+        ASSERT_TRUE(d->has_lists());
+        EXPECT_GT(d->lists(0, 0).directions.n, kListsOpened);
+        for (const int64_t n_chunk : {512, 3, 1}) {
+            Session session = using_prefix(tiny, {.documents = {d}}, {}, n_chunk);
+            all.push_back(all_logits(session, tiny_tokens(20, 9)));
+            EXPECT_LT(max_difference(all.back(), all.front()), 1e-4) << n_chunk;
+        }
+        // Lookups that opened other lists would be off by far more.
+        Session linear =
+            using_prefix(tiny, {.documents = {traced.document(0, PrefixStorage::kI8)}}, {}, 512);
+        EXPECT_LT(max_difference(all_logits(linear, tiny_tokens(20, 9)), all.front()), 2e-2);
+    }
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(all[i], all[i + 3]);
+}
+
+TEST(PrefixLookup, WithFewListsIsTheLinearOne) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    const auto with = traced.document(10, PrefixStorage::kF16, false, -2, true);
+    const auto without = traced.document(10);
+    EXPECT_LE(with->lists(0, 0).directions.n, kListsOpened);
+    Session a = using_prefix(tiny, {.documents = {with}});
+    Session b = using_prefix(tiny, {.documents = {without}});
+    EXPECT_EQ(all_logits(a, tiny_tokens(20, 9)), all_logits(b, tiny_tokens(20, 9)));
+    EXPECT_GT(with->held_bytes(), without->held_bytes());
 }
 
 // ---- files
@@ -358,6 +491,127 @@ TEST(PrefixFile, ReadsBackWhatWasWritten) {
         const auto asked = tiny_tokens(20, 8);
         EXPECT_EQ(all_logits(a, asked), all_logits(b, asked));
     }
+}
+
+TEST(PrefixFile, KeepsWhitenedKeys) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny, 2));
+    for (uint32_t seed = 2; seed < 6; ++seed) traced.follow(tiny_tokens(40, seed));
+    for (const bool has_lists : {false, true}) {
+        PrefixHeader h = traced.header();
+        h.is_whitened = true;
+        PrefixAssembly assembly(h, PrefixStorage::kI8);
+        for (size_t l = 0; l < 2; ++l) {
+            std::vector<Codebook> books;
+            std::vector<EntryLists> lists;
+            for (size_t c = 0; c < 2; ++c) {
+                books.push_back(build_codebook(tiny.backend(), traced.records()[l * 2 + c],
+                                               {.k = 30, .whiten = true}));
+                if (has_lists) lists.push_back(put_in_lists(tiny.backend(), books.back(), 1));
+            }
+            assembly.add_layer(books, lists);
+        }
+        const auto d = std::make_shared<const PrefixDocument>(assembly.document(h));
+        const testing::TemporaryFile file(written(d), ".prefix.gguf");
+        const auto read = read_prefixes(file.path());
+        EXPECT_TRUE(read.front()->header().is_whitened);
+        Session a = using_prefix(tiny, {.documents = {d}});
+        Session b = using_prefix(tiny, {.documents = read});
+        const auto asked = tiny_tokens(20, 8);
+        const auto logits = all_logits(a, asked);
+        EXPECT_EQ(logits, all_logits(b, asked));
+        // A query's cosine is one after whitening: never above 1, and high for what was recorded.
+        const MemoryReport::Prefix r = b.memory().report().prefix;
+        EXPECT_GT(r.mean_similarity, 0.2);
+        const StateRecords& seen = traced.records().front();
+        double mean = 0;
+        for (size_t i = 0; i < 20; ++i) {
+            const auto key = std::span(seen.keys).subspan(i * 32, 32);
+            const PrefixEntry found = read.front()->find(0, 0, key);
+            EXPECT_LE(found.similarity, 1.0F);
+            mean += double{found.similarity} / 20;
+        }
+        EXPECT_GT(mean, 0.6);
+        // Without its whitening the file is no memory.
+        std::vector<PrefixLayer> layers = d->layers();
+        layers.back().whitening = {};
+        EXPECT_THROW(PrefixDocument(h, layers, d), Error);
+    }
+}
+
+TEST(PrefixFile, KeepsLists) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    for (uint32_t seed = 2; seed < 8; ++seed) traced.follow(tiny_tokens(50, seed));
+    const auto d = traced.document(200, PrefixStorage::kI8, false, -2, true);
+    const testing::TemporaryFile file(written(d), ".prefix.gguf");
+    const auto read = read_prefixes(file.path());
+    EXPECT_TRUE(read.front()->has_lists());
+    EXPECT_EQ(read.front()->held_bytes(), d->held_bytes());
+    EXPECT_LT(read.front()->moved_bytes(), d->held_bytes());
+    Session a = using_prefix(tiny, {.documents = {d}});
+    Session b = using_prefix(tiny, {.documents = read});
+    EXPECT_EQ(all_logits(a, tiny_tokens(20, 8)), all_logits(b, tiny_tokens(20, 8)));
+}
+
+/// A document in lists whose first layer lies.
+void expect_lists_refused(const std::function<void(PrefixLayer&, std::vector<int32_t>&)>& lie,
+                          const std::string& says) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(50, 2));
+    const auto d = traced.document(60, PrefixStorage::kI8, false, -2, true);
+    std::vector<PrefixLayer> layers = d->layers();
+    GgufTensor& t = layers.front().list_start;
+    const auto* from = reinterpret_cast<const int32_t*>(t.data.data());
+    std::vector<int32_t> start(from, from + t.shape[0] * t.shape[1]);
+    t.data = std::as_bytes(std::span(start));
+    EXPECT_NO_THROW(PrefixDocument(d->header(), layers, d));
+    lie(layers.front(), start);
+    try {
+        const PrefixDocument refused(d->header(), layers, d);
+        FAIL() << says;
+    } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::kCorrupt);
+        EXPECT_NE(std::string(e.what()).find(says), std::string::npos) << e.what();
+    }
+}
+
+TEST(PrefixFile, ListsThatLieAreRefused) {
+    const std::string uncovered = "do not cover";
+    // A member past the last entry, before the first, and lists that go back or leave some out.
+    expect_lists_refused([](auto& /*l*/, auto& start) { start[1] = 1 << 20; }, uncovered);
+    expect_lists_refused([](auto& /*l*/, auto& start) { start[1] = -5; }, uncovered);
+    expect_lists_refused([](auto& /*l*/, auto& start) { start[0] = 1; }, uncovered);
+    expect_lists_refused([](auto& /*l*/, auto& start) { std::swap(start[1], start[2]); },
+                         uncovered);
+    expect_lists_refused(
+        [](auto& l, auto& start) { start[size_t(l.list_start.shape[0]) - 1] -= 1; }, uncovered);
+    expect_lists_refused([](auto& l, auto& /*start*/) { l.list_keys = {}; }, "half of its lists");
+    expect_lists_refused([](auto& l, auto& /*start*/) { l.list_start = {}; }, "list");
+    expect_lists_refused([](auto& l, auto& /*start*/) { l.list_start.shape[0] -= 1; }, "list");
+    expect_lists_refused([](auto& l, auto& /*start*/) { l.list_keys = l.list_start = {}; },
+                         "not all layers");
+}
+
+TEST(PrefixFile, PiecesThatLieAreRefused) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    const auto whole = traced.document(10);
+    const auto exact = traced.document(10, PrefixStorage::kF16, true);
+    const auto made = [&](const PrefixDocument& d, int64_t n_chunks, int64_t end) {
+        PrefixHeader h = d.header();
+        h.n_chunks = n_chunks;
+        h.chunks_end = end;
+        return PrefixDocument(h, d.layers(), whole).n_positions();
+    };
+    EXPECT_EQ(made(*whole, 2, 40), 40);
+    EXPECT_EQ(made(*whole, 1, 40), kPrefix);  // a whole one ends where it ends
+    EXPECT_THROW(made(*whole, 0, 40), Error);
+    EXPECT_THROW(made(*whole, 2, 0), Error);
+    EXPECT_THROW(made(*whole, 2, int64_t{1} << 40), Error);
+    EXPECT_THROW(made(*exact, 2, 40), Error);
 }
 
 TEST(PrefixFile, ADamagedFileIsRefused) {

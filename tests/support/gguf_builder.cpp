@@ -234,6 +234,15 @@ GgufBuilder tiny_llama(uint64_t n_vocab) {
     return f;
 }
 
+std::string speaking_model_bytes(const TinyModelOptions& options) {
+    GgufBuilder f = taken_apart(tiny_model_bytes(options));
+    for (const char* name : {"token_embd.weight", "output.weight"}) {
+        f.remove_tensor(name).add_f32(name, {static_cast<uint64_t>(kTinyWidth), kTinyBpeTokens});
+    }
+    add_bpe_vocabulary(f);
+    return f.bytes();
+}
+
 void add_bpe_vocabulary(GgufBuilder& f, std::string_view missing) {
     std::vector<std::string> tokens = byte_spellings();
     for (const char byte : missing) tokens[static_cast<unsigned char>(byte)] += " is missing";

@@ -43,12 +43,17 @@ int opened(const std::string& path, int flags) { return open(path.c_str(), flags
     _exit(127);
 }
 
-int wait_for(pid_t child, const ProgramOptions& options, Clock::time_point start) {
-    bool interrupted = options.interrupt_after_s <= 0;
+int wait_for(pid_t child, const ProgramOptions& options, const std::string& messages,
+             Clock::time_point start) {
+    bool interrupted = options.interrupt_after_s <= 0 && options.interrupt_at.empty();
+    const auto is_time = [&] {
+        if (options.interrupt_at.empty()) return seconds_since(start) > options.interrupt_after_s;
+        return read_text(messages).find(options.interrupt_at) != std::string::npos;
+    };
     int status = 0;
     while (waitpid(child, &status, WNOHANG) == 0) {
         std::this_thread::sleep_for(std::chrono::milliseconds(5));
-        if (!interrupted && seconds_since(start) > options.interrupt_after_s) {
+        if (!interrupted && is_time()) {
             interrupted = true;
             kill(child, SIGINT);
         }
@@ -77,7 +82,7 @@ ProgramResult run_palimpsest(const std::vector<std::string>& arguments,
     if (child == 0) become_program(arguments, in, out, err, options);
     for (const int fd : {in, out, err}) close(fd);
     ProgramResult result;
-    result.status = wait_for(child, options, start);
+    result.status = wait_for(child, options, messages.path(), start);
     result.wall_s = seconds_since(start);
     result.out = read_text(output.path());
     result.err = read_text(messages.path());

@@ -12,11 +12,12 @@ struct ProgramResult {
 };
 
 struct ProgramOptions {
-    std::string input = {};        // standard input
-    std::string out_path = {};     // standard output goes there instead of into the result
-    bool out_closed = false;       // standard output is a pipe that nobody reads
-    double interrupt_after_s = 0;  // > 0: Ctrl-C after so many seconds
-    double timeout_s = 120;        // SIGKILL after so many seconds
+    std::string input = {};         // standard input
+    std::string out_path = {};      // standard output goes there instead of into the result
+    bool out_closed = false;        // standard output is a pipe that nobody reads
+    double interrupt_after_s = 0;   // > 0: Ctrl-C after so many seconds
+    std::string interrupt_at = {};  // Ctrl-C when this stands in its messages
+    double timeout_s = 120;         // SIGKILL after so many seconds
     std::vector<std::string> environment = {};  // NAME=value, beside the test's own
 };
 

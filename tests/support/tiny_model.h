@@ -32,6 +32,10 @@ std::string tiny_model_bytes(const TinyModelOptions& options = {});
 /// The file itself, for one test.
 TemporaryFile tiny_model_file(const TinyModelOptions& options = {});
 
+/// The same with a byte-level BPE vocabulary and a ChatML template, as add_bpe_vocabulary() has
+/// them: it answers nonsense, and at once.
+std::string speaking_model_bytes(const TinyModelOptions& options = {});
+
 /// Random token ids that the model knows.
 std::vector<TokenId> tiny_tokens(int64_t n, uint32_t seed = 1);
 
