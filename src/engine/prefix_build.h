@@ -14,7 +14,7 @@ namespace palimpsest {
 enum class PrefixLookup { kLinear, kTwoLevel, kFaster };
 
 struct PrefixBuildOptions {
-    std::string name;           // of the document
+    std::string name = {};      // of the document
     int64_t heads_per_key = 1;  // 0: all that share a KV head
     bool is_shared = false;
     PrefixKeys keys = PrefixKeys::kPre;
@@ -29,7 +29,7 @@ struct PrefixBuildOptions {
     bool keep_exact = false;  // the prefix's own entries in the file, for the gate
     PrefixLookup lookup = PrefixLookup::kFaster;
     Aggregation aggregation = Aggregation::kWeighted;
-    std::string work_folder;  // where records wait; it is removed when all is done
+    std::string work_folder = {};  // where records wait; it is removed when all is done
 };
 
 struct PrefixBuild {
