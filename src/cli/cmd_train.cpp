@@ -231,6 +231,20 @@ void add_data_flags(CLI::App& command, TrainFlags& f) {
         ->capture_default_str();
 }
 
+/// Every objective takes them all, so that one set of flags goes for several trainings.
+void add_size_flags(CLI::App& command, ObjectiveOptions& o) {
+    const auto sizes = CLI::Range(int64_t{1}, int64_t{4096});
+    command.add_option("--mid", o.n_mid, "width of a gate's middle")
+        ->check(sizes)
+        ->capture_default_str();
+    command
+        .add_option("--features", o.n_feature,
+                    "features of a latent memory: it takes features x (channels + 1) x 4 bytes a "
+                    "head")
+        ->check(sizes)
+        ->capture_default_str();
+}
+
 void add_objective(CLI::App& train_command, const ObjectiveKind& kind) {
     CLI::App& command =
         *train_command.add_subcommand(std::string(kind.name), std::string(kind.summary));
@@ -241,9 +255,7 @@ void add_objective(CLI::App& train_command, const ObjectiveKind& kind) {
                        "a sidecar of this model, whose other parts are kept");
     command.add_option("-t,--threads", f->model.threads, "threads (default: all processors)")
         ->check(CLI::Range(1, GGML_MAX_N_THREADS));
-    command.add_option("--mid", f->objective.n_mid, "width of the middle")
-        ->check(CLI::Range(int64_t{1}, int64_t{4096}))
-        ->capture_default_str();
+    add_size_flags(command, f->objective);
     command.add_flag("--resume", f->resume, "go on from OUT's checkpoint, with the same flags");
     add_data_flags(command, *f);
     add_schedule_flags(command, *f);
