@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -243,6 +244,13 @@ void add_size_flags(CLI::App& command, ObjectiveOptions& o) {
                     "head")
         ->check(sizes)
         ->capture_default_str();
+    const std::map<std::string, Response> responses = {{"repetition", Response::kRepetition},
+                                                       {"continuation", Response::kContinuation}};
+    command
+        .add_option("--response", o.response,
+                    "what teaches an indexer: a repetition of the document, or its second half")
+        ->transform(CLI::CheckedTransformer(responses, CLI::ignore_case))
+        ->default_str("repetition");
 }
 
 void add_objective(CLI::App& train_command, const ObjectiveKind& kind) {

@@ -6,6 +6,7 @@
 #include "core/digest.h"
 #include "core/error.h"
 #include "memory/allocation.h"
+#include "memory/budget.h"
 #include "train/activations.h"
 #include "train/example_layer.h"
 #include "train/gate_network.h"
@@ -155,11 +156,12 @@ class GateChooser final : public Chooser {
             of.is_protected.assign(of.scores.size(), marks);
             of.view.heads.assign(of.scores.size(), {.positions = positions, .rotary = positions});
         });
-        const auto counts = allocator_->allocate(layers, {.exact = static_cast<double>(n) * share,
-                                                          .entries = kept_of(n, share),
-                                                          .evicted = share,
-                                                          .is_cap = false,
-                                                          .most = n});
+        const auto counts =
+            allocator_->allocate(layers, {.exact = static_cast<double>(n) * (1 - share),
+                                          .entries = kept_of(n, share),
+                                          .evicted = share,
+                                          .is_cap = false,
+                                          .most = n});
         std::vector<HeadRows> gone(layers.size());
         for (size_t i = 0; i < layers.size(); ++i) {
             for (size_t h = 0; h < counts[i].size(); ++h) {

@@ -108,6 +108,20 @@ TEST(IndexerObjective, APromptOfSinksIsTaughtByAllPairs) {
     EXPECT_THROW(indexer_target(layer.record(2), IndexerForm::kAllPairs, 9), Error);
 }
 
+TEST(IndexerObjective, ARepetitionTeachesItsMeanOverHeads) {
+    // Five tokens, two heads; the first token is a sink.
+    const std::vector<float> scores = {9, 9, 1, 3, 0, 0, 2, 0, 0, 10};
+    const IndexerTarget target = repetition_target(scores, 2, 1);
+    EXPECT_EQ(target.share, (std::vector<float>{0.25F, 0, 0.125F, 0.625F}));
+    EXPECT_EQ(target.at.first_query, 0);
+    EXPECT_EQ(target.at.end_query, 5);
+    EXPECT_EQ(target.at.first_key, 1);
+    EXPECT_EQ(target.at.end_key, 5);
+    EXPECT_EQ(target.divisor, 1);
+    EXPECT_THROW(repetition_target(scores, 2, 5), Error);
+    EXPECT_THROW(repetition_target(std::vector<float>(10), 2, 1), Error);  // all zero
+}
+
 HeadRows in_all_heads(const std::vector<int32_t>& rows) {
     return HeadRows(static_cast<size_t>(kShape.n_head_kv), rows);
 }

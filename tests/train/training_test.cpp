@@ -44,6 +44,9 @@ Example random_example(uint64_t seed) {
         of.q = halves(kTokens * shape.n_head * shape.d_head, random);
         of.k = halves(kTokens * shape.n_head_kv * shape.d_head, random);
         of.v = halves(kTokens * shape.n_head_kv * shape.d_head, random);
+        for (int64_t j = 0; j < kTokens * shape.n_head_kv; ++j) {
+            of.scores.push_back(static_cast<float>(random.unit()));
+        }
     }
     return e;
 }
@@ -110,6 +113,29 @@ TEST_P(WholeDocumentTraining, WritesASidecarThatLoadsAndTrainsOn) {
 
 INSTANTIATE_TEST_SUITE_P(Parts, WholeDocumentTraining, ::testing::Values("indexer", "latent"),
                          [](const auto& test) { return std::string(test.param); });
+
+TEST(IndexerTraining, AsksForARepetitionOnlyIfThatTeaches) {
+    const MemoryShape shape = small_shape();
+    const Backend backend(1);
+    Example e = random_example(4);
+    const std::vector<Block> blocks = {{.of = &e, .begin = 4, .n = 8}};
+    std::vector<std::string> settings;
+    std::vector<double> losses;
+    for (const Response response : {Response::kRepetition, Response::kContinuation}) {
+        const auto objective = find_objective("indexer").make({.shape = shape,
+                                                               .backend = backend,
+                                                               .options = {.response = response},
+                                                               .sidecar = nullptr});
+        EXPECT_EQ(objective->wanted().scores, response == Response::kRepetition);
+        settings.push_back(objective->settings());
+        if (response == Response::kContinuation) {
+            for (LayerExample& of : e.layers) of.scores.clear();
+        }
+        losses.push_back(objective->learn(blocks));
+    }
+    EXPECT_NE(settings[0], settings[1]);
+    EXPECT_NE(losses[0], losses[1]);
+}
 
 /// Of what an objective began with.
 EvictionWeights written(const ObjectiveKind& kind, const Objective& objective) {
