@@ -154,7 +154,8 @@ class GateChooser final : public Chooser {
             LayerCandidates& of = layers[static_cast<size_t>(i)];
             of.scores = scores(e, static_cast<size_t>(i));
             of.is_protected.assign(of.scores.size(), marks);
-            of.view.heads.assign(of.scores.size(), {.positions = positions, .rotary = positions});
+            of.view.heads.assign(of.scores.size(),
+                                 {.positions = positions, .rotary = positions, .rows = {}});
         });
         const auto counts =
             allocator_->allocate(layers, {.exact = static_cast<double>(n) * (1 - share),

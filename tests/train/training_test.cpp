@@ -138,7 +138,7 @@ TEST(IndexerTraining, AsksForARepetitionOnlyIfThatTeaches) {
 }
 
 /// Of what an objective began with.
-EvictionWeights written(const ObjectiveKind& kind, const Objective& objective) {
+EvictionWeights written(const ObjectiveKind& kind, Objective& objective) {
     const Backend backend(1);
     const BaseModel base = {.architecture = "llama", .fingerprint = "abc"};
     const testing::TemporaryFile file("", ".gguf");
