@@ -93,7 +93,8 @@ std::vector<int64_t> share_out(const std::vector<HeadMass>& heads, int64_t total
     double high = 2;  // above all mass there is
     for (int i = 0; i < kHalvings; ++i) {
         const double mass = (low + high) / 2;
-        (sum_of(taken_for(heads, mass)) <= total ? low : high) = mass;
+        const bool fits = sum_of(taken_for(heads, mass)) <= total;
+        (fits ? low : high) = mass;
     }
     std::vector<int64_t> taken = taken_for(heads, low);
     for (int64_t left = total - sum_of(taken); left > 0; --left) {
