@@ -66,7 +66,7 @@ class LatentTraining final : public Objective {
 
     std::vector<Measure> examine(std::span<const Example* const> held_out) override {
         double loss = 0;
-        double given_back = 0;
+        double missing = 0;
         for (const Example* e : held_out) {
             const std::vector<double> losses = losses_of(*e, 0);
             const std::vector<MemoryTarget>& targets = targets_of(*e);
@@ -75,13 +75,14 @@ class LatentTraining final : public Objective {
                 for (const float x : targets[i].missing) {
                     squared += static_cast<double>(x) * static_cast<double>(x);
                 }
-                const double all = squared / static_cast<double>(targets[i].missing.size());
                 loss += losses[i];
-                given_back += all > 0 ? 1 - losses[i] / all : 0;
+                missing += squared / static_cast<double>(targets[i].missing.size());
             }
         }
         const auto n = static_cast<double>(std::max<size_t>(held_out.size(), 1) * layers_.size());
-        return {{"loss", loss / n}, {"given_back", given_back / n}};
+        // Of all layers together: a gate takes next to nothing from some, of which no share means
+        // anything.
+        return {{"loss", loss / n}, {"given_back", missing > 0 ? 1 - loss / missing : 0}};
     }
 
     /// What goes depends on the chooser's weights.
