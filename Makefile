@@ -78,7 +78,7 @@ bench: release ## measure speed against libllama
 	@build/release/palimpsest bench speed --peer llama \
 	  -m "$$(scripts/setup.sh where model)" $(BENCH_ARGS)
 
-train-default: release ## train what forgets for the default model, into WEIGHTS; about an hour
+train-default: release ## train what forgets for the default model, into WEIGHTS; over an hour
 	@mkdir -p $(WEIGHTS)
 	@scripts/plain_text.py "$(training_texts)"
 	@[ -e $(WEIGHTS)/train.jsonl ] || build/release/palimpsest train-data \
