@@ -21,8 +21,7 @@ default_model = $$(scripts/setup.sh where model)
 default_sidecar = $$(basename "$(default_model)" .gguf).evict.gguf
 train = build/release/palimpsest train
 train_on = -m "$(default_model)" -d $(WEIGHTS)/train.jsonl
-train_by_document = --length 1024 --steps 200 --warm-up 20 --batch 4 --pool 10 --read-every 4 \
-  --held-out 4 --learning-rate 2e-3
+train_by_document = --length 512 --steps 200 --warm-up 20 --pool 16 --learning-rate 2e-3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -78,7 +77,7 @@ bench: release ## measure speed against libllama
 	@build/release/palimpsest bench speed --peer llama \
 	  -m "$$(scripts/setup.sh where model)" $(BENCH_ARGS)
 
-train-default: release ## train what forgets for the default model, into WEIGHTS; about an hour
+train-default: release ## train what forgets for the default model, into WEIGHTS; over an hour
 	@mkdir -p $(WEIGHTS)
 	@scripts/plain_text.py "$(training_texts)"
 	@[ -e $(WEIGHTS)/train.jsonl ] || build/release/palimpsest train-data \
@@ -86,9 +85,9 @@ train-default: release ## train what forgets for the default model, into WEIGHTS
 	@$(train) gate $(train_on) -o $(WEIGHTS)/gate.gguf --length 2048 --steps 1000 --warm-up 60 \
 	  --batch 32 --pool 20 --read-every 10 --held-out 5 --learning-rate 2e-3 $(TRAIN_ARGS)
 	@$(train) indexer $(train_on) -o $(WEIGHTS)/indexer.gguf --sidecar $(WEIGHTS)/gate.gguf \
-	  $(train_by_document) $(TRAIN_ARGS)
+	  $(train_by_document) --batch 6 --read-every 10 --held-out 2 $(TRAIN_ARGS)
 	@$(train) latent $(train_on) -o $(WEIGHTS)/$(default_sidecar) --sidecar $(WEIGHTS)/indexer.gguf \
-	  $(train_by_document) $(TRAIN_ARGS)
+	  $(train_by_document) --batch 4 --read-every 6 --held-out 4 $(TRAIN_ARGS)
 
 install: ## install the program and the library into PREFIX, after `make release`
 	@[ -x build/release/palimpsest ] || { echo "install: run 'make release' first" >&2; exit 1; }

@@ -97,9 +97,7 @@ std::unique_ptr<KvCache> SampleRun::watched_cache(std::span<WantedResult* const>
                               .entries = entry_type(wanted.front()->result.entries)};
     for (const WantedResult* w : wanted) {
         const EvictionOptions& e = w->condition->eviction;
-        const auto is_same = [&](const EvictionOptions& o) {
-            return o.policy == e.policy && o.settings == e.settings;
-        };
+        const auto is_same = [&](const EvictionOptions& o) { return notes_alike(o, e); };
         if (e.policy == "full" || std::ranges::any_of(options.watching, is_same)) continue;
         options.watching.push_back(complete(e));
     }

@@ -33,6 +33,7 @@ struct TrainFlags {
     CorpusOptions corpus;
     TrainingOptions training;
     ObjectiveOptions objective;
+    std::string response = "repetition";
     int64_t n_warm_up = -1, n_decay = -1;  // -1: a tenth of the steps, and three
     int64_t save_every = 200;
     bool resume = false;
@@ -165,6 +166,8 @@ void train(TrainFlags f, const ObjectiveKind& kind) {
     Schedule& s = f.training.schedule;
     s.n_warm_up = f.n_warm_up < 0 ? s.n_steps / 10 : f.n_warm_up;
     s.n_decay = f.n_decay < 0 ? 3 * s.n_steps / 10 : f.n_decay;
+    f.objective.response =
+        f.response == "repetition" ? Response::kRepetition : Response::kContinuation;
     f.corpus.seed = f.objective.seed = f.training.seed;
     catch_interrupts();
     Training training(f, kind);
@@ -231,6 +234,27 @@ void add_data_flags(CLI::App& command, TrainFlags& f) {
         ->capture_default_str();
 }
 
+/// Every objective takes them all, so that one set of flags goes for several trainings.
+void add_objective_flags(CLI::App& command, TrainFlags& f) {
+    ObjectiveOptions& o = f.objective;
+    const auto sizes = CLI::Range(int64_t{1}, int64_t{4096});
+    command.add_option("--mid", o.n_mid, "width of a gate's middle")
+        ->check(sizes)
+        ->capture_default_str();
+    command
+        .add_option("--features", o.n_feature,
+                    "features of a latent memory: it takes features x (channels + 1) x 4 bytes a "
+                    "head")
+        ->check(sizes)
+        ->capture_default_str();
+    command
+        .add_option("--response", f.response,
+                    "what teaches an indexer: a repetition of the document, or its continuation: "
+                    "its own second half")
+        ->check(CLI::IsMember({"repetition", "continuation"}))
+        ->capture_default_str();
+}
+
 void add_objective(CLI::App& train_command, const ObjectiveKind& kind) {
     CLI::App& command =
         *train_command.add_subcommand(std::string(kind.name), std::string(kind.summary));
@@ -241,9 +265,7 @@ void add_objective(CLI::App& train_command, const ObjectiveKind& kind) {
                        "a sidecar of this model, whose other parts are kept");
     command.add_option("-t,--threads", f->model.threads, "threads (default: all processors)")
         ->check(CLI::Range(1, GGML_MAX_N_THREADS));
-    command.add_option("--mid", f->objective.n_mid, "width of the middle")
-        ->check(CLI::Range(int64_t{1}, int64_t{4096}))
-        ->capture_default_str();
+    add_objective_flags(command, *f);
     command.add_flag("--resume", f->resume, "go on from OUT's checkpoint, with the same flags");
     add_data_flags(command, *f);
     add_schedule_flags(command, *f);

@@ -29,6 +29,9 @@ struct LayerCandidates {
     LayerView view;
     Scores scores;
     std::vector<std::vector<uint8_t>> is_protected;  // [KV head][entry]
+    /// Of the last query, mean over the heads that share an entry; empty unless the allocator needs
+    /// it.
+    Scores attention = {};
 };
 
 /// Decides how many entries each head keeps; the head then keeps its best. Immutable.
@@ -57,6 +60,7 @@ struct AllocatorKind {
     std::string_view name;
     std::unique_ptr<BudgetAllocator> (*make)(OptionReader& options, const OutputWeights& weights);
     std::string_view summary;
+    bool needs_last_query = false;  // goes by LayerCandidates::attention
 };
 
 [[nodiscard]] std::span<const AllocatorKind> allocator_kinds();
@@ -68,6 +72,7 @@ std::unique_ptr<BudgetAllocator> make_uniform(OptionReader& options, const Outpu
 std::unique_ptr<BudgetAllocator> make_pyramid(OptionReader& options, const OutputWeights& weights);
 std::unique_ptr<BudgetAllocator> make_adaptive(OptionReader& options, const OutputWeights& weights);
 std::unique_ptr<BudgetAllocator> make_global(OptionReader& options, const OutputWeights& weights);
+std::unique_ptr<BudgetAllocator> make_mass(OptionReader& options, const OutputWeights& weights);
 std::unique_ptr<BudgetAllocator> make_critical(OptionReader& options, const OutputWeights& weights);
 std::unique_ptr<BudgetAllocator> make_critical_adaptive(OptionReader& options,
                                                         const OutputWeights& weights);

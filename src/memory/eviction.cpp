@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "memory/binary_stream.h"
+#include "memory/last_query.h"
 #include "memory/policies.h"
 #include "memory/residues.h"
 
@@ -30,7 +31,23 @@ PartInputs part_inputs(const MemoryShape& shape, const EvictionOptions& o, Optio
             .entries = o.entries};
 }
 
+const AllocatorKind& allocator_of(const EvictionOptions& o) {
+    return find_allocator(o.allocator.empty() ? find_policy(o.policy).allocator : o.allocator);
+}
+
+std::unique_ptr<EvictionPolicy> made(const PolicyKind& kind, const PartInputs& in,
+                                     const AllocatorKind& allocator) {
+    auto policy = kind.make(in);
+    return allocator.needs_last_query ? with_last_query(std::move(policy), in.shape)
+                                      : std::move(policy);
+}
+
 }  // namespace
+
+bool notes_alike(const EvictionOptions& a, const EvictionOptions& b) {
+    return a.policy == b.policy && a.settings == b.settings &&
+           allocator_of(a).needs_last_query == allocator_of(b).needs_last_query;
+}
 
 std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape,
                                             const EvictionOptions& options) {
@@ -38,7 +55,7 @@ std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape,
     require(kind.make != nullptr, "policy '", options.policy, "' evicts nothing");
     // The settings of allocator and residue are read by whoever evicts.
     OptionReader reader(cat("policy '", options.policy, "'"), options.settings);
-    return kind.make(part_inputs(shape, options, reader));
+    return made(kind, part_inputs(shape, options, reader), allocator_of(options));
 }
 
 Positions parse_positions(std::string_view name) {
@@ -67,13 +84,14 @@ Evictor::Evictor(const MemoryShape& shape, const EvictionOptions& options, int64
         require(options.budget.share >= 0 && options.budget.share < 1, "a ratio of ",
                 options.budget.share, "; it must be 0 or more and less than 1");
     }
-    allocator_name_ = options.allocator.empty() ? std::string(kind.allocator) : options.allocator;
+    const AllocatorKind& allocator = allocator_of(options);
+    allocator_name_ = allocator.name;
     OptionReader reader(cat("policy '", options.policy, "' with allocator '", allocator_name_,
                             "' and residue '", options.residue, "'"),
                         options_.settings);
     const PartInputs inputs = part_inputs(shape_, options_, reader);
-    policy_ = kind.make(inputs);
-    allocator_ = find_allocator(allocator_name_).make(reader, options.output_weights);
+    policy_ = made(kind, inputs, allocator);
+    allocator_ = allocator.make(reader, options.output_weights);
     const ResidueKind& left = find_residue(options.residue);
     if (left.make != nullptr) residue_ = left.make(inputs);
     reader.finish();

@@ -61,6 +61,9 @@ struct EvictionOptions {
 std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape,
                                             const EvictionOptions& options);
 
+/// Do the two note the same of what passes, so that one policy can stand for both?
+bool notes_alike(const EvictionOptions& a, const EvictionOptions& b);
+
 /// When to cut, down to how much, and what: the part of a bounded cache that decides. One object a
 /// sequence.
 class Evictor {

@@ -66,6 +66,10 @@ class EvictionPolicy {
     /// Importance of every entry; higher is kept. Not-a-number counts as -infinity.
     [[nodiscard]] virtual Scores score(const LayerView& held) const = 0;
 
+    /// Attention that the last query pays to every entry, mean over the heads that share it; empty:
+    /// nobody noted it (last_query.h).
+    [[nodiscard]] virtual Scores last_attention(const LayerView& /*held*/) const { return {}; }
+
     /// Of a head's entries only those at `kept` (ascending) are left.
     virtual void keep(int64_t /*layer*/, int64_t /*head*/, std::span<const int32_t> /*kept*/) {}
     /// After a layer was cut: the positions that each of its heads still holds, ascending.

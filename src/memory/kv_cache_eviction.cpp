@@ -58,6 +58,7 @@ std::vector<LayerCandidates> KvCache::score_layers() {
         for (size_t i = next++; i < layers.size(); i = next++) {
             layers[i].view.scratch = scratch_.of_thread(thread);
             layers[i].scores = evictor_->policy().score(layers[i].view);
+            layers[i].attention = evictor_->policy().last_attention(layers[i].view);
         }
     });
     return layers;

@@ -40,9 +40,7 @@ std::unique_ptr<KvCache> KvCache::fork(const EvictionOptions& eviction) const {
     copy->take_entries(*this);
     if (copy->evictor_ == nullptr) return copy;
     require(eviction.one_shot, "a memory that is cut while it reads must read by itself");
-    const auto same = [&](const EvictionOptions& o) {
-        return o.policy == eviction.policy && o.settings == eviction.settings;
-    };
+    const auto same = [&](const EvictionOptions& o) { return notes_alike(o, eviction); };
     const auto found = std::ranges::find_if(options_.watching, same);
     require(found != options_.watching.end(), "policy '", eviction.policy,
             "' with these settings did not watch the reading");

@@ -50,8 +50,16 @@ class Objective {
     virtual void describe(GgufWriter& to) const = 0;
 };
 
+/// What stands for the answer to a document, whose attention teaches an indexer.
+enum class Response {
+    kRepetition,    // the document, said again: needs all of it
+    kContinuation,  // its own second half
+};
+
 struct ObjectiveOptions {
-    int64_t n_mid = 128;  // width of a gate's middle
+    int64_t n_mid = 128;     // width of a gate's middle
+    int64_t n_feature = 24;  // of a latent memory, a head: 2.4 % of 1,024 f16 entries, at any width
+    Response response = Response::kRepetition;  // teaches an indexer
     uint64_t seed = 1;
 };
 

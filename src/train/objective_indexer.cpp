@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "core/error.h"
 #include "train/rows.h"
@@ -78,6 +79,15 @@ double divergence(const IndexerTarget& target, const std::vector<double>& logs) 
     return sum / target.divisor;
 }
 
+std::vector<float> shares_of(const std::vector<double>& pooled) {
+    const double sum = std::accumulate(pooled.begin(), pooled.end(), 0.0);
+    require(sum > 0 && std::isfinite(sum), "attention of a document is not finite or all zero");
+    std::vector<float> shares;
+    shares.reserve(pooled.size());
+    for (const double x : pooled) shares.push_back(static_cast<float>(x / sum));
+    return shares;
+}
+
 }  // namespace
 
 IndexerTarget indexer_target(const LayerRecord& record, IndexerForm form, int64_t n_sink) {
@@ -96,10 +106,23 @@ IndexerTarget indexer_target(const LayerRecord& record, IndexerForm form, int64_
         pool_weights(record, target.at, pooled);
         target.divisor = static_cast<double>(pooled.size());
     }
-    double sum = 0;
-    for (const double x : pooled) sum += x;
-    require(sum > 0 && std::isfinite(sum), "attention of a document is not finite or all zero");
-    for (const double x : pooled) target.share.push_back(static_cast<float>(x / sum));
+    target.share = shares_of(pooled);
+    return target;
+}
+
+IndexerTarget repetition_target(std::span<const float> scores, int64_t n_head_kv, int64_t n_sink) {
+    const int64_t n = std::ssize(scores) / n_head_kv;
+    require(n_sink >= 0 && n > n_sink, "a document of ", n, " tokens has nothing to teach after ",
+            n_sink, " sinks");
+    IndexerTarget target;
+    target.at = {.first_query = 0, .end_query = n, .first_key = n_sink, .end_key = n};
+    std::vector<double> pooled;
+    for (int64_t t = n_sink; t < n; ++t) {
+        const auto of =
+            scores.subspan(static_cast<size_t>(t * n_head_kv), static_cast<size_t>(n_head_kv));
+        pooled.push_back(std::accumulate(of.begin(), of.end(), 0.0));
+    }
+    target.share = shares_of(pooled);
     return target;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "train/indexer_net.h"
@@ -25,6 +26,13 @@ struct IndexerTarget {
 /// Throws kInvalidArgument if no key is left after `n_sink`, or nobody asks. A prompt no longer
 /// than the sinks is taught by all pairs, as the released code does.
 IndexerTarget indexer_target(const LayerRecord& record, IndexerForm form, int64_t n_sink);
+
+/// The same where a repetition of the whole document is the response: the share of each key in
+/// `scores` [n][n_head_kv], the largest weight that the repetition pays to each entry
+/// (Example::scores), mean over heads. Those who ask the indexer are the document's own queries, as
+/// when a prompt has been read and is cut. Throws kInvalidArgument if no key is left after
+/// `n_sink`.
+IndexerTarget repetition_target(std::span<const float> scores, int64_t n_head_kv, int64_t n_sink);
 
 /// The Kullback-Leibler divergence of the student's spread, softmax of the importance, from the
 /// target's, over its divisor (section 3.1 of the paper; the released code's forms). Adds `weight`

@@ -147,6 +147,16 @@ void add_missing(const LayerRecord& record, const std::vector<char>& is_evicted,
     for (int64_t c = 0; c < d; ++c) out[c] = gone[at(c)] - surplus * stays[at(c)];
 }
 
+std::vector<char> marks_of(std::span<const int32_t> rows, const LayerRecord& record) {
+    std::vector<char> marks(at(record.n_prompt));
+    for (const int32_t t : rows) {
+        require(t >= 0 && t < record.n_prompt, "row ", t, " is not one of a prompt of ",
+                record.n_prompt);
+        marks[at(t)] = 1;
+    }
+    return marks;
+}
+
 float sigmoid(float x) { return 1.0F / (1.0F + std::exp(-x)); }
 
 }  // namespace
@@ -166,20 +176,17 @@ std::vector<int32_t> rows_to_evict(std::span<const float> importance, double evi
     return complement(kept, n);
 }
 
-MemoryTarget memory_target(const LayerRecord& record, std::vector<int32_t> evicted,
-                           int64_t read_every) {
+MemoryTarget memory_target(const LayerRecord& record, HeadRows evicted, int64_t read_every) {
     record.check();
     require(read_every >= 1, "every ", read_every, ". token cannot read");
     require(record.n > record.n_prompt, "a document without a response asks nothing of a memory");
-    std::vector<char> is_evicted(at(record.n_prompt));
-    for (const int32_t t : evicted) {
-        require(t >= 0 && t < record.n_prompt, "row ", t, " is not one of a prompt of ",
-                record.n_prompt);
-        is_evicted[at(t)] = 1;
-    }
+    const AttentionShape& s = record.shape;
+    require(std::ssize(evicted) == s.n_head_kv, "rows of ", evicted.size(), " heads, not of ",
+            s.n_head_kv);
+    std::vector<std::vector<char>> is_evicted;  // [KV head][row]
+    for (const std::vector<int32_t>& rows : evicted) is_evicted.push_back(marks_of(rows, record));
     MemoryTarget target;
     target.evicted = std::move(evicted);
-    const AttentionShape& s = record.shape;
     std::vector<float> weights(at(record.n));
     for (int64_t token = record.n_prompt; token < record.n; token += read_every) {
         target.readers.push_back(static_cast<int32_t>(token));
@@ -188,7 +195,7 @@ MemoryTarget memory_target(const LayerRecord& record, std::vector<int32_t> evict
     float* out = target.missing.data();
     for (const int32_t token : target.readers) {
         for (int64_t h = 0; h < s.n_head; ++h, out += s.d_head) {
-            add_missing(record, is_evicted, token, h, weights, out);
+            add_missing(record, is_evicted[at(h / s.group())], token, h, weights, out);
         }
     }
     return target;
@@ -208,7 +215,7 @@ double memory_loss(const LayerRecord& record, const MemoryTarget& target,
     double d_gate = 0;
     std::vector<float> dm(at(s.d_head));
     for (int64_t head_kv = 0; head_kv < s.n_head_kv; ++head_kv) {
-        HeadMemory memory(record, target.evicted, head_kv, weights.phi);
+        HeadMemory memory(record, target.evicted[at(head_kv)], head_kv, weights.phi);
         for (int64_t i = 0; i < std::ssize(target.readers) * s.group(); ++i) {
             const int64_t row = i / s.group();
             const int64_t head = head_kv * s.group() + i % s.group();

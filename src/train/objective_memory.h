@@ -8,10 +8,13 @@
 
 namespace palimpsest {
 
+/// Rows of one layer's KV heads: [n_head_kv][rows], ascending.
+using HeadRows = std::vector<std::vector<int32_t>>;
+
 /// What eviction takes from a layer's answers on one document: what the latent memory should give
 /// back. Does not depend on the memory: computed once for a document and a set of rows.
 struct MemoryTarget {
-    std::vector<int32_t> evicted;  // rows of the prompt, ascending: all KV heads lose the same
+    HeadRows evicted;              // of the prompt
     std::vector<int32_t> readers;  // tokens of the response that read the memory
     std::vector<float> missing;    // [readers][n_head][d_head]: attention with less without
 };
@@ -23,9 +26,8 @@ std::vector<int32_t> rows_to_evict(std::span<const float> importance, double evi
                                    int64_t n_sink);
 
 /// Of every `read_every`-th token of the response. Throws kInvalidArgument for a record without a
-/// response, or rows outside the prompt.
-MemoryTarget memory_target(const LayerRecord& record, std::vector<int32_t> evicted,
-                           int64_t read_every = 1);
+/// response, rows outside the prompt, or rows of another number of heads.
+MemoryTarget memory_target(const LayerRecord& record, HeadRows evicted, int64_t read_every = 1);
 
 /// A layer's latent memory (IndexMem, arXiv:2605.25475, section 3.2, the released code's variant),
 /// or as much room for its gradients: T is const float or float.

@@ -1,9 +1,11 @@
-// Trains the policy `indexer` (IndexMem, arXiv:2605.25475): the second half of a document asks, and
-// the indexer learns which tokens of the first half attention will look at.
+// Trains the policy `indexer` (IndexMem, arXiv:2605.25475) to foretell which tokens of a document
+// attention will look at when the document is answered.
 //
-// The released code does this with labelled answers; any text will do, for what comes later stands
-// for the answer. All causal pairs, the paper's form, would mostly teach what a token's neighbours
-// look at, which no cut of a long context turns on.
+// The released code has labelled answers. Here a repetition of the document stands for the answer:
+// it needs all that any answer could, where a text's own second half (Response::kContinuation)
+// looks at little of the first but its frequent words. And with a repetition it is the document's
+// own queries that ask the indexer, as when it runs: a cut comes before the answer. All causal
+// pairs, the paper's form, would mostly teach what a token's neighbours look at.
 
 #include <algorithm>
 #include <cmath>
@@ -33,13 +35,17 @@ class IndexerTraining final : public Objective {
         : backend_(in.backend),
           shape_(attention_shape(in.shape)),
           size_({.n_head = std::max<int64_t>(1, in.shape.n_head / 4),
-                 .d_head = std::max<int64_t>(4, in.shape.d_head / 8)}) {
+                 .d_head = std::max<int64_t>(4, in.shape.d_head / 8)}),
+          response_(in.options.response) {
         Random random(in.options.seed);
         for (const int64_t i : evicting_layers(in.shape)) add_layer(i, random);
     }
 
     [[nodiscard]] Captured wanted() const override {
-        return {.hidden = true, .queries = true, .entries = true};
+        return {.hidden = true,
+                .queries = true,
+                .entries = true,
+                .scores = response_ == Response::kRepetition};
     }
     [[nodiscard]] Parameters& parameters() override { return parameters_; }
 
@@ -68,6 +74,10 @@ class IndexerTraining final : public Objective {
         const auto n = static_cast<double>(std::max<size_t>(held_out.size(), 1) * layers_.size());
         for (Measure& m : sums) m.value /= n;
         return sums;
+    }
+
+    [[nodiscard]] std::string settings() const override {
+        return response_ == Response::kRepetition ? "response=repetition" : "response=continuation";
     }
 
     void describe(GgufWriter& to) const override {
@@ -127,12 +137,19 @@ class IndexerTraining final : public Objective {
         return targets_.of(
             e, layers_.size(), [&](const auto& work) { in_layers(work); },
             [&](size_t i) {
-                const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
-                IndexerTarget target =
-                    indexer_target(layer.record(), IndexerForm::kLabelled, kTrainedSinks);
+                IndexerTarget target = target_of(e, layers_[i].layer);
                 target.divisor = 1;  // nats a layer: Adam does not mind the scale
                 return target;
             });
+    }
+
+    [[nodiscard]] IndexerTarget target_of(const Example& e, int64_t layer) const {
+        if (response_ == Response::kRepetition) {
+            return repetition_target(e.layers[static_cast<size_t>(layer)].scores, shape_.n_head_kv,
+                                     kTrainedSinks);
+        }
+        const ExampleLayer of(e, layer, shape_, e.n / 2);
+        return indexer_target(of.record(), IndexerForm::kLabelled, kTrainedSinks);
     }
 
     double learn_document(const Example& e, double share) {
@@ -164,6 +181,7 @@ class IndexerTraining final : public Objective {
     const Backend& backend_;
     AttentionShape shape_;
     IndexerShape size_;
+    Response response_;
     Parameters parameters_;
     std::vector<LayerPlaces> layers_;
     ExampleNotes<IndexerTarget> targets_;

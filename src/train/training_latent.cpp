@@ -3,21 +3,19 @@
 // from it what its attention misses.
 //
 // As the design decides (A13): what goes is chosen by the rule that chooses when running, and how
-// much goes is drawn for each document. The indexer of the sidecar chooses; without one, attention
-// itself does, which is what an indexer is trained to foretell.
+// much goes is drawn for each document (chooser.h).
 
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <numeric>
+#include <utility>
 
 #include "bench/random.h"
-#include "core/digest.h"
 #include "core/error.h"
 #include "train/activations.h"
+#include "train/chooser.h"
 #include "train/example_layer.h"
 #include "train/objective.h"
-#include "train/objective_indexer.h"
 #include "train/objective_memory.h"
 
 namespace palimpsest {
@@ -36,45 +34,18 @@ struct LayerPlaces {
     size_t phi = 0, gate = 0, decay = 0;
 };
 
-/// A sidecar's indexer of one layer.
-struct Chooser {
-    std::vector<float> q, k, head, q_norm, k_norm;
-    [[nodiscard]] IndexerParts<const float> parts() const { return {q, k, head, q_norm, k_norm}; }
-};
-
-Chooser chooser_of(const IndexerLayer& from) {
-    require(from.k_bias == nullptr && from.head_bias == nullptr && from.q_norm.bias == nullptr &&
-                from.k_norm.bias == nullptr,
-            "the sidecar's indexer has biases, which are not trained here");
-    return {.q = Graph::read(from.q),
-            .k = Graph::read(from.k),
-            .head = Graph::read(from.head),
-            .q_norm = Graph::read(from.q_norm.weight),
-            .k_norm = Graph::read(from.k_norm.weight)};
-}
-
 class LatentTraining final : public Objective {
  public:
     explicit LatentTraining(const ObjectiveInputs& in)
         : backend_(in.backend),
           shape_(attention_shape(in.shape)),
-          n_feature_(in.shape.d_head),
-          seed_(in.options.seed) {
+          n_feature_(in.options.n_feature),
+          seed_(in.options.seed),
+          chooser_(make_chooser(in)) {
+        require(n_feature_ >= 1 && n_feature_ <= 4096, "a latent memory of ", n_feature_,
+                " features; they must be 1 to 4096");
         Random random(in.options.seed);
-        const IndexerWeights* indexer = in.sidecar == nullptr ? nullptr : in.sidecar->indexer();
-        if (indexer != nullptr) {
-            require(indexer->norm == NormKind::kRms && indexer->activation == Activation::kRelu &&
-                        indexer->is_causal,
-                    "the sidecar's indexer is of a kind that is not trained here");
-            size_ = {
-                .n_head = indexer->n_head, .d_head = indexer->d_head, .epsilon = indexer->epsilon};
-        }
-        for (const int64_t i : evicting_layers(in.shape)) {
-            add_layer(i, random);
-            if (indexer != nullptr) {
-                choosers_.push_back(chooser_of(indexer->layers[static_cast<size_t>(i)]));
-            }
-        }
+        for (const int64_t i : evicting_layers(in.shape)) add_layer(i, random);
     }
 
     [[nodiscard]] Captured wanted() const override {
@@ -95,7 +66,7 @@ class LatentTraining final : public Objective {
 
     std::vector<Measure> examine(std::span<const Example* const> held_out) override {
         double loss = 0;
-        double given_back = 0;
+        double missing = 0;
         for (const Example* e : held_out) {
             const std::vector<double> losses = losses_of(*e, 0);
             const std::vector<MemoryTarget>& targets = targets_of(*e);
@@ -104,24 +75,19 @@ class LatentTraining final : public Objective {
                 for (const float x : targets[i].missing) {
                     squared += static_cast<double>(x) * static_cast<double>(x);
                 }
-                const double all = squared / static_cast<double>(targets[i].missing.size());
                 loss += losses[i];
-                given_back += all > 0 ? 1 - losses[i] / all : 0;
+                missing += squared / static_cast<double>(targets[i].missing.size());
             }
         }
         const auto n = static_cast<double>(std::max<size_t>(held_out.size(), 1) * layers_.size());
-        return {{"loss", loss / n}, {"given_back", given_back / n}};
+        // Of all layers together: a gate takes next to nothing from some, of which no share means
+        // anything.
+        return {{"loss", loss / n}, {"given_back", missing > 0 ? 1 - loss / missing : 0}};
     }
 
-    /// What goes is the indexer's choice, so its weights count.
+    /// What goes depends on the chooser's weights.
     [[nodiscard]] std::string settings() const override {
-        Digest digest;
-        for (const Chooser& c : choosers_) {
-            for (const auto* part : {&c.q, &c.k, &c.head, &c.q_norm, &c.k_norm}) {
-                digest.add(std::as_bytes(std::span(*part)));
-            }
-        }
-        return choosers_.empty() ? "chooser=attention" : cat("chooser=", digest.hex());
+        return cat(chooser_->settings(), " features=", n_feature_);
     }
 
     void describe(GgufWriter& to) const override {
@@ -167,43 +133,19 @@ class LatentTraining final : public Objective {
                            [&](int64_t i, int /*thread*/) { work(static_cast<size_t>(i)); });
     }
 
-    /// How important each row of the prompt is to the prompt itself.
-    [[nodiscard]] std::vector<float> importance(const LayerRecord& record, size_t i) const {
-        if (choosers_.empty()) {
-            LayerRecord prompt = record;
-            prompt.n = record.n_prompt;
-            const auto first = [&](std::span<const float> of) {
-                return of.first(of.size() / static_cast<size_t>(record.n) *
-                                static_cast<size_t>(prompt.n));
-            };
-            prompt.hidden = first(record.hidden);
-            prompt.q_raw = first(record.q_raw);
-            prompt.q = first(record.q);
-            prompt.k = first(record.k);
-            prompt.v = first(record.v);
-            return indexer_target(prompt, IndexerForm::kAllPairs, 0).share;
-        }
-        const auto weights = choosers_[i].parts();
-        return IndexerNet(size_, weights, record)
-            .importance({.first_query = 0,
-                         .end_query = record.n_prompt,
-                         .first_key = 0,
-                         .end_key = record.n_prompt})
-            .largest;
-    }
-
     const std::vector<MemoryTarget>& targets_of(const Example& e) {
         Random random(seed_ ^ example_key(e));
         const double share =
             kEvictedShares.at(static_cast<size_t>(random.below(std::ssize(kEvictedShares))));
-        return targets_.of(
-            e, layers_.size(), [&](const auto& work) { in_layers(work); },
-            [&](size_t i) {
-                const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
-                return memory_target(
-                    layer.record(),
-                    rows_to_evict(importance(layer.record(), i), share, kTrainedSinks), kAskEvery);
-            });
+        std::vector<HeadRows> gone;
+        const auto choose_and_work = [&](const auto& work) {
+            gone = chooser_->choose(e, share);
+            in_layers(work);
+        };
+        return targets_.of(e, layers_.size(), choose_and_work, [&](size_t i) {
+            const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
+            return memory_target(layer.record(), std::move(gone[i]), kAskEvery);
+        });
     }
 
     /// Of every layer; adds `share` of the gradients, unless it is 0.
@@ -226,8 +168,7 @@ class LatentTraining final : public Objective {
     AttentionShape shape_;
     int64_t n_feature_;
     uint64_t seed_;
-    IndexerShape size_;
-    std::vector<Chooser> choosers_;  // as layers_; empty: the sidecar has no indexer
+    std::unique_ptr<Chooser> chooser_;
     Parameters parameters_;
     std::vector<LayerPlaces> layers_;
     ExampleNotes<MemoryTarget> targets_;

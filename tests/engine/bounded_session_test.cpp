@@ -134,6 +134,28 @@ TEST_P(BoundedSession, AReaderGoesOnAfterForks) {
     EXPECT_EQ(read.fork(half)->usage().positions_seen, 170);
 }
 
+TEST(BoundedSessionForks, ByMassNeedTheLastQueryToo) {
+    TinyModel tiny;
+    const std::vector<TokenId> text = tiny_tokens(150);
+    const std::vector<TokenId> question = tiny_tokens(9, 3);
+    EvictionOptions by_mass = one_shot("key-norm", 0.5);
+    by_mass.allocator = "mass";
+    const auto reading = [&](std::vector<EvictionOptions> watching) {
+        return std::make_unique<KvCache>(
+            tiny.backend(), tiny.shape(),
+            KvCacheOptions{.n_ctx = kWindow, .entries = GGML_TYPE_F32, .watching = watching});
+    };
+    auto cache = reading({one_shot("key-norm", 0), by_mass});
+    const KvCache& read = *cache;
+    Session reader(tiny.model(), tiny.backend(), std::move(cache), {.n_chunk = kChunk});
+    reader.feed(text);
+    Session alone = session_of(tiny, by_mass);
+    alone.feed(text);
+    Session forked(tiny.model(), tiny.backend(), read.fork(by_mass), {.n_chunk = kChunk});
+    EXPECT_EQ(answer_of(forked, question), answer_of(alone, question));
+    EXPECT_THROW(static_cast<void>(reading({one_shot("key-norm", 0)})->fork(by_mass)), Error);
+}
+
 TEST(BoundedSessionErrors, AForkNeedsAPolicyThatWatched) {
     TinyModel tiny;
     const KvCache cache(

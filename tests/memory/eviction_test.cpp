@@ -413,7 +413,7 @@ TEST(Eviction, UnevenHeadsCostTheirSum) {
     const MemoryShape shape = shape_of();
     const MemoryScript script(shape, kLength);
     Backend backend(1);
-    for (const char* allocator : {"adaptive", "global", "pyramid"}) {
+    for (const char* allocator : {"adaptive", "global", "pyramid", "mass"}) {
         const Case c = {.policy = "key-norm", .allocator = allocator};
         KvCache memory(backend, shape, c.options());
         script.run(backend, memory, 32);
@@ -439,7 +439,7 @@ TEST(Eviction, AByteBudgetHoldsAtEveryMoment) {
     const MemoryScript script(shape, kLength);
     Backend backend(1);
     for (const std::string& policy : scored_policies()) {
-        for (const char* allocator : {"uniform", "adaptive"}) {
+        for (const char* allocator : {"uniform", "adaptive", "mass"}) {
             if (policy == "chunk-kv") continue;
             Case c = {.policy = policy, .allocator = allocator};
             KvCacheOptions options = c.options();

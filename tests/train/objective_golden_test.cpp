@@ -105,7 +105,9 @@ class ObjectiveGolden : public ::testing::TestWithParam<const char*> {
                 const IndexerNet net(shape_, indexer, record);
                 of_indexer += indexer_loss(net, indexer_target(record, form, kSinks), share,
                                            indexer_of<float>(gradient, layer));
-                const MemoryTarget target = memory_target(record, evicted(net, n_prompt_[i]));
+                const HeadRows gone(static_cast<size_t>(record.shape.n_head_kv),
+                                    evicted(net, n_prompt_[i]));
+                const MemoryTarget target = memory_target(record, gone);
                 of_memory += memory_loss(record, target, memory_of<const float>(weights, layer), {},
                                          share * static_cast<float>(memory_weight_),
                                          memory_of<float>(gradient, layer));

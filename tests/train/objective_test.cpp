@@ -108,12 +108,30 @@ TEST(IndexerObjective, APromptOfSinksIsTaughtByAllPairs) {
     EXPECT_THROW(indexer_target(layer.record(2), IndexerForm::kAllPairs, 9), Error);
 }
 
+TEST(IndexerObjective, ARepetitionTeachesItsMeanOverHeads) {
+    // Five tokens, two heads; the first token is a sink.
+    const std::vector<float> scores = {9, 9, 1, 3, 0, 0, 2, 0, 0, 10};
+    const IndexerTarget target = repetition_target(scores, 2, 1);
+    EXPECT_EQ(target.share, (std::vector<float>{0.25F, 0, 0.125F, 0.625F}));
+    EXPECT_EQ(target.at.first_query, 0);
+    EXPECT_EQ(target.at.end_query, 5);
+    EXPECT_EQ(target.at.first_key, 1);
+    EXPECT_EQ(target.at.end_key, 5);
+    EXPECT_EQ(target.divisor, 1);
+    EXPECT_THROW(repetition_target(scores, 2, 5), Error);
+    EXPECT_THROW(repetition_target(std::vector<float>(10), 2, 1), Error);  // all zero
+}
+
+HeadRows in_all_heads(const std::vector<int32_t>& rows) {
+    return HeadRows(static_cast<size_t>(kShape.n_head_kv), rows);
+}
+
 class MemoryObjective : public ::testing::TestWithParam<MemoryRule> {};
 
 TEST_P(MemoryObjective, GradientsAreFiniteDifferences) {
     const testing::TappedLayer layer = testing::random_layer(kShape, 11, 4);
     const LayerRecord record = layer.record(8);
-    const MemoryTarget target = memory_target(record, {1, 3, 4, 6});
+    const MemoryTarget target = memory_target(record, {{1, 3, 4, 6}, {2, 7}});
     std::vector<float> phi = numbers(7 * 6, 5);
     std::vector<float> gate = {0.3F};
     std::vector<float> d_phi(phi.size());
@@ -135,21 +153,36 @@ INSTANTIATE_TEST_SUITE_P(Rules, MemoryObjective,
 
 TEST(MemoryObjective, NothingEvictedIsNothingMissing) {
     const testing::TappedLayer layer = testing::random_layer(kShape, 11, 6);
-    const MemoryTarget target = memory_target(layer.record(8), {});
+    const MemoryTarget target = memory_target(layer.record(8), in_all_heads({}));
     for (const float x : target.missing) EXPECT_NEAR(x, 0, 1e-6F);
-    EXPECT_THROW(memory_target(layer.record(11), {1}), Error);
-    EXPECT_THROW(memory_target(layer.record(8), {8}), Error);
+    EXPECT_THROW(memory_target(layer.record(11), in_all_heads({1})), Error);
+    EXPECT_THROW(memory_target(layer.record(8), in_all_heads({8})), Error);
+    EXPECT_THROW(memory_target(layer.record(8), {{1}}), Error);  // of one head of two
+}
+
+TEST(MemoryObjective, HeadsLoseWhatIsTheirs) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 11, 6);
+    const HeadRows uneven = {{1, 3, 4, 6}, {2, 7}};
+    const MemoryTarget target = memory_target(layer.record(8), uneven);
+    const auto width = static_cast<size_t>(kShape.group() * kShape.d_head);
+    for (size_t h = 0; h < uneven.size(); ++h) {
+        const MemoryTarget alike = memory_target(layer.record(8), in_all_heads(uneven[h]));
+        for (size_t i = 0; i < target.missing.size(); ++i) {
+            if (i / width % 2 != h) continue;
+            EXPECT_EQ(target.missing[i], alike.missing[i]) << "head " << h << " at " << i;
+        }
+    }
 }
 
 TEST(MemoryObjective, ClippedAnswersAreNoLongerThanValues) {
     const testing::TappedLayer layer = testing::random_layer(kShape, 11, 8);
     const LayerRecord record = layer.record(8);
-    MemoryTarget target = memory_target(record, {1, 3, 4, 6});
+    MemoryTarget target = memory_target(record, in_all_heads({1, 3, 4, 6}));
     std::ranges::fill(target.missing, 0.0F);
     const std::vector<float> phi = numbers(7 * 6, 5, 1e-3F);  // answers would be huge
     const std::vector<float> gate = {40.0F};                  // its sigmoid is 1
     float longest = 0;
-    for (const int32_t t : target.evicted) {
+    for (const int32_t t : target.evicted[0]) {
         for (int64_t h = 0; h < kShape.n_head_kv; ++h) {
             float squared = 0;
             for (int64_t c = 0; c < kShape.d_head; ++c) {

@@ -8,6 +8,7 @@
 #include "bench/random.h"
 #include "core/error.h"
 #include "support/golden.h"
+#include "train/chooser.h"
 #include "train/objective.h"
 #include "train/optimizer.h"
 #include "train/sidecar.h"
@@ -43,6 +44,9 @@ Example random_example(uint64_t seed) {
         of.q = halves(kTokens * shape.n_head * shape.d_head, random);
         of.k = halves(kTokens * shape.n_head_kv * shape.d_head, random);
         of.v = halves(kTokens * shape.n_head_kv * shape.d_head, random);
+        for (int64_t j = 0; j < kTokens * shape.n_head_kv; ++j) {
+            of.scores.push_back(static_cast<float>(random.unit()));
+        }
     }
     return e;
 }
@@ -109,6 +113,111 @@ TEST_P(WholeDocumentTraining, WritesASidecarThatLoadsAndTrainsOn) {
 
 INSTANTIATE_TEST_SUITE_P(Parts, WholeDocumentTraining, ::testing::Values("indexer", "latent"),
                          [](const auto& test) { return std::string(test.param); });
+
+TEST(IndexerTraining, AsksForARepetitionOnlyIfThatTeaches) {
+    const MemoryShape shape = small_shape();
+    const Backend backend(1);
+    Example e = random_example(4);
+    const std::vector<Block> blocks = {{.of = &e, .begin = 4, .n = 8}};
+    std::vector<std::string> settings;
+    std::vector<double> losses;
+    for (const Response response : {Response::kRepetition, Response::kContinuation}) {
+        const auto objective = find_objective("indexer").make({.shape = shape,
+                                                               .backend = backend,
+                                                               .options = {.response = response},
+                                                               .sidecar = nullptr});
+        EXPECT_EQ(objective->wanted().scores, response == Response::kRepetition);
+        settings.push_back(objective->settings());
+        if (response == Response::kContinuation) {
+            for (LayerExample& of : e.layers) of.scores.clear();
+        }
+        losses.push_back(objective->learn(blocks));
+    }
+    EXPECT_NE(settings[0], settings[1]);
+    EXPECT_NE(losses[0], losses[1]);
+}
+
+/// Of what an objective began with.
+EvictionWeights written(const ObjectiveKind& kind, Objective& objective) {
+    const Backend backend(1);
+    const BaseModel base = {.architecture = "llama", .fingerprint = "abc"};
+    const testing::TemporaryFile file("", ".gguf");
+    write_sidecar(file.path(), "", kind.part, objective, small_shape(), base);
+    return {file.path(), backend, small_shape(), base};
+}
+
+TEST(LatentTraining, HasAsManyFeaturesAsAskedFor) {
+    const MemoryShape shape = small_shape();
+    const Backend backend(1);
+    const ObjectiveKind& kind = find_objective("latent");
+    for (const int64_t n : {int64_t{5}, ObjectiveOptions{}.n_feature}) {
+        const auto objective = kind.make(
+            {.shape = shape, .backend = backend, .options = {.n_feature = n}, .sidecar = nullptr});
+        const EvictionWeights weights = written(kind, *objective);
+        EXPECT_EQ(weights.latent()->n_feature, n);
+        EXPECT_EQ(std::ssize(weights.latent()->layers[0].phi), n * shape.d_head);
+    }
+    EXPECT_THROW(
+        (void)kind.make(
+            {.shape = shape, .backend = backend, .options = {.n_feature = 0}, .sidecar = nullptr}),
+        Error);
+}
+
+TEST(LatentTraining, TheDefaultTakesAtMostThreePercentOfAThousandEntries) {
+    for (const int64_t d : {64, 80, 128, 256}) {
+        const int64_t state = (ObjectiveOptions{}.n_feature * (d + 1) + 1) * 4;
+        const int64_t cache = 1024 * 2 * d * 2;  // keys and values, f16
+        EXPECT_LE(100 * state, 3 * cache) << d;
+    }
+}
+
+/// A gate that rates every entry of a head alike: 0, 1, 2 and 3 in the four heads that evict.
+std::unique_ptr<Objective> plain_gate(const Backend& backend, const MemoryShape& shape) {
+    auto gate = find_objective("gate").make(
+        {.shape = shape, .backend = backend, .options = {}, .sidecar = nullptr});
+    float next = 0;
+    for (Parameter& p : gate->parameters()) {
+        if (p.name.ends_with("gate_magnitude.weight")) std::ranges::fill(p.value, 0.0F);
+        if (!p.name.ends_with("gate_magnitude.bias")) continue;
+        for (float& x : p.value) x = next++;
+    }
+    return gate;
+}
+
+TEST(LatentTraining, AGateChoosesHeadByHead) {
+    const MemoryShape shape = small_shape();
+    const Backend backend(2);
+    const auto gate = plain_gate(backend, shape);
+    const EvictionWeights sidecar = written(find_objective("gate"), *gate);
+    const ObjectiveInputs in = {
+        .shape = shape, .backend = backend, .options = {}, .sidecar = &sidecar};
+    const Example e = random_example(1);
+    const auto chooser = make_chooser(in);
+    // Of 4 heads x 20 rows half goes: all of the two heads rated least, but for 4 sinks each; the
+    // rest of the 40 from the third. Ties: the earlier stays.
+    const std::vector<HeadRows> gone = chooser->choose(e, 0.5);
+    ASSERT_EQ(gone.size(), 2U);  // layers that evict
+    EXPECT_TRUE(gone[1][1].empty());
+    EXPECT_EQ(gone[0][0].size() + gone[0][1].size() + gone[1][0].size(), 40U);
+    EXPECT_EQ(gone[0][0].size(), 16U);
+    EXPECT_EQ(gone[0][1].size(), 16U);
+    EXPECT_EQ(gone[1][0], (std::vector<int32_t>{12, 13, 14, 15, 16, 17, 18, 19}));
+    for (const HeadRows& layer : gone) {
+        for (const auto& rows : layer) {
+            for (const int32_t row : rows) EXPECT_GE(row, 4);
+        }
+    }
+    // Another gate is another training.
+    const auto other = find_objective("gate").make(
+        {.shape = shape, .backend = backend, .options = {.seed = 7}, .sidecar = nullptr});
+    const EvictionWeights others = written(find_objective("gate"), *other);
+    EXPECT_NE(chooser->settings(),
+              make_chooser({.shape = shape, .backend = backend, .options = {}, .sidecar = &others})
+                  ->settings());
+    // And the memory learns from what such a gate leaves.
+    const auto latent = find_objective("latent").make(in);
+    EXPECT_GT(latent->learn(std::vector<Block>{{.of = &e, .begin = 4, .n = 8}}), 0);
+}
 
 TEST(WholeDocuments, AModelOfWindowsHasNothingToTrain) {
     MemoryShape shape = small_shape();

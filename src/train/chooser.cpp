@@ -1,0 +1,253 @@
+#include "train/chooser.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/digest.h"
+#include "core/error.h"
+#include "memory/allocation.h"
+#include "memory/budget.h"
+#include "train/activations.h"
+#include "train/example_layer.h"
+#include "train/gate_network.h"
+#include "train/objective_indexer.h"
+
+namespace palimpsest {
+
+namespace {
+
+/// Digest of numbers that a choice depends on.
+std::string digest_of(std::span<const std::vector<float>* const> parts) {
+    Digest digest;
+    for (const std::vector<float>* part : parts) digest.add(std::as_bytes(std::span(*part)));
+    return digest.hex();
+}
+
+/// One number a row for all heads of a layer, and so many rows a layer.
+class LayerChooser : public Chooser {
+ public:
+    explicit LayerChooser(const ObjectiveInputs& in)
+        : backend_(in.backend),
+          shape_(attention_shape(in.shape)),
+          layers_(evicting_layers(in.shape)) {}
+
+    [[nodiscard]] std::vector<HeadRows> choose(const Example& e, double share) const override {
+        std::vector<HeadRows> all(layers_.size());
+        backend_.share_out(std::ssize(layers_), [&](int64_t i, int /*thread*/) {
+            const auto at = static_cast<size_t>(i);
+            const ExampleLayer layer(e, layers_[at], shape_, e.n / 2);
+            const std::vector<int32_t> rows =
+                rows_to_evict(importance(layer.record(), at), share, kTrainedSinks);
+            all[at].assign(static_cast<size_t>(shape_.n_head_kv), rows);
+        });
+        return all;
+    }
+
+ private:
+    /// How important each row of the prompt is to the prompt itself, in the i-th evicting layer.
+    [[nodiscard]] virtual std::vector<float> importance(const LayerRecord& record,
+                                                        size_t i) const = 0;
+
+    const Backend& backend_;
+    AttentionShape shape_;
+    std::vector<int64_t> layers_;
+};
+
+class AttentionChooser final : public LayerChooser {
+ public:
+    using LayerChooser::LayerChooser;
+    [[nodiscard]] std::string settings() const override { return "chooser=attention"; }
+
+ private:
+    [[nodiscard]] std::vector<float> importance(const LayerRecord& record,
+                                                size_t /*i*/) const override {
+        LayerRecord prompt = record;
+        prompt.n = record.n_prompt;
+        const auto first = [&](std::span<const float> of) {
+            return of.first(of.size() / static_cast<size_t>(record.n) *
+                            static_cast<size_t>(prompt.n));
+        };
+        prompt.hidden = first(record.hidden);
+        prompt.q_raw = first(record.q_raw);
+        prompt.q = first(record.q);
+        prompt.k = first(record.k);
+        prompt.v = first(record.v);
+        return indexer_target(prompt, IndexerForm::kAllPairs, 0).share;
+    }
+};
+
+class IndexerChooser final : public LayerChooser {
+ public:
+    IndexerChooser(const ObjectiveInputs& in, const IndexerWeights& w)
+        : LayerChooser(in), size_({.n_head = w.n_head, .d_head = w.d_head, .epsilon = w.epsilon}) {
+        require(w.norm == NormKind::kRms && w.activation == Activation::kRelu && w.is_causal,
+                "the sidecar's indexer is of a kind that is not trained here");
+        for (const int64_t i : evicting_layers(in.shape)) {
+            add(w.layers[static_cast<size_t>(i)]);
+        }
+    }
+
+    [[nodiscard]] std::string settings() const override {
+        std::vector<const std::vector<float>*> parts;
+        for (const Layer& of : layers_) {
+            parts.insert(parts.end(), {&of.q, &of.k, &of.head, &of.q_norm, &of.k_norm});
+        }
+        return cat("chooser=", digest_of(parts));
+    }
+
+ private:
+    struct Layer {
+        std::vector<float> q, k, head, q_norm, k_norm;
+    };
+
+    void add(const IndexerLayer& from) {
+        require(from.k_bias == nullptr && from.head_bias == nullptr &&
+                    from.q_norm.bias == nullptr && from.k_norm.bias == nullptr,
+                "the sidecar's indexer has biases, which are not trained here");
+        layers_.push_back({.q = Graph::read(from.q),
+                           .k = Graph::read(from.k),
+                           .head = Graph::read(from.head),
+                           .q_norm = Graph::read(from.q_norm.weight),
+                           .k_norm = Graph::read(from.k_norm.weight)});
+    }
+
+    [[nodiscard]] std::vector<float> importance(const LayerRecord& record,
+                                                size_t i) const override {
+        const Layer& of = layers_[i];
+        const IndexerParts<const float> weights = {of.q, of.k, of.head, of.q_norm, of.k_norm};
+        return IndexerNet(size_, weights, record)
+            .importance({.first_query = 0,
+                         .end_query = record.n_prompt,
+                         .first_key = 0,
+                         .end_key = record.n_prompt})
+            .largest;
+    }
+
+    IndexerShape size_;
+    std::vector<Layer> layers_;
+};
+
+/// A number a row and head; all heads of all layers compete (the policy's own allocator).
+class GateChooser final : public Chooser {
+ public:
+    GateChooser(const ObjectiveInputs& in, const GateWeights& w)
+        : backend_(in.backend),
+          layers_(evicting_layers(in.shape)),
+          size_({.n_embd = in.shape.n_embd,
+                 .n_mid = w.n_mid,
+                 .n_head_kv = in.shape.n_head_kv,
+                 .epsilon = w.epsilon}) {
+        const OptionMap none;
+        OptionReader reader("the gate's allocator", none);
+        allocator_ = make_global(reader, {});
+        for (const int64_t i : layers_) add(w.layers[static_cast<size_t>(i)]);
+    }
+
+    [[nodiscard]] std::vector<HeadRows> choose(const Example& e, double share) const override {
+        const int64_t n = e.n / 2;
+        std::vector<int32_t> positions(static_cast<size_t>(n));
+        std::iota(positions.begin(), positions.end(), 0);
+        std::vector<LayerCandidates> layers(layers_.size());
+        const Protection protection = {.n_sink = kTrainedSinks};
+        const std::vector<uint8_t> marks = protection.mark(positions, n);
+        backend_.share_out(std::ssize(layers_), [&](int64_t i, int /*thread*/) {
+            LayerCandidates& of = layers[static_cast<size_t>(i)];
+            of.scores = scores(e, static_cast<size_t>(i));
+            of.is_protected.assign(of.scores.size(), marks);
+            of.view.heads.assign(of.scores.size(),
+                                 {.positions = positions, .rotary = positions, .rows = {}});
+        });
+        const auto counts =
+            allocator_->allocate(layers, {.exact = static_cast<double>(n) * (1 - share),
+                                          .entries = kept_of(n, share),
+                                          .evicted = share,
+                                          .is_cap = false,
+                                          .most = n});
+        std::vector<HeadRows> gone(layers.size());
+        for (size_t i = 0; i < layers.size(); ++i) {
+            for (size_t h = 0; h < counts[i].size(); ++h) {
+                const std::vector<int32_t> kept = select_entries({.scores = layers[i].scores[h],
+                                                                  .positions = positions,
+                                                                  .is_protected = marks,
+                                                                  .n_sink = kTrainedSinks},
+                                                                 counts[i][h]);
+                gone[i].push_back(complement(kept, n));
+            }
+        }
+        return gone;
+    }
+
+    [[nodiscard]] std::string settings() const override {
+        std::vector<const std::vector<float>*> parts;
+        for (const Layer& of : weights_) {
+            parts.insert(parts.end(), {&of.norm_weight, &of.norm_bias, &of.in, &of.mid_norm_weight,
+                                       &of.mid_norm_bias, &of.magnitude, &of.magnitude_bias});
+        }
+        return cat("chooser=", digest_of(parts));
+    }
+
+ private:
+    struct Layer {
+        std::vector<float> norm_weight, norm_bias, in, mid_norm_weight, mid_norm_bias, magnitude,
+            magnitude_bias;
+
+        /// The network learns through what it is given; here it only looks.
+        [[nodiscard]] GateTensors tensors() {
+            return {.norm_weight = norm_weight,
+                    .norm_bias = norm_bias,
+                    .in = in,
+                    .mid_norm_weight = mid_norm_weight,
+                    .mid_norm_bias = mid_norm_bias,
+                    .magnitude = magnitude,
+                    .magnitude_bias = magnitude_bias};
+        }
+    };
+
+    void add(const GateLayer& from) {
+        require(from.retention == nullptr,
+                "the sidecar's gate lets scores fade, which is not trained here");
+        const auto or_zero = [](Tensor t, int64_t n) {
+            return t == nullptr ? std::vector<float>(static_cast<size_t>(n)) : Graph::read(t);
+        };
+        weights_.push_back({.norm_weight = Graph::read(from.in_norm.weight),
+                            .norm_bias = or_zero(from.in_norm.bias, size_.n_embd),
+                            .in = Graph::read(from.in),
+                            .mid_norm_weight = Graph::read(from.mid_norm.weight),
+                            .mid_norm_bias = or_zero(from.mid_norm.bias, size_.n_mid),
+                            .magnitude = Graph::read(from.magnitude),
+                            .magnitude_bias = or_zero(from.magnitude_bias, size_.n_head_kv)});
+    }
+
+    /// Of the first half's rows in the i-th evicting layer: [KV head][row].
+    [[nodiscard]] Scores scores(const Example& e, size_t i) const {
+        const auto& halves = e.layers.at(static_cast<size_t>(layers_[i])).hidden;
+        std::vector<float> hidden(static_cast<size_t>(e.n / 2 * size_.n_embd));
+        ggml_fp16_to_fp32_row(halves.data(), hidden.data(), std::ssize(hidden));
+        Layer weights = weights_[i];
+        GateNetwork network(size_);
+        const std::span<const float> found = network.forward(weights.tensors(), hidden);
+        Scores all(static_cast<size_t>(size_.n_head_kv));
+        for (size_t at = 0; at < found.size(); ++at) all[at % all.size()].push_back(found[at]);
+        return all;
+    }
+
+    const Backend& backend_;
+    std::vector<int64_t> layers_;
+    GateSize size_;
+    std::unique_ptr<BudgetAllocator> allocator_;
+    std::vector<Layer> weights_;  // as layers_
+};
+
+}  // namespace
+
+std::unique_ptr<Chooser> make_chooser(const ObjectiveInputs& in) {
+    if (in.sidecar != nullptr && in.sidecar->gate() != nullptr) {
+        return std::make_unique<GateChooser>(in, *in.sidecar->gate());
+    }
+    if (in.sidecar != nullptr && in.sidecar->indexer() != nullptr) {
+        return std::make_unique<IndexerChooser>(in, *in.sidecar->indexer());
+    }
+    return std::make_unique<AttentionChooser>(in);
+}
+
+}  // namespace palimpsest

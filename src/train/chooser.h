@@ -1,0 +1,33 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "train/objective.h"
+#include "train/objective_memory.h"
+
+namespace palimpsest {
+
+/// Says what is evicted from a document's prompt, by the rule of a policy when it runs.
+class Chooser {
+ public:
+    Chooser() = default;
+    virtual ~Chooser() = default;
+    Chooser(const Chooser&) = delete;
+    Chooser& operator=(const Chooser&) = delete;
+
+    /// What goes of the first half of `e`, if `share` of it goes: of every evicting layer, in
+    /// order. The first kTrainedSinks rows stay.
+    [[nodiscard]] virtual std::vector<HeadRows> choose(const Example& e, double share) const = 0;
+
+    /// Tells choosers apart, whose weights differ as well.
+    [[nodiscard]] virtual std::string settings() const = 0;
+};
+
+/// The policy that runs where nobody names one: the sidecar's gate, else its indexer; without a
+/// sidecar attention itself, which is what an indexer is trained to foretell. Throws
+/// kInvalidArgument for trained parts of a kind that is not trained here.
+std::unique_ptr<Chooser> make_chooser(const ObjectiveInputs& in);
+
+}  // namespace palimpsest
