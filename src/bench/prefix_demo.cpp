@@ -148,14 +148,11 @@ class Demo {
         return follow(some, r);
     }
 
-    /// Builds a memory of so many bytes, or of `k` entries, and asks it.
-    Answers memory(PrefixResult& r, int64_t heads_per_key, int64_t k = 0) {
-        PrefixBuildOptions o;
+    /// Builds a memory of so many bytes, or of `o.k` entries, and asks it.
+    Answers memory(PrefixResult& r, PrefixBuildOptions o) {
         o.name = "demo";
-        o.k = k;
         o.budget_bytes =
-            k > 0 ? 0 : static_cast<size_t>(r.share * static_cast<double>(full_bytes()));
-        o.heads_per_key = heads_per_key;
+            o.k > 0 ? 0 : static_cast<size_t>(r.share * static_cast<double>(full_bytes()));
         o.seed = r.cluster_seed;
         o.is_forced = true;
         o.n_held_out = kHeldOut;
@@ -290,7 +287,7 @@ struct Method {
     bool is_of_wrong_prefix = false;
 };
 
-constexpr std::array<Method, 13> kMethods = {{
+constexpr std::array<Method, 14> kMethods = {{
     {{"full", "full prefix"}, Runs::kOnce, [](Demo& d, PrefixResult& r) { return d.full(r); }},
     {{"none", "no prefix"}, Runs::kOnce, [](Demo& d, PrefixResult& r) { return d.none(r); }},
     {{"truncated", "truncated prefix"},
@@ -316,16 +313,19 @@ constexpr std::array<Method, 13> kMethods = {{
      [](Demo& d, PrefixResult& r) { return d.nearest(r, 16); }},
     {{"memory", "prefix memory, head keys"},
      Runs::kForEachShareAndBuild,
-     [](Demo& d, PrefixResult& r) { return d.memory(r, 1); }},
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {}); }},
+    {{"memory-whitened", "prefix memory, whitened head keys"},
+     Runs::kForEachShareAndBuild,
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {.whiten = true}); }},
     {{"memory-group", "prefix memory, group keys"},
      Runs::kForEachShareAndBuild,
-     [](Demo& d, PrefixResult& r) { return d.memory(r, 0); }},
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {.heads_per_key = 0}); }},
     {{"mean", "prefix memory of one entry (control)"},
      Runs::kOnce,
-     [](Demo& d, PrefixResult& r) { return d.memory(r, 1, 1); }},
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {.k = 1}); }},
     {{"wrong", "memory of a wrong prefix (control)"},
      Runs::kForEachBuild,
-     [](Demo& d, PrefixResult& r) { return d.memory(r, 1); },
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {.whiten = true}); },
      true},
 }};
 

@@ -191,7 +191,7 @@ ReportFigure error_by_size(const std::vector<PrefixRow>& rows) {
                        .y = {.title = "", .low = 0, .high = 0.1},
                        .series = {}};
     int colour = 0;
-    for (const char* method : {"memory", "memory-group"}) {
+    for (const char* method : {"memory", "memory-whitened", "memory-group"}) {
         ChartSeries mean = {.label = title_of(method), .colour = ++colour, .points = {}};
         ChartSeries answer = {.label = title_of(method) + ", at the answer",
                               .colour = ++colour,
@@ -216,8 +216,9 @@ ReportFigure error_by_layer(const std::vector<PrefixRow>& rows) {
                        .y = {.title = "", .low = 0, .high = 0.1},
                        .series = {}};
     for (const PrefixRow& row : rows) {
-        if (row.first->method != "memory" || row.first->e_out_by_layer.empty()) continue;
-        ChartSeries s = {.label = fixed(row.held_percent(), 1) + " % held",
+        if (!row.first->method.starts_with("memory") || row.first->e_out_by_layer.empty()) continue;
+        if (chart.series.size() == 8) break;
+        ChartSeries s = {.label = cat(row.first->method, ", ", fixed(row.held_percent(), 1), " %"),
                          .colour = std::min(8, static_cast<int>(chart.series.size()) + 1),
                          .points = {}};
         for (size_t layer = 0; layer < row.first->e_out_by_layer.size(); ++layer) {

@@ -115,29 +115,42 @@ HWY_INLINE void match_tile(const MatchKeys& keys, const float* queries, int64_t 
     }
 }
 
+/// n queries, `stride` values apart.
+struct MatchQueries {
+    const float* at;
+    int64_t stride, n;
+};
+
+/// Tiles [begin, end).
+struct MatchTiles {
+    int64_t begin, end;
+};
+
+template <typename T, int kRows, typename Taker>
+HWY_INLINE void match_tiles(const MatchKeys& keys, const MatchQueries& queries, MatchTiles tiles,
+                            int64_t first_row, const Taker& taker) {
+    for (int64_t t = tiles.begin; t < tiles.end; ++t) {
+        match_tile<T, kRows>(keys, queries.at, queries.stride, t, first_row, taker);
+    }
+}
+
 template <typename T, typename Taker>
-void match_rows(const MatchKeys& keys, const float* queries, int64_t stride, int64_t begin,
-                int64_t end, int64_t n_rows, const Taker& taker) {
+void match_rows(const MatchKeys& keys, const MatchQueries& queries, MatchTiles all,
+                const Taker& taker) {
     // A block of tiles stays in the cache while all rows pass it.
     const int64_t tile_bytes = keys.d * kMatchTile * static_cast<int64_t>(sizeof(T));
-    const int64_t block = std::max<int64_t>(1, 128 * 1024 / tile_bytes);
-    for (int64_t first = begin; first < end; first += block) {
-        const int64_t last = std::min(end, first + block);
-        for (int64_t r = 0; r < n_rows;) {
-            if (n_rows - r >= kMatchRows) {
-                for (int64_t t = first; t < last; ++t) {
-                    match_tile<T, kMatchRows>(keys, queries, stride, t, r, taker);
-                }
+    const int64_t block = std::max<int64_t>(1, int64_t{128} * 1024 / tile_bytes);
+    for (int64_t first = all.begin; first < all.end; first += block) {
+        const MatchTiles tiles = {first, std::min(all.end, first + block)};
+        for (int64_t r = 0; r < queries.n;) {
+            if (queries.n - r >= kMatchRows) {
+                match_tiles<T, kMatchRows>(keys, queries, tiles, r, taker);
                 r += kMatchRows;
-            } else if (kMatchRows > 3 && n_rows - r >= 3) {
-                for (int64_t t = first; t < last; ++t) {
-                    match_tile<T, 3>(keys, queries, stride, t, r, taker);
-                }
+            } else if (kMatchRows > 3 && queries.n - r >= 3) {
+                match_tiles<T, 3>(keys, queries, tiles, r, taker);
                 r += 3;
             } else {
-                for (int64_t t = first; t < last; ++t) {
-                    match_tile<T, 1>(keys, queries, stride, t, r, taker);
-                }
+                match_tiles<T, 1>(keys, queries, tiles, r, taker);
                 r += 1;
             }
         }
@@ -145,29 +158,29 @@ void match_rows(const MatchKeys& keys, const float* queries, int64_t stride, int
 }
 
 template <typename Taker>
-void match(const MatchKeys& keys, const float* queries, int64_t stride, int64_t begin, int64_t end,
-           int64_t n_rows, const Taker& taker) {
+void match(const MatchKeys& keys, const MatchQueries& queries, MatchTiles tiles,
+           const Taker& taker) {
     if (keys.type == GGML_TYPE_F32) {
-        match_rows<float>(keys, queries, stride, begin, end, n_rows, taker);
+        match_rows<float>(keys, queries, tiles, taker);
     } else if (keys.type == GGML_TYPE_F16) {
-        match_rows<hwy::float16_t>(keys, queries, stride, begin, end, n_rows, taker);
+        match_rows<hwy::float16_t>(keys, queries, tiles, taker);
     } else {
-        match_rows<int8_t>(keys, queries, stride, begin, end, n_rows, taker);
+        match_rows<int8_t>(keys, queries, tiles, taker);
     }
 }
 
 void best_matches_impl(const MatchKeys& keys, const float* queries, int64_t stride, int64_t begin,
                        int64_t end, std::span<Match> best) {
     const TakeBest taker = {.keys = keys, .best = best.data()};
-    match(keys, queries, stride, begin, end, static_cast<int64_t>(best.size()), taker);
+    match(keys, {queries, stride, static_cast<int64_t>(best.size())}, {begin, end}, taker);
 }
 
 void all_matches_impl(const MatchKeys& keys, const float* queries, int64_t stride,
                       std::span<float> scores) {
     const int64_t row_length = keys.n_tiles() * kMatchTile;
     const TakeAll taker = {.scores = scores.data(), .row_length = row_length};
-    match(keys, queries, stride, 0, keys.n_tiles(),
-          static_cast<int64_t>(scores.size()) / row_length, taker);
+    match(keys, {queries, stride, static_cast<int64_t>(scores.size()) / row_length},
+          {0, keys.n_tiles()}, taker);
 }
 
 }  // namespace palimpsest::HWY_NAMESPACE
