@@ -78,6 +78,7 @@ HeadMass head_mass(const LayerCandidates& layer, size_t h, int64_t most) {
 
 std::vector<int64_t> taken_for(const std::vector<HeadMass>& heads, double mass) {
     std::vector<int64_t> taken;
+    taken.reserve(heads.size());
     for (const HeadMass& of : heads) taken.push_back(of.taken_for(mass));
     return taken;
 }
