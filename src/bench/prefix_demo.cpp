@@ -95,12 +95,12 @@ class Demo {
     Answers nearest(PrefixResult& r, int64_t count) {
         int64_t n_tokens = 0;
         const auto before = [&](const std::string& prompt) {
-            const std::vector<TokenId> tokens =
+            std::vector<TokenId> tokens =
                 PrefixText(tokenizer(), nearest_to(prompt, count), true).tokens();
             n_tokens += std::ssize(tokens);
             return tokens;
         };
-        const Answers answers = questions_.ask_with(before, r);
+        Answers answers = questions_.ask_with(before, r);
         r.size = count;
         r.held_bytes = task_.prefix().size();
         r.moved_bytes = cache_bytes(n_tokens / std::ssize(task_.tests));
@@ -282,8 +282,8 @@ enum class Runs { kOnce, kForEachShare, kForEachBuild, kForEachShareAndBuild };
 
 struct Method {
     PrefixMethodInfo info;
-    Runs runs;
-    Answers (*run)(Demo& demo, PrefixResult& into);
+    Runs runs = Runs::kOnce;
+    Answers (*run)(Demo& demo, PrefixResult& into) = nullptr;
     bool is_of_wrong_prefix = false;
 };
 
@@ -372,6 +372,7 @@ void check_options(const PrefixDemoOptions& o) {
 
 std::vector<PrefixMethodInfo> prefix_methods() {
     std::vector<PrefixMethodInfo> infos;
+    infos.reserve(kMethods.size());
     for (const Method& m : kMethods) infos.push_back(m.info);
     return infos;
 }

@@ -36,6 +36,7 @@ std::string PrefixTask::prefix() const {
 
 std::vector<std::string> prefix_task_names() {
     std::vector<std::string> names;
+    names.reserve(kKinds.size());
     for (const Kind& kind : kKinds) names.emplace_back(kind.name);
     return names;
 }
