@@ -30,7 +30,7 @@ class Tap final : public ContextMemory {
     }
     void settle(const Step& step) override {
         inner_->settle(step);
-        for (const auto& [hidden, q_raw, q, k, v] : tapped_) {
+        for (auto& [hidden, q_raw, q, k, v] : tapped_) {
             to_.push_back({.shape = shape_,
                            .hidden = Graph::read(hidden),
                            .q_raw = in_halves(Graph::read(q_raw)),

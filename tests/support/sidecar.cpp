@@ -47,9 +47,9 @@ GgufBuilder small_sidecar(const MemoryShape& shape) {
 }
 
 std::shared_ptr<const EvictionWeights> small_weights(const MemoryShape& shape) {
-    static const Backend backend(1);
+    static const Backend kBackend(1);
     const TemporaryFile file(small_sidecar(shape).bytes());
-    return std::make_shared<const EvictionWeights>(file.path(), backend, shape, BaseModel{});
+    return std::make_shared<const EvictionWeights>(file.path(), kBackend, shape, BaseModel{});
 }
 
 }  // namespace palimpsest::testing
