@@ -29,22 +29,22 @@ std::unique_ptr<Tokenizer> real_tokenizer() {
 class RealPrefixTasks : public ::testing::TestWithParam<std::string> {
  protected:
     void SetUp() override {
-        tokenizer_ = real_tokenizer();
-        if (tokenizer_ == nullptr) GTEST_SKIP() << "no model at " << default_model_path();
+        tokenizer = real_tokenizer();
+        if (tokenizer == nullptr) GTEST_SKIP() << "no model at " << default_model_path();
     }
-    PrefixTask make(const PrefixTaskOptions& o) const { return make_prefix_task(*tokenizer_, o); }
+    PrefixTask make(const PrefixTaskOptions& o) const { return make_prefix_task(*tokenizer, o); }
     static PrefixTaskOptions options() {
         return {
             .name = GetParam(), .seed = 3, .n_prefix_tokens = 2000, .n_traces = 60, .n_tests = 40};
     }
-    std::unique_ptr<Tokenizer> tokenizer_;
+    std::unique_ptr<Tokenizer> tokenizer;
 };
 
 TEST_P(RealPrefixTasks, ShareNoPromptAndFit) {
     const PrefixTaskOptions o = options();
     const PrefixTask task = make(o);
     const std::string prefix = task.prefix();
-    const auto n = std::ssize(PrefixText(*tokenizer_, prefix, true).tokens());
+    const auto n = std::ssize(PrefixText(*tokenizer, prefix, true).tokens());
     EXPECT_LE(n, o.n_prefix_tokens);
     EXPECT_GE(n, o.n_prefix_tokens - 30);
     EXPECT_EQ(std::ssize(task.traces), o.n_traces);

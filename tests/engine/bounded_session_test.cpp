@@ -140,7 +140,7 @@ TEST(BoundedSessionForks, ByMassNeedTheLastQueryToo) {
     const std::vector<TokenId> question = tiny_tokens(9, 3);
     EvictionOptions by_mass = one_shot("key-norm", 0.5);
     by_mass.allocator = "mass";
-    const auto reading = [&](std::vector<EvictionOptions> watching) {
+    const auto reading = [&](const std::vector<EvictionOptions>& watching) {
         return std::make_unique<KvCache>(
             tiny.backend(), tiny.shape(),
             KvCacheOptions{.n_ctx = kWindow, .entries = GGML_TYPE_F32, .watching = watching});

@@ -100,7 +100,7 @@ TEST(MassAllocator, GivesThePoorestHeadTheNextEntry) {
         const auto counts = mass()->allocate(std::span(&layer, 1), target_of(23, 3));
         ASSERT_EQ(counts.size(), 1U);
         EXPECT_EQ(sum_of(counts[0]), 4 * 23);
-        const std::vector<int64_t> expected = poorest_first(layer, 4 * 20, 5, 3);
+        const std::vector<int64_t> expected = poorest_first(layer, 80, 5, 3);
         for (size_t h = 0; h < 4; ++h) EXPECT_EQ(counts[0][h], expected[h] + 3) << "seed " << seed;
     }
 }

@@ -137,6 +137,27 @@ TEST(Latent, TwoCutsAreTheFirstDecayedAndTheSecond) {
     for (const float x : seen[1].b) EXPECT_GE(x, 0);
 }
 
+/// What a state says to features: the quotient, of at most the length `longest`, times the gate.
+std::vector<double> latent_answer(const LatentLayer& w, const LatentState& state,
+                                  const std::vector<double>& f, double longest) {
+    std::vector<double> m(state.m.size() / f.size());
+    double denominator = 0;
+    for (size_t j = 0; j < f.size(); ++j) {
+        denominator += f[j] * f[j] * static_cast<double>(state.b[j]);
+        for (size_t c = 0; c < m.size(); ++c) {
+            m[c] += f[j] * static_cast<double>(state.m[j * m.size() + c]);
+        }
+    }
+    double squared = 0;
+    for (double& x : m) {
+        x /= std::max(denominator, 1e-6);
+        squared += x * x;
+    }
+    const double factor = static_cast<double>(w.gate) * std::min(1.0, longest / std::sqrt(squared));
+    for (double& x : m) x *= factor;
+    return m;
+}
+
 /// The answer beside attention, for every query, against the formula; clipped as it says.
 TEST(Latent, AnswersAsTheFormulaSays) {
     for (const bool clips : {false, true}) {
@@ -170,26 +191,12 @@ TEST(Latent, AnswersAsTheFormulaSays) {
         const size_t d = 32;
         for (int64_t h = 2; h < 4; ++h) {
             const std::vector<double> f = features(w, script.query(1, h, 64));
-            std::vector<double> m(d);
-            double denominator = 0;
-            for (size_t j = 0; j < f.size(); ++j) {
-                denominator += f[j] * f[j] * static_cast<double>(state.b[j]);
-                for (size_t c = 0; c < d; ++c) {
-                    m[c] += f[j] * static_cast<double>(state.m[j * d + c]);
-                }
-            }
-            double squared = 0;
-            for (double& x : m) {
-                x /= std::max(denominator, 1e-6);
-                squared += x * x;
-            }
-            const double length = std::sqrt(squared);
-            double factor = static_cast<double>(w.gate);
-            if (clips) factor *= std::min(1.0, static_cast<double>(longest) / length);
+            const std::vector<double> answer =
+                latent_answer(w, state, f, clips ? static_cast<double>(longest) : HUGE_VAL);
             const size_t at = (4 + static_cast<size_t>(h)) * d;
             for (size_t c = 0; c < d; ++c) {
                 EXPECT_NEAR(static_cast<double>(got[at + c]),
-                            static_cast<double>(bare[at + c]) + factor * m[c], 1e-4)
+                            static_cast<double>(bare[at + c]) + answer[c], 1e-4)
                     << "head " << h << ", clips " << clips;
             }
         }

@@ -51,7 +51,8 @@ EvictionOptions options_of(const json& scenario, std::vector<Seen>& seen) {
     }
     if (scenario["name"] == "oneshot_clip") o.settings["clip"] = "1";
     o.on_cut = [&seen](const Cut& cut) {
-        Seen& now = seen.emplace_back(cut, std::vector<float>{}, std::vector<float>{});
+        seen.push_back({.cut = cut, .m = {}, .b = {}});
+        Seen& now = seen.back();
         for (size_t l = 0; l < cut.kept.size(); ++l) {
             for (size_t h = 0; h < cut.kept[l].size(); ++h) {
                 add_state(*cut.residue, static_cast<int64_t>(l), static_cast<int64_t>(h), now);
@@ -88,33 +89,33 @@ class LearnedGolden : public ::testing::TestWithParam<LearnedCase> {
     void SetUp() override {
         const auto found = testing::oracles();
         if (!found) GTEST_SKIP() << "no golden vectors; set PALIMPSEST_ORACLES to their folder";
-        folder_ = *found / "learned" / GetParam().model;
-        golden_ = testing::read_json(folder_ / "golden.json");
-        backend_ = std::make_unique<Backend>(GetParam().threads);
-        loaded_ = std::make_unique<LoadedModel>(
-            (*found / "families" / GetParam().model / "model.gguf").string(), *backend_);
+        folder = *found / "learned" / GetParam().model;
+        golden = testing::read_json(folder / "golden.json");
+        backend = std::make_unique<Backend>(GetParam().threads);
+        loaded = std::make_unique<LoadedModel>(
+            (*found / "families" / GetParam().model / "model.gguf").string(), *backend);
     }
 
     [[nodiscard]] Session session(const json& scenario, EvictionOptions eviction) const {
-        std::string path = (folder_ / GetParam().sidecar).string();
+        std::string path = (folder / GetParam().sidecar).string();
         std::optional<testing::TemporaryFile> scaled;
         if (scenario.contains("memory_phi_scale")) {
             scaled.emplace(scaled_features(path, scenario["memory_phi_scale"]));
             path = scaled->path();
         }
-        eviction.learned = load_sidecar(path, *loaded_, *backend_);
+        eviction.learned = load_sidecar(path, *loaded, *backend);
         const int64_t chunk = scenario.value("chunk", 512);
         eviction.n_chunk = chunk;
         const KvCacheOptions options = {
             .n_ctx = 512, .entries = GGML_TYPE_F32, .path = GetParam().path, .eviction = eviction};
-        return {loaded_->model(),
-                *backend_,
-                make_memory("kv", *backend_, loaded_->config().memory_shape(), options),
+        return {loaded->model(),
+                *backend,
+                make_memory("kv", *backend, loaded->config().memory_shape(), options),
                 {.n_chunk = chunk}};
     }
 
     [[nodiscard]] std::vector<float> values(const json& array) const {
-        return testing::read_f32(folder_ / array["file"]);
+        return testing::read_f32(folder / array["file"]);
     }
 
     /// Feeds tokens; returns the rows of logits at `wanted`, counted from the first.
@@ -172,20 +173,20 @@ class LearnedGolden : public ::testing::TestWithParam<LearnedCase> {
         EXPECT_LE(testing::max_difference(got, expected), kState * static_cast<double>(largest));
     }
 
-    std::filesystem::path folder_;
-    json golden_;
-    std::unique_ptr<Backend> backend_;
-    std::unique_ptr<LoadedModel> loaded_;
+    std::filesystem::path folder;
+    json golden;
+    std::unique_ptr<Backend> backend;
+    std::unique_ptr<LoadedModel> loaded;
 };
 
 TEST_P(LearnedGolden, KeepsForgetsRemembersAndSaysTheSame) {
-    const auto prompt = golden_["prompt"].get<std::vector<TokenId>>();
-    const auto question = golden_["question"].get<std::vector<TokenId>>();
-    const auto written = golden_["decode_tokens"].get<std::vector<TokenId>>();
-    const auto rows = [&](const char* name) { return golden_[name].get<std::vector<int64_t>>(); };
+    const auto prompt = golden["prompt"].get<std::vector<TokenId>>();
+    const auto question = golden["question"].get<std::vector<TokenId>>();
+    const auto written = golden["decode_tokens"].get<std::vector<TokenId>>();
+    const auto rows = [&](const char* name) { return golden[name].get<std::vector<int64_t>>(); };
     std::vector<int64_t> all_rows(question.size());
     for (size_t i = 0; i < all_rows.size(); ++i) all_rows[i] = static_cast<int64_t>(i);
-    for (const json& scenario : golden_["scenarios"]) {
+    for (const json& scenario : golden["scenarios"]) {
         SCOPED_TRACE(scenario["name"].get<std::string>());
         std::vector<Seen> seen;
         Session s = session(scenario, options_of(scenario, seen));
@@ -208,11 +209,11 @@ TEST_P(LearnedGolden, KeepsForgetsRemembersAndSaysTheSame) {
 }
 
 TEST_P(LearnedGolden, WithoutItsMemoryItIsEvictionAlone) {
-    const auto prompt = golden_["prompt"].get<std::vector<TokenId>>();
-    const auto question = golden_["question"].get<std::vector<TokenId>>();
+    const auto prompt = golden["prompt"].get<std::vector<TokenId>>();
+    const auto question = golden["question"].get<std::vector<TokenId>>();
     std::vector<int64_t> all_rows(question.size());
     for (size_t i = 0; i < all_rows.size(); ++i) all_rows[i] = static_cast<int64_t>(i);
-    for (const json& scenario : golden_["scenarios"]) {
+    for (const json& scenario : golden["scenarios"]) {
         if (!scenario["arrays"].contains("question_logits_without_memory")) continue;
         SCOPED_TRACE(scenario["name"].get<std::string>());
         std::vector<Seen> seen;
@@ -228,18 +229,18 @@ TEST_P(LearnedGolden, WithoutItsMemoryItIsEvictionAlone) {
 
 // The design paper's appendix C, checks 2 and 4.
 TEST_P(LearnedGolden, WithRoomForAllItIsThePlainCache) {
-    const auto prompt = golden_["prompt"].get<std::vector<TokenId>>();
-    const auto question = golden_["question"].get<std::vector<TokenId>>();
+    const auto prompt = golden["prompt"].get<std::vector<TokenId>>();
+    const auto question = golden["question"].get<std::vector<TokenId>>();
     std::vector<Seen> seen;
-    EvictionOptions o = options_of(golden_["scenarios"][0], seen);
+    EvictionOptions o = options_of(golden["scenarios"][0], seen);
     o.budget = {.kind = Budget::Kind::kEntries, .count = std::ssize(prompt), .share = 0};
-    Session with_room = session(golden_["scenarios"][0], o);
+    Session with_room = session(golden["scenarios"][0], o);
     feed(with_room, prompt, true, {});
     feed(with_room, question, false, {});
     const KvCacheOptions plain = {
         .n_ctx = 512, .entries = GGML_TYPE_F32, .path = GetParam().path, .eviction = {}};
-    Session full(loaded_->model(), *backend_,
-                 make_memory("kv", *backend_, loaded_->config().memory_shape(), plain),
+    Session full(loaded->model(), *backend,
+                 make_memory("kv", *backend, loaded->config().memory_shape(), plain),
                  {.n_chunk = 512});
     feed(full, prompt, true, {});
     feed(full, question, false, {});
@@ -248,8 +249,8 @@ TEST_P(LearnedGolden, WithRoomForAllItIsThePlainCache) {
 }
 
 TEST_P(LearnedGolden, ReadInOneChunkItIsCutAsAtOnce) {
-    const auto prompt = golden_["prompt"].get<std::vector<TokenId>>();
-    for (const json& scenario : golden_["scenarios"]) {
+    const auto prompt = golden["prompt"].get<std::vector<TokenId>>();
+    for (const json& scenario : golden["scenarios"]) {
         if (scenario.contains("chunk") || scenario.contains("tau") ||
             scenario.contains("memory_phi_scale")) {
             continue;
