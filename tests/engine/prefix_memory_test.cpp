@@ -22,7 +22,6 @@ using testing::all_logits;
 using testing::max_difference;
 using testing::tiny_tokens;
 using testing::TinyModel;
-using testing::TinyModelOptions;
 
 constexpr int64_t kPrefix = 60;
 
@@ -101,28 +100,30 @@ class Traced {
 
  private:
     void add(int64_t n, std::span<const TracedLayer> layers) {
-        const auto d = layout_.d_head;
+        const int64_t n_codebooks = layout_.n_codebooks();
         for (size_t l = 0; l < layers.size(); ++l) {
-            for (int64_t i = 0; i < n; ++i) {
-                for (int64_t c = 0; c < layout_.n_codebooks(); ++c) {
-                    StateRecords& to = records_[l * static_cast<size_t>(layout_.n_codebooks()) +
-                                                static_cast<size_t>(c)];
-                    for (int64_t r = 0; r < layout_.rows(); ++r) {
-                        for (int64_t b = 0; b < layout_.blocks(); ++b) {
-                            const int64_t at = i * layout_.n_head + layout_.head(c, r, b);
-                            const auto copy = [&](const std::vector<float>& from,
-                                                  std::vector<float>& into, int64_t width) {
-                                into.insert(into.end(), from.begin() + at * width,
-                                            from.begin() + (at + 1) * width);
-                            };
-                            copy(layers[l].keys, to.keys, d);
-                            copy(layers[l].outputs, to.outputs, d);
-                            copy(layers[l].lse, to.lse, 1);
-                        }
-                    }
+            for (int64_t w = 0; w < n * n_codebooks * layout_.rows(); ++w) {
+                const int64_t i = w / (n_codebooks * layout_.rows());
+                const int64_t c = w / layout_.rows() % n_codebooks;
+                StateRecords& to =
+                    records_[l * static_cast<size_t>(n_codebooks) + static_cast<size_t>(c)];
+                for (int64_t b = 0; b < layout_.blocks(); ++b) {
+                    const int64_t head = layout_.head(c, w % layout_.rows(), b);
+                    add_head(layers[l], i * layout_.n_head + head, to);
                 }
             }
         }
+    }
+
+    /// Number `at` of what a layer saw.
+    void add_head(const TracedLayer& layer, int64_t at, StateRecords& to) const {
+        const auto copy = [&](const std::vector<float>& from, std::vector<float>& into,
+                              int64_t width) {
+            into.insert(into.end(), from.begin() + at * width, from.begin() + (at + 1) * width);
+        };
+        copy(layer.keys, to.keys, layout_.d_head);
+        copy(layer.outputs, to.outputs, layout_.d_head);
+        copy(layer.lse, to.lse, 1);
     }
 
     void set_exact(PrefixAssembly& assembly) const {
