@@ -32,7 +32,9 @@ class RealPrefixTasks : public ::testing::TestWithParam<std::string> {
         tokenizer = real_tokenizer();
         if (tokenizer == nullptr) GTEST_SKIP() << "no model at " << default_model_path();
     }
-    PrefixTask make(const PrefixTaskOptions& o) const { return make_prefix_task(*tokenizer, o); }
+    [[nodiscard]] PrefixTask make(const PrefixTaskOptions& o) const {
+        return make_prefix_task(*tokenizer, o);
+    }
     static PrefixTaskOptions options() {
         return {
             .name = GetParam(), .seed = 3, .n_prefix_tokens = 2000, .n_traces = 60, .n_tests = 40};
@@ -160,7 +162,7 @@ TEST(PrefixResult, DamagedLinesAreRefusedWithTheirNumber) {
     later.replace(later.find("\"version\":1"), 11, "\"version\":9");
     for (const std::string& bad : {wrong, lacking, later}) {
         try {
-            read_prefix_results(line + "\n" + bad + "\n", "f");
+            read_prefix_results(cat(line, "\n", bad, "\n"), "f");
             FAIL() << bad;
         } catch (const Error& e) {
             EXPECT_NE(std::string(e.what()).find("line 2"), std::string::npos) << e.what();

@@ -55,7 +55,7 @@ TEST(PrefixCommand, HelpNamesItsParts) {
 class PrefixProgram : public ::testing::Test {
  protected:
     explicit PrefixProgram(const testing::TinyModelOptions& options = {.n_ctx = 512})
-        : model_(testing::speaking_model_bytes(options), ".gguf") {
+        : tiny_model(testing::speaking_model_bytes(options), ".gguf") {
         std::string rules;
         for (int i = 0; i < 8; ++i)
             rules += cat("Rule ", i, ": pay ", i * 7, " in room ", i, ".\n");
@@ -76,14 +76,14 @@ class PrefixProgram : public ::testing::Test {
         std::ofstream(at(name), std::ios::binary) << text;
     }
     [[nodiscard]] std::string at(const std::string& name) const {
-        return (fs::path(folder_.path()) / name).string();
+        return (fs::path(work.path()) / name).string();
     }
 
     using Words = std::vector<std::string>;
 
     /// The program with the model, on two threads.
     [[nodiscard]] ProgramResult program(Words words, const ProgramOptions& options = {}) const {
-        words.insert(words.end(), {"-m", model_.path(), "-t", "2"});
+        words.insert(words.end(), {"-m", tiny_model.path(), "-t", "2"});
         return run_palimpsest(words, options);
     }
     [[nodiscard]] Words building(const std::string& text, const std::string& out,
@@ -101,8 +101,8 @@ class PrefixProgram : public ::testing::Test {
         EXPECT_FALSE(fs::exists(at(out) + ".work"));
     }
 
-    testing::TemporaryFolder folder_;
-    const TemporaryFile model_;
+    testing::TemporaryFolder work;
+    const TemporaryFile tiny_model;
 };
 
 void expect_says(const ProgramResult& r, const std::string& what) {

@@ -84,11 +84,11 @@ std::vector<TracedLayer> traced(int64_t n, float first) {
 class PrefixRecordsTest : public ::testing::Test {
  protected:
     [[nodiscard]] PrefixRecords open(const std::string& purpose = "p") const {
-        return {folder_, purpose, small_shape(), {2, 3, 1}};
+        return {records_folder, purpose, small_shape(), {2, 3, 1}};
     }
 
-    testing::TemporaryFolder temporary_;
-    fs::path folder_ = fs::path(temporary_.path()) / "records";
+    testing::TemporaryFolder temporary;
+    fs::path records_folder = fs::path(temporary.path()) / "records";
 };
 
 TEST_F(PrefixRecordsTest, GoOnWhereTheyStopped) {
@@ -99,7 +99,8 @@ TEST_F(PrefixRecordsTest, GoOnWhereTheyStopped) {
     PrefixRecords again = open();
     EXPECT_EQ(again.n_done(), 2);
     // A layer that was cut short takes its trace away from all of them.
-    fs::resize_file(folder_ / "layer_1.records", fs::file_size(folder_ / "layer_1.records") - 1);
+    fs::resize_file(records_folder / "layer_1.records",
+                    fs::file_size(records_folder / "layer_1.records") - 1);
     PrefixRecords cut = open();
     EXPECT_EQ(cut.n_done(), 1);
     cut.add(traced(3, 2));
@@ -129,7 +130,7 @@ TEST_F(PrefixRecordsTest, ComeBackDividedByLayout) {
                 const int64_t row = 4 * at.rows() + at.rows() - 1;
                 const int64_t b = at.blocks() - 1;
                 const int64_t h = at.head(c, at.rows() - 1, b);
-                const auto from = static_cast<size_t>((2 * 4 + h) * 8);
+                const auto from = static_cast<size_t>((8 + h) * 8);
                 const auto to = static_cast<size_t>((row * at.blocks() + b) * 8);
                 EXPECT_EQ(r.keys[to + 3], layers[1].keys[from + 3]);
                 EXPECT_EQ(r.outputs[to + 7], layers[1].outputs[from + 7]);
@@ -149,12 +150,13 @@ TEST_F(PrefixRecordsTest, AValueThatIsNotFiniteIsRefused) {
 /// A tiny model with a vocabulary, and requests behind a text of rules.
 class TinyBuild : public ::testing::Test {
  protected:
-    explicit TinyBuild(testing::TinyModelOptions options = {.n_layer = 2, .n_ctx = 400})
-        : file_(testing::speaking_model_bytes(options), ".gguf"), loaded_(file_.path(), backend_) {}
+    explicit TinyBuild(const testing::TinyModelOptions& options = {.n_layer = 2, .n_ctx = 400})
+        : model_file(testing::speaking_model_bytes(options), ".gguf"),
+          loaded(model_file.path(), backend) {}
 
-    [[nodiscard]] PrefixRuntime with() { return {.loaded = loaded_, .backend = backend_}; }
+    [[nodiscard]] PrefixRuntime with() { return {.loaded = loaded, .backend = backend}; }
     [[nodiscard]] PrefixText text_of(const std::string& text, bool is_raw = true) {
-        return {loaded_.require_tokenizer(), text, is_raw};
+        return {loaded.require_tokenizer(), text, is_raw};
     }
 
     static std::string rules(int n) {
@@ -164,6 +166,7 @@ class TinyBuild : public ::testing::Test {
     }
     static std::vector<TraceText> requests(int n) {
         std::vector<TraceText> traces;
+        traces.reserve(static_cast<size_t>(n));
         for (int i = 0; i < n; ++i) {
             traces.push_back({cat("What does rule ", i, " say?"), cat("Pay ", i * 7, ".")});
         }
@@ -178,9 +181,9 @@ class TinyBuild : public ::testing::Test {
         return build_prefix(with(), text, requests(16), o);
     }
 
-    testing::TemporaryFile file_;
-    Backend backend_{2};
-    LoadedModel loaded_;
+    testing::TemporaryFile model_file;
+    Backend backend{2};
+    LoadedModel loaded;
 };
 
 class TinyGemmaBuild : public TinyBuild {
@@ -244,11 +247,11 @@ TEST_F(TinyBuild, APrefixBeyondTheWindowIsReadInPieces) {
     const auto read = read_prefixes(file.path()).front();
     EXPECT_EQ(read->n_positions(), pieces.end());
     EXPECT_EQ(read->n_tokens(), std::ssize(text.tokens()));
-    const auto request = request_after(*read, loaded_.require_tokenizer(), {{"What?"}});
+    const auto request = request_after(*read, loaded.require_tokenizer(), {{"What?"}});
     KvCacheOptions options = {.n_ctx = 100};
     options.prefix.documents = {read};
-    Session session(loaded_.model(), backend_,
-                    std::make_unique<KvCache>(backend_, loaded_.config().memory_shape(), options));
+    Session session(loaded.model(), backend,
+                    std::make_unique<KvCache>(backend, loaded.config().memory_shape(), options));
     EXPECT_EQ(session.memory().next_position(), pieces.end());
     session.feed(request);
     for (const float x : session.logits()) ASSERT_TRUE(std::isfinite(x));
@@ -299,8 +302,8 @@ TEST_F(TinyBuild, ThreadsDoNotChangeABit) {
     const PrefixText text = text_of(rules(8));
     std::vector<std::string> written;
     for (const int n_threads : {1, 3}) {
-        Backend backend(n_threads);
-        const LoadedModel loaded(file_.path(), backend);
+        Backend its_backend(n_threads);
+        const LoadedModel its_model(model_file.path(), its_backend);
         const testing::TemporaryFolder folder;
         PrefixBuildOptions o = {.name = "rules",
                                 .whiten = true,
@@ -310,7 +313,7 @@ TEST_F(TinyBuild, ThreadsDoNotChangeABit) {
                                 .lookup = PrefixLookup::kTwoLevel,
                                 .work_folder = folder.path()};
         const PrefixBuild built =
-            build_prefix({.loaded = loaded, .backend = backend}, text, requests(16), o);
+            build_prefix({.loaded = its_model, .backend = its_backend}, text, requests(16), o);
         const testing::TemporaryFile file("", ".prefix.gguf");
         const std::vector<std::shared_ptr<const PrefixDocument>> all = {built.document};
         write_prefixes(file.path(), all);

@@ -45,25 +45,25 @@ class ObjectiveGolden : public ::testing::TestWithParam<const char*> {
     void SetUp() override {
         const auto found = testing::oracles();
         if (!found) GTEST_SKIP() << "no golden vectors; set PALIMPSEST_ORACLES to their folder";
-        folder_ = *found / "learned" / GetParam();
-        golden_ = testing::read_json(folder_ / "train.json");
-        memory_weight_ = golden_["memory_loss_weight"];
+        golden_folder = *found / "learned" / GetParam();
+        golden = testing::read_json(golden_folder / "train.json");
+        memory_weight = golden["memory_loss_weight"];
         Backend backend(1);
         const LoadedModel model((*found / "families" / GetParam() / "model.gguf").string(),
                                 backend);
-        n_layer_ = model.config().n_layer;
-        for (const json& sample : golden_["samples"]) {
-            samples_.push_back(
+        n_model_layer = model.config().n_layer;
+        for (const json& sample : golden["samples"]) {
+            tapped_samples.push_back(
                 testing::tap_layers(model, backend, sample["tokens"].get<std::vector<TokenId>>()));
-            n_prompt_.push_back(sample["n_prompt"]);
+            prompt_lengths.push_back(sample["n_prompt"]);
         }
-        const GgufFile sidecar = GgufFile::open((folder_ / "sidecar.gguf").string());
-        shape_ = {.n_head = sidecar.integer("evict.indexer.head_count").value(),
-                  .d_head = sidecar.integer("evict.indexer.key_length").value()};
+        const GgufFile sidecar = GgufFile::open((golden_folder / "sidecar.gguf").string());
+        indexer_shape = {.n_head = sidecar.integer("evict.indexer.head_count").value(),
+                         .d_head = sidecar.integer("evict.indexer.key_length").value()};
         for (const GgufTensor& t : sidecar.tensors()) {
             std::vector<float> values(t.data.size() / sizeof(float));
             std::memcpy(values.data(), t.data.data(), t.data.size());
-            weights_[std::string(t.name)] = values;
+            all_weights[std::string(t.name)] = values;
         }
     }
 
@@ -87,39 +87,39 @@ class ObjectiveGolden : public ::testing::TestWithParam<const char*> {
     [[nodiscard]] std::vector<int32_t> evicted(const IndexerNet& net, int64_t n_prompt) const {
         const Importance found = net.importance(
             {.first_query = 0, .end_query = n_prompt, .first_key = 0, .end_key = n_prompt});
-        return rows_to_evict(found.largest, golden_["ratio"], kSinks);
+        return rows_to_evict(found.largest, golden["ratio"], kSinks);
     }
 
     /// Losses of the batch, and the gradient of indexer + weight * memory.
     [[nodiscard]] Losses losses(IndexerForm form, const Tensors& weights, Tensors& gradient) const {
         Losses all;
-        const auto share = static_cast<float>(1.0 / static_cast<double>(n_layer_) /
-                                              static_cast<double>(samples_.size()));
-        for (int64_t layer = 0; layer < n_layer_; ++layer) {
+        const auto share = static_cast<float>(1.0 / static_cast<double>(n_model_layer) /
+                                              static_cast<double>(tapped_samples.size()));
+        for (int64_t layer = 0; layer < n_model_layer; ++layer) {
             const auto indexer = indexer_of<const float>(weights, layer);
             double of_indexer = 0;
             double of_memory = 0;
-            for (size_t i = 0; i < samples_.size(); ++i) {
+            for (size_t i = 0; i < tapped_samples.size(); ++i) {
                 const LayerRecord record =
-                    samples_[i][static_cast<size_t>(layer)].record(n_prompt_[i]);
-                const IndexerNet net(shape_, indexer, record);
+                    tapped_samples[i][static_cast<size_t>(layer)].record(prompt_lengths[i]);
+                const IndexerNet net(indexer_shape, indexer, record);
                 of_indexer += indexer_loss(net, indexer_target(record, form, kSinks), share,
                                            indexer_of<float>(gradient, layer));
                 const HeadRows gone(static_cast<size_t>(record.shape.n_head_kv),
-                                    evicted(net, n_prompt_[i]));
+                                    evicted(net, prompt_lengths[i]));
                 const MemoryTarget target = memory_target(record, gone);
                 of_memory += memory_loss(record, target, memory_of<const float>(weights, layer), {},
-                                         share * static_cast<float>(memory_weight_),
+                                         share * static_cast<float>(memory_weight),
                                          memory_of<float>(gradient, layer));
             }
-            all.indexer.push_back(of_indexer / static_cast<double>(samples_.size()));
-            all.memory.push_back(of_memory / static_cast<double>(samples_.size()));
+            all.indexer.push_back(of_indexer / static_cast<double>(tapped_samples.size()));
+            all.memory.push_back(of_memory / static_cast<double>(tapped_samples.size()));
         }
         return all;
     }
 
     [[nodiscard]] Tensors zeros() const {
-        Tensors all = weights_;
+        Tensors all = all_weights;
         for (auto& [name, values] : all) std::ranges::fill(values, 0.0F);
         return all;
     }
@@ -132,42 +132,43 @@ class ObjectiveGolden : public ::testing::TestWithParam<const char*> {
         }
     }
 
-    std::filesystem::path folder_;
-    json golden_;
-    double memory_weight_ = 0;
-    int64_t n_layer_ = 0;
-    IndexerShape shape_;
-    std::vector<std::vector<testing::TappedLayer>> samples_;
-    std::vector<int64_t> n_prompt_;
-    Tensors weights_;
+    std::filesystem::path golden_folder;
+    json golden;
+    double memory_weight = 0;
+    int64_t n_model_layer = 0;
+    IndexerShape indexer_shape;
+    std::vector<std::vector<testing::TappedLayer>> tapped_samples;
+    std::vector<int64_t> prompt_lengths;
+    Tensors all_weights;
 };
 
 TEST_P(ObjectiveGolden, KeepsTheSameRows) {
-    for (size_t i = 0; i < samples_.size(); ++i) {
-        for (int64_t layer = 0; layer < n_layer_; ++layer) {
-            const LayerRecord record = samples_[i][static_cast<size_t>(layer)].record(n_prompt_[i]);
-            const auto indexer = indexer_of<const float>(weights_, layer);
-            const IndexerNet net(shape_, indexer, record);
-            std::vector<int32_t> all = evicted(net, n_prompt_[i]);
-            const auto kept = golden_["kept_prompt_rows"][i][static_cast<size_t>(layer)]
+    for (size_t i = 0; i < tapped_samples.size(); ++i) {
+        for (int64_t layer = 0; layer < n_model_layer; ++layer) {
+            const LayerRecord record =
+                tapped_samples[i][static_cast<size_t>(layer)].record(prompt_lengths[i]);
+            const auto indexer = indexer_of<const float>(all_weights, layer);
+            const IndexerNet net(indexer_shape, indexer, record);
+            std::vector<int32_t> all = evicted(net, prompt_lengths[i]);
+            const auto kept = golden["kept_prompt_rows"][i][static_cast<size_t>(layer)]
                                   .get<std::vector<int32_t>>();
             all.insert(all.end(), kept.begin(), kept.end());
             std::ranges::sort(all);
-            ASSERT_EQ(std::ssize(all), n_prompt_[i]);
+            ASSERT_EQ(std::ssize(all), prompt_lengths[i]);
             for (size_t t = 0; t < all.size(); ++t) EXPECT_EQ(all[t], static_cast<int32_t>(t));
         }
     }
 }
 
 TEST_P(ObjectiveGolden, LossesAndGradientsAreTheSame) {
-    for (const json& form : golden_["forms"]) {
+    for (const json& form : golden["forms"]) {
         SCOPED_TRACE(form["form"].get<std::string>());
         Tensors gradient = zeros();
-        const Losses got = losses(form_of(form["form"]), weights_, gradient);
+        const Losses got = losses(form_of(form["form"]), all_weights, gradient);
         expect_losses(form["indexer_loss_per_layer"], got.indexer);
         expect_losses(form["memory_loss_per_layer"], got.memory);
         const std::vector<float> flat =
-            testing::read_f32(folder_ / form["gradients"]["file"].get<std::string>());
+            testing::read_f32(golden_folder / form["gradients"]["file"].get<std::string>());
         for (const auto& [name, where] : form["gradients"]["tensors"].items()) {
             const std::vector<float>& mine = gradient.at(name);
             const auto expected =
@@ -182,11 +183,11 @@ TEST_P(ObjectiveGolden, LossesAndGradientsAreTheSame) {
 }
 
 TEST_P(ObjectiveGolden, SixStepsOfAdamWGoTheSameWay) {
-    for (const json& form : golden_["forms"]) {
+    for (const json& form : golden["forms"]) {
         SCOPED_TRACE(form["form"].get<std::string>());
         const json& adamw = form["adamw"];
         Parameters parameters;
-        for (const auto& [name, values] : weights_) {
+        for (const auto& [name, values] : all_weights) {
             add_parameter(parameters, name, {std::ssize(values), 1, 1, 1}, GGML_TYPE_F32);
             parameters.back().value = values;
         }
