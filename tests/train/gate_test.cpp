@@ -18,6 +18,17 @@ std::vector<float> random_values(size_t n, Random& random, double scale = 1) {
     return v;
 }
 
+/// One number of a product, added to what was there.
+double plain_product(const StridedMatrix& of, const std::vector<float>& b, ProductSize size,
+                     int64_t i, int64_t j) {
+    double sum = 0;
+    for (int64_t k = 0; k < size.inner; ++k) {
+        sum += double{of.data[i * of.row + k * of.step]} *
+               double{b[static_cast<size_t>(k * size.columns + j)]};
+    }
+    return sum;
+}
+
 TEST(Product, EqualsPlainLoopsAtEverySize) {
     Random random(3);
     for (const ProductSize size : {ProductSize{1, 1, 1}, ProductSize{7, 300, 33},
@@ -30,16 +41,11 @@ TEST(Product, EqualsPlainLoopsAtEverySize) {
                                       is_transposed ? size.rows : 1};
             std::vector<float> c = before;
             add_product(of, b.data(), c.data(), size);
-            for (int64_t i = 0; i < size.rows; ++i) {
-                for (int64_t j = 0; j < size.columns; ++j) {
-                    double sum = double{before[static_cast<size_t>(i * size.columns + j)]};
-                    for (int64_t k = 0; k < size.inner; ++k) {
-                        sum += double{a[static_cast<size_t>(i * of.row + k * of.step)]} *
-                               double{b[static_cast<size_t>(k * size.columns + j)]};
-                    }
-                    EXPECT_NEAR(c[static_cast<size_t>(i * size.columns + j)], sum, 2e-4)
-                        << size.rows << 'x' << size.inner << 'x' << size.columns;
-                }
+            for (int64_t at = 0; at < size.rows * size.columns; ++at) {
+                const double sum = double{before[static_cast<size_t>(at)]} +
+                                   plain_product(of, b, size, at / size.columns, at % size.columns);
+                EXPECT_NEAR(c[static_cast<size_t>(at)], sum, 2e-4)
+                    << size.rows << 'x' << size.inner << 'x' << size.columns;
             }
         }
     }

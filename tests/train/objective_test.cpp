@@ -30,9 +30,9 @@ struct ToyIndexer {
     std::vector<float> q, k, head, q_norm, k_norm;
 
     explicit ToyIndexer(uint32_t seed)
-        : q(numbers(size_t{15} * 24, seed, 0.3F)),
-          k(numbers(size_t{5} * 12, seed + 1, 0.3F)),
-          head(numbers(size_t{3} * 12, seed + 2)),
+        : q(numbers(int64_t{15} * 24, seed, 0.3F)),
+          k(numbers(int64_t{5} * 12, seed + 1, 0.3F)),
+          head(numbers(int64_t{3} * 12, seed + 2)),
           q_norm(numbers(5, seed + 3)),
           k_norm(numbers(5, seed + 4)) {}
     [[nodiscard]] IndexerParts<const float> view() const { return {q, k, head, q_norm, k_norm}; }
@@ -132,7 +132,7 @@ TEST_P(MemoryObjective, GradientsAreFiniteDifferences) {
     const testing::TappedLayer layer = testing::random_layer(kShape, 11, 4);
     const LayerRecord record = layer.record(8);
     const MemoryTarget target = memory_target(record, {{1, 3, 4, 6}, {2, 7}});
-    std::vector<float> phi = numbers(size_t{7} * 6, 5);
+    std::vector<float> phi = numbers(int64_t{7} * 6, 5);
     std::vector<float> gate = {0.3F};
     std::vector<float> d_phi(phi.size());
     std::vector<float> d_gate(1);
@@ -179,8 +179,8 @@ TEST(MemoryObjective, ClippedAnswersAreNoLongerThanValues) {
     const LayerRecord record = layer.record(8);
     MemoryTarget target = memory_target(record, in_all_heads({1, 3, 4, 6}));
     std::ranges::fill(target.missing, 0.0F);
-    const std::vector<float> phi = numbers(size_t{7} * 6, 5, 1e-3F);  // answers would be huge
-    const std::vector<float> gate = {40.0F};                          // its sigmoid is 1
+    const std::vector<float> phi = numbers(int64_t{7} * 6, 5, 1e-3F);  // answers would be huge
+    const std::vector<float> gate = {40.0F};                           // its sigmoid is 1
     float longest = 0;
     for (const int32_t t : target.evicted[0]) {
         for (int64_t h = 0; h < kShape.n_head_kv; ++h) {

@@ -166,7 +166,7 @@ TEST(LatentTraining, HasAsManyFeaturesAsAskedFor) {
 TEST(LatentTraining, TheDefaultTakesAtMostThreePercentOfAThousandEntries) {
     for (const int64_t d : {64, 80, 128, 256}) {
         const int64_t state = (ObjectiveOptions{}.n_feature * (d + 1) + 1) * 4;
-        const int64_t cache = 1024 * 2 * d * 2;  // keys and values, f16
+        const int64_t cache = 4096 * d;  // keys and values, f16
         EXPECT_LE(100 * state, 3 * cache) << d;
     }
 }
