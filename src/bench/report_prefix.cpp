@@ -179,8 +179,10 @@ ReportFigure curves(const std::vector<PrefixRow>& rows, const std::string& capti
     }
     int colour = 0;
     for (ChartSeries& s : chart.series) {
-        s.is_dashed = s.label.find("control") != std::string::npos;
-        s.colour = s.is_dashed ? 0 : std::min(++colour, 8);
+        const auto says = [&](const char* what) { return s.label.find(what) != std::string::npos; };
+        s.is_dashed = says("control");
+        // There are eight colours: what nobody would choose goes without one.
+        s.colour = s.is_dashed || says("random") ? 0 : std::min(++colour, 8);
     }
     return {.caption = caption, .svg = line_chart_svg(chart)};
 }
