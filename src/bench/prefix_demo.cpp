@@ -277,55 +277,55 @@ class Demo {
     std::vector<std::vector<float>> mass_;
 };
 
-/// How often a method is run on one seed.
-enum class Runs { kOnce, kForEachShare, kForEachBuild, kForEachShareAndBuild };
+/// Shares of the full prefix's bytes that a method is run with.
+enum class Shares { kNone, kAll, kLargest };
 
 struct Method {
     PrefixMethodInfo info;
-    Runs runs = Runs::kOnce;
     Answers (*run)(Demo& demo, PrefixResult& into) = nullptr;
+    Shares shares = Shares::kAll;
+    bool is_built = false;  // anew for every seed of the clustering
     bool is_of_wrong_prefix = false;
 };
 
 constexpr std::array<Method, 14> kMethods = {{
-    {{"full", "full prefix"}, Runs::kOnce, [](Demo& d, PrefixResult& r) { return d.full(r); }},
-    {{"none", "no prefix"}, Runs::kOnce, [](Demo& d, PrefixResult& r) { return d.none(r); }},
-    {{"truncated", "truncated prefix"},
-     Runs::kForEachShare,
-     [](Demo& d, PrefixResult& r) { return d.truncated(r); }},
+    {{"full", "full prefix"}, [](Demo& d, PrefixResult& r) { return d.full(r); }, Shares::kNone},
+    {{"none", "no prefix"}, [](Demo& d, PrefixResult& r) { return d.none(r); }, Shares::kNone},
+    {{"truncated", "truncated prefix"}, [](Demo& d, PrefixResult& r) { return d.truncated(r); }},
     {{"window", "eviction, window"},
-     Runs::kForEachShare,
      [](Demo& d, PrefixResult& r) { return d.evicted(r, "window"); }},
     {{"random", "eviction, random"},
-     Runs::kForEachShare,
      [](Demo& d, PrefixResult& r) { return d.evicted(r, "random"); }},
-    {{"kvzip", "eviction, KVzip"},
-     Runs::kForEachShare,
-     [](Demo& d, PrefixResult& r) { return d.evicted(r, "kvzip"); }},
+    {{"kvzip", "eviction, KVzip"}, [](Demo& d, PrefixResult& r) { return d.evicted(r, "kvzip"); }},
     {{"trace-aware", "eviction, trace-aware"},
-     Runs::kForEachShare,
      [](Demo& d, PrefixResult& r) { return d.trace_aware(r); }},
     {{"nearest-4", "nearest 4, read anew"},
-     Runs::kOnce,
-     [](Demo& d, PrefixResult& r) { return d.nearest(r, 4); }},
+     [](Demo& d, PrefixResult& r) { return d.nearest(r, 4); },
+     Shares::kNone},
     {{"nearest-16", "nearest 16, read anew"},
-     Runs::kOnce,
-     [](Demo& d, PrefixResult& r) { return d.nearest(r, 16); }},
+     [](Demo& d, PrefixResult& r) { return d.nearest(r, 16); },
+     Shares::kNone},
     {{"memory", "memory, head keys"},
-     Runs::kForEachShareAndBuild,
-     [](Demo& d, PrefixResult& r) { return d.memory(r, {}); }},
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {}); },
+     Shares::kAll,
+     true},
     {{"memory-whitened", "memory, whitened"},
-     Runs::kForEachShareAndBuild,
-     [](Demo& d, PrefixResult& r) { return d.memory(r, {.whiten = true}); }},
-    {{"memory-group", "memory, group keys"},
-     Runs::kForEachShareAndBuild,
-     [](Demo& d, PrefixResult& r) { return d.memory(r, {.heads_per_key = 0}); }},
-    {{"mean", "memory of one entry (control)"},
-     Runs::kOnce,
-     [](Demo& d, PrefixResult& r) { return d.memory(r, {.k = 1}); }},
-    {{"wrong", "memory of a wrong prefix (control)"},
-     Runs::kForEachBuild,
      [](Demo& d, PrefixResult& r) { return d.memory(r, {.whiten = true}); },
+     Shares::kAll,
+     true},
+    {{"memory-group", "memory, group keys"},
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {.heads_per_key = 0}); },
+     Shares::kAll,
+     true},
+    {{"mean", "memory of one entry (control)"},
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {.k = 1}); },
+     Shares::kNone,
+     true},
+    // A wrong prefix is told best by the largest memory.
+    {{"wrong", "memory of a wrong prefix (control)"},
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {.whiten = true}); },
+     Shares::kLargest,
+     true,
      true},
 }};
 
@@ -347,12 +347,9 @@ std::vector<const Method*> chosen_methods(const std::vector<std::string>& names)
 /// Runs that a method makes on one seed: share and seed of the clustering.
 std::vector<std::pair<double, uint64_t>> runs_of(const Method& m, const PrefixDemoOptions& o) {
     std::vector<double> shares = o.shares;
-    std::vector<uint64_t> builds = o.cluster_seeds;
-    if (m.runs == Runs::kOnce) shares = {0};
-    // A wrong prefix is told best by the largest memory.
-    if (m.runs == Runs::kForEachBuild) shares = {*std::ranges::max_element(o.shares)};
-    if (m.runs == Runs::kForEachShare) builds = {0};
-    if (m.runs == Runs::kOnce) builds = {m.info.name == "mean" ? builds.front() : 0};
+    if (m.shares == Shares::kNone) shares = {0};
+    if (m.shares == Shares::kLargest) shares = {*std::ranges::max_element(o.shares)};
+    const std::vector<uint64_t> builds = m.is_built ? o.cluster_seeds : std::vector<uint64_t>{0};
     std::vector<std::pair<double, uint64_t>> runs;
     for (const uint64_t build : builds) {
         for (const double share : shares) runs.emplace_back(share, build);

@@ -73,9 +73,11 @@ std::string title_of(std::string_view name) {
     return std::string(name);
 }
 
-ReportCell share_cell(const PrefixRow& row, int64_t PrefixResult::*hits) {
-    const ShareInterval i = wilson(row.sum(hits), row.sum(&PrefixResult::n));
-    return {.text = fixed(row.percent_of(hits), 1),
+/// A share in percent, with its interval.
+ReportCell share_cell(int64_t hits, int64_t n) {
+    if (n == 0) return {.text = "-"};
+    const ShareInterval i = wilson(hits, n);
+    return {.text = fixed(100.0 * static_cast<double>(hits) / static_cast<double>(n), 1),
             .detail = cat(fixed(100 * i.low, 1), " to ", fixed(100 * i.high, 1))};
 }
 
@@ -98,6 +100,7 @@ ReportTable prefix_table(const std::vector<PrefixRow>& rows) {
             return percent_of_full > 0 ? fixed(percent_of_full, percent_of_full < 1 ? 2 : 1) + " %"
                                        : std::string("-");
         };
+        const int64_t n = row.sum(&PrefixResult::n);
         ReportRow out;
         out.is_reference = first.method == "full" || first.method == "none";
         out.cells = {
@@ -106,8 +109,8 @@ ReportTable prefix_table(const std::vector<PrefixRow>& rows) {
                  first.size > 0 ? human_count(std::llround(row.mean(&PrefixResult::size))) : "-"},
             {.text = bytes(row.held_percent())},
             {.text = bytes(row.moved_percent())},
-            share_cell(row, &PrefixResult::n_right),
-            share_cell(row, &PrefixResult::n_same),
+            share_cell(row.sum(&PrefixResult::n_right), n),
+            share_cell(row.sum(&PrefixResult::n_same), n),
             {.text = fixed(row.mean(&PrefixResult::divergence), 2)},
             {.text = cat(row.sum(&PrefixResult::n_only_full), " : ",
                          row.sum(&PrefixResult::n_only_this))}};
@@ -118,8 +121,7 @@ ReportTable prefix_table(const std::vector<PrefixRow>& rows) {
         } else {
             out.cells.resize(out.cells.size() + 2);
         }
-        out.cells.push_back({.text = human_count(row.sum(&PrefixResult::n)),
-                             .detail = std::to_string(row.lines.size())});
+        out.cells.push_back({.text = human_count(n), .detail = std::to_string(row.lines.size())});
         table.rows.push_back(std::move(out));
     }
     return table;
@@ -138,16 +140,10 @@ ReportTable coverage_table(const std::vector<PrefixRow>& rows) {
         const int64_t elsewhere = row.sum(&PrefixResult::n) - traced;
         const int64_t right = row.sum(&PrefixResult::n_traced_right);
         const int64_t right_elsewhere = row.sum(&PrefixResult::n_right) - right;
-        const auto cell = [](int64_t hits, int64_t n) -> ReportCell {
-            if (n == 0) return {.text = "-"};
-            const ShareInterval i = wilson(hits, n);
-            return {.text = fixed(100.0 * static_cast<double>(hits) / static_cast<double>(n), 1),
-                    .detail = cat(fixed(100 * i.low, 1), " to ", fixed(100 * i.high, 1))};
-        };
         table.rows.push_back({.cells = {{.text = title_of(row.first->method)},
                                         {.text = fixed(row.held_percent(), 1) + " %"},
-                                        cell(right, traced),
-                                        cell(right_elsewhere, elsewhere),
+                                        share_cell(right, traced),
+                                        share_cell(right_elsewhere, elsewhere),
                                         {.text = cat(traced, ", ", elsewhere)}}});
     }
     return table;

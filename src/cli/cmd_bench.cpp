@@ -192,8 +192,8 @@ void print_json(const BenchFlags& f, const SpeedReport& report) {
                          {"memory_peak_bytes", report.memory.peak_bytes}});
         }
         if (f.options.with_peer) {
+            if (r.ours > 0) line["ratio"] = r.ours / r.peer;
             line.update({{"peer", r.peer},
-                         {"ratio", r.ours / r.peer},
                          {"peer_flash", r.peer_flash},
                          {"peer_plain", r.peer_plain},
                          {"peer_flash_all", r.peer_flash_all},

@@ -18,7 +18,6 @@ namespace palimpsest {
 
 namespace {
 
-constexpr int kInterrupted = 130;
 constexpr double kMinute = 60;
 
 struct QualityFlags {

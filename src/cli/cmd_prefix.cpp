@@ -334,7 +334,7 @@ void add_build(CLI::App& group) {
                  "through all entries, or through lists of alike ones (auto: what is faster)")
         ->check(CLI::IsMember({"linear", "two-level", "auto"}))
         ->capture_default_str();
-    c.add_option("--seed", f->seed, "of clusters and of what is held out")->capture_default_str();
+    c.add_option("--seed", f->seed, "of clusters and of a self-study")->capture_default_str();
     c.add_option("--held-out", f->held_out, "traces to check with, at most an eighth")
         ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
         ->capture_default_str();

@@ -18,8 +18,6 @@ namespace palimpsest {
 
 namespace {
 
-constexpr int kInterrupted = 130;
-
 struct TraceFlags {
     ModelFlags model;
     TextFlags text;

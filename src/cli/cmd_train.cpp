@@ -22,7 +22,6 @@ namespace palimpsest {
 
 namespace {
 
-constexpr int kInterrupted = 130;
 constexpr double kTellEvery = 30;  // seconds between two lines where there is no terminal
 constexpr int64_t kMostSteps = int64_t{1} << 30;
 

@@ -93,7 +93,8 @@ int run_program(int argc, const char* const* argv) {
     } catch (const CLI::ParseError& e) {
         return fail(cat(e.what(), "; see --help"), exit_code(ErrorCode::kInvalidArgument));
     } catch (const Error& e) {
-        return fail(e.what(), exit_code(e.code()));
+        // Work that was asked to stop says so in words of its own.
+        return fail(e.what(), interrupted() ? kInterrupted : exit_code(e.code()));
     } catch (const OutputError& e) {
         return fail(cat("cannot write the output: ", e.what()), kOutputFailed);
     } catch (const std::bad_alloc&) {

@@ -23,8 +23,6 @@ std::atomic<bool>& interrupt_flag() {
     return flag;
 }
 
-constexpr int kInterrupted = 130;
-
 extern "C" void remember_interrupt(int /*signal*/) { interrupt_flag().store(true); }
 
 extern "C" void end_at_once(int /*signal*/) {

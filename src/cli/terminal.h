@@ -30,6 +30,9 @@ void write_message(std::string_view text);
 [[nodiscard]] std::string dim(std::string_view text);
 [[nodiscard]] std::string bold(std::string_view text);
 
+/// Exit status of what Ctrl-C stopped.
+inline constexpr int kInterrupted = 130;
+
 /// From now on Ctrl-C ends the program with a message and the status for it.
 void end_on_interrupts();
 /// From now on Ctrl-C sets a flag instead of ending the program.

@@ -154,13 +154,14 @@ bool wants_lists(const PrefixBuildOptions& o, const PrefixLayout& at, int64_t k)
     return o.lookup == PrefixLookup::kTwoLevel;
 }
 
-/// The most entries that a budget holds, lists included; whole tiles if it holds one.
+/// The most entries that a budget holds, lists and whitening included; whole tiles if it holds one.
 int64_t entries_in(size_t budget, const PrefixBuildOptions& o, const PrefixHeader& h) {
     const size_t entry = prefix_entry_bytes(h.layout, h.n_layer, o.storage);
+    const size_t whitening = o.whiten ? prefix_whitening_bytes(h.layout, h.n_layer) : 0;
     const auto fits = [&](int64_t k) {
         const size_t lists =
             wants_lists(o, h.layout, k) ? prefix_list_bytes(h.layout, h.n_layer, k) : 0;
-        return static_cast<size_t>(k) * entry + lists <= budget;
+        return static_cast<size_t>(k) * entry + lists + whitening <= budget;
     };
     auto k = static_cast<int64_t>(budget / entry);
     if (k >= kMatchTile) k = k / kMatchTile * kMatchTile;
@@ -176,7 +177,8 @@ int64_t choose_k(const PrefixBuildOptions& o, const PrefixHeader& h, size_t cach
     const size_t budget = o.budget_bytes > 0 ? o.budget_bytes : cache_bytes / 4;
     const int64_t k = o.k > 0 ? o.k : entries_in(budget, o, h);
     require(k >= 1, "a budget of ", budget, " bytes is too small: an entry takes ",
-            prefix_entry_bytes(h.layout, h.n_layer, o.storage), " bytes over all layers");
+            prefix_entry_bytes(h.layout, h.n_layer, o.storage), " bytes over all layers",
+            o.whiten ? cat(", whitening ", prefix_whitening_bytes(h.layout, h.n_layer)) : "");
     if (k <= allowed) return k;
     require(
         !is_asked || o.is_forced, k, " entries are too many for ", told.n_records, " records: at ",

@@ -311,6 +311,11 @@ size_t PrefixDocument::exact_bytes() const {
     return n;
 }
 
+size_t prefix_whitening_bytes(const PrefixLayout& l, int64_t n_layer) {
+    const auto matrices = static_cast<size_t>(l.n_codebooks() * l.blocks() * n_layer);
+    return matrices * static_cast<size_t>(l.d_head * l.d_head) * sizeof(float);
+}
+
 size_t prefix_list_bytes(const PrefixLayout& l, int64_t n_layer, int64_t k) {
     const int64_t n = lists_for(k);
     const size_t one =

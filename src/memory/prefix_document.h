@@ -127,6 +127,9 @@ class PrefixDocument {
 /// How entries are stored.
 enum class PrefixStorage { kF16, kI8 };
 
+/// Bytes that the matrices of whitening take, all codebooks of all layers.
+[[nodiscard]] size_t prefix_whitening_bytes(const PrefixLayout& layout, int64_t n_layer);
+
 /// Bytes that lists take, all codebooks of all layers, k entries a codebook.
 [[nodiscard]] size_t prefix_list_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t k);
 

@@ -204,7 +204,7 @@ TEST(RealPrefixDemo, RunsEveryMethodOnce) {
     const PrefixRuntime with = {.loaded = loaded, .backend = backend};
     PrefixDemoOptions o;
     o.task = {.n_prefix_tokens = 200, .n_traces = 16, .n_tests = 3};
-    o.shares = {0.25};
+    o.shares = {0.5};  // whitening alone takes a third of so short a prefix
     const testing::TemporaryFile beside("");
     o.work_folder = beside.path() + ".work";
     std::vector<PrefixResult> results;
@@ -221,10 +221,8 @@ TEST(RealPrefixDemo, RunsEveryMethodOnce) {
     for (const PrefixResult& r : results) {
         EXPECT_EQ(r.n, 3) << r.method;
         EXPECT_TRUE(r.method != "full" || r.n_same == 3);
-        // The matrices of whitening, 1.4 MB here, come on top: much beside so short a prefix.
-        const bool is_whitened = r.method == "memory-whitened" || r.method == "wrong";
-        if (r.share > 0 && r.size > 1 && !is_whitened) {
-            EXPECT_LE(static_cast<double>(r.held_bytes), 0.27 * static_cast<double>(r.full_bytes))
+        if (r.share > 0 && r.size > 1) {
+            EXPECT_LE(static_cast<double>(r.held_bytes), 0.52 * static_cast<double>(r.full_bytes))
                 << r.method;
         }
     }
