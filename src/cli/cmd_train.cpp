@@ -32,6 +32,7 @@ struct TrainFlags {
     CorpusOptions corpus;
     TrainingOptions training;
     ObjectiveOptions objective;
+    std::string form = "softmax";
     std::string response = "repetition";
     int64_t n_warm_up = -1, n_decay = -1;  // -1: a tenth of the steps, and three
     int64_t save_every = 200;
@@ -165,6 +166,7 @@ void train(TrainFlags f, const ObjectiveKind& kind) {
     Schedule& s = f.training.schedule;
     s.n_warm_up = f.n_warm_up < 0 ? s.n_steps / 10 : f.n_warm_up;
     s.n_decay = f.n_decay < 0 ? 3 * s.n_steps / 10 : f.n_decay;
+    f.objective.latent_form = f.form == "softmax" ? LatentForm::kSoftmax : LatentForm::kResidual;
     f.objective.response =
         f.response == "repetition" ? Response::kRepetition : Response::kContinuation;
     f.corpus.seed = f.objective.seed = f.training.seed;
@@ -245,6 +247,12 @@ void add_objective_flags(CLI::App& command, TrainFlags& f) {
                     "features of a latent memory: it takes features x (channels + 1) x 4 bytes a "
                     "head")
         ->check(sizes)
+        ->capture_default_str();
+    command
+        .add_option("--form", f.form,
+                    "how a latent memory is read: in attention's softmax, or as a residual beside "
+                    "it, which is the paper's form")
+        ->check(CLI::IsMember({"softmax", "residual"}))
         ->capture_default_str();
     command
         .add_option("--response", f.response,

@@ -36,4 +36,24 @@ inline float join_state(std::span<float> out, float lse, std::span<const float> 
     return std::max(lse, other_lse) + std::log1p(std::exp(-std::abs(lse - other_lse)));
 }
 
+/// Joins single entries, of which `logits` are known: `out` is scaled to its own part, and logits
+/// become the weights with which their values are to be added to it. Returns the joint logarithm.
+inline float join_logits(std::span<float> out, float lse, std::span<float> logits) {
+    float peak = lse;
+    for (const float x : logits) peak = std::max(peak, x);
+    if (peak == kEmptyState) {
+        std::ranges::fill(logits, 0.0F);
+        return lse;
+    }
+    const float own = std::exp(lse - peak);
+    float sum = own;
+    for (float& x : logits) {
+        x = std::exp(x - peak);
+        sum += x;
+    }
+    for (float& x : out) x = own > 0 ? x * (own / sum) : 0;  // an empty side may hold anything
+    for (float& x : logits) x /= sum;
+    return peak + std::log(sum);
+}
+
 }  // namespace palimpsest

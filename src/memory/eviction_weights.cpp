@@ -56,7 +56,7 @@ class EvictionWeights::Loader {
         sources_ = channel_sources(shape_, has_pairs);
         to_.storage_ = std::make_unique<Storage>(static_cast<size_t>(16 * shape_.n_layer + 16));
         if (has_part("indexer_q.weight")) load_indexer();
-        if (has_part("memory_phi.weight")) load_latent();
+        if (has_part("memory_phi.weight") || has_part("memory_key.weight")) load_latent();
         if (has_part("gate_in.weight")) load_gate();
         if (!to_.indexer_ && !to_.latent_ && !to_.gate_) {
             refuse("holds neither an indexer nor a latent memory nor a gate");
@@ -231,8 +231,25 @@ class EvictionWeights::Loader {
         to_.indexer_ = std::move(w);
     }
 
+    [[nodiscard]] LatentForm latent_form() const {
+        const std::string_view form = text("evict.memory.form", "residual");
+        if (form == "residual") return LatentForm::kResidual;
+        if (form == "softmax") return LatentForm::kSoftmax;
+        refuse(cat("has a latent memory of the form '", form, "'; known are residual and softmax"));
+    }
+
+    HeadMap head_map(int64_t layer, std::string_view name, int64_t n_feature) {
+        const int64_t n_row = n_feature * shape_.n_head_kv;
+        HeadMap map = {
+            .weight = values(name_of(layer, cat("memory_", name, ".weight")), shape_.d_head, n_row),
+            .bias = values(name_of(layer, cat("memory_", name, ".bias")), n_row, 1)};
+        reorder(map.weight);
+        return map;
+    }
+
     void load_latent() {
         auto w = std::make_unique<LatentWeights>();
+        w->form = latent_form();
         w->n_feature = count("evict.memory.feature_length", 0, 1, kMostWidth);
         w->floor = number("evict.memory.epsilon", 1e-6) / number("evict.memory.eta", 1.0);
         w->clips = file_.boolean("evict.memory.clip").value_or(false);
@@ -243,6 +260,11 @@ class EvictionWeights::Loader {
         for (int64_t i = 0; i < shape_.n_layer; ++i) {
             if (!evicts(i)) continue;
             LatentLayer& of = w->layers[static_cast<size_t>(i)];
+            if (w->form == LatentForm::kSoftmax) {
+                of.key = head_map(i, "key", w->n_feature);
+                of.query = head_map(i, "query", w->n_feature);
+                continue;
+            }
             of.phi = values(name_of(i, "memory_phi.weight"), shape_.d_head, w->n_feature);
             reorder(of.phi);
             of.gate = sigmoid(values(name_of(i, "memory_gate.logit"), 1, 1)[0]);

@@ -42,18 +42,36 @@ struct IndexerWeights {
     std::vector<IndexerLayer> layers;  // of all layers; empty ones where nothing is evicted
 };
 
-/// One layer's latent memory (section 3.2; variant V-B of the released code).
+/// How what was written to a latent memory is read.
+enum class LatentForm {
+    kResidual,  // added to attention's answer (section 3.2; variant V-B of the released code)
+    kSoftmax,   // part of attention's softmax (ours)
+};
+
+/// An affine map of one head's rotated channels, for each KV head its own.
+struct HeadMap {
+    std::vector<float> weight;  // [n_head_kv][n_feature][d_head]
+    std::vector<float> bias;    // [n_head_kv][n_feature]
+};
+
+/// One layer's latent memory.
 struct LatentLayer {
+    // kResidual:
     std::vector<float> phi;  // [n_feature][d_head]: features of rotated queries and keys
     float gate = 0;          // what the answer is multiplied by, 0 to 1
     float decay = 1;         // what a state is multiplied by when more is written to it
+    // kSoftmax:
+    HeadMap key;    // the softmax of it over features says how a key's entry is shared out
+    HeadMap query;  // what a query makes of it is the features' logits
 };
 
 struct LatentWeights {
+    LatentForm form = LatentForm::kResidual;
     int64_t n_feature = 0;
+    // kResidual:
     float floor = 1e-6F;  // least denominator of an answer, divided by eta, which cancels elsewhere
     bool clips = false;   // answers are no longer than the longest value written to that head
-    std::vector<LatentLayer> layers;
+    std::vector<LatentLayer> layers;  // of all layers; empty ones where nothing is evicted
 };
 
 /// One layer's retention scorer (the successor, "The Gating Mechanism of KV Cache Eviction").

@@ -17,7 +17,9 @@
 #include <limits>
 
 #include "core/error.h"
+#include "memory/attention_state.h"
 #include "memory/binary_stream.h"
+#include "memory/query_op.h"
 #include "memory/residues.h"
 #include "memory/row_tiles.h"
 
@@ -79,9 +81,17 @@ class CentroidMemory final : public Residue {
 
     Tensor answer(Graph& g, const AttentionInputs& in, Tensor attended,
                   AttentionScratch& scratch) override {
-        const std::array<Tensor, 2> sources = {attended, in.q};
-        return g.custom({attended->ne[0], attended->ne[1], 1, 1}, sources,
-                        std::make_unique<JoinOp>(*this, scratch, in.layer, in.scale));
+        const int64_t first = in.layer * shape_.n_head_kv;
+        const auto change = [this, first, scale = in.scale, &scratch](int64_t head, int64_t token,
+                                                                      const float* q, float* out,
+                                                                      std::span<float> logits) {
+            const Centroids& of = heads_[static_cast<size_t>(first + head / shape_.group())];
+            if (of.count == 0) return;
+            const auto d = static_cast<size_t>(shape_.d_head);
+            join(of, {q, d}, scale, *scratch.lse(head, token), {out, d},
+                 logits.first(static_cast<size_t>(of.count)));
+        };
+        return change_answers(g, shape_, in, attended, {.n_scratch = n_slots_, .change = change});
     }
 
     [[nodiscard]] bool is_readable() const override { return true; }
@@ -249,65 +259,19 @@ class CentroidMemory final : public Residue {
 
     /// Joins attention over the entries, of which the log of the sum is known, with the centroids;
     /// that log is of everything together afterwards.
-    void join(int64_t head, const float* q, float* lse, float scale, float* out) const {
-        const Centroids& of = heads_[static_cast<size_t>(head)];
-        const auto d = static_cast<size_t>(shape_.d_head);
-        std::vector<float> logits(static_cast<size_t>(of.count));
-        float peak = *lse;
+    static void join(const Centroids& of, std::span<const float> q, float scale, float& lse,
+                     std::span<float> out, std::span<float> logits) {
         for (size_t s = 0; s < logits.size(); ++s) {
-            const std::span<const float> key(of.keys.data() + s * d, d);
-            logits[s] = of.weights[s] > 0
-                            ? scale * dot(key, std::span(q, d)) + std::log(of.weights[s])
-                            : -std::numeric_limits<float>::infinity();
-            peak = std::max(peak, logits[s]);
+            const std::span<const float> key(of.keys.data() + s * q.size(), q.size());
+            logits[s] =
+                of.weights[s] > 0 ? scale * dot(key, q) + std::log(of.weights[s]) : kEmptyState;
         }
-        const float own = std::exp(*lse - peak);
-        float sum = own;
-        for (float& x : logits) {
-            x = std::exp(x - peak);
-            sum += x;
-        }
-        *lse = peak + std::log(sum);
-        for (size_t c = 0; c < d; ++c) out[c] *= own / sum;
+        lse = join_logits(out, lse, logits);
         for (size_t s = 0; s < logits.size(); ++s) {
-            const float weight = logits[s] / sum;
-            for (size_t c = 0; c < d; ++c) out[c] += weight * of.values[s * d + c];
+            const float* value = of.values.data() + s * q.size();
+            for (size_t c = 0; c < out.size(); ++c) out[c] += logits[s] * value[c];
         }
     }
-
-    /// dst [d_head * n_head, n]; sources: attention's answers, rotated queries.
-    class JoinOp final : public CustomOp {
-     public:
-        JoinOp(const CentroidMemory& of, AttentionScratch& scratch, int64_t layer, float scale)
-            : of_(of), scratch_(scratch), layer_(layer), scale_(scale) {}
-        void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
-            const ggml_tensor* attended = dst->src[0];
-            const ggml_tensor* q = dst->src[1];
-            const MemoryShape& shape = of_.shape_;
-            const int64_t n = dst->ne[1] * shape.n_head;
-            for (int64_t w = n * thread / n_threads; w < n * (thread + 1) / n_threads; ++w) {
-                const int64_t i = w / shape.n_head;
-                const int64_t h = w % shape.n_head;
-                const auto* from =
-                    reinterpret_cast<const float*>(static_cast<const char*>(attended->data) +
-                                                   static_cast<size_t>(i) * attended->nb[1]);
-                float* out = static_cast<float*>(dst->data) + w * shape.d_head;
-                std::copy_n(from + h * shape.d_head, shape.d_head, out);
-                const int64_t head = layer_ * shape.n_head_kv + h / shape.group();
-                if (of_.heads_[static_cast<size_t>(head)].count == 0) continue;
-                const auto* query = reinterpret_cast<const float*>(
-                    static_cast<const char*>(q->data) + static_cast<size_t>(h) * q->nb[1] +
-                    static_cast<size_t>(i) * q->nb[2]);
-                of_.join(head, query, scratch_.lse(h, i), scale_, out);
-            }
-        }
-
-     private:
-        const CentroidMemory& of_;
-        AttentionScratch& scratch_;
-        int64_t layer_;
-        float scale_;
-    };
 
     MemoryShape shape_;
     int64_t n_slots_;

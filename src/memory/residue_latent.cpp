@@ -12,12 +12,15 @@
 // mean of values could not be longer either. A state cannot turn with positions: where survivors
 // are renumbered, what it holds stays where it was.
 
+#include "memory/residue_latent.h"
+
 #include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
 #include "memory/binary_stream.h"
 #include "memory/eviction_weights.h"
+#include "memory/query_op.h"
 #include "memory/residues.h"
 #include "memory/scoring_kernel.h"
 
@@ -49,8 +52,8 @@ const LatentWeights& weights_of(const PartInputs& in) {
 
 class Latent final : public Residue {
  public:
-    explicit Latent(const PartInputs& in)
-        : weights_(weights_of(in)),
+    Latent(const PartInputs& in, const LatentWeights& weights)
+        : weights_(weights),
           shape_(in.shape),
           clips_(in.options.integer("clip", weights_.clips ? 1 : 0, 0, 1) == 1),
           states_(static_cast<size_t>(shape_.n_layer * shape_.n_head_kv)) {
@@ -91,9 +94,15 @@ class Latent final : public Residue {
 
     Tensor answer(Graph& g, const AttentionInputs& in, Tensor attended,
                   AttentionScratch& /*scratch*/) override {
-        const std::array<Tensor, 2> sources = {attended, in.q};
-        return g.custom({attended->ne[0], attended->ne[1], 1, 1}, sources,
-                        std::make_unique<AnswerOp>(*this, in.layer));
+        const auto change = [this, layer = in.layer](int64_t head, int64_t /*token*/,
+                                                     const float* q, float* out,
+                                                     std::span<float> memory) {
+            const int64_t kv = head / shape_.group();
+            const auto state = static_cast<size_t>(layer * shape_.n_head_kv + kv);
+            if (states_[state].longest > 0) add_answer(layer, kv, q, out, memory);
+        };
+        return change_answers(g, shape_, in, attended,
+                              {.n_scratch = shape_.d_head, .change = change});
     }
 
     [[nodiscard]] bool is_readable() const override { return true; }
@@ -171,7 +180,7 @@ class Latent final : public Residue {
 
     /// Adds the state's answer to a query to `out`.
     void add_answer(int64_t layer, int64_t head, const float* q, float* out,
-                    std::vector<float>& memory) const {
+                    std::span<float> memory) const {
         const State& of = states_[static_cast<size_t>(layer * shape_.n_head_kv + head)];
         const auto d = static_cast<size_t>(shape_.d_head);
         std::vector<float> f(static_cast<size_t>(weights_.n_feature));
@@ -191,39 +200,6 @@ class Latent final : public Residue {
         for (size_t c = 0; c < d; ++c) out[c] += factor * memory[c];
     }
 
-    /// dst [d_head * n_head, n]; sources: attention's answers, rotated queries.
-    class AnswerOp final : public CustomOp {
-     public:
-        AnswerOp(const Latent& of, int64_t layer) : of_(of), layer_(layer) {}
-        void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
-            const ggml_tensor* attended = dst->src[0];
-            const ggml_tensor* q = dst->src[1];
-            const MemoryShape& shape = of_.shape_;
-            std::vector<float> memory(static_cast<size_t>(shape.d_head));
-            const int64_t n = dst->ne[1] * shape.n_head;
-            for (int64_t w = n * thread / n_threads; w < n * (thread + 1) / n_threads; ++w) {
-                const int64_t i = w / shape.n_head;
-                const int64_t h = w % shape.n_head;
-                const auto* from =
-                    reinterpret_cast<const float*>(static_cast<const char*>(attended->data) +
-                                                   static_cast<size_t>(i) * attended->nb[1]);
-                float* out = static_cast<float*>(dst->data) + w * shape.d_head;
-                std::copy_n(from + h * shape.d_head, shape.d_head, out);
-                const int64_t kv = h / shape.group();
-                const size_t state = static_cast<size_t>(layer_ * shape.n_head_kv + kv);
-                if (of_.states_[state].longest == 0) continue;
-                const auto* query = reinterpret_cast<const float*>(
-                    static_cast<const char*>(q->data) + static_cast<size_t>(h) * q->nb[1] +
-                    static_cast<size_t>(i) * q->nb[2]);
-                of_.add_answer(layer_, kv, query, out, memory);
-            }
-        }
-
-     private:
-        const Latent& of_;
-        int64_t layer_;
-    };
-
     const LatentWeights& weights_;
     MemoryShape shape_;
     bool clips_;
@@ -233,6 +209,10 @@ class Latent final : public Residue {
 
 }  // namespace
 
-std::unique_ptr<Residue> make_latent(const PartInputs& in) { return std::make_unique<Latent>(in); }
+std::unique_ptr<Residue> make_latent(const PartInputs& in) {
+    const LatentWeights& weights = weights_of(in);
+    if (weights.form == LatentForm::kSoftmax) return make_softmax_latent(in.shape, weights);
+    return std::make_unique<Latent>(in, weights);
+}
 
 }  // namespace palimpsest

@@ -31,11 +31,12 @@ class LayerChooser : public Chooser {
           shape_(attention_shape(in.shape)),
           layers_(evicting_layers(in.shape)) {}
 
-    [[nodiscard]] std::vector<HeadRows> choose(const Example& e, double share) const override {
+    [[nodiscard]] std::vector<HeadRows> choose(const Example& e, int64_t n_prompt,
+                                               double share) const override {
         std::vector<HeadRows> all(layers_.size());
         backend_.share_out(std::ssize(layers_), [&](int64_t i, int /*thread*/) {
             const auto at = static_cast<size_t>(i);
-            const ExampleLayer layer(e, layers_[at], shape_, e.n / 2);
+            const ExampleLayer layer(e, layers_[at], shape_, n_prompt);
             const std::vector<int32_t> rows =
                 rows_to_evict(importance(layer.record(), at), share, kTrainedSinks);
             all[at].assign(static_cast<size_t>(shape_.n_head_kv), rows);
@@ -61,18 +62,22 @@ class AttentionChooser final : public LayerChooser {
  private:
     [[nodiscard]] std::vector<float> importance(const LayerRecord& record,
                                                 size_t /*i*/) const override {
-        LayerRecord prompt = record;
-        prompt.n = record.n_prompt;
-        const auto first = [&](std::span<const float> of) {
-            return of.first(of.size() / static_cast<size_t>(record.n) *
-                            static_cast<size_t>(prompt.n));
-        };
-        prompt.hidden = first(record.hidden);
-        prompt.q_raw = first(record.q_raw);
-        prompt.q = first(record.q);
-        prompt.k = first(record.k);
-        prompt.v = first(record.v);
+        const LayerRecord prompt = record.first(record.n_prompt, record.n_prompt);
         return indexer_target(prompt, IndexerForm::kAllPairs, 0).share;
+    }
+};
+
+class WindowChooser final : public LayerChooser {
+ public:
+    using LayerChooser::LayerChooser;
+    [[nodiscard]] std::string settings() const override { return "chooser=window"; }
+
+ private:
+    [[nodiscard]] std::vector<float> importance(const LayerRecord& record,
+                                                size_t /*i*/) const override {
+        std::vector<float> recency(static_cast<size_t>(record.n_prompt));
+        std::iota(recency.begin(), recency.end(), 0.0F);
+        return recency;
     }
 };
 
@@ -143,8 +148,8 @@ class GateChooser final : public Chooser {
         for (const int64_t i : layers_) add(w.layers[static_cast<size_t>(i)]);
     }
 
-    [[nodiscard]] std::vector<HeadRows> choose(const Example& e, double share) const override {
-        const int64_t n = e.n / 2;
+    [[nodiscard]] std::vector<HeadRows> choose(const Example& e, int64_t n,
+                                               double share) const override {
         std::vector<int32_t> positions(static_cast<size_t>(n));
         std::iota(positions.begin(), positions.end(), 0);
         std::vector<LayerCandidates> layers(layers_.size());
@@ -152,7 +157,7 @@ class GateChooser final : public Chooser {
         const std::vector<uint8_t> marks = protection.mark(positions, n);
         backend_.share_out(std::ssize(layers_), [&](int64_t i, int /*thread*/) {
             LayerCandidates& of = layers[static_cast<size_t>(i)];
-            of.scores = scores(e, static_cast<size_t>(i));
+            of.scores = scores(e, n, static_cast<size_t>(i));
             of.is_protected.assign(of.scores.size(), marks);
             of.view.heads.assign(of.scores.size(),
                                  {.positions = positions, .rotary = positions, .rows = {}});
@@ -218,10 +223,10 @@ class GateChooser final : public Chooser {
                             .magnitude_bias = or_zero(from.magnitude_bias, size_.n_head_kv)});
     }
 
-    /// Of the first half's rows in the i-th evicting layer: [KV head][row].
-    [[nodiscard]] Scores scores(const Example& e, size_t i) const {
+    /// Of the first `n` rows in the i-th evicting layer: [KV head][row].
+    [[nodiscard]] Scores scores(const Example& e, int64_t n, size_t i) const {
         const auto& halves = e.layers.at(static_cast<size_t>(layers_[i])).hidden;
-        std::vector<float> hidden(static_cast<size_t>(e.n / 2 * size_.n_embd));
+        std::vector<float> hidden(static_cast<size_t>(n * size_.n_embd));
         ggml_fp16_to_fp32_row(halves.data(), hidden.data(), std::ssize(hidden));
         Layer weights = weights_[i];
         GateNetwork network(size_);
@@ -248,6 +253,16 @@ std::unique_ptr<Chooser> make_chooser(const ObjectiveInputs& in) {
         return std::make_unique<IndexerChooser>(in, *in.sidecar->indexer());
     }
     return std::make_unique<AttentionChooser>(in);
+}
+
+std::vector<std::unique_ptr<Chooser>> make_choosers(const ObjectiveInputs& in) {
+    std::vector<std::unique_ptr<Chooser>> all;
+    all.push_back(make_chooser(in));
+    if (dynamic_cast<AttentionChooser*>(all.front().get()) == nullptr) {
+        all.push_back(std::make_unique<AttentionChooser>(in));
+    }
+    all.push_back(std::make_unique<WindowChooser>(in));
+    return all;
 }
 
 }  // namespace palimpsest

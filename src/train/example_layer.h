@@ -40,16 +40,15 @@ class ExampleLayer {
 [[nodiscard]] std::vector<std::pair<const Example*, int64_t>> documents_of(
     std::span<const Block> blocks);
 
-/// What was found out about examples once, by example and layer; the oldest go.
+/// What was found out about examples once, by a key and by layer; the oldest go.
 template <typename Found>
 class ExampleNotes {
  public:
-    /// The notes of an example, one a layer; made by `make(layer)` for every layer at once, through
-    /// `in_layers`, if there are none.
+    /// The notes under a key, such as an example's, one a layer; made by `make(layer)` for every
+    /// layer at once, through `in_layers`, if there are none.
     template <typename InLayers, typename Make>
-    const std::vector<Found>& of(const Example& example, size_t n_layers, const InLayers& in_layers,
+    const std::vector<Found>& of(uint64_t key, size_t n_layers, const InLayers& in_layers,
                                  const Make& make) {
-        const uint64_t key = example_key(example);
         if (const auto known = notes_.find(key); known != notes_.end()) return known->second;
         if (order_.size() >= kMost) {
             notes_.erase(order_.front());

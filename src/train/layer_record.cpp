@@ -23,6 +23,33 @@ void LayerRecord::check() const {
     require(fits, "what was recorded of a layer is not of its ", n, " tokens");
 }
 
+LayerRecord LayerRecord::first(int64_t n_first, int64_t n_prompt_of_them) const {
+    const auto head = [&](std::span<const float> of) {
+        return of.first(of.size() / static_cast<size_t>(n) * static_cast<size_t>(n_first));
+    };
+    return {.shape = shape,
+            .n = n_first,
+            .n_prompt = n_prompt_of_them,
+            .hidden = head(hidden),
+            .q_raw = head(q_raw),
+            .q = head(q),
+            .k = head(k),
+            .v = head(v)};
+}
+
+std::vector<float> rows_of_head(std::span<const int32_t> tokens, const LayerRecord& record,
+                                const float* (LayerRecord::*row)(int64_t, int64_t) const,
+                                int64_t head) {
+    const int64_t d = record.shape.d_head;
+    std::vector<float> out;
+    out.reserve(tokens.size() * static_cast<size_t>(d));
+    for (const int32_t t : tokens) {
+        const float* from = (record.*row)(t, head);
+        out.insert(out.end(), from, from + d);
+    }
+    return out;
+}
+
 float attention_logits(const LayerRecord& record, int64_t token, int64_t head,
                        std::span<float> logits) {
     const float* q = record.query(token, head);

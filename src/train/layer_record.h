@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace palimpsest {
 
@@ -28,6 +29,9 @@ struct LayerRecord {
     /// Throws kInvalidArgument unless spans and counts belong together and 1 <= n_prompt <= n.
     void check() const;
 
+    /// The first `n_first` tokens of it, of which the first `n_prompt_of_them` are the prompt.
+    [[nodiscard]] LayerRecord first(int64_t n_first, int64_t n_prompt_of_them) const;
+
     [[nodiscard]] const float* query(int64_t token, int64_t head) const {
         return q.data() + (token * shape.n_head + head) * shape.d_head;
     }
@@ -38,6 +42,11 @@ struct LayerRecord {
         return v.data() + (token * shape.n_head_kv + head_kv) * shape.d_head;
     }
 };
+
+/// Rows of one head, such as record.key, of some tokens, one after another: [tokens][d_head].
+std::vector<float> rows_of_head(std::span<const int32_t> tokens, const LayerRecord& record,
+                                const float* (LayerRecord::*row)(int64_t, int64_t) const,
+                                int64_t head);
 
 /// Scaled logits of `token`'s query `head` over keys [0, token]. Returns the largest.
 float attention_logits(const LayerRecord& record, int64_t token, int64_t head,

@@ -59,6 +59,7 @@ enum class Response {
 struct ObjectiveOptions {
     int64_t n_mid = 128;     // width of a gate's middle
     int64_t n_feature = 24;  // of a latent memory, a head: 2.4 % of 1,024 f16 entries, at any width
+    LatentForm latent_form = LatentForm::kSoftmax;
     Response response = Response::kRepetition;  // teaches an indexer
     uint64_t seed = 1;
 };

@@ -15,20 +15,6 @@ namespace {
 
 size_t at(int64_t i) { return static_cast<size_t>(i); }
 
-/// Rows of one head out of [n][n_head][d], one after another.
-std::vector<float> rows_of_head(std::span<const int32_t> tokens, const LayerRecord& record,
-                                const float* (LayerRecord::*row)(int64_t, int64_t) const,
-                                int64_t head) {
-    const int64_t d = record.shape.d_head;
-    std::vector<float> out;
-    out.reserve(tokens.size() * at(d));
-    for (const int32_t t : tokens) {
-        const float* from = (record.*row)(t, head);
-        out.insert(out.end(), from, from + d);
-    }
-    return out;
-}
-
 /// One KV head's memory of what went, and the way back through it.
 class HeadMemory {
  public:
@@ -128,23 +114,41 @@ class HeadMemory {
     float longest_ = 0;
 };
 
-/// What attention over all keys says of `token`, less what it says without those marked.
-void add_missing(const LayerRecord& record, const std::vector<char>& is_evicted, int64_t token,
-                 int64_t head, std::span<float> weights, float* out) {
-    attention_weights(record, token, head, weights);
+/// Of one query, where its numbers go.
+struct TargetRow {
+    float* missing = nullptr;  // [d_head]
+    float* stays = nullptr;    // [d_head]
+    float* lse = nullptr;
+};
+
+/// What attention over all keys says of `token`, less what it says without those marked; and the
+/// latter.
+void look_at(const LayerRecord& record, const std::vector<char>& is_evicted, int64_t token,
+             int64_t head, std::span<float> weights, const TargetRow& to) {
+    const float largest = attention_logits(record, token, head, weights);
+    double sum = 0;
+    for (float& w : weights.first(at(token) + 1)) {
+        w = std::exp(w - largest);
+        sum += static_cast<double>(w);
+    }
     const int64_t d = record.shape.d_head;
     const int64_t head_kv = head / record.shape.group();
+    const auto factor = static_cast<float>(1.0 / sum);
     double kept = 0;
     std::vector<float> gone(at(d));
-    std::vector<float> stays(at(d));
+    std::fill_n(to.stays, d, 0.0F);
     for (int64_t t = 0; t <= token; ++t) {
-        const float w = weights[at(t)];
+        const float w = weights[at(t)] * factor;
         const bool goes = t < record.n_prompt && is_evicted[at(t)] != 0;
         if (!goes) kept += static_cast<double>(w);
-        add_scaled(goes ? gone.data() : stays.data(), w, record.value(t, head_kv), d);
+        add_scaled(goes ? gone.data() : to.stays, w, record.value(t, head_kv), d);
     }
     const auto surplus = static_cast<float>(1.0 / kept - 1.0);
-    for (int64_t c = 0; c < d; ++c) out[c] = gone[at(c)] - surplus * stays[at(c)];
+    for (int64_t c = 0; c < d; ++c) {
+        to.missing[c] = gone[at(c)] - surplus * to.stays[c];
+        to.stays[c] *= static_cast<float>(1.0 / kept);
+    }
+    *to.lse = largest + static_cast<float>(std::log(sum * kept));
 }
 
 std::vector<char> marks_of(std::span<const int32_t> rows, const LayerRecord& record) {
@@ -192,10 +196,13 @@ MemoryTarget memory_target(const LayerRecord& record, HeadRows evicted, int64_t 
         target.readers.push_back(static_cast<int32_t>(token));
     }
     target.missing.resize(target.readers.size() * at(s.n_query_channels()));
-    float* out = target.missing.data();
+    target.stays.resize(target.missing.size());
+    target.lse.resize(target.readers.size() * at(s.n_head));
+    TargetRow to = {target.missing.data(), target.stays.data(), target.lse.data()};
     for (const int32_t token : target.readers) {
-        for (int64_t h = 0; h < s.n_head; ++h, out += s.d_head) {
-            add_missing(record, is_evicted[at(h / s.group())], token, h, weights, out);
+        for (int64_t h = 0; h < s.n_head; ++h) {
+            look_at(record, is_evicted[at(h / s.group())], token, h, weights, to);
+            to = {to.missing + s.d_head, to.stays + s.d_head, to.lse + 1};
         }
     }
     return target;

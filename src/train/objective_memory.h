@@ -17,6 +17,8 @@ struct MemoryTarget {
     HeadRows evicted;              // of the prompt
     std::vector<int32_t> readers;  // tokens of the response that read the memory
     std::vector<float> missing;    // [readers][n_head][d_head]: attention with less without
+    std::vector<float> stays;      // [readers][n_head][d_head]: attention without
+    std::vector<float> lse;        // [readers][n_head]: log-sum-exp of the logits of what stays
 };
 
 /// Which rows of the prompt go: all but the max(1, int(n_prompt * (1 - evicted_share))) most

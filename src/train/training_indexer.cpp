@@ -135,7 +135,7 @@ class IndexerTraining final : public Objective {
 
     const std::vector<IndexerTarget>& targets_of(const Example& e) {
         return targets_.of(
-            e, layers_.size(), [&](const auto& work) { in_layers(work); },
+            example_key(e), layers_.size(), [&](const auto& work) { in_layers(work); },
             [&](size_t i) {
                 IndexerTarget target = target_of(e, layers_[i].layer);
                 target.divisor = 1;  // nats a layer: Adam does not mind the scale

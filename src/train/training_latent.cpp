@@ -1,13 +1,15 @@
-// Trains the residue `latent` (IndexMem, arXiv:2605.25475, section 3.2, in its released form): what
-// was evicted from the first half of a document is written to a state, and the second half reads
-// from it what its attention misses.
+// Trains the residue `latent`: what was evicted from the first part of a document is written to a
+// state, and what follows reads from it what its attention misses (IndexMem, arXiv:2605.25475,
+// section 3.2 and Eq. 8).
 //
 // As the design decides (A13): what goes is chosen by the rule that chooses when running, and how
-// much goes is drawn for each document (chooser.h).
+// much goes is drawn. Ours: other rules choose as well (chooser.h), and how long the first part is
+// is drawn too; with one rule and one length a memory fits only those. Each document is cut in a
+// few ways, of which a block's place picks one.
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <map>
 #include <utility>
 
 #include "bench/random.h"
@@ -15,6 +17,7 @@
 #include "train/activations.h"
 #include "train/chooser.h"
 #include "train/example_layer.h"
+#include "train/latent_learner.h"
 #include "train/objective.h"
 #include "train/objective_memory.h"
 
@@ -23,15 +26,16 @@ namespace palimpsest {
 namespace {
 
 constexpr std::array<double, 4> kEvictedShares = {0.25, 0.5, 0.75, 0.9};
-constexpr int64_t kAskEvery = 4;  // every fourth token of the second half reads: enough, and cheap
-constexpr float kFirstGate = 0.1F, kFirstDecay = 0.99F;
+constexpr std::array<int64_t, 3> kPromptParts = {2, 4, 8};  // the prompt is one of so many parts
+constexpr int64_t kLeastPrompt = 4 * kTrainedSinks;
+constexpr int64_t kReaders = 64;  // tokens that read, at most: enough, and cheap
+constexpr int64_t kCuts = 3;      // ways to cut a document
 
-float logit(float p) { return std::log(p / (1 - p)); }
-
-/// Places of one layer's tensors among all parameters.
-struct LayerPlaces {
-    int64_t layer = 0;
-    size_t phi = 0, gate = 0, decay = 0;
+/// One way to cut a document.
+struct Cut {
+    const Example* of = nullptr;
+    int64_t way = 0;
+    auto operator<=>(const Cut&) const = default;
 };
 
 class LatentTraining final : public Objective {
@@ -39,25 +43,35 @@ class LatentTraining final : public Objective {
     explicit LatentTraining(const ObjectiveInputs& in)
         : backend_(in.backend),
           shape_(attention_shape(in.shape)),
+          layers_(evicting_layers(in.shape)),
           n_feature_(in.options.n_feature),
           seed_(in.options.seed),
-          chooser_(make_chooser(in)) {
+          form_(in.options.latent_form) {
         require(n_feature_ >= 1 && n_feature_ <= 4096, "a latent memory of ", n_feature_,
                 " features; they must be 1 to 4096");
-        Random random(in.options.seed);
-        for (const int64_t i : evicting_layers(in.shape)) add_layer(i, random);
+        choosers_ = make_choosers(in);
+        learner_ =
+            form_ == LatentForm::kSoftmax ? make_softmax_learner(in) : make_residual_learner(in);
     }
 
     [[nodiscard]] Captured wanted() const override {
         return {.hidden = true, .queries = true, .entries = true};
     }
-    [[nodiscard]] Parameters& parameters() override { return parameters_; }
+    [[nodiscard]] Parameters& parameters() override { return learner_->parameters(); }
+    void begin(std::span<const Example* const> examples) override { learner_->begin(examples); }
 
     double learn(std::span<const Block> blocks) override {
+        std::map<Cut, int64_t> counts;
+        std::vector<Cut> order;  // that of the first blocks: addresses have none that stays
+        for (const Block& b : blocks) {
+            const Cut cut = {.of = b.of, .way = b.begin % kCuts};
+            if (counts[cut]++ == 0) order.push_back(cut);
+        }
         double loss = 0;
-        for (const auto& [document, count] : documents_of(blocks)) {
-            const double share = static_cast<double>(count) / static_cast<double>(blocks.size());
-            for (const double x : losses_of(*document, share)) {
+        for (const Cut& cut : order) {
+            const double share =
+                static_cast<double>(counts[cut]) / static_cast<double>(blocks.size());
+            for (const double x : losses_of(cut, share)) {
                 loss += share * x / static_cast<double>(layers_.size());
             }
         }
@@ -67,65 +81,47 @@ class LatentTraining final : public Objective {
     std::vector<Measure> examine(std::span<const Example* const> held_out) override {
         double loss = 0;
         double missing = 0;
+        double given_back = 0;
+        double n = 0;
         for (const Example* e : held_out) {
-            const std::vector<double> losses = losses_of(*e, 0);
-            const std::vector<MemoryTarget>& targets = targets_of(*e);
-            for (size_t i = 0; i < losses.size(); ++i) {
-                double squared = 0;
-                for (const float x : targets[i].missing) {
-                    squared += static_cast<double>(x) * static_cast<double>(x);
+            for (int64_t way = 0; way < kCuts; ++way) {
+                const Cut cut = {.of = e, .way = way};
+                const std::vector<double> losses = losses_of(cut, 0);
+                const std::vector<MemoryTarget>& targets = targets_of(cut);
+                for (size_t i = 0; i < losses.size(); ++i) {
+                    double squared = 0;
+                    for (const float x : targets[i].missing) {
+                        squared += static_cast<double>(x) * static_cast<double>(x);
+                    }
+                    squared /= static_cast<double>(targets[i].missing.size());
+                    loss += losses[i];
+                    missing += squared;
+                    if (squared > 0) given_back += 1 - losses[i] / squared;
+                    ++n;
                 }
-                loss += losses[i];
-                missing += squared / static_cast<double>(targets[i].missing.size());
             }
         }
-        const auto n = static_cast<double>(std::max<size_t>(held_out.size(), 1) * layers_.size());
-        // Of all layers together: a gate takes next to nothing from some, of which no share means
-        // anything.
-        return {{"loss", loss / n}, {"given_back", missing > 0 ? 1 - loss / missing : 0}};
+        // Of all layers together the last ones decide, whose values are long; the mean of each
+        // layer's share counts all alike, also those where next to nothing is missing.
+        return {{"loss", n > 0 ? loss / n : 0},
+                {"given_back", missing > 0 ? 1 - loss / missing : 0},
+                {"given_back_by_layer", n > 0 ? given_back / n : 0}};
     }
 
-    /// What goes depends on the chooser's weights.
+    /// What goes depends on the choosers' weights.
     [[nodiscard]] std::string settings() const override {
-        return cat(chooser_->settings(), " features=", n_feature_);
+        std::string all = cat("features=", n_feature_,
+                              " form=", form_ == LatentForm::kSoftmax ? "softmax" : "residual");
+        for (const auto& chooser : choosers_) all += cat(" ", chooser->settings());
+        return all;
     }
 
     void describe(GgufWriter& to) const override {
         to.set_count("evict.memory.feature_length", static_cast<uint32_t>(n_feature_));
-        to.set_number("evict.memory.epsilon", kRule.floor);
-        to.set_number("evict.memory.eta", 1.0F);
-        to.set_text("evict.memory.gate", "scalar");
-        to.set_boolean("evict.memory.clip", kRule.clips);
+        learner_->describe(to);
     }
 
  private:
-    static constexpr MemoryRule kRule = {.floor = 1e-6F, .clips = true};
-
-    void add_layer(int64_t layer, Random& random) {
-        const auto add = [&](std::string_view name, int64_t n_in, int64_t n_out) {
-            return add_parameter(parameters_, cat("blk.", layer, ".memory_", name),
-                                 {n_in, n_out, 1, 1}, GGML_TYPE_F32);
-        };
-        LayerPlaces at = {.layer = layer};
-        at.phi = add("phi.weight", shape_.d_head, n_feature_);
-        at.gate = add("gate.logit", 1, 1);
-        at.decay = add("decay.logit", 1, 1);  // learns nothing: all is written at once
-        const double most = 1.0 / std::sqrt(static_cast<double>(shape_.d_head));
-        for (float& x : parameters_[at.phi].value) {
-            x = static_cast<float>(most * (2 * random.unit() - 1));
-        }
-        parameters_[at.gate].value[0] = logit(kFirstGate);
-        parameters_[at.decay].value[0] = logit(kFirstDecay);
-        layers_.push_back(at);
-    }
-
-    template <typename T>
-    [[nodiscard]] MemoryParts<T> parts(const LayerPlaces& at,
-                                       std::vector<float> Parameter::*which) {
-        return {.phi = std::span<T>(parameters_[at.phi].*which),
-                .gate = std::span<T>(parameters_[at.gate].*which)};
-    }
-
     /// Layers go to threads whole, so that results do not depend on how many there are.
     template <typename Work>
     void in_layers(const Work& work) const {
@@ -133,44 +129,66 @@ class LatentTraining final : public Objective {
                            [&](int64_t i, int /*thread*/) { work(static_cast<size_t>(i)); });
     }
 
-    const std::vector<MemoryTarget>& targets_of(const Example& e) {
-        Random random(seed_ ^ example_key(e));
+    /// The key under which a cut is noted; what is drawn for it is drawn from it.
+    [[nodiscard]] uint64_t key_of(const Cut& cut) const {
+        return seed_ ^ (example_key(*cut.of) + static_cast<uint64_t>(cut.way));
+    }
+
+    [[nodiscard]] static int64_t prompt_of(const Cut& cut) {
+        const int64_t n = cut.of->n;
+        const int64_t part = n / kPromptParts.at(static_cast<size_t>(cut.way));
+        return std::min(n / 2, std::max(part, kLeastPrompt));
+    }
+
+    /// Record of a layer, of the prompt and as much again that reads.
+    template <typename Work>
+    auto with_record(const Cut& cut, size_t i, const Work& work) const {
+        const int64_t n_prompt = prompt_of(cut);
+        const ExampleLayer layer(*cut.of, layers_[i], shape_, n_prompt);
+        return work(layer.record().first(2 * n_prompt, n_prompt));
+    }
+
+    const std::vector<MemoryTarget>& targets_of(const Cut& cut) {
+        Random random(key_of(cut));
         const double share =
             kEvictedShares.at(static_cast<size_t>(random.below(std::ssize(kEvictedShares))));
+        const Chooser& chooser =
+            *choosers_[static_cast<size_t>(random.below(std::ssize(choosers_)))];
+        const int64_t n_prompt = prompt_of(cut);
         std::vector<HeadRows> gone;
         const auto choose_and_work = [&](const auto& work) {
-            gone = chooser_->choose(e, share);
+            gone = chooser.choose(*cut.of, n_prompt, share);
             in_layers(work);
         };
-        return targets_.of(e, layers_.size(), choose_and_work, [&](size_t i) {
-            const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
-            return memory_target(layer.record(), std::move(gone[i]), kAskEvery);
+        return targets_.of(key_of(cut), layers_.size(), choose_and_work, [&](size_t i) {
+            return with_record(cut, i, [&](const LayerRecord& record) {
+                return memory_target(record, std::move(gone[i]),
+                                     std::max<int64_t>(1, n_prompt / kReaders));
+            });
         });
     }
 
     /// Of every layer; adds `share` of the gradients, unless it is 0.
-    std::vector<double> losses_of(const Example& e, double share) {
-        const std::vector<MemoryTarget>& targets = targets_of(e);
+    std::vector<double> losses_of(const Cut& cut, double share) {
+        const std::vector<MemoryTarget>& targets = targets_of(cut);
         std::vector<double> losses(layers_.size());
         const auto weight = static_cast<float>(share / static_cast<double>(layers_.size()));
         in_layers([&](size_t i) {
-            const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
-            const auto to =
-                share > 0 ? parts<float>(layers_[i], &Parameter::gradient) : MemoryParts<float>{};
-            losses[i] =
-                memory_loss(layer.record(), targets[i],
-                            parts<const float>(layers_[i], &Parameter::value), kRule, weight, to);
+            losses[i] = with_record(cut, i, [&](const LayerRecord& record) {
+                return learner_->loss(record, targets[i], i, weight);
+            });
         });
         return losses;
     }
 
     const Backend& backend_;
     AttentionShape shape_;
+    std::vector<int64_t> layers_;
     int64_t n_feature_;
     uint64_t seed_;
-    std::unique_ptr<Chooser> chooser_;
-    Parameters parameters_;
-    std::vector<LayerPlaces> layers_;
+    LatentForm form_;
+    std::vector<std::unique_ptr<Chooser>> choosers_;
+    std::unique_ptr<LatentLearner> learner_;
     ExampleNotes<MemoryTarget> targets_;
 };
 

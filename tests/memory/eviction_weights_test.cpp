@@ -106,6 +106,28 @@ INSTANTIATE_TEST_SUITE_P(
                 "neither"}),
     [](const auto& test) { return test.param.name; });
 
+TEST(EvictionWeights, AMemoryInTheSoftmaxNeedsMapsOfItsOwn) {
+    const auto weights = testing::small_softmax_memory(shape_of());
+    ASSERT_NE(weights->latent(), nullptr);
+    EXPECT_EQ(weights->latent()->form, LatentForm::kSoftmax);
+    const auto refused = [](const auto& spoil, const std::string& words) {
+        GgufBuilder f = testing::small_softmax_sidecar(shape_of());
+        spoil(f);
+        try {
+            load(f.bytes());
+            ADD_FAILURE() << "taken, without " << words;
+        } catch (const Error& e) {
+            EXPECT_EQ(e.code(), ErrorCode::kCorrupt);
+            EXPECT_NE(std::string(e.what()).find(words), std::string::npos) << e.what();
+        }
+    };
+    refused([](auto& f) { f.remove_tensor("blk.1.memory_query.bias"); }, "memory_query.bias");
+    refused([](auto& f) { f.set_text("evict.memory.form", "delta"); }, "delta");
+    refused([](auto& f) { f.set_text("evict.memory.form", "residual"); }, "memory_phi");
+    refused([](auto& f) { f.set("evict.memory.feature_length", uint32_t{7}); }, "memory_key");
+    refused([](auto& f) { put_number(f, "blk.0.memory_key.weight", NAN); }, "finite");
+}
+
 TEST(EvictionWeights, ATruncatedFileIsRefused) {
     const std::string whole = small_sidecar(shape_of()).bytes();
     EXPECT_NO_THROW(load(whole));

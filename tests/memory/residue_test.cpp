@@ -204,10 +204,101 @@ TEST(Latent, AnswersAsTheFormulaSays) {
 }
 
 TEST(Latent, AnEmptyStateSaysNothing) {
-    const MemoryScript script(shape_of(), 30);
-    Backend backend(1);
-    KvCache memory(backend, shape_of(), options("random", "latent"));
-    EXPECT_LE(max_difference(script.step(backend, memory, 0, 30), script.expected(0, 30)), 2e-5);
+    for (const bool softmax : {false, true}) {
+        const MemoryScript script(shape_of(), 30);
+        Backend backend(1);
+        KvCacheOptions o = options("random", "latent");
+        if (softmax) o.eviction.learned = testing::small_softmax_memory(shape_of());
+        KvCache memory(backend, shape_of(), o);
+        EXPECT_LE(max_difference(script.step(backend, memory, 0, 30), script.expected(0, 30)),
+                  2e-5);
+    }
+}
+
+/// A head's rows of an affine map of x, in double.
+std::vector<double> mapped(const HeadMap& map, int64_t head, std::span<const float> x) {
+    const size_t n = map.bias.size() / 2;  // two KV heads
+    std::vector<double> f(n);
+    for (size_t j = 0; j < n; ++j) {
+        const size_t row = static_cast<size_t>(head) * n + j;
+        f[j] = static_cast<double>(map.bias[row]);
+        for (size_t c = 0; c < x.size(); ++c) {
+            f[j] += static_cast<double>(map.weight[row * x.size() + c]) * static_cast<double>(x[c]);
+        }
+    }
+    return f;
+}
+
+std::vector<double> softmax_of(std::vector<double> x) {
+    double sum = 0;
+    for (double& e : x) sum += e = std::exp(e);
+    for (double& e : x) e /= sum;
+    return x;
+}
+
+/// Two cuts, and what a query then reads: all kept entries and all features in one softmax.
+TEST(LatentInTheSoftmax, AnswersAsTheFormulaSays) {
+    for (const AttentionPath path : {AttentionPath::kFused, AttentionPath::kReference}) {
+        const MemoryScript script(shape_of(), kLength + 1);
+        Backend backend(2);
+        KvCacheOptions o = options("random", "latent");
+        o.path = path;
+        o.eviction.learned = testing::small_softmax_memory(shape_of());
+        const LatentLayer& w = o.eviction.learned->latent()->layers[1];
+        const size_t d = 32;
+        const size_t n = w.key.bias.size() / 2;
+        std::vector<double> m(n * d);
+        std::vector<double> b(n);
+        LatentState state;
+        std::vector<int32_t> kept;
+        o.eviction.on_cut = [&](const Cut& cut) {
+            state = state_of(*cut.residue, 1, 1);
+            kept = cut.kept[1][1];
+            std::vector<int32_t> gone;
+            std::ranges::set_difference(cut.held[1][1], kept, std::back_inserter(gone));
+            for (const int32_t p : gone) {
+                const testing::ReferenceEntry e = script.entry(1, 1, p);
+                const std::vector<double> a = softmax_of(mapped(w.key, 1, e.k));
+                for (size_t j = 0; j < n; ++j) {
+                    b[j] += a[j];
+                    for (size_t c = 0; c < d; ++c) {
+                        m[j * d + c] += a[j] * static_cast<double>(e.v[c]);
+                    }
+                }
+            }
+        };
+        KvCache memory(backend, shape_of(), o);
+        for (const int64_t at : {0, 32, 64}) script.step(backend, memory, at, 32);
+        EXPECT_LE(max_difference(state.m, std::vector<float>(m.begin(), m.end())), 1e-4);
+        EXPECT_LE(max_difference(state.b, std::vector<float>(b.begin(), b.end())), 1e-4);
+        kept.push_back(kLength);  // the query's own
+        const std::vector<float> got = script.step(backend, memory, kLength, 1);
+        for (int64_t h = 2; h < 4; ++h) {
+            const std::span<const float> q = script.query(1, h, kLength);
+            std::vector<double> weights = mapped(w.query, 1, q);
+            for (size_t j = 0; j < n; ++j) weights[j] += std::log(b[j]);
+            for (const int32_t p : kept) {
+                double dot = 0;
+                const auto k = script.entry(1, 1, p).k;
+                for (size_t c = 0; c < d; ++c) {
+                    dot += static_cast<double>(q[c]) * static_cast<double>(k[c]);
+                }
+                weights.push_back(dot / std::sqrt(32.0));
+            }
+            weights = softmax_of(weights);
+            for (size_t c = 0; c < d; ++c) {
+                double answer = 0;
+                for (size_t j = 0; j < n; ++j) answer += weights[j] * m[j * d + c] / b[j];
+                for (size_t i = 0; i < kept.size(); ++i) {
+                    answer +=
+                        weights[n + i] * static_cast<double>(script.entry(1, 1, kept[i]).v[c]);
+                }
+                EXPECT_NEAR(static_cast<double>(got[(4 + static_cast<size_t>(h)) * d + c]), answer,
+                            1e-4)
+                    << "head " << h;
+            }
+        }
+    }
 }
 
 }  // namespace

@@ -46,10 +46,43 @@ GgufBuilder small_sidecar(const MemoryShape& shape) {
     return f;
 }
 
-std::shared_ptr<const EvictionWeights> small_weights(const MemoryShape& shape) {
+namespace {
+
+std::shared_ptr<const EvictionWeights> loaded(const GgufBuilder& sidecar,
+                                              const MemoryShape& shape) {
     static const Backend kBackend(1);
-    const TemporaryFile file(small_sidecar(shape).bytes());
+    const TemporaryFile file(sidecar.bytes());
     return std::make_shared<const EvictionWeights>(file.path(), kBackend, shape, BaseModel{});
+}
+
+}  // namespace
+
+std::shared_ptr<const EvictionWeights> small_weights(const MemoryShape& shape) {
+    return loaded(small_sidecar(shape), shape);
+}
+
+GgufBuilder small_softmax_sidecar(const MemoryShape& shape) {
+    constexpr uint64_t kFeatures = 6;
+    GgufBuilder f;
+    f.set_text("general.architecture", "evict");
+    f.set_text("evict.channel_order", shape.rotation.adjacent ? "pairs" : "half_split");
+    f.set("evict.block_count", static_cast<uint32_t>(shape.n_layer));
+    f.set_text("evict.memory.form", "softmax");
+    f.set("evict.memory.feature_length", static_cast<uint32_t>(kFeatures));
+    const auto d = static_cast<uint64_t>(shape.d_head);
+    const uint64_t n_row = kFeatures * static_cast<uint64_t>(shape.n_head_kv);
+    for (int64_t i = 0; i < shape.n_layer; ++i) {
+        const std::string block = "blk." + std::to_string(i) + ".";
+        f.add_f32(block + "memory_key.weight", {d, n_row});
+        f.add_f32(block + "memory_key.bias", {n_row});
+        f.add_f32(block + "memory_query.weight", {d, n_row});
+        f.add_f32(block + "memory_query.bias", {n_row});
+    }
+    return f;
+}
+
+std::shared_ptr<const EvictionWeights> small_softmax_memory(const MemoryShape& shape) {
+    return loaded(small_softmax_sidecar(shape), shape);
 }
 
 }  // namespace palimpsest::testing

@@ -14,4 +14,8 @@ GgufBuilder small_sidecar(const MemoryShape& shape);
 /// The same, loaded. Its backend lives as long as the program.
 std::shared_ptr<const EvictionWeights> small_weights(const MemoryShape& shape);
 
+/// A latent memory of the form kSoftmax alone, of six features.
+GgufBuilder small_softmax_sidecar(const MemoryShape& shape);
+std::shared_ptr<const EvictionWeights> small_softmax_memory(const MemoryShape& shape);
+
 }  // namespace palimpsest::testing

@@ -11,6 +11,7 @@
 #include "support/layer_tap.h"
 #include "train/objective_indexer.h"
 #include "train/objective_memory.h"
+#include "train/objective_softmax_memory.h"
 
 namespace palimpsest {
 namespace {
@@ -195,6 +196,66 @@ TEST(MemoryObjective, ClippedAnswersAreNoLongerThanValues) {
     const double wild = memory_loss(record, target, {phi, gate}, {}, 1.0F, {});
     EXPECT_LE(clipped, static_cast<double>(longest) / static_cast<double>(kShape.d_head) + 1e-6);
     EXPECT_GT(wild, 100 * clipped);
+}
+
+TEST(SoftmaxMemoryObjective, GradientsAreFiniteDifferences) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 11, 4);
+    const LayerRecord record = layer.record(8);
+    const MemoryTarget target = memory_target(record, {{1, 3, 4, 6}, {2, 7}});
+    const int64_t n = 3 * kShape.n_head_kv;  // features of all heads
+    std::vector<float> key = numbers(n * kShape.d_head, 5);
+    std::vector<float> key_bias = numbers(n, 6);
+    std::vector<float> query = numbers(n * kShape.d_head, 7);
+    std::vector<float> query_bias = numbers(n, 8);
+    std::vector<float> d_key(key.size());
+    std::vector<float> d_key_bias(key_bias.size());
+    std::vector<float> d_query(query.size());
+    std::vector<float> d_query_bias(query_bias.size());
+    const auto loss = [&] {
+        return softmax_memory_loss(record, target, {key, key_bias, query, query_bias}, 1.0F, {});
+    };
+    const double learned = softmax_memory_loss(record, target, {key, key_bias, query, query_bias},
+                                               1.0F, {d_key, d_key_bias, d_query, d_query_bias});
+    EXPECT_EQ(learned, loss());
+    expect_slopes(key, d_key, loss, "key");
+    expect_slopes(key_bias, d_key_bias, loss, "key bias");
+    expect_slopes(query, d_query, loss, "query");
+    expect_slopes(query_bias, d_query_bias, loss, "query bias");
+}
+
+/// One feature is one mean entry; if a single entry went and the query meets it as attention
+/// would, nothing is missing.
+TEST(SoftmaxMemoryObjective, OneEntryMetAsItsKeyIsGivenBack) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 11, 6);
+    const LayerRecord record = layer.record(8);
+    MemoryTarget target = memory_target(record, in_all_heads({5}));
+    target.readers.resize(1);
+    target.missing.resize(static_cast<size_t>(kShape.n_query_channels()));
+    const int64_t n = kShape.n_head_kv;
+    const std::vector<float> zeros(static_cast<size_t>(n * kShape.d_head));
+    const std::vector<float> no_bias(static_cast<size_t>(n));
+    std::vector<float> query;
+    for (int64_t h = 0; h < n; ++h) {
+        for (int64_t c = 0; c < kShape.d_head; ++c) {
+            query.push_back(kShape.scale * record.key(5, h)[c]);
+        }
+    }
+    const SoftmaxMemoryParts<const float> exact = {zeros, no_bias, query, no_bias};
+    EXPECT_LE(softmax_memory_loss(record, target, exact, 0, {}), 1e-10);
+    const SoftmaxMemoryParts<const float> flat = {zeros, no_bias, zeros, no_bias};
+    EXPECT_GT(softmax_memory_loss(record, target, flat, 0, {}), 1e-4);
+    EXPECT_THROW(softmax_memory_loss(record, target, {zeros, no_bias, query, zeros}, 0, {}), Error);
+}
+
+TEST(MemoryObjective, WhatStaysAndWhatIsMissingAreTheWholeAnswer) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 11, 6);
+    const LayerRecord record = layer.record(8);
+    const MemoryTarget none = memory_target(record, in_all_heads({}));
+    const MemoryTarget some = memory_target(record, {{1, 3, 4, 6}, {2, 7}});
+    for (size_t i = 0; i < none.stays.size(); ++i) {
+        EXPECT_NEAR(some.stays[i] + some.missing[i], none.stays[i], 1e-5F);
+    }
+    for (size_t i = 0; i < none.lse.size(); ++i) EXPECT_LT(some.lse[i], none.lse[i]);
 }
 
 TEST(RowsToEvict, KeepsSinksAndTheEarlierOfEquals) {

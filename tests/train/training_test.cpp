@@ -150,12 +150,21 @@ TEST(LatentTraining, HasAsManyFeaturesAsAskedFor) {
     const MemoryShape shape = small_shape();
     const Backend backend(1);
     const ObjectiveKind& kind = find_objective("latent");
-    for (const int64_t n : {int64_t{5}, ObjectiveOptions{}.n_feature}) {
-        const auto objective = kind.make(
-            {.shape = shape, .backend = backend, .options = {.n_feature = n}, .sidecar = nullptr});
-        const EvictionWeights weights = written(kind, *objective);
-        EXPECT_EQ(weights.latent()->n_feature, n);
-        EXPECT_EQ(std::ssize(weights.latent()->layers[0].phi), n * shape.d_head);
+    for (const LatentForm form : {LatentForm::kSoftmax, LatentForm::kResidual}) {
+        for (const int64_t n : {int64_t{5}, ObjectiveOptions{}.n_feature}) {
+            const auto objective = kind.make({.shape = shape,
+                                              .backend = backend,
+                                              .options = {.n_feature = n, .latent_form = form},
+                                              .sidecar = nullptr});
+            const EvictionWeights weights = written(kind, *objective);
+            EXPECT_EQ(weights.latent()->form, form);
+            EXPECT_EQ(weights.latent()->n_feature, n);
+            const LatentLayer& layer = weights.latent()->layers[0];
+            const bool residual = form == LatentForm::kResidual;
+            EXPECT_EQ(std::ssize(layer.phi), residual ? n * shape.d_head : 0);
+            EXPECT_EQ(std::ssize(layer.key.weight),
+                      residual ? 0 : n * shape.d_head * shape.n_head_kv);
+        }
     }
     EXPECT_THROW(
         (void)kind.make(
@@ -169,6 +178,24 @@ TEST(LatentTraining, TheDefaultTakesAtMostThreePercentOfAThousandEntries) {
         const int64_t cache = 4096 * d;  // keys and values, f16
         EXPECT_LE(100 * state, 3 * cache) << d;
     }
+}
+
+/// It begins as clusters of keys, and gives something back from the first step on.
+TEST(LatentTraining, TheSoftmaxFormBeginsWithClusters) {
+    const MemoryShape shape = small_shape();
+    const Backend backend(2);
+    const Example e = random_example(1);
+    const std::vector<const Example*> examples = {&e};
+    const auto given_back = [&](bool begins) {
+        const auto objective = find_objective("latent").make(
+            {.shape = shape, .backend = backend, .options = {.n_feature = 8}, .sidecar = nullptr});
+        if (begins) objective->begin(examples);
+        const auto measures = objective->examine(examples);
+        EXPECT_EQ(measures.at(1).name, "given_back");
+        return measures[1].value;
+    };
+    EXPECT_GT(given_back(true), 0.1);
+    EXPECT_LT(given_back(false), given_back(true));
 }
 
 /// A gate that rates every entry of a head alike: 0, 1, 2 and 3 in the four heads that evict.
@@ -195,7 +222,7 @@ TEST(LatentTraining, AGateChoosesHeadByHead) {
     const auto chooser = make_chooser(in);
     // Of 4 heads x 20 rows half goes: all of the two heads rated least, but for 4 sinks each; the
     // rest of the 40 from the third. Ties: the earlier stays.
-    const std::vector<HeadRows> gone = chooser->choose(e, 0.5);
+    const std::vector<HeadRows> gone = chooser->choose(e, 20, 0.5);
     ASSERT_EQ(gone.size(), 2U);  // layers that evict
     EXPECT_TRUE(gone[1][1].empty());
     EXPECT_EQ(gone[0][0].size() + gone[0][1].size() + gone[1][0].size(), 40U);
