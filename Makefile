@@ -21,7 +21,6 @@ default_model = $$(scripts/setup.sh where model)
 default_sidecar = $$(basename "$(default_model)" .gguf).evict.gguf
 train = build/release/palimpsest train
 train_on = -m "$(default_model)" -d $(WEIGHTS)/train.jsonl
-train_by_document = --length 512 --steps 200 --warm-up 20 --pool 16 --learning-rate 2e-3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -85,9 +84,11 @@ train-default: release ## train what forgets for the default model, into WEIGHTS
 	@$(train) gate $(train_on) -o $(WEIGHTS)/gate.gguf --length 2048 --steps 1000 --warm-up 60 \
 	  --batch 32 --pool 20 --read-every 10 --held-out 5 --learning-rate 2e-3 $(TRAIN_ARGS)
 	@$(train) indexer $(train_on) -o $(WEIGHTS)/indexer.gguf --sidecar $(WEIGHTS)/gate.gguf \
-	  $(train_by_document) --batch 6 --read-every 10 --held-out 2 $(TRAIN_ARGS)
+	  --length 512 --steps 200 --warm-up 20 --pool 16 --batch 6 --read-every 10 --held-out 2 \
+	  --learning-rate 2e-3 $(TRAIN_ARGS)
 	@$(train) latent $(train_on) -o $(WEIGHTS)/$(default_sidecar) --sidecar $(WEIGHTS)/indexer.gguf \
-	  $(train_by_document) --batch 4 --read-every 6 --held-out 4 $(TRAIN_ARGS)
+	  --length 2048 --steps 300 --warm-up 20 --pool 12 --batch 4 --read-every 10 --held-out 4 \
+	  --examine-every 50 --learning-rate 5e-3 $(TRAIN_ARGS)
 
 install: ## install the program and the library into PREFIX, after `make release`
 	@[ -x build/release/palimpsest ] || { echo "install: run 'make release' first" >&2; exit 1; }

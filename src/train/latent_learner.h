@@ -33,7 +33,7 @@ class LatentLearner {
     /// The keys of the sidecar that tell the form and its settings.
     virtual void describe(GgufWriter& to) const = 0;
 
- protected:
+ private:
     Parameters parameters_;
 };
 

@@ -50,7 +50,7 @@ class ResidualLearner final : public LatentLearner {
  private:
     void add_layer(int64_t layer, Random& random) {
         const auto add = [&](std::string_view name, int64_t n_in, int64_t n_out) {
-            return add_parameter(parameters_, cat("blk.", layer, ".memory_", name),
+            return add_parameter(parameters(), cat("blk.", layer, ".memory_", name),
                                  {n_in, n_out, 1, 1}, GGML_TYPE_F32);
         };
         const Places at = {.phi = add("phi.weight", shape_.d_head, n_feature_),
@@ -58,18 +58,18 @@ class ResidualLearner final : public LatentLearner {
                            // Learns nothing: all is written at once.
                            .decay = add("decay.logit", 1, 1)};
         const double most = 1.0 / std::sqrt(static_cast<double>(shape_.d_head));
-        for (float& x : parameters_[at.phi].value) {
+        for (float& x : parameters()[at.phi].value) {
             x = static_cast<float>(most * (2 * random.unit() - 1));
         }
-        parameters_[at.gate].value[0] = logit(kFirstGate);
-        parameters_[at.decay].value[0] = logit(kFirstDecay);
+        parameters()[at.gate].value[0] = logit(kFirstGate);
+        parameters()[at.decay].value[0] = logit(kFirstDecay);
         places_.push_back(at);
     }
 
     template <typename T>
     [[nodiscard]] MemoryParts<T> parts(const Places& at, std::vector<float> Parameter::*which) {
-        return {.phi = std::span<T>(parameters_[at.phi].*which),
-                .gate = std::span<T>(parameters_[at.gate].*which)};
+        return {.phi = std::span<T>(parameters()[at.phi].*which),
+                .gate = std::span<T>(parameters()[at.gate].*which)};
     }
 
     AttentionShape shape_;

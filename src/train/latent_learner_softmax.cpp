@@ -32,7 +32,8 @@ struct Places {
 /// The mean of squares, over channels and rows, of what is left when each channel's mean is taken
 /// from it.
 float variance(std::span<const float> rows, int64_t d) {
-    const auto n = static_cast<double>(std::ssize(rows) / d);
+    const int64_t n_rows = std::ssize(rows) / d;
+    const auto n = static_cast<double>(n_rows);
     double sum = 0;
     for (int64_t c = 0; c < d; ++c) {
         double first = 0;
@@ -104,7 +105,7 @@ class SoftmaxLearner final : public LatentLearner {
     void add_layer(int64_t layer, Random& random) {
         const int64_t n_row = n_feature_ * shape_.n_head_kv;
         const auto add = [&](std::string_view name, int64_t n_in, int64_t n_out) {
-            return add_parameter(parameters_, cat("blk.", layer, ".memory_", name),
+            return add_parameter(parameters(), cat("blk.", layer, ".memory_", name),
                                  {n_in, n_out, 1, 1}, GGML_TYPE_F32);
         };
         const Places at = {.layer = layer,
@@ -114,7 +115,7 @@ class SoftmaxLearner final : public LatentLearner {
                            .query_bias = add("query.bias", n_row, 1)};
         const double most = 1.0 / std::sqrt(static_cast<double>(shape_.d_head));
         for (const size_t weights : {at.key, at.query}) {
-            for (float& x : parameters_[weights].value) {
+            for (float& x : parameters()[weights].value) {
                 x = static_cast<float>(most * (2 * random.unit() - 1));
             }
         }
@@ -143,16 +144,16 @@ class SoftmaxLearner final : public LatentLearner {
     }
 
     [[nodiscard]] float& value(size_t parameter, int64_t i) {
-        return parameters_[parameter].value[static_cast<size_t>(i)];
+        return parameters()[parameter].value[static_cast<size_t>(i)];
     }
 
     template <typename T>
     [[nodiscard]] SoftmaxMemoryParts<T> parts(const Places& at,
                                               std::vector<float> Parameter::*which) {
-        return {.key = std::span<T>(parameters_[at.key].*which),
-                .key_bias = std::span<T>(parameters_[at.key_bias].*which),
-                .query = std::span<T>(parameters_[at.query].*which),
-                .query_bias = std::span<T>(parameters_[at.query_bias].*which)};
+        return {.key = std::span<T>(parameters()[at.key].*which),
+                .key_bias = std::span<T>(parameters()[at.key_bias].*which),
+                .query = std::span<T>(parameters()[at.query].*which),
+                .query_bias = std::span<T>(parameters()[at.query_bias].*which)};
     }
 
     const Backend& backend_;

@@ -130,10 +130,12 @@ class HeadMemory {
             const float* a = parts_.data() + i;
             float* d = d_parts.data() + i;
             const float mean = dot_rows(a, d, n_feature_);
-            for (size_t j = 0; j < n; ++j) d[j] = a[j] * (d[j] - mean);
+            for (size_t j = 0; j < n; ++j) {
+                d[j] = a[j] * (d[j] - mean);
+                to.key_bias[j] += d[j];
+            }
         }
         add_outer(to.key, 1.0F, d_parts, keys_, d_);
-        for (size_t i = 0; i < d_parts.size(); ++i) to.key_bias[i % n] += d_parts[i];
     }
 
  private:

@@ -31,11 +31,26 @@ constexpr int64_t kLeastPrompt = 4 * kTrainedSinks;
 constexpr int64_t kReaders = 64;  // tokens that read, at most: enough, and cheap
 constexpr int64_t kCuts = 3;      // ways to cut a document
 
-/// One way to cut a document.
-struct Cut {
-    const Example* of = nullptr;
-    int64_t way = 0;
-    auto operator<=>(const Cut&) const = default;
+/// A document, and which way to cut it.
+using DocumentCut = std::pair<const Example*, int64_t>;
+
+/// Sums over layers, cuts and documents.
+struct GivenBack {
+    double loss = 0, missing = 0;  // mean squares
+    double shares = 0;             // that a layer gives back
+    double n = 0;
+
+    void add(double layer_loss, std::span<const float> layer_missing) {
+        double squared = 0;
+        for (const float x : layer_missing) {
+            squared += static_cast<double>(x) * static_cast<double>(x);
+        }
+        squared /= static_cast<double>(layer_missing.size());
+        loss += layer_loss;
+        missing += squared;
+        if (squared > 0) shares += 1 - layer_loss / squared;
+        ++n;
+    }
 };
 
 class LatentTraining final : public Objective {
@@ -61,14 +76,14 @@ class LatentTraining final : public Objective {
     void begin(std::span<const Example* const> examples) override { learner_->begin(examples); }
 
     double learn(std::span<const Block> blocks) override {
-        std::map<Cut, int64_t> counts;
-        std::vector<Cut> order;  // that of the first blocks: addresses have none that stays
+        std::map<DocumentCut, int64_t> counts;
+        std::vector<DocumentCut> order;  // that of the first blocks: addresses have none that stays
         for (const Block& b : blocks) {
-            const Cut cut = {.of = b.of, .way = b.begin % kCuts};
+            const DocumentCut cut = {b.of, b.begin % kCuts};
             if (counts[cut]++ == 0) order.push_back(cut);
         }
         double loss = 0;
-        for (const Cut& cut : order) {
+        for (const DocumentCut& cut : order) {
             const double share =
                 static_cast<double>(counts[cut]) / static_cast<double>(blocks.size());
             for (const double x : losses_of(cut, share)) {
@@ -79,33 +94,20 @@ class LatentTraining final : public Objective {
     }
 
     std::vector<Measure> examine(std::span<const Example* const> held_out) override {
-        double loss = 0;
-        double missing = 0;
-        double given_back = 0;
-        double n = 0;
+        GivenBack sums;
         for (const Example* e : held_out) {
             for (int64_t way = 0; way < kCuts; ++way) {
-                const Cut cut = {.of = e, .way = way};
-                const std::vector<double> losses = losses_of(cut, 0);
-                const std::vector<MemoryTarget>& targets = targets_of(cut);
-                for (size_t i = 0; i < losses.size(); ++i) {
-                    double squared = 0;
-                    for (const float x : targets[i].missing) {
-                        squared += static_cast<double>(x) * static_cast<double>(x);
-                    }
-                    squared /= static_cast<double>(targets[i].missing.size());
-                    loss += losses[i];
-                    missing += squared;
-                    if (squared > 0) given_back += 1 - losses[i] / squared;
-                    ++n;
-                }
+                const std::vector<double> losses = losses_of({e, way}, 0);
+                const std::vector<MemoryTarget>& targets = targets_of({e, way});
+                for (size_t i = 0; i < losses.size(); ++i) sums.add(losses[i], targets[i].missing);
             }
         }
         // Of all layers together the last ones decide, whose values are long; the mean of each
         // layer's share counts all alike, also those where next to nothing is missing.
-        return {{"loss", n > 0 ? loss / n : 0},
-                {"given_back", missing > 0 ? 1 - loss / missing : 0},
-                {"given_back_by_layer", n > 0 ? given_back / n : 0}};
+        const double n = std::max(sums.n, 1.0);
+        return {{"loss", sums.loss / n},
+                {"given_back", sums.missing > 0 ? 1 - sums.loss / sums.missing : 0},
+                {"given_back_by_layer", sums.shares / n}};
     }
 
     /// What goes depends on the choosers' weights.
@@ -130,25 +132,25 @@ class LatentTraining final : public Objective {
     }
 
     /// The key under which a cut is noted; what is drawn for it is drawn from it.
-    [[nodiscard]] uint64_t key_of(const Cut& cut) const {
-        return seed_ ^ (example_key(*cut.of) + static_cast<uint64_t>(cut.way));
+    [[nodiscard]] uint64_t key_of(const DocumentCut& cut) const {
+        return seed_ ^ (example_key(*cut.first) + static_cast<uint64_t>(cut.second));
     }
 
-    [[nodiscard]] static int64_t prompt_of(const Cut& cut) {
-        const int64_t n = cut.of->n;
-        const int64_t part = n / kPromptParts.at(static_cast<size_t>(cut.way));
+    [[nodiscard]] static int64_t prompt_of(const DocumentCut& cut) {
+        const int64_t n = cut.first->n;
+        const int64_t part = n / kPromptParts.at(static_cast<size_t>(cut.second));
         return std::min(n / 2, std::max(part, kLeastPrompt));
     }
 
     /// Record of a layer, of the prompt and as much again that reads.
     template <typename Work>
-    auto with_record(const Cut& cut, size_t i, const Work& work) const {
+    auto with_record(const DocumentCut& cut, size_t i, const Work& work) const {
         const int64_t n_prompt = prompt_of(cut);
-        const ExampleLayer layer(*cut.of, layers_[i], shape_, n_prompt);
+        const ExampleLayer layer(*cut.first, layers_[i], shape_, n_prompt);
         return work(layer.record().first(2 * n_prompt, n_prompt));
     }
 
-    const std::vector<MemoryTarget>& targets_of(const Cut& cut) {
+    const std::vector<MemoryTarget>& targets_of(const DocumentCut& cut) {
         Random random(key_of(cut));
         const double share =
             kEvictedShares.at(static_cast<size_t>(random.below(std::ssize(kEvictedShares))));
@@ -157,7 +159,7 @@ class LatentTraining final : public Objective {
         const int64_t n_prompt = prompt_of(cut);
         std::vector<HeadRows> gone;
         const auto choose_and_work = [&](const auto& work) {
-            gone = chooser.choose(*cut.of, n_prompt, share);
+            gone = chooser.choose(*cut.first, n_prompt, share);
             in_layers(work);
         };
         return targets_.of(key_of(cut), layers_.size(), choose_and_work, [&](size_t i) {
@@ -169,7 +171,7 @@ class LatentTraining final : public Objective {
     }
 
     /// Of every layer; adds `share` of the gradients, unless it is 0.
-    std::vector<double> losses_of(const Cut& cut, double share) {
+    std::vector<double> losses_of(const DocumentCut& cut, double share) {
         const std::vector<MemoryTarget>& targets = targets_of(cut);
         std::vector<double> losses(layers_.size());
         const auto weight = static_cast<float>(share / static_cast<double>(layers_.size()));
