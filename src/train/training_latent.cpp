@@ -34,23 +34,19 @@ constexpr int64_t kCuts = 3;      // ways to cut a document
 /// A document, and which way to cut it.
 using DocumentCut = std::pair<const Example*, int64_t>;
 
-/// Sums over layers, cuts and documents.
+/// Of one layer, summed over cuts and documents.
 struct GivenBack {
     double loss = 0, missing = 0;  // mean squares
-    double shares = 0;             // that a layer gives back
-    double n = 0;
 
     void add(double layer_loss, std::span<const float> layer_missing) {
         double squared = 0;
         for (const float x : layer_missing) {
             squared += static_cast<double>(x) * static_cast<double>(x);
         }
-        squared /= static_cast<double>(layer_missing.size());
         loss += layer_loss;
-        missing += squared;
-        if (squared > 0) shares += 1 - layer_loss / squared;
-        ++n;
+        missing += squared / static_cast<double>(layer_missing.size());
     }
+    [[nodiscard]] double share() const { return missing > 0 ? 1 - loss / missing : 0; }
 };
 
 class LatentTraining final : public Objective {
@@ -94,20 +90,30 @@ class LatentTraining final : public Objective {
     }
 
     std::vector<Measure> examine(std::span<const Example* const> held_out) override {
-        GivenBack sums;
+        std::vector<GivenBack> sums(layers_.size());
         for (const Example* e : held_out) {
             for (int64_t way = 0; way < kCuts; ++way) {
                 const std::vector<double> losses = losses_of({e, way}, 0);
                 const std::vector<MemoryTarget>& targets = targets_of({e, way});
-                for (size_t i = 0; i < losses.size(); ++i) sums.add(losses[i], targets[i].missing);
+                for (size_t i = 0; i < losses.size(); ++i) {
+                    sums[i].add(losses[i], targets[i].missing);
+                }
             }
         }
-        // Of all layers together the last ones decide, whose values are long; the mean of each
-        // layer's share counts all alike, also those where next to nothing is missing.
-        const double n = std::max(sums.n, 1.0);
-        return {{"loss", sums.loss / n},
-                {"given_back", sums.missing > 0 ? 1 - sums.loss / sums.missing : 0},
-                {"given_back_by_layer", sums.shares / n}};
+        // Of all layers together the last ones decide, whose values are long; the mean of the
+        // layers' shares counts them alike.
+        GivenBack all;
+        double shares = 0;
+        for (const GivenBack& of : sums) {
+            all.loss += of.loss;
+            all.missing += of.missing;
+            shares += of.share();
+        }
+        const auto n_layers = static_cast<double>(layers_.size());
+        const auto n_cuts = static_cast<double>(std::max<int64_t>(1, kCuts * std::ssize(held_out)));
+        return {{"loss", all.loss / (n_layers * n_cuts)},
+                {"given_back", all.share()},
+                {"given_back_by_layer", shares / n_layers}};
     }
 
     /// What goes depends on the choosers' weights.
