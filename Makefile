@@ -84,7 +84,7 @@ train-default: release ## train what forgets for the default model, into WEIGHTS
 	@$(train) gate $(train_on) -o $(WEIGHTS)/gate.gguf --length 2048 --steps 1000 --warm-up 60 \
 	  --batch 32 --pool 20 --read-every 10 --held-out 5 --learning-rate 2e-3 $(TRAIN_ARGS)
 	@$(train) indexer $(train_on) -o $(WEIGHTS)/indexer.gguf --sidecar $(WEIGHTS)/gate.gguf \
-	  --length 512 --steps 800 --warm-up 40 --pool 24 --batch 6 --read-every 8 --held-out 2 \
+	  --length 512 --steps 200 --warm-up 20 --pool 16 --batch 6 --read-every 10 --held-out 2 \
 	  --learning-rate 2e-3 $(TRAIN_ARGS)
 	@$(train) latent $(train_on) -o $(WEIGHTS)/$(default_sidecar) --sidecar $(WEIGHTS)/indexer.gguf \
 	  --length 2048 --steps 300 --warm-up 20 --pool 12 --batch 4 --read-every 10 --held-out 4 \

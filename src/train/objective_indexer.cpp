@@ -120,7 +120,7 @@ IndexerTarget repetition_target(std::span<const float> scores, int64_t n_head_kv
     for (int64_t t = n_sink; t < n; ++t) {
         const auto of =
             scores.subspan(static_cast<size_t>(t * n_head_kv), static_cast<size_t>(n_head_kv));
-        pooled.push_back(std::accumulate(of.begin(), of.end(), 0.0));
+        pooled.push_back(std::sqrt(static_cast<double>(*std::ranges::max_element(of))));
     }
     target.share = shares_of(pooled);
     return target;

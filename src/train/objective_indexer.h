@@ -27,11 +27,12 @@ struct IndexerTarget {
 /// than the sinks is taught by all pairs, as the released code does.
 IndexerTarget indexer_target(const LayerRecord& record, IndexerForm form, int64_t n_sink);
 
-/// The same where a repetition of the whole document is the response: the share of each key in
-/// `scores` [n][n_head_kv], the largest weight that the repetition pays to each entry
-/// (Example::scores), mean over heads. Those who ask the indexer are the document's own queries, as
-/// when a prompt has been read and is cut. Throws kInvalidArgument if no key is left after
-/// `n_sink`.
+/// The same where a repetition of the whole document is the response: each key's share in the
+/// roots of `scores` [n][n_head_kv], the largest weight that the repetition pays to each entry
+/// (Example::scores), of which the largest over heads counts. The divergence is spent where shares
+/// are large, and without the root on a few keys that any cut keeps; a key that one head needs must
+/// stay for all. Those who ask the indexer are the document's own queries, as when a prompt has
+/// been read and is cut. Throws kInvalidArgument if no key is left after `n_sink`.
 IndexerTarget repetition_target(std::span<const float> scores, int64_t n_head_kv, int64_t n_sink);
 
 /// The Kullback-Leibler divergence of the student's spread, softmax of the importance, from the

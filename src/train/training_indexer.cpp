@@ -77,7 +77,8 @@ class IndexerTraining final : public Objective {
     }
 
     [[nodiscard]] std::string settings() const override {
-        return response_ == Response::kRepetition ? "response=repetition" : "response=continuation";
+        return response_ == Response::kRepetition ? "response=repetition, roots"
+                                                  : "response=continuation";
     }
 
     void describe(GgufWriter& to) const override {

@@ -109,9 +109,9 @@ TEST(IndexerObjective, APromptOfSinksIsTaughtByAllPairs) {
     EXPECT_THROW(indexer_target(layer.record(2), IndexerForm::kAllPairs, 9), Error);
 }
 
-TEST(IndexerObjective, ARepetitionTeachesItsMeanOverHeads) {
+TEST(IndexerObjective, ARepetitionTeachesRootsOfTheLargestOverHeads) {
     // Five tokens, two heads; the first token is a sink.
-    const std::vector<float> scores = {9, 9, 1, 3, 0, 0, 2, 0, 0, 10};
+    const std::vector<float> scores = {9, 9, 1, 4, 0, 0, 1, 0, 0, 25};
     const IndexerTarget target = repetition_target(scores, 2, 1);
     EXPECT_EQ(target.share, (std::vector<float>{0.25F, 0, 0.125F, 0.625F}));
     EXPECT_EQ(target.at.first_query, 0);
