@@ -17,7 +17,6 @@ namespace {
 
 using testing::all_logits;
 using testing::kPrefix;
-using testing::last;
 using testing::layout_of;
 using testing::tiny_tokens;
 using testing::TinyModel;

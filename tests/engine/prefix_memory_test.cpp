@@ -22,7 +22,6 @@ namespace {
 using testing::all_logits;
 using testing::full_logits;
 using testing::kPrefix;
-using testing::last;
 using testing::layout_of;
 using testing::max_difference;
 using testing::tiny_tokens;
