@@ -236,6 +236,75 @@ std::vector<double> softmax_of(std::vector<double> x) {
     return x;
 }
 
+/// What one head of layer 1 should hold and say, kept in double.
+class SoftmaxReference {
+ public:
+    SoftmaxReference(const MemoryScript& script, const LatentLayer& weights)
+        : script_(script),
+          weights_(weights),
+          m_(weights.key.bias.size() / 2 * kChannels),
+          b_(weights.key.bias.size() / 2) {}
+
+    void absorb(const Cut& cut) {
+        kept_ = cut.kept[1][kHead];
+        std::vector<int32_t> gone;
+        std::ranges::set_difference(cut.held[1][kHead], kept_, std::back_inserter(gone));
+        for (const int32_t p : gone) {
+            const testing::ReferenceEntry e = script_.entry(1, kHead, p);
+            const std::vector<double> a = softmax_of(mapped(weights_.key, kHead, e.k));
+            for (size_t j = 0; j < a.size(); ++j) {
+                b_[j] += a[j];
+                for (size_t c = 0; c < kChannels; ++c) {
+                    m_[j * kChannels + c] += a[j] * static_cast<double>(e.v[c]);
+                }
+            }
+        }
+    }
+
+    void expect_state(const Residue& residue) const {
+        const LatentState state = state_of(residue, 1, kHead);
+        EXPECT_LE(max_difference(state.m, std::vector<float>(m_.begin(), m_.end())), 1e-4);
+        EXPECT_LE(max_difference(state.b, std::vector<float>(b_.begin(), b_.end())), 1e-4);
+    }
+
+    /// Of the query of a head at `position`: all that was kept, its own entry, and all features.
+    [[nodiscard]] std::vector<double> answer(int64_t query_head, int64_t position) const {
+        const std::span<const float> q = script_.query(1, query_head, position);
+        std::vector<int32_t> entries = kept_;
+        entries.push_back(static_cast<int32_t>(position));
+        std::vector<double> weights = mapped(weights_.query, kHead, q);
+        for (size_t j = 0; j < b_.size(); ++j) weights[j] += std::log(b_[j]);
+        for (const int32_t p : entries) {
+            const auto k = script_.entry(1, kHead, p).k;
+            double dot = 0;
+            for (size_t c = 0; c < kChannels; ++c) {
+                dot += static_cast<double>(q[c]) * static_cast<double>(k[c]);
+            }
+            weights.push_back(dot / std::sqrt(static_cast<double>(kChannels)));
+        }
+        weights = softmax_of(weights);
+        std::vector<double> out(kChannels);
+        for (size_t c = 0; c < kChannels; ++c) {
+            for (size_t j = 0; j < b_.size(); ++j) {
+                out[c] += weights[j] * m_[j * kChannels + c] / b_[j];
+            }
+            for (size_t i = 0; i < entries.size(); ++i) {
+                const auto v = script_.entry(1, kHead, entries[i]).v;
+                out[c] += weights[b_.size() + i] * static_cast<double>(v[c]);
+            }
+        }
+        return out;
+    }
+
+ private:
+    static constexpr int64_t kHead = 1;
+    static constexpr size_t kChannels = 32;
+    const MemoryScript& script_;
+    const LatentLayer& weights_;
+    std::vector<double> m_, b_;
+    std::vector<int32_t> kept_;
+};
+
 /// Two cuts, and what a query then reads: all kept entries and all features in one softmax.
 TEST(LatentInTheSoftmax, AnswersAsTheFormulaSays) {
     for (const AttentionPath path : {AttentionPath::kFused, AttentionPath::kReference}) {
@@ -244,58 +313,19 @@ TEST(LatentInTheSoftmax, AnswersAsTheFormulaSays) {
         KvCacheOptions o = options("random", "latent");
         o.path = path;
         o.eviction.learned = testing::small_softmax_memory(shape_of());
-        const LatentLayer& w = o.eviction.learned->latent()->layers[1];
-        const size_t d = 32;
-        const size_t n = w.key.bias.size() / 2;
-        std::vector<double> m(n * d);
-        std::vector<double> b(n);
-        LatentState state;
-        std::vector<int32_t> kept;
+        SoftmaxReference reference(script, o.eviction.learned->latent()->layers[1]);
         o.eviction.on_cut = [&](const Cut& cut) {
-            state = state_of(*cut.residue, 1, 1);
-            kept = cut.kept[1][1];
-            std::vector<int32_t> gone;
-            std::ranges::set_difference(cut.held[1][1], kept, std::back_inserter(gone));
-            for (const int32_t p : gone) {
-                const testing::ReferenceEntry e = script.entry(1, 1, p);
-                const std::vector<double> a = softmax_of(mapped(w.key, 1, e.k));
-                for (size_t j = 0; j < n; ++j) {
-                    b[j] += a[j];
-                    for (size_t c = 0; c < d; ++c) {
-                        m[j * d + c] += a[j] * static_cast<double>(e.v[c]);
-                    }
-                }
-            }
+            reference.absorb(cut);
+            reference.expect_state(*cut.residue);
         };
         KvCache memory(backend, shape_of(), o);
         for (const int64_t at : {0, 32, 64}) script.step(backend, memory, at, 32);
-        EXPECT_LE(max_difference(state.m, std::vector<float>(m.begin(), m.end())), 1e-4);
-        EXPECT_LE(max_difference(state.b, std::vector<float>(b.begin(), b.end())), 1e-4);
-        kept.push_back(kLength);  // the query's own
         const std::vector<float> got = script.step(backend, memory, kLength, 1);
         for (int64_t h = 2; h < 4; ++h) {
-            const std::span<const float> q = script.query(1, h, kLength);
-            std::vector<double> weights = mapped(w.query, 1, q);
-            for (size_t j = 0; j < n; ++j) weights[j] += std::log(b[j]);
-            for (const int32_t p : kept) {
-                double dot = 0;
-                const auto k = script.entry(1, 1, p).k;
-                for (size_t c = 0; c < d; ++c) {
-                    dot += static_cast<double>(q[c]) * static_cast<double>(k[c]);
-                }
-                weights.push_back(dot / std::sqrt(32.0));
-            }
-            weights = softmax_of(weights);
-            for (size_t c = 0; c < d; ++c) {
-                double answer = 0;
-                for (size_t j = 0; j < n; ++j) answer += weights[j] * m[j * d + c] / b[j];
-                for (size_t i = 0; i < kept.size(); ++i) {
-                    answer +=
-                        weights[n + i] * static_cast<double>(script.entry(1, 1, kept[i]).v[c]);
-                }
-                EXPECT_NEAR(static_cast<double>(got[(4 + static_cast<size_t>(h)) * d + c]), answer,
-                            1e-4)
-                    << "head " << h;
+            const std::vector<double> wanted = reference.answer(h, kLength);
+            for (size_t c = 0; c < wanted.size(); ++c) {
+                const size_t at = (4 + static_cast<size_t>(h)) * wanted.size() + c;
+                EXPECT_NEAR(static_cast<double>(got[at]), wanted[c], 1e-4) << "head " << h;
             }
         }
     }
