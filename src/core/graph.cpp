@@ -254,6 +254,12 @@ void Graph::compute(Backend& backend) {
 
 std::vector<float> Graph::read(const ggml_tensor* t) {
     std::vector<float> out(static_cast<size_t>(ggml_nelements(t)));
+    if (t->type == GGML_TYPE_F16) {
+        std::vector<ggml_fp16_t> halves(out.size());
+        ggml_backend_tensor_get(t, halves.data(), 0, halves.size() * sizeof(ggml_fp16_t));
+        ggml_fp16_to_fp32_row(halves.data(), out.data(), std::ssize(halves));
+        return out;
+    }
     ggml_backend_tensor_get(t, out.data(), 0, out.size() * sizeof(float));
     return out;
 }

@@ -128,7 +128,7 @@ class Graph {
         return allocation_ != 0 && allocation_ == backend.allocations();
     }
 
-    /// Copies an f32 output to the host.
+    /// Copies an output of f32, or of f16, to the host.
     static std::vector<float> read(const ggml_tensor* t);
 
  private:

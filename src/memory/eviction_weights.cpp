@@ -158,28 +158,42 @@ class EvictionWeights::Loader {
         }
     }
 
-    Tensor tensor(std::vector<float> data, int64_t n_in, int64_t n_out) {
-        Tensor t = to_.storage_->add(GGML_TYPE_F32, {n_in, n_out, 1, 1});
+    Tensor tensor(std::vector<float> data, int64_t n_in, int64_t n_out,
+                  ggml_type type = GGML_TYPE_F32) {
+        Tensor t = to_.storage_->add(type, {n_in, n_out, 1, 1});
         placed_.emplace_back(t, std::move(data));
         return t;
     }
+    /// f16 where the file has it so: a token reads all of it.
     Tensor matrix(int64_t layer, std::string_view name, int64_t n_in, int64_t n_out) {
-        return tensor(values(name_of(layer, name), n_in, n_out), n_in, n_out);
+        return tensor(values(name_of(layer, name), n_in, n_out), n_in, n_out,
+                      kept_type(layer, name));
+    }
+    [[nodiscard]] ggml_type kept_type(int64_t layer, std::string_view name) const {
+        const GgufTensor* t = file_.find_tensor(name_of(layer, name));
+        return t != nullptr && t->type == GGML_TYPE_F16 ? GGML_TYPE_F16 : GGML_TYPE_F32;
     }
     Tensor optional_vector(int64_t layer, std::string_view name, int64_t n) {
         const std::string full = name_of(layer, name);
         return file_.find_tensor(full) == nullptr ? nullptr : tensor(values(full, n, 1), n, 1);
     }
     NormWeights norm(int64_t layer, std::string_view name, int64_t n) {
-        return {.weight = matrix(layer, cat(name, ".weight"), n, 1),
+        return {.weight = tensor(values(name_of(layer, cat(name, ".weight")), n, 1), n, 1),
                 .bias = optional_vector(layer, cat(name, ".bias"), n)};
     }
 
     void place() {
         if (placed_.empty()) return;  // a latent memory alone has no tensors
         to_.storage_->commit(backend_);
+        std::vector<ggml_fp16_t> halves;
         for (const auto& [t, data] : placed_) {
-            ggml_backend_tensor_set(t, data.data(), 0, data.size() * sizeof(float));
+            if (t->type == GGML_TYPE_F16) {
+                halves.resize(data.size());
+                ggml_fp32_to_fp16_row(data.data(), halves.data(), std::ssize(data));
+                ggml_backend_tensor_set(t, halves.data(), 0, halves.size() * sizeof(ggml_fp16_t));
+            } else {
+                ggml_backend_tensor_set(t, data.data(), 0, data.size() * sizeof(float));
+            }
         }
     }
 
@@ -220,7 +234,7 @@ class EvictionWeights::Loader {
             std::vector<float> q = values(name_of(i, "indexer_q.weight"), n_q, n_index);
             reorder(q);
             w->layers[static_cast<size_t>(i)] = {
-                .q = tensor(std::move(q), n_q, n_index),
+                .q = tensor(std::move(q), n_q, n_index, kept_type(i, "indexer_q.weight")),
                 .k = matrix(i, "indexer_k.weight", shape_.n_embd, w->d_head),
                 .k_bias = optional_vector(i, "indexer_k.bias", w->d_head),
                 .head = matrix(i, "indexer_head.weight", shape_.n_embd, w->n_head),
