@@ -36,6 +36,23 @@ inline float join_state(std::span<float> out, float lse, std::span<const float> 
     return std::max(lse, other_lse) + std::log1p(std::exp(-std::abs(lse - other_lse)));
 }
 
+/// Logits become their softmax, or zeros if all are empty. Returns the log of the sum of their
+/// exponentials.
+inline float softmax_logits(std::span<float> logits) {
+    const float peak = *std::ranges::max_element(logits);
+    if (peak == kEmptyState) {
+        std::ranges::fill(logits, 0.0F);
+        return kEmptyState;
+    }
+    float sum = 0;
+    for (float& x : logits) {
+        x = std::exp(x - peak);
+        sum += x;
+    }
+    for (float& x : logits) x /= sum;
+    return peak + std::log(sum);
+}
+
 /// Joins single entries, of which `logits` are known: `out` is scaled to its own part, and logits
 /// become the weights with which their values are to be added to it. Returns the joint logarithm.
 inline float join_logits(std::span<float> out, float lse, std::span<float> logits) {

@@ -65,16 +65,6 @@ Map head_of(const HeadMap& all, int64_t head, int64_t n_feature, int64_t d_head)
     return map;
 }
 
-void softmax(std::span<float> x) {
-    const float peak = *std::ranges::max_element(x);
-    float sum = 0;
-    for (float& e : x) {
-        e = std::exp(e - peak);
-        sum += e;
-    }
-    for (float& e : x) e /= sum;
-}
-
 class SoftmaxLatent final : public Residue {
  public:
     SoftmaxLatent(const MemoryShape& shape, const LatentWeights& weights)
@@ -109,7 +99,7 @@ class SoftmaxLatent final : public Residue {
             read_keys(e.held.rows, slot, 1, k.data());
             read_keys(values, slot, 1, v.data());
             map.apply(k, a);
-            softmax(a);
+            softmax_logits(a);
             for (size_t j = 0; j < a.size(); ++j) {
                 of.b[j] += a[j];
                 float* row = of.m.data() + j * d;

@@ -31,22 +31,6 @@ void add_bias(std::vector<float>& rows, std::span<const float> bias) {
     for (size_t i = 0; i < rows.size(); ++i) rows[i] += bias[i % bias.size()];
 }
 
-/// Log-sum-exp of the logits, which become their softmax; of none but empty ones -inf.
-float softmax(std::span<float> x) {
-    const float peak = *std::ranges::max_element(x);
-    if (peak == kEmptyState) {
-        std::ranges::fill(x, 0.0F);
-        return kEmptyState;
-    }
-    float sum = 0;
-    for (float& e : x) {
-        e = std::exp(e - peak);
-        sum += e;
-    }
-    for (float& e : x) e /= sum;
-    return peak + std::log(sum);
-}
-
 /// One KV head's memory of what went, and the way back through it.
 class HeadMemory {
  public:
@@ -64,7 +48,7 @@ class HeadMemory {
           d_log_b_(at(n_feature_)) {
         add_bias(parts_, weights.key_bias);
         for (size_t i = 0; i < parts_.size(); i += b_.size()) {
-            softmax(std::span(parts_).subspan(i, b_.size()));
+            softmax_logits(std::span(parts_).subspan(i, b_.size()));
         }
         add_outer(mean_, 1.0F, parts_, values_, d_);
         for (size_t i = 0; i < parts_.size(); ++i) b_[i % b_.size()] += parts_[i];
@@ -87,7 +71,7 @@ class HeadMemory {
         for (size_t j = 0; j < a.p.size(); ++j) {
             a.p[j] = b_[j] > 0 ? a.p[j] + weights_.query_bias[j] + std::log(b_[j]) : kEmptyState;
         }
-        a.lse = softmax(a.p);
+        a.lse = softmax_logits(a.p);
         a.m.resize(at(d_));
         for (int64_t j = 0; j < n_feature_; ++j) {
             add_scaled(a.m.data(), a.p[at(j)], mean_.data() + j * d_, d_);

@@ -157,7 +157,8 @@ class LatentTraining final : public Objective {
     }
 
     const std::vector<MemoryTarget>& targets_of(const DocumentCut& cut) {
-        Random random(key_of(cut));
+        const uint64_t key = key_of(cut);
+        Random random(key);
         const double share =
             kEvictedShares.at(static_cast<size_t>(random.below(std::ssize(kEvictedShares))));
         const Chooser& chooser =
@@ -168,7 +169,7 @@ class LatentTraining final : public Objective {
             gone = chooser.choose(*cut.first, n_prompt, share);
             in_layers(work);
         };
-        return targets_.of(key_of(cut), layers_.size(), choose_and_work, [&](size_t i) {
+        return targets_.of(key, layers_.size(), choose_and_work, [&](size_t i) {
             return with_record(cut, i, [&](const LayerRecord& record) {
                 return memory_target(record, std::move(gone[i]),
                                      std::max<int64_t>(1, n_prompt / kReaders));
