@@ -39,15 +39,7 @@ bool stands_alone(const std::string& text, const std::string& value) {
     return false;
 }
 
-std::string_view gsm8k_answer(std::string_view text) {
-    constexpr std::string_view kMark = "#### ";
-    for (size_t at = text.find(kMark); at != std::string_view::npos;
-         at = text.find(kMark, at + 1)) {
-        const std::string_view rest = text.substr(at + kMark.size());
-        if (!rest.empty() && is_digit(rest[0])) return numbers_in(rest).front();
-    }
-    return {};
-}
+std::string_view gsm8k_answer(std::string_view text) { return number_behind(text, "#### "); }
 
 }  // namespace
 

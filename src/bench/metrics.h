@@ -23,11 +23,14 @@ std::string first_line_label(std::string_view output, const Sample& sample);
 /// GSM8K: 1 if the first "#### NUMBER" gives the reference's.
 double score_gsm8k(std::string_view output, const Sample& sample);
 
-// LongBench. Those ending in `_line` judge the first line only.
+// LongBench. Those ending in `_line` judge the first line only; those ending in `_chars`, for
+// Chinese, take characters for words, which the original does not.
 double score_f1(std::string_view output, const Sample& sample);
 double score_f1_line(std::string_view output, const Sample& sample);
+double score_f1_chars(std::string_view output, const Sample& sample);
 double score_rouge_l(std::string_view output, const Sample& sample);
 double score_rouge_l_line(std::string_view output, const Sample& sample);
+double score_rouge_l_chars(std::string_view output, const Sample& sample);
 double score_classes_line(std::string_view output, const Sample& sample);
 double score_count(std::string_view output, const Sample& sample);
 double score_retrieval(std::string_view output, const Sample& sample);
@@ -43,8 +46,10 @@ inline constexpr Metric kAccuracyMetric = {"accuracy", score_accuracy, false, fi
 inline constexpr Metric kGsm8kMetric = {"gsm8k", score_gsm8k};
 inline constexpr Metric kF1Metric = {"f1", score_f1};
 inline constexpr Metric kF1LineMetric = {"f1-line", score_f1_line};
+inline constexpr Metric kF1CharsMetric = {"f1-chars", score_f1_chars};
 inline constexpr Metric kRougeLMetric = {"rouge-l", score_rouge_l};
 inline constexpr Metric kRougeLLineMetric = {"rouge-l-line", score_rouge_l_line};
+inline constexpr Metric kRougeLCharsMetric = {"rouge-l-chars", score_rouge_l_chars};
 inline constexpr Metric kClassesMetric = {"classes", score_classes_line};
 inline constexpr Metric kCountMetric = {"count", score_count};
 inline constexpr Metric kRetrievalMetric = {"retrieval", score_retrieval};

@@ -1,10 +1,11 @@
-// LongBench (Bai and others, 2023, arXiv:2308.14508): its English and code tasks from
-// FOLDER/TASK.jsonl. Prompts are those of a dataset2prompt.json in the folder or its config/, else
-// in our own words. No chat template for few-shot and code tasks.
+// LongBench (Bai and others, 2023, arXiv:2308.14508): its 21 tasks from FOLDER/TASK.jsonl. Prompts
+// are those of a dataset2prompt.json in the folder or its config/, else in our own words. No chat
+// template for few-shot and code tasks.
 //
 // Where we differ: a prompt that is too long loses the middle of its context, not of the whole
 // prompt, so that instructions and question stay whole; it is cut between words, its halves equal
-// in words. Chinese tasks and LongBench-E are not supported.
+// in words. Chinese answers are judged by characters, not by words (metrics_longbench.cpp).
+// LongBench-E is not supported.
 #include <algorithm>
 #include <array>
 #include <filesystem>
@@ -26,6 +27,7 @@ struct LongBenchTask {
     int64_t n_new = 0;
     bool has_template = true;
     std::string_view prompt;  // our own; "{context}" and "{input}" stand for a line's fields
+    bool has_classes = false;
 };
 
 constexpr std::string_view kOneText =
@@ -69,21 +71,41 @@ constexpr std::string_view kLine = "Go on with this code.\n{context}Next line of
 constexpr std::string_view kRepositoryLine =
     "Go on with this code.\n{context}{input}Next line of code:\n";
 
-constexpr std::array<LongBenchTask, 16> kTasks = {{
+constexpr std::string_view kChineseText =
+    "请阅读这篇文章，然后用中文尽量简短地回答问题，不必解释。\n\n{context}\n\n"
+    "请根据这篇文章用中文尽量简短地回答，不必解释。\n\n问题：{input}\n答案：";
+constexpr std::string_view kChineseArticles =
+    "下面有几篇文章，文章后面有一个问题。请从文章中寻找答案。\n\n{context}\n\n"
+    "请用文章里的内容回答。\n\n问题：{input}\n答案：";
+constexpr std::string_view kChineseMeeting =
+    "这是一次会议的发言记录。请读完以后概括会议谈了什么。\n\n{context}\n\n"
+    "请概括这次会议谈了什么。\n\n概括：";
+constexpr std::string_view kChineseNews =
+    "请仿照这些例子，写出最后一条新闻属于哪一类。\n\n{context}\n{input}";
+constexpr std::string_view kChineseRetrieval =
+    "这里有许多段落，后面是其中一段的摘要。请找出是哪一段。\n\n{context}\n\n摘要：\n\n{input}\n\n"
+    "这是哪一段的摘要？请照“段落1”的形式作答。\n\n答案：";
+
+constexpr std::array<LongBenchTask, 21> kTasks = {{
     {"narrativeqa", 128, true, kOneText},
     {"qasper", 128, true, kPaper},
     {"multifieldqa_en", 64, true, kOneText},
+    {"multifieldqa_zh", 64, true, kChineseText},
     {"hotpotqa", 32, true, kPassages},
     {"2wikimqa", 32, true, kPassages},
     {"musique", 32, true, kPassages},
+    {"dureader", 128, true, kChineseArticles},
     {"gov_report", 512, true, kReport},
     {"qmsum", 512, true, kMeeting},
     {"multi_news", 512, true, kNews},
-    {"trec", 64, false, kQuestionTypes},
+    {"vcsum", 512, true, kChineseMeeting},
+    {"trec", 64, false, kQuestionTypes, true},
     {"triviaqa", 32, false, kTrivia},
     {"samsum", 128, false, kDialogues},
+    {"lsht", 64, false, kChineseNews, true},
     {"passage_count", 32, true, kCount},
     {"passage_retrieval_en", 32, true, kRetrieval},
+    {"passage_retrieval_zh", 32, true, kChineseRetrieval},
     {"lcc", 64, false, kLine},
     {"repobench-p", 64, false, kRepositoryLine},
 }};
@@ -174,7 +196,7 @@ Samples longbench_samples(std::string_view task, const SampleRequest& request) {
         sample.question = with_input(prompt.after, input);
         sample.references = texts_field(line.value, "answers", line.where);
         sample.classes = classes_of(line);
-        if (task == "trec" && sample.classes.empty()) {
+        if (setting->has_classes && sample.classes.empty()) {
             throw Error(ErrorCode::kCorrupt, line.where + ": no field 'all_classes'");
         }
         sample.source =

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "support/golden.h"
 #include "support/task_files.h"
+#include "text/utf8.h"
 
 namespace palimpsest {
 namespace {
@@ -179,6 +180,40 @@ TEST(LongBench, CutsTheMiddleOutOfWhatIsTooLong) {
     expect_error([&] { samples_of("lcc", request); }, ErrorCode::kInvalidArgument, "length of 50");
 }
 
+TEST(LongBench, AsksChineseTasksInChinese) {
+    TemporaryFolder folder;
+    const json news = {
+        {"input", "新闻：b\n类别："}, {"answers", {"体育"}}, {"all_classes", {"体育", "财经"}}};
+    folder.write("lsht.jsonl", long_bench_line("新闻：a\n类别：财经", news));
+    folder.write("dureader.jsonl", long_bench_line("文章1", {{"input", "为什么？"}}));
+    SampleRequest request = request_of(2048);
+    request.sources.longbench = folder.path();
+    const Sample sample = samples_of("lsht", request).front();
+    EXPECT_TRUE(sample.context.ends_with("\n\n新闻：a\n类别：财经")) << sample.context;
+    EXPECT_TRUE(sample.question.ends_with("\n新闻：b\n类别："));
+    EXPECT_EQ(sample.classes, (std::vector<std::string>{"体育", "财经"}));
+    EXPECT_FALSE(sample.has_template);
+    const Sample question = samples_of("dureader", request).front();
+    EXPECT_TRUE(question.context.ends_with("\n\n文章1"));
+    EXPECT_TRUE(question.question.ends_with("问题：为什么？\n答案："));
+    EXPECT_EQ(question.n_new, 128);
+    EXPECT_TRUE(question.has_template);
+}
+
+TEST(LongBench, CutsBetweenChineseCharacters) {
+    TemporaryFolder folder;
+    std::string text;
+    for (int i = 0; i < 500; ++i) text += "会议记录很长很长";
+    folder.write("vcsum.jsonl", long_bench_line(text));
+    SampleRequest request = request_of(1024);
+    request.sources.longbench = folder.path();
+    const Sample sample = samples_of("vcsum", request).front();
+    EXPECT_LE(count_test_tokens(sample), 1024);
+    EXPECT_GE(count_test_tokens(sample), 1024 - 20);
+    EXPECT_FALSE(find_invalid_utf8(sample.context));
+    EXPECT_NE(sample.source.find("; middle "), std::string::npos) << sample.source;
+}
+
 TEST(LongBench, SaysWhatIsWrongWithAFile) {
     TemporaryFolder folder;
     SampleRequest request = request_of(1024, 5);
@@ -197,6 +232,9 @@ TEST(LongBench, SaysWhatIsWrongWithAFile) {
     refuse(long_bench_line("x", {{"answers", json::array()}}), "'answers' is empty");
     refuse(long_bench_line("x", {{"answers", {1}}}), "'answers' holds more than texts");
     refuse(long_bench_line("x", {{"all_classes", 5}}), "'all_classes' is not a list");
+    folder.write("lsht.jsonl", long_bench_line("x", classes) + long_bench_line("x"));
+    expect_error([&] { samples_of("lsht", request); }, ErrorCode::kCorrupt,
+                 "line 2: no field 'all_classes'");
 }
 
 json many_icl_row() {

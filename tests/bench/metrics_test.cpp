@@ -72,6 +72,38 @@ TEST(Metrics, RougeLComparesSetsOfWordsAsThePackageDoes) {
     EXPECT_NEAR(score_rouge_l_line("a b\nc", with({"a b"})), 1, 1e-8);
 }
 
+TEST(Metrics, F1CharsTakesCharactersForWords) {
+    // Four characters written, two wanted, both found: precision 2/4, recall 2/2.
+    EXPECT_DOUBLE_EQ(score_f1_chars("北京大学。", with({"北京"})), 2.0 / 3);
+    // "gpt", "4" and "ok" against "gpt", a wide four and "ok": two of three, both ways.
+    EXPECT_DOUBLE_EQ(score_f1_chars("GPT 4，ok", with({"gpt４ OK"})), 2.0 / 3);
+    EXPECT_EQ(score_f1_chars("答：「上海」！(1)", with({"北京", "答上海　1"})), 1);
+    EXPECT_EQ(score_f1_chars("。，", with({"。，"})), 0);  // nothing is left of either
+}
+
+TEST(Metrics, F1CharsKnowsTheOriginalsPunctuation) {
+    // Of the marks around a title the original drops the second only: 4 words written, 3 wanted.
+    EXPECT_DOUBLE_EQ(score_f1_chars("《红楼梦》", with({"红楼梦"})), 6.0 / 7);
+    for (const char* mark :
+         {"–",  "—",  "‘", "’",  "‛",  "‟",  "…",  "‧",  "、", "〃", "】", "〔", "〟",
+          "〰", "〾", "〿", "﹏", "！", "－", "／", "：", "＠", "［", "｀", "､"}) {
+        EXPECT_EQ(score_f1_chars(mark, with({mark})), 0) << mark;
+    }
+    for (const char* word : {"‒",  "‖",  "―",  "‚",  "‥",  "‰",  "　a", "〄", "〈", "〒", "〓",
+                             "〠", "〱", "〽", "ぁ", "﹎", "．", "０",  "Ａ", "ｚ", "･"}) {
+        EXPECT_EQ(score_f1_chars(word, with({word})), 1) << word;
+    }
+}
+
+TEST(Metrics, RougeLCharsKeepsPunctuationAndCase) {
+    // 4 of 5 characters are common, the full stop and the comma are not.
+    EXPECT_NEAR(score_rouge_l_chars("今天开会。", with({"今天，开会"})), 0.8, 1e-8);
+    // Of 4 and of 3 characters, two stand in the same order: precision 2/4, recall 2/3.
+    EXPECT_NEAR(score_rouge_l_chars("上海很大", with({"大上海"})), 4.0 / 7, 1e-8);
+    EXPECT_NEAR(score_rouge_l_chars("A b", with({"x", "a b"})), 0.5, 1e-8);
+    EXPECT_EQ(score_rouge_l_chars("", with({"上海"})), 0);
+}
+
 TEST(Metrics, ClassesAreSharedByAllThatAreNamed) {
     const std::vector<std::string> classes = {"Food", "Animal", "Other entity"};
     EXPECT_EQ(score_classes_line("Food", with({"Food"}, classes)), 1);
@@ -94,6 +126,8 @@ TEST(Metrics, CountAndRetrievalAreSharesOfTheNumbers) {
     EXPECT_EQ(score_count("none", with({"12"})), 0);
     EXPECT_EQ(score_retrieval("Paragraph 7", with({"Paragraph 7"})), 1);
     EXPECT_EQ(score_retrieval("7, 8, 9, 7", with({"Paragraph 7"})), 0.5);
+    EXPECT_EQ(score_retrieval("段落7", with({"段落7"})), 1);
+    EXPECT_EQ(score_retrieval("17", with({"段落7"})), 0);
     EXPECT_EQ(score_retrieval("7", with({"seventh"})), 0);
 }
 
