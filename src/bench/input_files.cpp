@@ -112,6 +112,15 @@ std::vector<std::string> texts_field(const nlohmann::json& object, const std::st
     return texts;
 }
 
+int64_t count_field(const nlohmann::json& object, const std::string& name,
+                    const std::string& where) {
+    const nlohmann::json& value = field(object, name, where);
+    if (!value.is_number_unsigned() || value.get<uint64_t>() > INT64_MAX) {
+        corrupt(where, cat("field '", name, "' is not a whole number from 0"));
+    }
+    return value.get<int64_t>();
+}
+
 const nlohmann::json& list_field(const nlohmann::json& object, const std::string& name,
                                  const std::string& where) {
     const nlohmann::json& value = field(object, name, where);

@@ -38,6 +38,9 @@ struct JsonLine {
 [[nodiscard]] std::vector<std::string> texts_field(const nlohmann::json& object,
                                                    const std::string& name,
                                                    const std::string& where, size_t least = 1);
+/// A member that must be there and be a whole number from 0.
+[[nodiscard]] int64_t count_field(const nlohmann::json& object, const std::string& name,
+                                  const std::string& where);
 /// A member that must be there and be a list.
 [[nodiscard]] const nlohmann::json& list_field(const nlohmann::json& object,
                                                const std::string& name, const std::string& where);

@@ -150,7 +150,7 @@ class QualityRun {
 
     [[nodiscard]] QualityResult about(const TaskKind& task, const Sample& sample) const {
         QualityResult r;
-        r.task = task.name;
+        r.task = result_name(task, sample);
         r.group = task.group;
         r.metric = task.metric->name;
         r.sample = sample.id;

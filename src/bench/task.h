@@ -18,6 +18,7 @@ struct Sample {
     std::vector<std::string> references;
     std::vector<std::string> classes = {};  // all labels, where the metric asks for them
     std::string source = "generated";       // where its text is from
+    std::string part = {};     // of its task, where results tell parts apart; no part: empty
     int64_t n_new = 128;       // tokens the answer may take; 0: `question` is the text to be judged
     double depth = -1;         // of the needle in the context, 0 to 1; -1: no such thing
     bool has_template = true;  // goes through the model's chat template, if there is one
@@ -47,7 +48,7 @@ struct TaskSources {
 
 struct SampleRequest {
     int64_t length = 4096;  // most tokens: prompt, template and room for the answer
-    int64_t n = 1;          // samples wanted; fewer come where a file has no more
+    int64_t n = 1;          // samples wanted, of each part; fewer come where a file has no more
     uint64_t seed = 42;     // the same seed gives the same bytes everywhere
     TaskSources sources = {};
     std::vector<double> depths = {};  // of needles, 0 to 1; for the needle grid. Empty: 11, evenly
@@ -58,7 +59,8 @@ struct SampleRequest {
 /// A kind of sample: a line of the table in tasks.cpp, and a function in a file of its own.
 struct TaskKind {
     std::string_view name;
-    std::string_view group;  // "ruler", "needle", "many-shot", "many-icl", "longbench", "text"
+    std::string_view group;  // "ruler", "needle", "many-shot", "many-icl", "longbench",
+                             // "longbench-e", "text"
     const Metric* metric;
     /// Throws kInvalidArgument if `length` cannot hold the task or a file it needs is not named,
     /// kNotFound if it cannot be read, kCorrupt with the line's number if it is malformed.
@@ -67,6 +69,9 @@ struct TaskKind {
 };
 
 [[nodiscard]] std::span<const TaskKind> task_kinds();
+
+/// The task as results call it: its name, and the sample's part of it behind.
+[[nodiscard]] std::string result_name(const TaskKind& kind, const Sample& sample);
 
 /// The tasks that a list of names and groups means, in the table's order, each once; "all": every
 /// one. Throws kNotFound, suggesting the nearest name, for an unknown one.

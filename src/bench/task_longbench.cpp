@@ -2,13 +2,18 @@
 // are those of a dataset2prompt.json in the folder or its config/, else in our own words. No chat
 // template for few-shot and code tasks.
 //
+// LongBench-E: 13 of them from FOLDER/TASK_e.jsonl, whose lengths are spread evenly. Prompts and
+// metrics are those of TASK. A line's `length`, in words, puts it into a bucket of the original's;
+// each bucket has samples, and results, of its own.
+//
 // Where we differ: a prompt that is too long loses the middle of its context, not of the whole
 // prompt, so that instructions and question stay whole; it is cut between words, its halves equal
 // in words. Chinese answers are judged by characters, not by words (metrics_longbench.cpp).
-// LongBench-E is not supported.
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <limits>
+#include <map>
 
 #include "bench/fitting.h"
 #include "bench/input_files.h"
@@ -176,36 +181,83 @@ std::vector<std::string> classes_of(const JsonLine& line) {
     return texts_field(line.value, "all_classes", line.where);
 }
 
+/// What all samples of a task have in common.
+struct Source {
+    std::string_view task;
+    const LongBenchTask& setting;
+    Prompt prompt;
+    std::string path;
+    std::string name;  // of the folder, and whose prompt it is
+};
+
+/// Of a task whose prompt and limits are those of `original`.
+Source source_of(std::string_view task, std::string_view original, const SampleRequest& request) {
+    check_request(task, request);
+    const std::string& folder = request.sources.longbench;
+    require_named(folder, task, "LongBench's files", "--longbench FOLDER");
+    const auto found = std::ranges::find(kTasks, original, &LongBenchTask::name);
+    check(found != kTasks.end(), "a LongBench task without a setting");
+    Prompt prompt = prompt_of(*found, folder);
+    std::string name = cat("LongBench: ", base_name(folder), ", ", prompt.source);
+    return {.task = task,
+            .setting = *found,
+            .prompt = std::move(prompt),
+            .path = (fs::path(folder) / cat(task, ".jsonl")).string(),
+            .name = std::move(name)};
+}
+
+Sample sample_of(const JsonLine& line, int64_t index, const Source& source,
+                 const SampleRequest& request) {
+    const std::string& input = text_field(line.value, "input", line.where);
+    const std::string before = with_input(source.prompt.before, input);
+    Sample sample;
+    sample.id = std::to_string(index);
+    sample.context = before + text_field(line.value, "context", line.where);
+    sample.question = with_input(source.prompt.after, input);
+    sample.references = texts_field(line.value, "answers", line.where);
+    sample.classes = classes_of(line);
+    if (source.setting.has_classes && sample.classes.empty()) {
+        throw Error(ErrorCode::kCorrupt, line.where + ": no field 'all_classes'");
+    }
+    sample.source = source.name;
+    sample.n_new = source.setting.n_new;
+    sample.has_template = source.setting.has_template;
+    cut_middle(source.task, request, before, sample);
+    return sample;
+}
+
+/// The original's bucket of a text of so many words.
+std::string_view bucket_of(int64_t n_word) {
+    return n_word < 4000 ? "0-4k" : n_word < 8000 ? "4-8k" : "8k+";
+}
+
 }  // namespace
 
 Samples longbench_samples(std::string_view task, const SampleRequest& request) {
-    check_request(task, request);
-    require_named(request.sources.longbench, task, "LongBench's files", "--longbench FOLDER");
-    const auto setting = std::ranges::find(kTasks, task, &LongBenchTask::name);
-    check(setting != kTasks.end(), "a LongBench task without a setting");
-    const fs::path folder = request.sources.longbench;
-    const Prompt prompt = prompt_of(*setting, folder);
-    const std::string path = (folder / cat(task, ".jsonl")).string();
+    const Source source = source_of(task, task, request);
     Samples samples;
-    for (const JsonLine& line : read_json_lines(path, request.n)) {
-        const std::string& input = text_field(line.value, "input", line.where);
-        const std::string before = with_input(prompt.before, input);
-        Sample sample;
-        sample.id = std::to_string(samples.size());
-        sample.context = before + text_field(line.value, "context", line.where);
-        sample.question = with_input(prompt.after, input);
-        sample.references = texts_field(line.value, "answers", line.where);
-        sample.classes = classes_of(line);
-        if (setting->has_classes && sample.classes.empty()) {
-            throw Error(ErrorCode::kCorrupt, line.where + ": no field 'all_classes'");
-        }
-        sample.source =
-            cat("LongBench: ", base_name(request.sources.longbench), ", ", prompt.source);
-        sample.n_new = setting->n_new;
-        sample.has_template = setting->has_template;
-        cut_middle(task, request, before, sample);
-        samples.push_back(std::move(sample));
+    for (const JsonLine& line : read_json_lines(source.path, request.n)) {
+        samples.push_back(sample_of(line, std::ssize(samples), source, request));
     }
+    return samples;
+}
+
+Samples longbench_e_samples(std::string_view task, const SampleRequest& request) {
+    constexpr std::string_view kEnding = "_e";
+    check(task.ends_with(kEnding), "a task of LongBench-E without its ending");
+    const Source source = source_of(task, task.substr(0, task.size() - kEnding.size()), request);
+    const std::vector<JsonLine> lines =
+        read_json_lines(source.path, std::numeric_limits<int64_t>::max());
+    std::map<std::string_view, int64_t> n_in;
+    Samples samples;
+    for (size_t i = 0; i < lines.size(); ++i) {
+        const JsonLine& line = lines[i];
+        const std::string_view bucket = bucket_of(count_field(line.value, "length", line.where));
+        if (++n_in[bucket] > request.n) continue;
+        samples.push_back(sample_of(line, static_cast<int64_t>(i), source, request));
+        samples.back().part = bucket;
+    }
+    std::ranges::stable_sort(samples, {}, &Sample::part);  // whose names sort by length
     return samples;
 }
 

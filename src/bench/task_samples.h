@@ -22,6 +22,8 @@ Samples grid_samples(std::string_view task, const SampleRequest& request);
 Samples many_shot_samples(std::string_view task, const SampleRequest& request);
 Samples many_icl_samples(std::string_view task, const SampleRequest& request);
 Samples longbench_samples(std::string_view task, const SampleRequest& request);
+/// n of each part.
+Samples longbench_e_samples(std::string_view task, const SampleRequest& request);
 Samples text_samples(std::string_view task, const SampleRequest& request);
 
 /// The first n of the lines of READY/LENGTH/TASK.jsonl, answers of at most n_new tokens.

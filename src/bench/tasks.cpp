@@ -68,6 +68,25 @@ constexpr std::array kKinds = std::to_array<TaskKind>({
     {"lcc", "longbench", &kEditMetric, longbench_samples, "LongBench: the next line of code"},
     {"repobench-p", "longbench", &kEditMetric, longbench_samples,
      "LongBench: the next line of a repository's code"},
+    {"qasper_e", "longbench-e", &kF1Metric, longbench_e_samples, "LongBench-E: papers"},
+    {"multifieldqa_en_e", "longbench-e", &kF1Metric, longbench_e_samples, "LongBench-E: articles"},
+    {"hotpotqa_e", "longbench-e", &kF1Metric, longbench_e_samples, "LongBench-E: two passages"},
+    {"2wikimqa_e", "longbench-e", &kF1Metric, longbench_e_samples, "LongBench-E: several passages"},
+    {"gov_report_e", "longbench-e", &kRougeLMetric, longbench_e_samples,
+     "LongBench-E: reports summed up"},
+    {"multi_news_e", "longbench-e", &kRougeLMetric, longbench_e_samples,
+     "LongBench-E: news summed up"},
+    {"trec_e", "longbench-e", &kClassesMetric, longbench_e_samples, "LongBench-E: question types"},
+    {"triviaqa_e", "longbench-e", &kF1LineMetric, longbench_e_samples,
+     "LongBench-E: few-shot trivia"},
+    {"samsum_e", "longbench-e", &kRougeLLineMetric, longbench_e_samples, "LongBench-E: dialogues"},
+    {"passage_count_e", "longbench-e", &kCountMetric, longbench_e_samples, "LongBench-E: counting"},
+    {"passage_retrieval_en_e", "longbench-e", &kRetrievalMetric, longbench_e_samples,
+     "LongBench-E: a passage by its abstract"},
+    {"lcc_e", "longbench-e", &kEditMetric, longbench_e_samples,
+     "LongBench-E: the next line of code"},
+    {"repobench-p_e", "longbench-e", &kEditMetric, longbench_e_samples,
+     "LongBench-E: the next line of a repository's code"},
     {"text", "text", &kKlMetric, text_samples, "divergence from the full cache on any text"},
 });
 
@@ -89,6 +108,10 @@ bool is_meant(const TaskKind& kind, std::string_view name) {
 }  // namespace
 
 std::span<const TaskKind> task_kinds() { return kKinds; }
+
+std::string result_name(const TaskKind& kind, const Sample& sample) {
+    return sample.part.empty() ? std::string(kind.name) : cat(kind.name, " ", sample.part);
+}
 
 std::vector<const TaskKind*> find_tasks(std::span<const std::string> names) {
     for (const std::string& name : names) {

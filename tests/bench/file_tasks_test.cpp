@@ -237,6 +237,66 @@ TEST(LongBench, SaysWhatIsWrongWithAFile) {
                  "line 2: no field 'all_classes'");
 }
 
+/// Lines of LongBench-E, of so many words each by what they say.
+std::string lines_of_lengths(const std::vector<int64_t>& lengths) {
+    std::string lines;
+    for (const int64_t length : lengths) {
+        lines += long_bench_line("Text of " + std::to_string(length), {{"length", length}});
+    }
+    return lines;
+}
+
+TEST(LongBenchE, HasSamplesOfEachBucket) {
+    TemporaryFolder folder;
+    folder.write("hotpotqa_e.jsonl",
+                 lines_of_lengths({8000, 0, 4000, 3999, 7999, 90000, 12, 5000}));
+    SampleRequest request = request_of(1024, 2);
+    request.sources.longbench = folder.path();
+    std::vector<std::string> got;
+    for (const Sample& sample : samples_of("hotpotqa_e", request)) {
+        got.push_back(sample.part + sample.context.substr(sample.context.rfind(' ')) + " #" +
+                      sample.id);
+    }
+    // Ids are places in the file: another n gives a sample no other one.
+    EXPECT_EQ(got, (std::vector<std::string>{"0-4k 0 #1", "0-4k 3999 #3", "4-8k 4000 #2",
+                                             "4-8k 7999 #4", "8k+ 8000 #0", "8k+ 90000 #5"}));
+}
+
+TEST(LongBenchE, AsksAsLongBenchDoes) {
+    TemporaryFolder folder;
+    folder.write("config/dataset2prompt.json", R"({"lcc": "Code: {context}Go on:"})");
+    folder.write("lcc_e.jsonl", long_bench_line("a = 1\n", {{"length", 4001}}));
+    SampleRequest request = request_of(1024);
+    request.sources.longbench = folder.path();
+    const Sample sample = samples_of("lcc_e", request).front();
+    EXPECT_EQ(sample.context, "Code: a = 1\n");
+    EXPECT_EQ(sample.question, "Go on:");
+    EXPECT_EQ(sample.references, (std::vector<std::string>{"the answer", "another"}));
+    EXPECT_EQ(sample.n_new, 64);
+    EXPECT_FALSE(sample.has_template);
+    EXPECT_EQ(sample.part, "4-8k");
+}
+
+TEST(LongBenchE, SaysWhatIsWrongWithAFile) {
+    TemporaryFolder folder;
+    SampleRequest request = request_of(1024);
+    expect_error([&] { samples_of("lcc_e", request); }, ErrorCode::kInvalidArgument, "--longbench");
+    request.sources.longbench = folder.path();
+    expect_error([&] { samples_of("lcc_e", request); }, ErrorCode::kNotFound, "lcc_e.jsonl");
+    const auto refuse = [&](const json& length, const char* said) {
+        folder.write("lcc_e.jsonl", lines_of_lengths({1}) + long_bench_line("x", length));
+        expect_error([&] { samples_of("lcc_e", request); }, ErrorCode::kCorrupt, said);
+    };
+    for (const json& length : {json("long"), json(-1), json(1.5), json(nullptr)}) {
+        refuse({{"length", length}}, "line 2: field 'length' is not a whole number from 0");
+    }
+    folder.write("lcc_e.jsonl", R"({"input": "", "context": "x", "answers": ["y"]})");
+    expect_error([&] { samples_of("lcc_e", request); }, ErrorCode::kCorrupt,
+                 "line 1: no field 'length'");
+    folder.write("lcc_e.jsonl", lines_of_lengths({1}) + "{\n");
+    expect_error([&] { samples_of("lcc_e", request); }, ErrorCode::kCorrupt, "line 2: it is not");
+}
+
 json many_icl_row() {
     return {{"1k", "Query: a\nIntent: x\n"},
             {"2k", {"Query: a\nIntent: x\n" + testing::prose(60)}},

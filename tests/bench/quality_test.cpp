@@ -15,6 +15,7 @@
 #include "engine/generate.h"
 #include "memory/memories.h"
 #include "model/load.h"
+#include "support/task_files.h"
 
 namespace palimpsest {
 namespace {
@@ -157,6 +158,23 @@ TEST_F(RealQuality, WhatAGroupHasNoDataForIsLeftOutAndToldSo) {
     EXPECT_EQ(measure().size(), 4);
     ASSERT_EQ(left_out.size(), options.possible.size());
     EXPECT_NE(left_out.front().find("--longbench"), std::string::npos) << left_out.front();
+}
+
+TEST_F(RealQuality, PartsOfATaskAreTasksOfTheirOwn) {
+    testing::TemporaryFolder folder;
+    const std::string line = R"({"input": "", "context": "a = 1", "answers": ["b"], "length": )";
+    folder.write("lcc_e.jsonl", line + "9000}\n" + line + "10}\n");
+    options.tasks = find_tasks(std::vector<std::string>{"lcc_e"});
+    options.sources.longbench = folder.path();
+    options.memories.clear();
+    options.one_shot.clear();
+    const std::vector<QualityResult> results = measure();
+    ASSERT_EQ(results.size(), 2);
+    EXPECT_EQ(results[0].task, "lcc_e 0-4k");
+    EXPECT_EQ(results[1].task, "lcc_e 8k+");
+    EXPECT_EQ(results[1].group, "longbench-e");
+    for (const QualityResult& r : results) known.insert(r.key());
+    EXPECT_TRUE(measure().empty());
 }
 
 TEST_F(RealQuality, AHookStopsIt) {

@@ -36,9 +36,26 @@ TEST(Tasks, AreFoundByNameAndGroupInTheTablesOrder) {
               (std::vector<std::string>{"niah_single_1", "vt"}));
     EXPECT_EQ(names_of({"ruler"}).size(), 13U);
     EXPECT_EQ(names_of({"longbench"}).size(), 21U);
+    EXPECT_EQ(names_of({"longbench-e"}).size(), 13U);
     EXPECT_EQ(names_of({"needle", "qa_1"}), (std::vector<std::string>{"qa_1", "needle"}));
     EXPECT_EQ(names_of({"all"}).size(), task_kinds().size());
     EXPECT_TRUE(names_of({}).empty());
+}
+
+TEST(Tasks, OfLongBenchEAreJudgedAsThoseOfLongBench) {
+    for (const TaskKind* kind : find_tasks(std::vector<std::string>{"longbench-e"})) {
+        const std::string name(kind->name.substr(0, kind->name.size() - 2));
+        EXPECT_EQ(kind->metric, find_tasks({&name, 1}).front()->metric) << name;
+    }
+}
+
+TEST(Tasks, AreCalledByTheirNameAndTheSamplesPart) {
+    Sample sample;
+    const std::string name = "qasper_e";
+    const TaskKind& kind = *find_tasks({&name, 1}).front();
+    EXPECT_EQ(result_name(kind, sample), "qasper_e");
+    sample.part = "4-8k";
+    EXPECT_EQ(result_name(kind, sample), "qasper_e 4-8k");
 }
 
 TEST(Tasks, SuggestTheNearestNameForAnUnknownOne) {
@@ -71,7 +88,8 @@ class Files {
         const json line = {{"input", "in"},
                            {"context", "some text"},
                            {"answers", {"Paragraph 7"}},
-                           {"all_classes", {"Paragraph 7", "Paragraph 8"}}};
+                           {"all_classes", {"Paragraph 7", "Paragraph 8"}},
+                           {"length", 2}};
         json numbers = line;
         numbers["answers"] = {"7"};
         const json row = {{"1k", "Text: a\nLabel: b\n"},
@@ -79,8 +97,8 @@ class Files {
                           {"Test Target", {"#### 7"}}};
         for (const TaskKind& kind : task_kinds()) {
             const std::string name(kind.name);
-            const bool counts = name == "passage_count";
-            if (kind.group == "longbench") {
+            const bool counts = name.starts_with("passage_count");
+            if (kind.group.starts_with("longbench")) {
                 folder_.write(name + ".jsonl", (counts ? numbers : line).dump());
             }
             if (kind.group == "many-icl") folder_.write(name + "/seed0.jsonl", row.dump());
