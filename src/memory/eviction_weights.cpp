@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "memory/match_kernel.h"
 
 namespace palimpsest {
 
@@ -183,7 +184,7 @@ class EvictionWeights::Loader {
     }
 
     void place() {
-        if (placed_.empty()) return;  // a latent memory alone has no tensors
+        if (placed_.empty()) return;  // an indexer alone has tensors
         to_.storage_->commit(backend_);
         std::vector<ggml_fp16_t> halves;
         for (const auto& [t, data] : placed_) {
@@ -287,6 +288,21 @@ class EvictionWeights::Loader {
         to_.latent_ = std::move(w);
     }
 
+    [[nodiscard]] std::vector<float> values_or_zero(const std::string& name, int64_t n) const {
+        return file_.find_tensor(name) != nullptr ? values(name, n, 1)
+                                                  : std::vector<float>(static_cast<size_t>(n));
+    }
+    [[nodiscard]] LayerNorm layer_norm(int64_t layer, std::string_view name, int64_t n) const {
+        return {.weight = values(name_of(layer, cat(name, ".weight")), n, 1),
+                .bias = values_or_zero(name_of(layer, cat(name, ".bias")), n)};
+    }
+    [[nodiscard]] GateOutput gate_output(int64_t layer, std::string_view name,
+                                         int64_t n_mid) const {
+        const int64_t n = shape_.n_head_kv;
+        return {.weight = values(name_of(layer, cat(name, ".weight")), n_mid, n),
+                .bias = values_or_zero(name_of(layer, cat(name, ".bias")), n)};
+    }
+
     void load_gate() {
         auto w = std::make_unique<GateWeights>();
         w->n_mid = count("evict.gate.mid_length", 0, 1, kMostWidth);
@@ -294,16 +310,17 @@ class EvictionWeights::Loader {
         w->layers.resize(static_cast<size_t>(shape_.n_layer));
         for (int64_t i = 0; i < shape_.n_layer; ++i) {
             if (!evicts(i)) continue;
-            const int64_t n_out = shape_.n_head_kv;
-            const bool fades = file_.find_tensor(name_of(i, "gate_retention.weight")) != nullptr;
-            w->layers[static_cast<size_t>(i)] = {
-                .in_norm = norm(i, "gate_norm", shape_.n_embd),
-                .in = matrix(i, "gate_in.weight", shape_.n_embd, w->n_mid),
-                .mid_norm = norm(i, "gate_mid_norm", w->n_mid),
-                .magnitude = matrix(i, "gate_magnitude.weight", w->n_mid, n_out),
-                .magnitude_bias = optional_vector(i, "gate_magnitude.bias", n_out),
-                .retention = fades ? matrix(i, "gate_retention.weight", w->n_mid, n_out) : nullptr,
-                .retention_bias = optional_vector(i, "gate_retention.bias", n_out)};
+            GateLayer& of = w->layers[static_cast<size_t>(i)];
+            of.in_norm = layer_norm(i, "gate_norm", shape_.n_embd);
+            of.in_type = kept_type(i, "gate_in.weight");
+            of.in.resize(match_bytes(of.in_type, w->n_mid, shape_.n_embd));
+            to_tiles(values(name_of(i, "gate_in.weight"), shape_.n_embd, w->n_mid), shape_.n_embd,
+                     of.in_type, of.in);
+            of.mid_norm = layer_norm(i, "gate_mid_norm", w->n_mid);
+            of.magnitude = gate_output(i, "gate_magnitude", w->n_mid);
+            if (file_.find_tensor(name_of(i, "gate_retention.weight")) != nullptr) {
+                of.retention = gate_output(i, "gate_retention", w->n_mid);
+            }
         }
         to_.gate_ = std::move(w);
     }

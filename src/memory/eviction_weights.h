@@ -74,15 +74,25 @@ struct LatentWeights {
     std::vector<LatentLayer> layers;  // of all layers; empty ones where nothing is evicted
 };
 
+/// Layer norm of a row; weight and bias are as long as the row.
+struct LayerNorm {
+    std::vector<float> weight, bias;
+};
+
+/// A number for every KV head.
+struct GateOutput {
+    std::vector<float> weight;  // [n_head_kv][n_mid]; empty: there is none
+    std::vector<float> bias;    // [n_head_kv]
+};
+
 /// One layer's retention scorer (the successor, "The Gating Mechanism of KV Cache Eviction").
 struct GateLayer {
-    NormWeights in_norm;              // [n_embd]
-    Tensor in = nullptr;              // [n_embd, n_mid]
-    NormWeights mid_norm;             // [n_mid]
-    Tensor magnitude = nullptr;       // [n_mid, n_head_kv]
-    Tensor magnitude_bias = nullptr;  // [n_head_kv], or none
-    Tensor retention = nullptr;       // [n_mid, n_head_kv], or none: scores do not fade
-    Tensor retention_bias = nullptr;  // [n_head_kv], or none
+    LayerNorm in_norm;                  // [n_embd]
+    std::vector<std::byte> in;          // [n_mid][n_embd] in tiles (match_kernel.h)
+    ggml_type in_type = GGML_TYPE_F32;  // or f16
+    LayerNorm mid_norm;                 // [n_mid]
+    GateOutput magnitude;
+    GateOutput retention;  // none: scores do not fade
 };
 
 struct GateWeights {

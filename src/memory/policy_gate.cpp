@@ -9,13 +9,17 @@
 // whole model's loss; ours predict the logarithm of the most attention that repeating the input
 // pays to the entry, the measure of `kvzip`. So scores of different heads and layers compare, and
 // heads share the budget by them (allocator `global`).
+//
+// While writing, a score is due only when something must go. Tokens wait, and some are rated
+// together: their weights are then read once for all of them.
 
 #include <algorithm>
-#include <cmath>
+#include <array>
 
 #include "core/error.h"
 #include "memory/binary_stream.h"
 #include "memory/eviction_weights.h"
+#include "memory/gate_kernel.h"
 #include "memory/policies.h"
 
 namespace palimpsest {
@@ -25,6 +29,8 @@ namespace {
 constexpr int64_t kMostRows = int64_t{1} << 24;
 constexpr float kHorizon = 16384;        // positions over which a retention of -1 takes 1 away
 constexpr float kLaterIsBetter = 1e-6F;  // a position: parts what would be equal
+constexpr int64_t kMostWaiting = 8;      // tokens that are rated together while writing
+constexpr int64_t kRowsAtOnce = 32;      // while reading
 
 const GateWeights& weights_of(const PartInputs& in) {
     require(in.learned != nullptr && in.learned->gate() != nullptr,
@@ -41,128 +47,214 @@ class Gate final : public EvictionPolicy {
         : weights_(weights_of(in)),
           shape_(in.shape),
           n_sink_(in.learned->n_sink()),
-          fades_(std::ranges::any_of(weights_.layers,
-                                     [](const GateLayer& of) { return of.retention != nullptr; })),
-          scores_(static_cast<size_t>(shape_.n_layer * shape_.n_head_kv)) {}
+          fades_(std::ranges::any_of(
+              weights_.layers, [](const GateLayer& of) { return !of.retention.weight.empty(); })),
+          layers_(static_cast<size_t>(shape_.n_layer)) {
+        for (int64_t i = 0; i < shape_.n_layer; ++i) {
+            if (shape_.window(i) > 0) continue;
+            last_ = i;
+            layer(i).heads.resize(static_cast<size_t>(shape_.n_head_kv));
+            layer(i).rows.resize(static_cast<size_t>(kMostWaiting * shape_.n_embd));
+        }
+    }
 
     [[nodiscard]] int64_t n_sink() const override { return n_sink_; }
 
     void begin(const Step& step, int64_t seen) override {
-        // A step planned twice adds its entries once.
-        if (seen != planned_at_) {
-            held_.clear();
-            for (const auto& of : scores_) held_.push_back(std::ssize(of));
-        }
+        const bool is_new = seen != planned_at_;  // a step planned twice adds its entries once
         planned_at_ = seen;
-        for (size_t i = 0; i < scores_.size(); ++i) {
-            if (shape_.window(static_cast<int64_t>(i) / shape_.n_head_kv) > 0) continue;
-            const auto n = static_cast<size_t>(held_[i] + step.n * width());
-            scores_[i].reserve(n);  // to the entry: it is counted
-            scores_[i].resize(n);
+        for (Layer& of : layers_) {
+            if (of.heads.empty()) continue;
+            if (is_new) {
+                of.n_waited = of.n_waiting;
+                of.held.clear();
+                for (const auto& scores : of.heads) of.held.push_back(std::ssize(scores));
+            }
+            of.n_waiting = step.n == 1 && of.n_waited + 1 < kMostWaiting ? of.n_waited + 1 : 0;
+            for (size_t h = 0; h < of.heads.size(); ++h) {
+                const auto n = static_cast<size_t>(of.held[h] + step.n * width());
+                of.heads[h].reserve(n);  // to the entry: it is counted
+                of.heads[h].resize(n);
+            }
         }
     }
 
     void observe(Graph& g, const AttentionInputs& in, EntrySource& /*source*/,
                  AttentionScratch& /*scratch*/) override {
-        ggml_context* c = g.ctx();
-        const GateLayer& w = weights_.layers[static_cast<size_t>(in.layer)];
-        Tensor x = norm(c, in.hidden, w.in_norm);
-        x = ggml_gelu(c, norm(c, ggml_mul_mat(c, w.in, x), w.mid_norm));
-        Tensor magnitude = add(c, ggml_mul_mat(c, w.magnitude, x), w.magnitude_bias);
-        std::vector<Tensor> rated = {magnitude};
-        if (w.retention != nullptr) {
-            rated.push_back(add(c, ggml_mul_mat(c, w.retention, x), w.retention_bias));
-        }
-        g.keep(g.custom({1, 1, 1, 1}, rated, std::make_unique<StoreOp>(*this, in.layer)));
+        const std::array<Tensor, 1> hidden = {in.hidden};
+        g.keep(g.custom({1, 1, 1, 1}, hidden, std::make_unique<RateOp>(*this, in.layer)));
     }
 
     [[nodiscard]] Scores score(const LayerView& held) const override {
+        const Layer& of = layer(held.layer);
+        std::vector<std::vector<float>> settled = of.heads;
+        rate_waiting(held.layer, of.n_waiting, settled);
         Scores scores;
         for (size_t h = 0; h < held.heads.size(); ++h) {
-            const std::vector<float>& of = scores_[index(held.layer, static_cast<int64_t>(h))];
             std::vector<float>& s = scores.emplace_back();
-            size_t at = 0;
+            const float* at = settled[h].data();
             for (const int32_t p : held.heads[h].positions) {
-                float x = of[at] + kLaterIsBetter * static_cast<float>(p);
-                if (fades_) x += of[at + 1] * static_cast<float>(held.n_seen - p) / kHorizon;
+                float x = at[0] + kLaterIsBetter * static_cast<float>(p);
+                if (fades_) x += at[1] * static_cast<float>(held.n_seen - p) / kHorizon;
                 s.push_back(x);
-                at += static_cast<size_t>(width());
+                at += width();
             }
         }
         return scores;
     }
 
-    void keep(int64_t layer, int64_t head, std::span<const int32_t> kept) override {
-        std::vector<float>& of = scores_[index(layer, head)];
+    void keep(int64_t i, int64_t head, std::span<const int32_t> kept) override {
+        Layer& in = layer(i);
+        rate_waiting(i, in.n_waiting, in.heads);
+        in.n_waiting = 0;
+        std::vector<float>& of = in.heads[static_cast<size_t>(head)];
         const auto n = static_cast<size_t>(width());
-        for (size_t i = 0; i < kept.size(); ++i) {
-            std::copy_n(of.begin() + kept[i] * width(), n,
-                        of.begin() + static_cast<int64_t>(i) * width());
+        for (size_t e = 0; e < kept.size(); ++e) {
+            std::copy_n(of.begin() + kept[e] * width(), n,
+                        of.begin() + static_cast<int64_t>(e) * width());
         }
         of.resize(kept.size() * n);
     }
 
     void reset() override {
-        for (auto& of : scores_) of.clear();
+        for (Layer& of : layers_) {
+            for (auto& scores : of.heads) scores.clear();
+            of.n_waited = 0;
+            of.n_waiting = 0;
+        }
         planned_at_ = -1;
     }
     [[nodiscard]] size_t bytes() const override {
         size_t n = 0;
-        for (const auto& of : scores_) n += of.capacity() * sizeof(float);
+        for (const Layer& of : layers_) {
+            n += of.rows.size() * sizeof(ggml_fp16_t);
+            for (const auto& scores : of.heads) n += scores.capacity() * sizeof(float);
+        }
         return n;
     }
     [[nodiscard]] size_t bytes_per_entry() const override {
         return static_cast<size_t>(width()) * sizeof(float);
     }
     void save(std::ostream& out) const override {
-        for (const auto& of : scores_) put_all(out, of);
+        for (int64_t i = 0; i < shape_.n_layer; ++i) {
+            std::vector<std::vector<float>> settled = layer(i).heads;
+            rate_waiting(i, layer(i).n_waiting, settled);
+            settled.resize(static_cast<size_t>(shape_.n_head_kv));
+            for (const auto& of : settled) put_all(out, of);
+        }
     }
     void load(std::istream& in) override {
-        std::vector<std::vector<float>> scores(scores_.size());
-        for (auto& of : scores) of = take_all<float>(in, width() * kMostRows);
+        std::vector<std::vector<std::vector<float>>> all;
+        for (const Layer& of : layers_) {
+            auto& heads = all.emplace_back();
+            for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
+                heads.push_back(take_all<float>(in, width() * kMostRows));
+            }
+            if (of.heads.empty()) heads.clear();
+        }
         reset();
-        scores_ = std::move(scores);
+        for (size_t i = 0; i < all.size(); ++i) layers_[i].heads = std::move(all[i]);
     }
 
  private:
+    /// What is known of a layer's entries; nothing where the layer evicts none.
+    struct Layer {
+        std::vector<std::vector<float>> heads;  // [KV head]: width() numbers an entry
+        std::vector<int64_t> held;              // [KV head]: how many before the running step
+        std::vector<ggml_fp16_t> rows;  // [kMostWaiting][n_embd]: normalised, of the last entries
+        int64_t n_waited = 0;           // before the running step
+        int64_t n_waiting = 0;          // after it
+    };
+
     /// Numbers kept of an entry: its score, and the rate at which it fades.
     [[nodiscard]] int64_t width() const { return fades_ ? 2 : 1; }
-    [[nodiscard]] size_t index(int64_t layer, int64_t head) const {
-        return static_cast<size_t>(layer * shape_.n_head_kv + head);
-    }
-    static Tensor add(ggml_context* c, Tensor x, Tensor bias) {
-        return bias == nullptr ? x : ggml_add(c, x, bias);
-    }
-    Tensor norm(ggml_context* c, Tensor x, const NormWeights& w) const {
-        return add(c, ggml_mul(c, ggml_norm(c, x, weights_.epsilon), w.weight), w.bias);
+    [[nodiscard]] Layer& layer(int64_t i) { return layers_[static_cast<size_t>(i)]; }
+    [[nodiscard]] const Layer& layer(int64_t i) const { return layers_[static_cast<size_t>(i)]; }
+
+    /// Rates the first `n` waiting rows, behind whose entries `heads` have `n_behind` more.
+    void rate_waiting(int64_t i, int64_t n, std::vector<std::vector<float>>& heads,
+                      int64_t n_behind = 0) const {
+        if (n == 0) return;
+        std::vector<float> rows(static_cast<size_t>(n * shape_.n_embd));
+        ggml_fp16_to_fp32_row(layer(i).rows.data(), rows.data(), std::ssize(rows));
+        rate(i, rows, heads,
+             [&](size_t h) { return std::ssize(heads[h]) - (n + n_behind) * width(); });
     }
 
-    /// Sources: magnitude [n_head_kv, n] and, where scores fade, retention alike.
-    class StoreOp final : public CustomOp {
-     public:
-        StoreOp(Gate& of, int64_t layer) : of_(of), layer_(layer) {}
-        void run(ggml_tensor* dst, int thread, int /*n_threads*/) noexcept override {
-            if (thread != 0) return;
-            const int64_t n = dst->src[0]->ne[1];
-            const int64_t n_heads = of_.shape_.n_head_kv;
-            const auto* magnitude = static_cast<const float*>(dst->src[0]->data);
-            const auto* retention =
-                dst->src[1] == nullptr ? nullptr : static_cast<const float*>(dst->src[1]->data);
-            for (int64_t h = 0; h < n_heads; ++h) {
-                const size_t which = of_.index(layer_, h);
-                float* to = of_.scores_[which].data() + of_.held_[which];
-                for (int64_t i = 0; i < n; ++i) {
-                    *to++ = magnitude[i * n_heads + h];
-                    if (!of_.fades_) continue;
-                    *to++ = retention == nullptr ? 0 : -softplus(retention[i * n_heads + h]);
-                }
+    /// Puts what normalised rows are worth into `heads`, each from `begin(head)` on.
+    template <class Begin>
+    void rate(int64_t i, std::span<const float> rows, std::vector<std::vector<float>>& heads,
+              const Begin& begin) const {
+        const GateRatings rated =
+            rate_by_gate(weights_, weights_.layers[static_cast<size_t>(i)], rows);
+        for (size_t h = 0; h < heads.size(); ++h) {
+            float* to = heads[h].data() + begin(h);
+            for (size_t at = h; at < rated.magnitude.size(); at += heads.size()) {
+                *to++ = rated.magnitude[at];
+                if (fades_) *to++ = rated.retention.empty() ? 0 : rated.retention[at];
             }
+        }
+    }
+
+    void normalise(int64_t i, const float* hidden, float* to) const {
+        normalise_for_gate(weights_, weights_.layers[static_cast<size_t>(i)], hidden, to);
+    }
+
+    /// Source: hidden states [n_embd, n].
+    class RateOp final : public CustomOp {
+     public:
+        RateOp(Gate& of, int64_t layer) : of_(of), layer_(layer) {}
+
+        void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
+            const ggml_tensor* hidden = dst->src[0];
+            if (hidden->ne[1] > 1) {
+                Layer& to = of_.layer(layer_);
+                if (thread == 0) of_.rate_waiting(layer_, to.n_waited, to.heads, hidden->ne[1]);
+                for (int64_t first = thread * kRowsAtOnce; first < hidden->ne[1];
+                     first += n_threads * kRowsAtOnce) {
+                    rate_rows(hidden, first, std::min(kRowsAtOnce, hidden->ne[1] - first));
+                }
+                return;
+            }
+            if (thread == 0) let_wait(hidden);
+            // All layers' rows are there when the last one's are.
+            if (layer_ == of_.last_) settle_full(thread, n_threads);
         }
 
      private:
-        static float softplus(float x) {
-            return std::max(x, 0.0F) + std::log1p(std::exp(-std::abs(x)));
+        static const float* row(const ggml_tensor* hidden, int64_t i) {
+            return reinterpret_cast<const float*>(static_cast<const char*>(hidden->data) +
+                                                  static_cast<size_t>(i) * hidden->nb[1]);
         }
+
+        void rate_rows(const ggml_tensor* hidden, int64_t first, int64_t n) const {
+            const int64_t n_embd = of_.shape_.n_embd;
+            std::vector<float> rows(static_cast<size_t>(n * n_embd));
+            for (int64_t i = 0; i < n; ++i) {
+                of_.normalise(layer_, row(hidden, first + i), rows.data() + i * n_embd);
+            }
+            Layer& to = of_.layer(layer_);
+            of_.rate(layer_, rows, to.heads,
+                     [&](size_t h) { return to.held[h] + first * of_.width(); });
+        }
+
+        void let_wait(const ggml_tensor* hidden) const {
+            const int64_t n_embd = of_.shape_.n_embd;
+            std::vector<float> normalised(static_cast<size_t>(n_embd));
+            of_.normalise(layer_, row(hidden, 0), normalised.data());
+            Layer& to = of_.layer(layer_);
+            ggml_fp32_to_fp16_row(normalised.data(), to.rows.data() + to.n_waited * n_embd, n_embd);
+        }
+
+        /// The last layer's row is there for the first thread alone.
+        void settle_full(int thread, int n_threads) const {
+            for (int64_t i = of_.last_ - thread; i >= 0; i -= n_threads) {
+                Layer& to = of_.layer(i);
+                if (to.heads.empty() || to.n_waiting > 0) continue;
+                of_.rate_waiting(i, kMostWaiting, to.heads);
+            }
+        }
+
         Gate& of_;
         int64_t layer_;
     };
@@ -171,9 +263,9 @@ class Gate final : public EvictionPolicy {
     MemoryShape shape_;
     int64_t n_sink_;
     bool fades_;
-    std::vector<std::vector<float>> scores_;  // [layer][KV head]: width() numbers an entry
-    std::vector<int64_t> held_;               // how many before the running step
-    int64_t planned_at_ = -1;                 // positions seen when it was planned
+    std::vector<Layer> layers_;
+    int64_t last_ = -1;        // layer that evicts
+    int64_t planned_at_ = -1;  // positions seen when the running step was planned
 };
 
 }  // namespace

@@ -7,9 +7,9 @@
 #include "core/error.h"
 #include "memory/allocation.h"
 #include "memory/budget.h"
+#include "memory/gate_kernel.h"
 #include "train/activations.h"
 #include "train/example_layer.h"
-#include "train/gate_network.h"
 #include "train/objective_indexer.h"
 
 namespace palimpsest {
@@ -17,9 +17,9 @@ namespace palimpsest {
 namespace {
 
 /// Digest of numbers that a choice depends on.
-std::string digest_of(std::span<const std::vector<float>* const> parts) {
+std::string digest_of(std::span<const std::span<const std::byte>> parts) {
     Digest digest;
-    for (const std::vector<float>* part : parts) digest.add(std::as_bytes(std::span(*part)));
+    for (const auto& part : parts) digest.add(part);
     return digest.hex();
 }
 
@@ -93,9 +93,11 @@ class IndexerChooser final : public LayerChooser {
     }
 
     [[nodiscard]] std::string settings() const override {
-        std::vector<const std::vector<float>*> parts;
+        std::vector<std::span<const std::byte>> parts;
         for (const Layer& of : layers_) {
-            parts.insert(parts.end(), {&of.q, &of.k, &of.head, &of.q_norm, &of.k_norm});
+            for (const auto* part : {&of.q, &of.k, &of.head, &of.q_norm, &of.k_norm}) {
+                parts.push_back(std::as_bytes(std::span(*part)));
+            }
         }
         return cat("chooser=", digest_of(parts));
     }
@@ -138,14 +140,15 @@ class GateChooser final : public Chooser {
     GateChooser(const ObjectiveInputs& in, const GateWeights& w)
         : backend_(in.backend),
           layers_(evicting_layers(in.shape)),
-          size_({.n_embd = in.shape.n_embd,
-                 .n_mid = w.n_mid,
-                 .n_head_kv = in.shape.n_head_kv,
-                 .epsilon = w.epsilon}) {
+          n_embd_(in.shape.n_embd),
+          weights_(w) {
         const OptionMap none;
         OptionReader reader("the gate's allocator", none);
         allocator_ = make_global(reader, {});
-        for (const int64_t i : layers_) add(w.layers[static_cast<size_t>(i)]);
+        for (const int64_t i : layers_) {
+            require(layer(i).retention.weight.empty(),
+                    "the sidecar's gate lets scores fade, which is not trained here");
+        }
     }
 
     [[nodiscard]] std::vector<HeadRows> choose(const Example& e, int64_t n,
@@ -183,64 +186,44 @@ class GateChooser final : public Chooser {
     }
 
     [[nodiscard]] std::string settings() const override {
-        std::vector<const std::vector<float>*> parts;
-        for (const Layer& of : weights_) {
-            parts.insert(parts.end(), {&of.norm_weight, &of.norm_bias, &of.in, &of.mid_norm_weight,
-                                       &of.mid_norm_bias, &of.magnitude, &of.magnitude_bias});
+        std::vector<std::span<const std::byte>> parts;
+        for (const int64_t i : layers_) {
+            const GateLayer& of = layer(i);
+            for (const auto* part : {&of.in_norm.weight, &of.in_norm.bias, &of.mid_norm.weight,
+                                     &of.mid_norm.bias, &of.magnitude.weight, &of.magnitude.bias}) {
+                parts.push_back(std::as_bytes(std::span(*part)));
+            }
+            parts.emplace_back(of.in);
         }
         return cat("chooser=", digest_of(parts));
     }
 
  private:
-    struct Layer {
-        std::vector<float> norm_weight, norm_bias, in, mid_norm_weight, mid_norm_bias, magnitude,
-            magnitude_bias;
-
-        /// The network learns through what it is given; here it only looks.
-        [[nodiscard]] GateTensors tensors() {
-            return {.norm_weight = norm_weight,
-                    .norm_bias = norm_bias,
-                    .in = in,
-                    .mid_norm_weight = mid_norm_weight,
-                    .mid_norm_bias = mid_norm_bias,
-                    .magnitude = magnitude,
-                    .magnitude_bias = magnitude_bias};
-        }
-    };
-
-    void add(const GateLayer& from) {
-        require(from.retention == nullptr,
-                "the sidecar's gate lets scores fade, which is not trained here");
-        const auto or_zero = [](Tensor t, int64_t n) {
-            return t == nullptr ? std::vector<float>(static_cast<size_t>(n)) : Graph::read(t);
-        };
-        weights_.push_back({.norm_weight = Graph::read(from.in_norm.weight),
-                            .norm_bias = or_zero(from.in_norm.bias, size_.n_embd),
-                            .in = Graph::read(from.in),
-                            .mid_norm_weight = Graph::read(from.mid_norm.weight),
-                            .mid_norm_bias = or_zero(from.mid_norm.bias, size_.n_mid),
-                            .magnitude = Graph::read(from.magnitude),
-                            .magnitude_bias = or_zero(from.magnitude_bias, size_.n_head_kv)});
+    [[nodiscard]] const GateLayer& layer(int64_t i) const {
+        return weights_.layers[static_cast<size_t>(i)];
     }
 
     /// Of the first `n` rows in the i-th evicting layer: [KV head][row].
     [[nodiscard]] Scores scores(const Example& e, int64_t n, size_t i) const {
         const auto& halves = e.layers.at(static_cast<size_t>(layers_[i])).hidden;
-        std::vector<float> hidden(static_cast<size_t>(n * size_.n_embd));
-        ggml_fp16_to_fp32_row(halves.data(), hidden.data(), std::ssize(hidden));
-        Layer weights = weights_[i];
-        GateNetwork network(size_);
-        const std::span<const float> found = network.forward(weights.tensors(), hidden);
-        Scores all(static_cast<size_t>(size_.n_head_kv));
+        std::vector<float> rows(static_cast<size_t>(n * n_embd_));
+        ggml_fp16_to_fp32_row(halves.data(), rows.data(), std::ssize(rows));
+        const GateLayer& by = layer(layers_[i]);
+        for (int64_t t = 0; t < n; ++t) {
+            float* row = rows.data() + t * n_embd_;
+            normalise_for_gate(weights_, by, row, row);
+        }
+        const std::vector<float> found = rate_by_gate(weights_, by, rows).magnitude;
+        Scores all(by.magnitude.bias.size());
         for (size_t at = 0; at < found.size(); ++at) all[at % all.size()].push_back(found[at]);
         return all;
     }
 
     const Backend& backend_;
     std::vector<int64_t> layers_;
-    GateSize size_;
+    int64_t n_embd_;
+    const GateWeights& weights_;
     std::unique_ptr<BudgetAllocator> allocator_;
-    std::vector<Layer> weights_;  // as layers_
 };
 
 }  // namespace

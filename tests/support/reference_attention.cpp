@@ -139,6 +139,12 @@ std::span<const float> MemoryScript::query(int64_t layer, int64_t head, int64_t 
     return std::span(layers_[static_cast<size_t>(layer)].q).subspan(at, d);
 }
 
+std::span<const float> MemoryScript::hidden(int64_t layer, int64_t position) const {
+    const auto n = static_cast<size_t>(shape_.n_embd);
+    return std::span(layers_[static_cast<size_t>(layer)].hidden)
+        .subspan(static_cast<size_t>(position) * n, n);
+}
+
 std::vector<float> MemoryScript::expected(int64_t first, int64_t n) const {
     const int64_t d = shape_.d_head;
     const auto head_of = [d](const std::vector<float>& values, int64_t n_head, int64_t i,

@@ -52,6 +52,8 @@ class MemoryScript {
     /// What a layer's KV head stores for a position, and what a head asks there.
     [[nodiscard]] ReferenceEntry entry(int64_t layer, int64_t head_kv, int64_t position) const;
     [[nodiscard]] std::span<const float> query(int64_t layer, int64_t head, int64_t position) const;
+    /// A layer's input there: [n_embd].
+    [[nodiscard]] std::span<const float> hidden(int64_t layer, int64_t position) const;
 
     /// What plain loops over every position so far answer, windows respected.
     [[nodiscard]] std::vector<float> expected(int64_t first, int64_t n) const;

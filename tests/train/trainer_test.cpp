@@ -215,7 +215,7 @@ TEST(Sidecar, KeepsOtherPartsAndLoads) {
     const EvictionWeights w(made.path(), t.tiny.backend(), t.shape, base);
     ASSERT_NE(w.gate(), nullptr);
     EXPECT_EQ(w.gate()->n_mid, 12);
-    EXPECT_EQ(w.gate()->layers[0].retention, nullptr);
+    EXPECT_TRUE(w.gate()->layers[0].retention.weight.empty());
     ASSERT_NE(w.indexer(), nullptr);
     EXPECT_EQ(w.indexer()->d_head, 8);
     ASSERT_NE(w.latent(), nullptr);
