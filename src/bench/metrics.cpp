@@ -39,8 +39,6 @@ bool stands_alone(const std::string& text, const std::string& value) {
     return false;
 }
 
-std::string_view gsm8k_answer(std::string_view text) { return number_behind(text, "#### "); }
-
 }  // namespace
 
 double score_all(std::string_view output, const Sample& sample) {
@@ -64,26 +62,6 @@ double score_exact(std::string_view output, const Sample& sample) {
     return is_there ? 1 : 0;
 }
 
-std::string first_line_label(std::string_view output, const Sample& /*sample*/) {
-    return std::string(strip(first_line(output)));
-}
-
-double score_accuracy(std::string_view output, const Sample& sample) {
-    const std::string label = first_line_label(output, sample);
-    const bool is_right = std::ranges::any_of(sample.references, [&](const std::string& reference) {
-        return first_line_label(reference, sample) == label;
-    });
-    return is_right ? 1 : 0;
-}
-
-double score_gsm8k(std::string_view output, const Sample& sample) {
-    const std::string_view answer = gsm8k_answer(output);
-    const bool is_right = std::ranges::any_of(sample.references, [&](const std::string& reference) {
-        return !answer.empty() && gsm8k_answer(reference) == answer;
-    });
-    return is_right ? 1 : 0;
-}
-
 double score_nothing(std::string_view /*output*/, const Sample& /*sample*/) { return 0; }
 
 double macro_f1(std::span<const std::string> labels, std::span<const std::string> predicted) {
@@ -93,11 +71,17 @@ double macro_f1(std::span<const std::string> labels, std::span<const std::string
         double right = 0, met = 0;  // met: as a label or a prediction
     };
     std::map<std::string_view, Counts> classes;
+    const auto add = [&](std::string_view label, std::string_view prediction) {
+        classes[label].met += 1;
+        if (prediction.empty()) return;
+        classes[prediction].met += 1;
+        if (label == prediction) classes[label].right += 1;
+    };
     for (size_t i = 0; i < labels.size(); ++i) {
-        classes[labels[i]].met += 1;
-        if (predicted[i].empty()) continue;
-        classes[predicted[i]].met += 1;
-        if (labels[i] == predicted[i]) classes[labels[i]].right += 1;
+        const std::vector<std::string_view> wanted = split_at(labels[i], '\n');
+        std::vector<std::string_view> given = split_at(predicted[i], '\n');
+        given.resize(wanted.size());
+        for (size_t k = 0; k < wanted.size(); ++k) add(wanted[k], given[k]);
     }
     double sum = 0;
     for (const auto& [name, counts] : classes) sum += 2 * counts.right / counts.met;

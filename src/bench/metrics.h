@@ -17,9 +17,19 @@ double score_all(std::string_view output, const Sample& sample);
 double score_part(std::string_view output, const Sample& sample);
 /// 1 if a reference stands in the output by itself, not inside a longer number or UUID.
 double score_exact(std::string_view output, const Sample& sample);
-/// ManyICLBench: 1 if the first line that is not empty is a reference.
+
+// ManyICLBench. All but `score_gsm8k` judge the first line that is not empty.
+/// 1 if it is a reference.
 double score_accuracy(std::string_view output, const Sample& sample);
 std::string first_line_label(std::string_view output, const Sample& sample);
+/// The share of the reference's labels, between commas, that stand at their places in any case.
+double score_labels(std::string_view output, const Sample& sample);
+/// As many labels as the reference has, a line each.
+std::string listed_labels(std::string_view output, const Sample& sample);
+/// ROUGE-L between stems of words.
+double score_rouge_l_stems(std::string_view output, const Sample& sample);
+/// chrF++ of this sentence alone.
+double score_chrf(std::string_view output, const Sample& sample);
 /// GSM8K: 1 if the first "#### NUMBER" gives the reference's.
 double score_gsm8k(std::string_view output, const Sample& sample);
 
@@ -43,6 +53,9 @@ inline constexpr Metric kPartMetric = {"part", score_part, true};
 // Falls when the output goes on with one more digit.
 inline constexpr Metric kExactMetric = {"exact", score_exact};
 inline constexpr Metric kAccuracyMetric = {"accuracy", score_accuracy, false, first_line_label};
+inline constexpr Metric kLabelsMetric = {"labels", score_labels, false, listed_labels};
+inline constexpr Metric kRougeLStemsMetric = {"rouge-l-stems", score_rouge_l_stems};
+inline constexpr Metric kChrfMetric = {"chrf++", score_chrf};
 inline constexpr Metric kGsm8kMetric = {"gsm8k", score_gsm8k};
 inline constexpr Metric kF1Metric = {"f1", score_f1};
 inline constexpr Metric kF1LineMetric = {"f1-line", score_f1_line};
@@ -57,8 +70,8 @@ inline constexpr Metric kEditMetric = {"edit", score_edit};
 inline constexpr Metric kKlMetric = {"kl", score_nothing};
 
 /// Mean F1 over every class that is a label or was predicted; a class never met right scores 0. An
-/// empty prediction is no class, but a miss for its label.
-/// Throws kInvalidArgument unless both are of one length.
+/// empty prediction is no class, but a miss for its label. Where a label has lines, each is a
+/// label, and predicted by the same line. Throws kInvalidArgument unless both are of one length.
 double macro_f1(std::span<const std::string> labels, std::span<const std::string> predicted);
 
 }  // namespace palimpsest

@@ -21,20 +21,12 @@
 #include <utility>
 
 #include "bench/metrics.h"
+#include "bench/metrics_parts.h"
 #include "bench/text_parts.h"
 
 namespace palimpsest {
 
 namespace {
-
-template <typename Compare>
-double best(const Sample& sample, Compare compare) {
-    double most = 0;
-    for (const std::string& reference : sample.references) {
-        most = std::max(most, compare(reference));
-    }
-    return most;
-}
 
 /// SQuAD's normalisation: lower case, no punctuation, no articles, words.
 std::vector<std::string> normal_words(std::string_view text) {
@@ -209,17 +201,8 @@ std::string_view code_line(std::string_view output) {
 double edit_similarity(std::string_view a, std::string_view b) {
     if (a == b) return 1;
     if (a.empty() || b.empty()) return 0;
-    std::vector<size_t> row(b.size() + 1, 0);
-    for (const char c : a) {
-        size_t diagonal = 0;
-        for (size_t j = 1; j <= b.size(); ++j) {
-            const size_t above = row[j];
-            row[j] = c == b[j - 1] ? diagonal + 1 : std::max(above, row[j - 1]);
-            diagonal = above;
-        }
-    }
     const double ratio =
-        2 * static_cast<double>(row.back()) / static_cast<double>(a.size() + b.size());
+        2 * static_cast<double>(common_length(a, b)) / static_cast<double>(a.size() + b.size());
     return std::nearbyint(100 * ratio) / 100;
 }
 
@@ -227,12 +210,14 @@ double edit_similarity(std::string_view a, std::string_view b) {
 
 double score_f1(std::string_view output, const Sample& sample) {
     const std::vector<std::string> written = normal_words(output);
-    return best(sample, [&](const std::string& r) { return f1(written, normal_words(r)); });
+    return best_reference(sample,
+                          [&](const std::string& r) { return f1(written, normal_words(r)); });
 }
 
 double score_f1_chars(std::string_view output, const Sample& sample) {
     const std::vector<std::string> written = normal_characters(output);
-    return best(sample, [&](const std::string& r) { return f1(written, normal_characters(r)); });
+    return best_reference(sample,
+                          [&](const std::string& r) { return f1(written, normal_characters(r)); });
 }
 
 double score_f1_line(std::string_view output, const Sample& sample) {
@@ -240,12 +225,14 @@ double score_f1_line(std::string_view output, const Sample& sample) {
 }
 
 double score_rouge_l(std::string_view output, const Sample& sample) {
-    return best(sample, [&](const std::string& reference) { return rouge_l(output, reference); });
+    return best_reference(sample,
+                          [&](const std::string& reference) { return rouge_l(output, reference); });
 }
 
 double score_rouge_l_chars(std::string_view output, const Sample& sample) {
     const std::string written = spaced(output);
-    return best(sample, [&](const std::string& r) { return rouge_l(written, spaced(r)); });
+    return best_reference(sample,
+                          [&](const std::string& r) { return rouge_l(written, spaced(r)); });
 }
 
 double score_rouge_l_line(std::string_view output, const Sample& sample) {
@@ -254,22 +241,23 @@ double score_rouge_l_line(std::string_view output, const Sample& sample) {
 
 double score_classes_line(std::string_view output, const Sample& sample) {
     const std::string_view line = first_line(output);
-    return best(sample, [&](const std::string& r) { return classes(line, sample, r); });
+    return best_reference(sample, [&](const std::string& r) { return classes(line, sample, r); });
 }
 
 double score_count(std::string_view output, const Sample& sample) {
-    return best(sample, [&](const std::string& r) { return share_of_numbers(output, r); });
+    return best_reference(sample,
+                          [&](const std::string& r) { return share_of_numbers(output, r); });
 }
 
 double score_retrieval(std::string_view output, const Sample& sample) {
-    return best(sample, [&](const std::string& reference) {
+    return best_reference(sample, [&](const std::string& reference) {
         return share_of_numbers(output, paragraph_number(reference));
     });
 }
 
 double score_edit(std::string_view output, const Sample& sample) {
     const std::string_view line = code_line(output);
-    return best(sample, [&](const std::string& r) { return edit_similarity(line, r); });
+    return best_reference(sample, [&](const std::string& r) { return edit_similarity(line, r); });
 }
 
 }  // namespace palimpsest

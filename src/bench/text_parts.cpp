@@ -110,6 +110,17 @@ std::vector<std::string_view> words_by_character(std::string_view text) {
 
 std::vector<std::string_view> numbers_in(std::string_view text) { return runs(text, is_digit); }
 
+std::vector<std::string_view> split_at(std::string_view text, char separator) {
+    std::vector<std::string_view> parts;
+    for (size_t end = text.find(separator); end != std::string_view::npos;
+         end = text.find(separator)) {
+        parts.push_back(text.substr(0, end));
+        text.remove_prefix(end + 1);
+    }
+    parts.push_back(text);
+    return parts;
+}
+
 std::string_view number_behind(std::string_view text, std::string_view mark) {
     for (size_t at = text.find(mark); at != std::string_view::npos; at = text.find(mark, at + 1)) {
         const std::string_view rest = text.substr(at + mark.size());

@@ -19,6 +19,8 @@ namespace palimpsest {
 [[nodiscard]] std::string_view strip(std::string_view text);
 /// What white space parts.
 [[nodiscard]] std::vector<std::string_view> split_words(std::string_view text);
+/// What a separator parts, nothing between two of them included.
+[[nodiscard]] std::vector<std::string_view> split_at(std::string_view text, char separator);
 /// Up to the first line break, after leading line breaks are dropped.
 [[nodiscard]] std::string_view first_line(std::string_view text);
 /// The characters of UTF-8; a byte that belongs to none is one by itself.

@@ -148,6 +148,64 @@ TEST(Metrics, AccuracyReadsTheFirstLine) {
     EXPECT_EQ(first_line_label("\n bofik \nx", sample), "bofik");
 }
 
+TEST(Metrics, LabelsAreRightAtTheirPlaces) {
+    const Sample sample = with({"Per:friends, per:title ,x\n"});
+    EXPECT_DOUBLE_EQ(score_labels("\nper:friends,wrong, X\nmore", sample), 2.0 / 3);
+    EXPECT_DOUBLE_EQ(score_labels("per:friends", sample), 1.0 / 3);
+    EXPECT_EQ(score_labels("x, per:friends, per:title", sample), 0);
+    EXPECT_EQ(score_labels("per:friends, per:title, x, too, many", sample), 1);
+    EXPECT_EQ(score_labels("", with({})), 0);
+}
+
+TEST(Metrics, LabelsAreListedAsManyAsAreWanted) {
+    const Sample sample = with({"Per:friends, per:title ,x\n"});
+    EXPECT_EQ(listed_labels(sample.references.front(), sample), "per:friends\nper:title\nx");
+    EXPECT_EQ(listed_labels("per:boss", sample), "per:boss\nunknown\nunknown");
+    EXPECT_EQ(listed_labels("a,B,,d", sample), "a\nb\n");
+    EXPECT_EQ(listed_labels("a", with({})), "");
+}
+
+TEST(Metrics, RougeLStemsComparesStemsInTheirOrder) {
+    // "the relat were relat" and "relat": one of four, one of one.
+    EXPECT_DOUBLE_EQ(score_rouge_l_stems("The relations were related.", with({"Relate"})), 0.4);
+    EXPECT_EQ(score_rouge_l_stems("gas", with({"ga"})), 0);  // three letters have no ending
+    EXPECT_EQ(score_rouge_l_stems("naïve cars", with({"na VE-car"})), 1);
+    EXPECT_EQ(score_rouge_l_stems("b a", with({"a b"})), 0.5);
+    EXPECT_EQ(score_rouge_l_stems("\na b\nc d", with({"a b\nx"})), 1);
+    EXPECT_EQ(score_rouge_l_stems("?", with({"!"})), 0);
+}
+
+TEST(Metrics, ChrfAveragesTheOrdersThatBothHave) {
+    // One of two characters, no pair, no word: precision and recall are 1/6.
+    EXPECT_DOUBLE_EQ(score_chrf("ab", with({"ac"})), 1.0 / 6);
+    // Characters and words: one of two, one of one. The reference has no pairs.
+    EXPECT_DOUBLE_EQ(score_chrf("a b", with({"a"})), 5.0 / 6);
+    // The other way round: recall counts four times.
+    EXPECT_DOUBLE_EQ(score_chrf("a", with({"a b"})), 5.0 / 9);
+    // An n-gram counts as often as the reference has it; the word is another.
+    EXPECT_DOUBLE_EQ(score_chrf("aa", with({"a"})), 5.0 / 12);
+    // What sacrebleu 2.6.0 gives: CHRF(word_order=2).sentence_score.
+    EXPECT_NEAR(score_chrf("The cat sat on the mat.", with({"A cat sat on a mat."})),
+                0.5717647524586179, 1e-12);
+}
+
+TEST(Metrics, ChrfPartsOneMarkOfPunctuationFromAWord) {
+    EXPECT_DOUBLE_EQ(score_chrf("a.", with({"a"})), 5.0 / 6);
+    EXPECT_DOUBLE_EQ(score_chrf("(a", with({"a"})), 5.0 / 6);
+    // "(a" and ")": no word is right. Precision (1/3 + 0) / 2, recall (1 + 0) / 2.
+    EXPECT_DOUBLE_EQ(score_chrf("(a)", with({"a"})), 5.0 / 14);
+    EXPECT_EQ(score_chrf(".", with({"."})), 1);
+}
+
+TEST(Metrics, ChrfCountsCharactersOfUnicode) {
+    // One of two characters, no word.
+    EXPECT_DOUBLE_EQ(score_chrf("上海", with({"上"})), 5.0 / 12);
+    EXPECT_EQ(score_chrf("上\u3000海", with({"北京", "上 海"})), 1);
+    EXPECT_EQ(score_chrf("A", with({"a"})), 0);
+    EXPECT_EQ(score_chrf("\nhere \nand more", with({"here"})), 1);
+    EXPECT_EQ(score_chrf("", with({"a"})), 0);
+}
+
 TEST(Metrics, Gsm8kComparesTheFirstFinalNumber) {
     const Sample sample = with({"2 + 2 = 4\n#### 4"});
     EXPECT_EQ(score_gsm8k("so it is\n#### 4\n\nQuestion: #### 5", sample), 1);
@@ -163,6 +221,14 @@ TEST(Metrics, MacroF1IsTheMeanOverLabelsAndPredictions) {
     EXPECT_EQ(macro_f1(labels, labels), 1);
     EXPECT_EQ(macro_f1({}, {}), 0);
     EXPECT_THROW(macro_f1(labels, {}), Error);
+}
+
+TEST(Metrics, MacroF1PairsLabelsLineByLine) {
+    const std::vector<std::string> labels = {"a\nb", "a"};
+    // a: one right of two labels and two predictions; b: of one and one none.
+    EXPECT_DOUBLE_EQ(macro_f1(labels, std::vector<std::string>{"a\na", "b"}), 0.25);
+    // A line that is missing is a miss for its label, one too many is nobody's.
+    EXPECT_DOUBLE_EQ(macro_f1(labels, std::vector<std::string>{"a", "a\nc"}), 0.5);
 }
 
 }  // namespace

@@ -41,6 +41,11 @@ TEST(TextParts, WordsByCharacterAreRunsOfAsciiAndSingleOthers) {
     EXPECT_EQ(words_by_character(" \n"), Texts{});
 }
 
+TEST(TextParts, SplittingKeepsWhatIsEmpty) {
+    EXPECT_EQ(split_at("a,,b,", ','), (Texts{"a", "", "b", ""}));
+    EXPECT_EQ(split_at("", ','), Texts{""});
+}
+
 TEST(TextParts, NumbersStandRightBehindTheirMark) {
     EXPECT_EQ(number_behind("No. x, No. 12 and No. 7", "No. "), "12");
     EXPECT_EQ(number_behind("No.  12", "No. "), "");
