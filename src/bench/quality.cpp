@@ -163,7 +163,7 @@ class QualityRun {
         r.depth = sample.depth;
         r.threads = options_.n_threads;
         const bool has_classes = task.metric->predicted != nullptr && !sample.references.empty();
-        if (has_classes) r.label = sample.references.front();
+        if (has_classes) r.label = task.metric->predicted(sample.references.front(), sample);
         return r;
     }
 

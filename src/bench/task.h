@@ -31,7 +31,8 @@ struct Metric {
     double (*score)(std::string_view output, const Sample& sample);
     /// More text never lowers the score: writing may stop once it is 1.
     bool only_rises = false;
-    /// The class that the output names, for macro-averaged F1; nullptr: no classes.
+    /// The class that the output names, for macro-averaged F1, or several, a line each; nullptr: no
+    /// classes. Of a reference, its own.
     std::string (*predicted)(std::string_view output, const Sample& sample) = nullptr;
 };
 

@@ -321,6 +321,21 @@ TEST(ManyIcl, TakesTheLongestDemonstrationsThatFit) {
     expect_error([&] { samples_of("banking77", request); }, ErrorCode::kInvalidArgument, "20");
 }
 
+TEST(ManyIcl, LeavesRoomForLongAnswers) {
+    TemporaryFolder folder;
+    SampleRequest request = request_of(4096);
+    request.sources.many_icl = folder.path();
+    const std::vector<std::pair<std::string, int64_t>> rooms = {{"clinc150", 24},
+                                                                {"dialogRE", 200},
+                                                                {"XLSUM", 128},
+                                                                {"GPQA_cot", 400},
+                                                                {"MT_Chinese", 200}};
+    for (const auto& [task, n_new] : rooms) {
+        folder.write(task + "/seed0.jsonl", many_icl_row().dump());
+        EXPECT_EQ(samples_of(task, request).front().n_new, n_new) << task;
+    }
+}
+
 TEST(ManyIcl, ReadsListsInsideListsAndARowInAList) {
     TemporaryFolder folder;
     json row = many_icl_row();

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -175,6 +176,21 @@ TEST_F(RealQuality, PartsOfATaskAreTasksOfTheirOwn) {
     EXPECT_EQ(results[1].group, "longbench-e");
     for (const QualityResult& r : results) known.insert(r.key());
     EXPECT_TRUE(measure().empty());
+}
+
+TEST_F(RealQuality, LabelsAreReadAsAnswersAre) {
+    testing::TemporaryFolder folder;
+    folder.write("dialogRE/seed0.jsonl", R"({"1k": "Dialogue: a\nRelations: b, c\n\n", )"
+                                         R"("Test Data": ["Dialogue: d\nRelations: "], )"
+                                         R"("Test Target": ["B, c "]})");
+    options.tasks = find_tasks(std::vector<std::string>{"dialogRE"});
+    options.sources.many_icl = folder.path();
+    options.memories.clear();
+    options.one_shot.clear();
+    const std::vector<QualityResult> results = measure();
+    ASSERT_EQ(results.size(), 1);
+    EXPECT_EQ(results[0].label, "b\nc");
+    EXPECT_EQ(std::ranges::count(results[0].predicted, '\n'), 1) << results[0].predicted;
 }
 
 TEST_F(RealQuality, AHookStopsIt) {

@@ -35,6 +35,7 @@ TEST(Tasks, AreFoundByNameAndGroupInTheTablesOrder) {
     EXPECT_EQ(names_of({"vt", "niah_single_1", "vt"}),
               (std::vector<std::string>{"niah_single_1", "vt"}));
     EXPECT_EQ(names_of({"ruler"}).size(), 13U);
+    EXPECT_EQ(names_of({"many-icl"}).size(), 18U);
     EXPECT_EQ(names_of({"longbench"}).size(), 21U);
     EXPECT_EQ(names_of({"longbench-e"}).size(), 13U);
     EXPECT_EQ(names_of({"needle", "qa_1"}), (std::vector<std::string>{"qa_1", "needle"}));
