@@ -48,12 +48,30 @@ int64_t n_new_of(std::string_view task) {
     return room == kRooms.end() ? kLabel : room->n_new;
 }
 
-std::string file_of(std::string_view task, const SampleRequest& request) {
-    const std::string name = cat("seed", request.seed % 3);
-    const fs::path folder = fs::path(request.sources.many_icl) / task;
-    const fs::path lines = folder / (name + ".jsonl"), whole = folder / (name + ".json");
+bool holds_parquet(const fs::path& folder) {
     std::error_code ignored;
-    return (fs::exists(lines, ignored) || !fs::exists(whole, ignored) ? lines : whole).string();
+    const auto is_parquet = [](const fs::directory_entry& entry) {
+        return entry.path().extension() == ".parquet";
+    };
+    return std::ranges::any_of(fs::directory_iterator(folder, ignored), is_parquet);
+}
+
+/// The file that is there; `lines` if there is none, so that an error names it.
+std::string file_of(std::string_view task, const SampleRequest& request) {
+    const uint64_t seed = request.seed % 3;
+    const fs::path folder = fs::path(request.sources.many_icl) / task;
+    const fs::path lines = folder / cat("seed", seed, ".jsonl");
+    const fs::path whole = folder / cat("seed", seed, ".json");
+    std::error_code ignored;
+    if (fs::exists(lines, ignored)) return lines.string();
+    if (fs::exists(whole, ignored)) return whole.string();
+    if (!holds_parquet(folder)) return lines.string();
+    const fs::path published = folder / cat(task, "_", seed, ".parquet");
+    throw Error(ErrorCode::kNotFound,
+                cat("'", folder.string(), "' holds Parquet, which is not read; make JSON of it, ",
+                    "with pandas and pyarrow: python3 -c \"import pandas; pandas.read_parquet('",
+                    published.string(), "').to_json('", lines.string(),
+                    "', orient='records', lines=True)\""));
 }
 
 /// The row, whether it stands alone, on the first line, or in a list.

@@ -358,6 +358,24 @@ TEST(ManyIcl, SaysWhatIsWrongWithAFile) {
     expect_error([&] { samples_of("GPQA", request); }, ErrorCode::kCorrupt, "2 questions");
 }
 
+TEST(ManyIcl, SaysHowToMakeJsonOfParquet) {
+    TemporaryFolder folder;
+    folder.write("GPQA/GPQA_1.parquet", "PAR1");
+    SampleRequest request = request_of(900, 1, 7);  // 7 modulo 3 is 1
+    request.sources.many_icl = folder.path();
+    const auto samples = [&] { return samples_of("GPQA", request); };
+    expect_error(samples, ErrorCode::kNotFound,
+                 "pandas.read_parquet('" + folder.path() + "/GPQA/GPQA_1.parquet').to_json('" +
+                     folder.path() + "/GPQA/seed1.jsonl'");
+    folder.write("GPQA/seed1.jsonl", many_icl_row().dump());
+    EXPECT_EQ(samples().size(), 1U);  // once there is one, the other is no matter
+    request.seed = 0;
+    expect_error(samples, ErrorCode::kNotFound, "GPQA_0.parquet");
+    folder.write("ARC-Easy/notes.txt", "no data");
+    expect_error([&] { samples_of("ARC-Easy", request); }, ErrorCode::kNotFound,
+                 "ARC-Easy/seed0.jsonl'; is it there?");
+}
+
 std::string ready_line() {
     const json line = {{"index", 0},
                        {"input", "Remember.\n\ntext 123\nWhat is it?"},
