@@ -75,20 +75,31 @@ std::map<SectionKey, Rows> rows_by_section(std::span<const SummaryRow> rows) {
     return sections;
 }
 
+/// What the full cache scored on what the section's methods were asked, which may be less than it
+/// was asked itself: of the method that was asked most. Without methods, all of it.
+void set_full_score(SectionTask& task, const Rows& rows) {
+    int64_t most = 0;
+    for (const SummaryRow* row : rows) {
+        if (row->asked != task.asked) continue;
+        if (row->n_paired > most && row->protocol != "full") {
+            most = row->n_paired;
+            task.full_score = row->full_score;
+        }
+        // Several full caches differ in the type of their entries: f16 is the usual one.
+        const bool is_better = !task.full_score || row->method.entries == "f16";
+        if (most == 0 && row->protocol == "full" && is_full(row->method) && is_better) {
+            task.full_score = row->score.mean;
+        }
+    }
+}
+
 /// In the order in which they first came.
 std::vector<SectionTask> tasks_of(const Rows& rows) {
     std::vector<SectionTask> tasks;
     for (const SummaryRow* row : rows) {
-        auto task = std::ranges::find(tasks, row->asked, &SectionTask::asked);
-        if (task == tasks.end()) {
-            tasks.push_back({.asked = row->asked, .label = row->asked.task, .full_score = {}});
-            task = std::prev(tasks.end());
-        }
-        // Several full caches differ in the type of their entries: f16 is the usual one.
-        const bool is_better = !task->full_score || row->method.entries == "f16";
-        if (row->protocol == "full" && is_full(row->method) && is_better) {
-            task->full_score = row->score.mean;
-        }
+        if (std::ranges::find(tasks, row->asked, &SectionTask::asked) != tasks.end()) continue;
+        tasks.push_back({.asked = row->asked, .label = row->asked.task, .full_score = {}});
+        set_full_score(tasks.back(), rows);
     }
     return tasks;
 }

@@ -101,6 +101,31 @@ TEST(QualitySummary, TasksUnderThirtyAreShownButLeftOutOfTheMean) {
     EXPECT_NE(find_row(s, "h2o", "chance"), nullptr);
 }
 
+/// The full cache knows task b's second sample only, of which the question was known to nobody.
+TEST(QualitySummary, WhatCountsIsToldBySamplesThatASectionWasAsked) {
+    std::vector<QualityResult> results = {full_result("a", "1", 1), full_result("b", "1", 0),
+                                          full_result("b", "2", 1)};
+    const auto ask = [&](const char* question, const char* task, const char* sample) {
+        results.push_back(policy_result("h2o", task, sample, 0.5));
+        results.back().question = question;
+    };
+    ask("aware", "a", "1");
+    ask("aware", "b", "1");
+    ask("agnostic", "a", "1");
+    ask("agnostic", "b", "1");
+    ask("agnostic", "b", "2");
+    const QualitySummary s = summarize(results);
+    ASSERT_EQ(s.sections.size(), 2U);
+    for (const Section& section : s.sections) {
+        const bool is_aware = section.question == "aware";
+        EXPECT_EQ(section.n_counting(), is_aware ? 1U : 2U);
+        EXPECT_EQ(section.full_mean, is_aware ? 100 : 75);
+        ASSERT_EQ(section.means.size(), 1U);
+        EXPECT_EQ(section.means[0].n_task, section.n_counting());
+        EXPECT_TRUE(section.means[0].mean.has_value());
+    }
+}
+
 TEST(QualitySummary, MeanOverFewerTasksSaysSo) {
     std::vector<QualityResult> results;
     add_task(results, "a", 4, 4, 2);
