@@ -7,9 +7,9 @@
 #include <optional>
 #include <sstream>
 
-#include "bench/prefix_mass.h"
 #include "bench/prefix_questions.h"
 #include "core/error.h"
+#include "engine/prefix_mass.h"
 #include "engine/rehearsal.h"
 #include "engine/session.h"
 #include "memory/kv_cache.h"
@@ -130,21 +130,11 @@ class Demo {
     Answers trace_aware(PrefixResult& r) {
         hold(r, tokens_of(r.share));
         if (mass_.empty()) weigh();
-        std::vector<std::vector<int32_t>> kept;
-        for (const std::vector<float>& mass : mass_) {
-            std::vector<int32_t> order(mass.size());
-            std::iota(order.begin(), order.end(), 0);
-            std::ranges::stable_sort(order, std::greater{},
-                                     [&](int32_t j) { return mass[static_cast<size_t>(j)]; });
-            order.resize(static_cast<size_t>(r.size));
-            std::ranges::sort(order);
-            kept.push_back(std::move(order));
-        }
         std::stringstream saved;
         exact().save(saved);
         ExactPrefix some(with_.backend, shape(), GGML_TYPE_F16, n_prefix());
         some.load(saved);
-        some.keep(kept);
+        some.keep(heaviest(mass_, r.size));
         return follow(some, r);
     }
 
@@ -288,7 +278,7 @@ struct Method {
     bool is_of_wrong_prefix = false;
 };
 
-constexpr std::array<Method, 14> kMethods = {{
+constexpr std::array<Method, 15> kMethods = {{
     {{"full", "full prefix"}, [](Demo& d, PrefixResult& r) { return d.full(r); }, Shares::kNone},
     {{"none", "no prefix"}, [](Demo& d, PrefixResult& r) { return d.none(r); }, Shares::kNone},
     {{"truncated", "truncated prefix"}, [](Demo& d, PrefixResult& r) { return d.truncated(r); }},
@@ -311,6 +301,10 @@ constexpr std::array<Method, 14> kMethods = {{
      true},
     {{"memory-whitened", "memory, whitened"},
      [](Demo& d, PrefixResult& r) { return d.memory(r, {.whiten = true}); },
+     Shares::kAll,
+     true},
+    {{"memory-kept", "memory, whitened, half of it kept entries"},
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {.whiten = true, .kept_share = 0.5}); },
      Shares::kAll,
      true},
     {{"memory-group", "memory, group keys"},

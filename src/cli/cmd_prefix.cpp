@@ -25,6 +25,7 @@ struct BuildFlags {
     std::string file, traces, out, name, budget, keys_of = "head", position = "pre", storage = "i8",
                                                  codebooks = "individual", aggregation = "weighted",
                                                  lookup = "auto";
+    double kept = 0;
     int64_t self_study = 0, k = 0, seed = 1, held_out = 64, chunks = 1;
     bool raw = false, whiten = false, force = false, keep_exact = false;
 };
@@ -71,6 +72,7 @@ PrefixBuildOptions build_options(const BuildFlags& f) {
     o.whiten = f.whiten;
     o.storage = f.storage == "f16" ? PrefixStorage::kF16 : PrefixStorage::kI8;
     o.k = f.k;
+    o.kept_share = f.kept;
     o.seed = static_cast<uint64_t>(f.seed);
     o.n_held_out = f.held_out;
     o.n_chunks = f.chunks;
@@ -200,6 +202,7 @@ std::string facts_of(const PrefixDocument& d) {
         h.is_whitened ? ", whitened" : "", ", seed ", h.seed, "\n  lookup ", lookup_of(d),
         "\n  from ", h.n_traces, " traces, ", human_count(h.n_trace_tokens), " tokens\n  holds ",
         human_bytes(d.held_bytes()), ", a token reads ", human_bytes(d.moved_bytes()));
+    if (d.n_kept() > 0) out += cat("; ", d.n_kept(), " entries a KV head kept as they are");
     if (d.has_exact()) out += cat("; exact prefix ", human_bytes(d.exact_bytes()));
     std::array<char, 160> line{};
     std::snprintf(line.data(), line.size(),
@@ -309,6 +312,11 @@ void add_build(CLI::App& group) {
                  "bytes held (24MiB; default: a quarter of the prefix's cache)");
     c.add_option("-k,--entries-per-head", f->k, "entries of a dictionary, instead of a budget")
         ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+    c.add_option("--kept", f->kept,
+                 "share of what is held that goes to the prefix's own entries which traces attend "
+                 "to most (0.5); the dictionaries hold what is left")
+        ->check(CLI::Range(0.0, 1.0))
+        ->capture_default_str();
     c.add_option("--keys", f->keys_of, "a key is one head's query, or those of a group of heads")
         ->check(CLI::IsMember({"head", "group"}))
         ->capture_default_str();

@@ -16,6 +16,7 @@
 #include "core/digest.h"
 #include "core/error.h"
 #include "engine/generate.h"
+#include "engine/prefix_mass.h"
 #include "engine/prefix_records.h"
 #include "engine/session.h"
 #include "memory/binary_stream.h"
@@ -77,7 +78,7 @@ Chosen choose(int64_t room, const PrefixText& text, const std::vector<TraceText>
 
 /// Everything that records depend on.
 std::string purpose_of(const PrefixRuntime& with, const PrefixPieces& pieces, const Chosen& chosen,
-                       PrefixKeys keys) {
+                       const PrefixBuildOptions& o, int64_t n_kept) {
     PrefixHeader h;
     set_hashes(h, with.loaded.file());
     Digest sum;
@@ -86,7 +87,8 @@ std::string purpose_of(const PrefixRuntime& with, const PrefixPieces& pieces, co
         sum.add(std::as_bytes(std::span(text.tokens())));
     }
     for (const TraceTokens& t : chosen.all) sum.add(std::as_bytes(std::span(t.tokens)));
-    return cat("records 2 ", h.model, " ", sum.hex(), " ", to_string(keys), "\n");
+    const std::string kept = n_kept > 0 ? cat(" without ", n_kept) : "";
+    return cat("records 2 ", h.model, " ", sum.hex(), " ", to_string(o.keys), kept, "\n");
 }
 
 /// What traces see of each piece, piece after piece.
@@ -154,6 +156,37 @@ bool wants_lists(const PrefixBuildOptions& o, const PrefixLayout& at, int64_t k)
     return o.lookup == PrefixLookup::kTwoLevel;
 }
 
+/// Bytes that may be held in all, where they are not given by a number of entries.
+size_t budget_of(const PrefixBuildOptions& o, size_t cache_bytes) {
+    return o.budget_bytes > 0 ? o.budget_bytes : cache_bytes / 4;
+}
+
+/// Entries that every head keeps.
+int64_t choose_kept(const PrefixBuildOptions& o, const PrefixHeader& h, const MemoryShape& shape,
+                    size_t cache_bytes) {
+    require(o.kept_share >= 0 && o.kept_share < 1, "a share of ", o.kept_share,
+            " for kept entries; it must be 0 or more and less than 1");
+    if (o.kept_share <= 0) return 0;
+    require(o.n_chunks == 1, "a prefix in pieces keeps no entries; leave --kept out");
+    require(std::ranges::all_of(shape.windows, [](int64_t w) { return w == 0; }),
+            "a model with a sliding window keeps no entries of a prefix; leave --kept out");
+    // With a number of entries, so much that their bytes are the rest.
+    const double held =
+        o.k > 0 ? static_cast<double>(static_cast<size_t>(o.k) *
+                                      prefix_entry_bytes(h.layout, h.n_layer, o.storage)) /
+                      (1 - o.kept_share)
+                : static_cast<double>(budget_of(o, cache_bytes));
+    const auto bytes = static_cast<size_t>(held * o.kept_share);
+    int64_t n = std::ssize(h.tokens) - 1;
+    const size_t one =
+        prefix_kept_bytes(h.layout, h.n_layer, 2) - prefix_kept_bytes(h.layout, h.n_layer, 1);
+    const size_t all = prefix_kept_bytes(h.layout, h.n_layer, n);
+    if (all > bytes) n -= static_cast<int64_t>((all - bytes + one - 1) / one);
+    require(n >= 1, "a share of ", o.kept_share, " of what is held (", bytes,
+            " bytes) is too small for one kept entry a head");
+    return n;
+}
+
 /// The most entries that a budget holds, lists and whitening included; whole tiles if it holds one.
 int64_t entries_in(size_t budget, const PrefixBuildOptions& o, const PrefixHeader& h) {
     const size_t entry = prefix_entry_bytes(h.layout, h.n_layer, o.storage);
@@ -170,11 +203,10 @@ int64_t entries_in(size_t budget, const PrefixBuildOptions& o, const PrefixHeade
 }
 
 /// Entries a dictionary may have, and why.
-int64_t choose_k(const PrefixBuildOptions& o, const PrefixHeader& h, size_t cache_bytes,
+int64_t choose_k(const PrefixBuildOptions& o, const PrefixHeader& h, size_t budget,
                  PrefixBuild& told) {
     const int64_t allowed = std::max<int64_t>(1, told.n_records / kRecordsPerEntry);
     const bool is_asked = o.k > 0 || o.budget_bytes > 0;
-    const size_t budget = o.budget_bytes > 0 ? o.budget_bytes : cache_bytes / 4;
     const int64_t k = o.k > 0 ? o.k : entries_in(budget, o, h);
     require(k >= 1, "a budget of ", budget, " bytes is too small: an entry takes ",
             prefix_entry_bytes(h.layout, h.n_layer, o.storage), " bytes over all layers",
@@ -279,6 +311,30 @@ Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
     return made;
 }
 
+/// What some of the traces attend to. They are followed once for that alone.
+std::vector<std::vector<float>> weigh(const PrefixRuntime& with, const ExactPrefix& exact,
+                                      const Chosen& chosen) {
+    constexpr int64_t kWeighed = 256;
+    const int64_t step = std::max<int64_t>(1, chosen.n_made_from / kWeighed);
+    std::vector<TraceTokens> some;
+    for (int64_t i = 0; i < chosen.n_made_from; i += step) {
+        some.push_back(chosen.all[static_cast<size_t>(i)]);
+    }
+    return traced_mass(with, exact, some);
+}
+
+void set_kept(const ExactPrefix& exact, std::span<const std::vector<int32_t>> kept,
+              Dictionaries& made) {
+    const MemoryShape& s = exact.shape();
+    for (int64_t layer = 0; layer < s.n_layer; ++layer) {
+        std::vector<EntryRows> heads;
+        for (int64_t h = 0; h < s.n_head_kv; ++h) heads.push_back(exact.rows(layer, h));
+        const auto of = kept.subspan(static_cast<size_t>(layer * s.n_head_kv), heads.size());
+        made.all.set_kept(layer, heads, of);
+        made.mean.set_kept(layer, heads, of);
+    }
+}
+
 }  // namespace
 
 PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
@@ -319,16 +375,26 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
     built.cache_bytes =
         static_cast<size_t>(shape.n_layer * shape.n_head_kv * shape.d_head * std::ssize(h.tokens)) *
         2 * sizeof(ggml_fp16_t);
-    h.k = choose_k(o, h, built.cache_bytes, built);
+    const int64_t n_kept = choose_kept(o, h, shape, built.cache_bytes);
+    const size_t budget = budget_of(o, built.cache_bytes);
+    const size_t kept_bytes = prefix_kept_bytes(h.layout, h.n_layer, n_kept);
+    h.k = choose_k(o, h, budget > kept_bytes ? budget - kept_bytes : 0, built);
 
-    PrefixRecords records(o.work_folder, purpose_of(with, pieces, chosen, o.keys), shape, lengths);
+    PrefixRecords records(o.work_folder, purpose_of(with, pieces, chosen, o, n_kept), shape,
+                          lengths);
     pieces.wait_in(records.folder().string());
+    std::vector<std::vector<int32_t>> kept;
+    if (n_kept > 0) {
+        kept = heaviest(weigh(with, pieces.read(0), chosen), n_kept);
+        pieces.set_apart(kept);
+    }
     auto start = Clock::now();
     Recording(with, pieces, chosen, o.keys, records).run();
     built.traces_s = seconds_since(start) - pieces.seconds_reading();
     start = Clock::now();
     Dictionaries made = cluster(with, records, h, o);
     built.clustering_s = seconds_since(start);
+    if (n_kept > 0) set_kept(pieces.read(0), kept, made);
     if (o.keep_exact) {
         for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
             std::vector<EntryRows> heads;

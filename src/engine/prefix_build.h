@@ -22,6 +22,9 @@ struct PrefixBuildOptions {
     PrefixStorage storage = PrefixStorage::kI8;
     int64_t k = 0;            // entries; 0: what the budget holds
     size_t budget_bytes = 0;  // of held bytes; 0: a quarter of the prefix's cache
+    /// Of what is held, the share that goes to the prefix's own entries which traces attend to
+    /// most: they are kept beside the dictionaries, whose states leave them out.
+    double kept_share = 0;
     uint64_t seed = 1;        // of the clustering
     int64_t n_chunks = 1;     // pieces that the prefix is read in, apart from each other
     int64_t n_held_out = 64;  // traces that are only checked with, at most an eighth of all

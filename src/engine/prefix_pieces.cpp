@@ -69,6 +69,13 @@ PrefixPieces::PrefixPieces(const PrefixRuntime& with, const PrefixText& text, in
             " tokens, and this model sees ", window, "; raise --chunks");
 }
 
+void PrefixPieces::set_apart(std::vector<std::vector<int32_t>> chosen) {
+    palimpsest::check(size() == 1, "a prefix in one piece");
+    apart_ = std::move(chosen);
+    last_ = {};
+    last_is_ = -1;
+}
+
 const ExactPrefix& PrefixPieces::read(int64_t i) {
     if (last_is_ == i) return *last_.exact;
     last_ = {};  // gone before the next one needs its place
@@ -78,6 +85,7 @@ const ExactPrefix& PrefixPieces::read(int64_t i) {
         folder_.empty() ? "" : (fs::path(folder_) / cat("piece_", i, ".entries")).string();
     last_ = read_prefix(with_, texts_[static_cast<size_t>(i)], {.saved_in = saved_in, .end = end_});
     last_is_ = i;
+    if (!apart_.empty()) last_.exact->set_apart(apart_);
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return *last_.exact;
 }
@@ -85,6 +93,7 @@ const ExactPrefix& PrefixPieces::read(int64_t i) {
 PrefixErrors PrefixPieces::check(const std::shared_ptr<const PrefixDocument>& document,
                                  const std::shared_ptr<const PrefixDocument>& mean_state,
                                  std::span<const TraceTokens> traces) {
+    if (document->n_kept() > 0) set_apart(document->kept_positions());
     int64_t longest = 0;
     for (const TraceTokens& t : traces) longest = std::max(longest, std::ssize(t.tokens));
     const int64_t whole = std::ssize(whole_.tokens());

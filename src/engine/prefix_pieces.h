@@ -13,7 +13,7 @@ namespace palimpsest {
 /// Reads a prefix; the Session owns the memory that `exact` points to.
 struct ReadPrefix {
     std::unique_ptr<Session> session;
-    const ExactPrefix* exact = nullptr;
+    ExactPrefix* exact = nullptr;
 };
 
 /// Where a prefix waits for later runs, and which position comes after it.
@@ -42,6 +42,9 @@ class PrefixPieces {
     [[nodiscard]] int64_t end() const { return end_; }
     void wait_in(std::string folder) { folder_ = std::move(folder); }
 
+    /// Entries of a prefix in one piece that are set apart whenever it is read (ExactPrefix).
+    void set_apart(std::vector<std::vector<int32_t>> chosen);
+
     /// A piece, read if it is not there. It lasts until another one is asked for.
     const ExactPrefix& read(int64_t i);
     [[nodiscard]] double seconds_reading() const { return seconds_; }
@@ -58,6 +61,7 @@ class PrefixPieces {
     std::vector<PrefixText> texts_;
     int64_t end_ = 0;
     std::string folder_;
+    std::vector<std::vector<int32_t>> apart_;
     ReadPrefix last_;
     int64_t last_is_ = -1;
     double seconds_ = 0;

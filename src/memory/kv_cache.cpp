@@ -92,6 +92,7 @@ size_t KvCache::bytes_with(int64_t entries) {
     int64_t most_decoded = 1;  // positions that the decoding kernel takes at once
     while (is_decoding(shape_, most_decoded + 1)) ++most_decoded;
     scratch_.prepare(most_decoded, longest);
+    if (prefix_ != nullptr) prefix_->begin({.n = evictor_->slack()});
     const Residue* residue = evictor_->residue();
     const auto lse_floats = static_cast<size_t>(shape_.n_head * evictor_->slack());
     size_t bytes = scratch_.bytes() + lse_floats * sizeof(float) + evictor_->policy().bytes() +

@@ -63,6 +63,26 @@ void check_lists(const PrefixLayer& l, int64_t codebook, int32_t n_entries) {
     }
 }
 
+/// Positions must be of the prefix, each once.
+void check_kept(const PrefixLayer& l, const PrefixHeader& h) {
+    const bool has = !l.kept_at.data.empty();
+    if (l.kept_k.data.empty() == has || l.kept_v.data.empty() == has) {
+        corrupt("half of its kept entries is missing");
+    }
+    if (!has) return;
+    const int64_t n = l.kept_at.shape[0];
+    if (h.n_chunks > 1 || n >= std::ssize(h.tokens))
+        corrupt(cat("it keeps ", n, " entries a head"));
+    for (int64_t head = 0; head < h.layout.n_head_kv; ++head) {
+        const std::span at(values_of<int32_t>(l.kept_at) + head * n, static_cast<size_t>(n));
+        const bool ascends =
+            std::ranges::adjacent_find(at, std::ranges::greater_equal{}) == at.end();
+        if (!ascends || at.front() < 0 || at.back() >= std::ssize(h.tokens)) {
+            corrupt("its kept entries are of no positions");
+        }
+    }
+}
+
 /// Every part's type and shape; every count and value that an index or a loop comes from.
 void check_layer(PrefixLayer& l, const PrefixHeader& h) {
     const PrefixLayout& at = h.layout;
@@ -98,6 +118,13 @@ void check_layer(PrefixLayer& l, const PrefixHeader& h) {
         if (t == &l.exact_k || t == &l.exact_v) {
             check_part(part, GGML_TYPE_F16, {at.d_head, n_exact, at.n_head_kv, 1});
         }
+        if (t == &l.kept_k || t == &l.kept_v) {
+            const int64_t n = l.kept_at.shape[0] + kPadding;
+            check_part(part, GGML_TYPE_F16, {at.d_head, n, at.n_head_kv, 1});
+        }
+        if (t == &l.kept_at) {
+            check_part(part, GGML_TYPE_I32, {l.kept_at.shape[0], at.n_head_kv, 1, 1});
+        }
     }
     if (is_i8 && (l.key_scale.data.empty() || l.value_scale.data.empty())) {
         corrupt("it has no scales");
@@ -105,6 +132,7 @@ void check_layer(PrefixLayer& l, const PrefixHeader& h) {
     // Lookups number entries in f32.
     if (k > int64_t{1} << 24) corrupt(cat("a dictionary has room for ", k, " entries"));
     if (l.exact_k.data.empty() != l.exact_v.data.empty()) corrupt("half of the prefix is missing");
+    check_kept(l, h);
     if (l.list_keys.data.empty() != l.list_start.data.empty())
         corrupt("half of its lists is missing");
     for (int64_t i = 0; i < c; ++i) {
@@ -122,10 +150,25 @@ bool is_layout(const PrefixLayout& l) {
            l.group() % l.heads_per_key == 0;
 }
 
+size_t kept_bytes_of(const PrefixLayer& l) {
+    return l.kept_k.data.size() + l.kept_v.data.size() + l.kept_at.data.size();
+}
+
 size_t bytes_of(const PrefixLayer& l) {
     return l.keys.data.size() + l.key_scale.data.size() + l.values.data.size() +
            l.value_scale.data.size() + l.lse.data.size() + l.whitening.data.size() +
-           l.list_keys.data.size() + l.list_start.data.size();
+           l.list_keys.data.size() + l.list_start.data.size() + kept_bytes_of(l);
+}
+
+/// One head's of tensors [D, n, Hkv] in f16.
+EntryRows rows_of(const GgufTensor& k, const GgufTensor& v, int64_t head) {
+    const size_t row = ggml_row_size(GGML_TYPE_F16, k.shape[0]);
+    const size_t at = static_cast<size_t>(head * k.shape[1]) * row;
+    return {.type = GGML_TYPE_F16,
+            .k = k.data.data() + at,
+            .v = v.data.data() + at,
+            .row_bytes = row,
+            .d = k.shape[0]};
 }
 
 /// Bytes of keys that one row's lookup reads, in the mean over codebooks.
@@ -157,7 +200,10 @@ std::vector<PrefixPart> parts_of(PrefixLayer& l, const PrefixHeader& h) {
             {"whitening", &l.whitening, h.is_whitened},
             {"floor", &l.floor, false},
             {"exact_k", &l.exact_k, false},
-            {"exact_v", &l.exact_v, false}};
+            {"exact_v", &l.exact_v, false},
+            {"kept_k", &l.kept_k, false},
+            {"kept_v", &l.kept_v, false},
+            {"kept_at", &l.kept_at, false}};
 }
 
 PrefixDocument::PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> layers,
@@ -178,6 +224,7 @@ PrefixDocument::PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> lay
     for (PrefixLayer& l : layers_) {
         check_layer(l, header_);
         if (l.list_keys.data.empty() == has_lists()) corrupt("not all layers have lists");
+        if (n_kept_of(l) != n_kept()) corrupt("not all layers keep as many entries");
     }
 }
 
@@ -271,13 +318,23 @@ float PrefixDocument::floor(int64_t layer, int64_t codebook) const {
 
 EntryRows PrefixDocument::exact(int64_t layer, int64_t head_kv) const {
     const PrefixLayer& l = layers_[static_cast<size_t>(layer)];
-    const size_t row = ggml_row_size(GGML_TYPE_F16, header_.layout.d_head);
-    const size_t at = static_cast<size_t>(head_kv * l.exact_k.shape[1]) * row;
-    return {.type = GGML_TYPE_F16,
-            .k = l.exact_k.data.data() + at,
-            .v = l.exact_v.data.data() + at,
-            .row_bytes = row,
-            .d = header_.layout.d_head};
+    return rows_of(l.exact_k, l.exact_v, head_kv);
+}
+
+EntryRows PrefixDocument::kept(int64_t layer, int64_t head_kv) const {
+    const PrefixLayer& l = layers_[static_cast<size_t>(layer)];
+    return rows_of(l.kept_k, l.kept_v, head_kv);
+}
+
+std::vector<std::vector<int32_t>> PrefixDocument::kept_positions() const {
+    std::vector<std::vector<int32_t>> all;
+    for (const PrefixLayer& l : layers_) {
+        for (int64_t h = 0; h < header_.layout.n_head_kv; ++h) {
+            const int32_t* first = values_of<int32_t>(l.kept_at) + h * n_kept();
+            all.emplace_back(first, first + n_kept());
+        }
+    }
+    return all;
 }
 
 size_t PrefixDocument::held_bytes() const {
@@ -295,7 +352,7 @@ size_t PrefixDocument::moved_bytes() const {
         // Rows of a codebook pass all keys together, but each opens lists of its own.
         const auto passes =
             l.list_keys.data.empty() ? static_cast<size_t>(at.n_codebooks()) : lookups;
-        n += passes * bytes_matched(l, at) + l.whitening.data.size();
+        n += passes * bytes_matched(l, at) + l.whitening.data.size() + kept_bytes_of(l);
         // Of the values, one entry for each lookup.
         const auto width = static_cast<size_t>(at.width());
         n += lookups * (width * ggml_type_size(l.values.type) +
@@ -321,6 +378,14 @@ size_t prefix_list_bytes(const PrefixLayout& l, int64_t n_layer, int64_t k) {
     const size_t one =
         match_bytes(GGML_TYPE_F16, n, l.width()) + static_cast<size_t>(n + 1) * sizeof(int32_t);
     return one * static_cast<size_t>(l.n_codebooks() * n_layer);
+}
+
+size_t prefix_kept_bytes(const PrefixLayout& l, int64_t n_layer, int64_t n) {
+    if (n == 0) return 0;
+    const size_t row = ggml_row_size(GGML_TYPE_F16, l.d_head);
+    const size_t head =
+        2 * static_cast<size_t>(n + kPadding) * row + static_cast<size_t>(n) * sizeof(int32_t);
+    return static_cast<size_t>(n_layer * l.n_head_kv) * head;
 }
 
 size_t prefix_entry_bytes(const PrefixLayout& l, int64_t n_layer, PrefixStorage storage) {
@@ -479,21 +544,35 @@ void PrefixAssembly::set_floors(std::span<const float> floors) {
     }
 }
 
-void PrefixAssembly::set_exact(int64_t layer, std::span<const EntryRows> heads) {
-    const int64_t n = std::ssize(header_.tokens);
+/// The first n rows of every head, and padding.
+GgufTensor PrefixAssembly::own_rows(std::span<const EntryRows> heads, int64_t n,
+                                    const std::byte* EntryRows::*part) {
     const size_t row = ggml_row_size(GGML_TYPE_F16, header_.layout.d_head);
     const size_t padded = static_cast<size_t>(n + kPadding) * row;
-    std::vector<std::byte> k(padded * heads.size());
-    std::vector<std::byte> v(padded * heads.size());
+    std::vector<std::byte> bytes(padded * heads.size());
     for (size_t h = 0; h < heads.size(); ++h) {
         check(heads[h].type == GGML_TYPE_F16 && heads[h].row_bytes == row, "exact entries in f16");
-        std::copy_n(heads[h].k, static_cast<size_t>(n) * row, k.data() + h * padded);
-        std::copy_n(heads[h].v, static_cast<size_t>(n) * row, v.data() + h * padded);
+        std::copy_n(heads[h].*part, static_cast<size_t>(n) * row, bytes.data() + h * padded);
     }
-    const Shape shape = {header_.layout.d_head, n + kPadding, std::ssize(heads), 1};
+    return own(GGML_TYPE_F16, {header_.layout.d_head, n + kPadding, std::ssize(heads), 1},
+               std::move(bytes));
+}
+
+void PrefixAssembly::set_exact(int64_t layer, std::span<const EntryRows> heads) {
     PrefixLayer& l = layers_[static_cast<size_t>(layer)];
-    l.exact_k = own(GGML_TYPE_F16, shape, std::move(k));
-    l.exact_v = own(GGML_TYPE_F16, shape, std::move(v));
+    l.exact_k = own_rows(heads, std::ssize(header_.tokens), &EntryRows::k);
+    l.exact_v = own_rows(heads, std::ssize(header_.tokens), &EntryRows::v);
+}
+
+void PrefixAssembly::set_kept(int64_t layer, std::span<const EntryRows> heads,
+                              std::span<const std::vector<int32_t>> positions) {
+    const int64_t n = std::ssize(positions.front());
+    std::vector<int32_t> all;
+    for (const std::vector<int32_t>& of : positions) all.insert(all.end(), of.begin(), of.end());
+    PrefixLayer& l = layers_[static_cast<size_t>(layer)];
+    l.kept_k = own_rows(heads, n, &EntryRows::k);
+    l.kept_v = own_rows(heads, n, &EntryRows::v);
+    l.kept_at = own(GGML_TYPE_I32, {n, std::ssize(heads), 1, 1}, raw(all));
 }
 
 PrefixDocument PrefixAssembly::document(const PrefixHeader& header) const {

@@ -58,6 +58,9 @@ struct PrefixLayer {
     GgufTensor floor;        // [C] f32: similarity below which a query is unlike any trace
     GgufTensor exact_k;      // [D, L + padding, Hkv] f16: the prefix itself, for the gate
     GgufTensor exact_v;
+    GgufTensor kept_k;   // [D, M + padding, Hkv] f16: M of the prefix's own entries, which the
+    GgufTensor kept_v;   // states in the dictionaries leave out
+    GgufTensor kept_at;  // [M, Hkv] i32: which, ascending
 };
 
 /// A name in the file, the tensor, and what it must be.
@@ -111,7 +114,14 @@ class PrefixDocument {
     /// The prefix's own entries of a KV head, if it has them.
     [[nodiscard]] EntryRows exact(int64_t layer, int64_t head_kv) const;
 
-    /// Memory that lookups read from, all layers: keys, values, logarithms, whitening.
+    /// The prefix's own entries that each KV head keeps beside its dictionary; 0: none.
+    [[nodiscard]] int64_t n_kept() const { return n_kept_of(layers_.front()); }
+    [[nodiscard]] EntryRows kept(int64_t layer, int64_t head_kv) const;
+    /// Their positions: [layer * n_head_kv + head_kv].
+    [[nodiscard]] std::vector<std::vector<int32_t>> kept_positions() const;
+
+    /// Memory that requests read from, all layers: keys, values, logarithms, whitening, kept
+    /// entries.
     [[nodiscard]] size_t held_bytes() const;
     /// Of that, what one token reads.
     [[nodiscard]] size_t moved_bytes() const;
@@ -119,6 +129,10 @@ class PrefixDocument {
     [[nodiscard]] size_t exact_bytes() const;
 
  private:
+    [[nodiscard]] static int64_t n_kept_of(const PrefixLayer& layer) {
+        return layer.kept_at.data.empty() ? 0 : layer.kept_at.shape[0];
+    }
+
     PrefixHeader header_;
     std::vector<PrefixLayer> layers_;
     std::shared_ptr<const void> owner_;
@@ -132,6 +146,9 @@ enum class PrefixStorage { kF16, kI8 };
 
 /// Bytes that lists take, all codebooks of all layers, k entries a codebook.
 [[nodiscard]] size_t prefix_list_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t k);
+
+/// Bytes that so many kept entries a KV head take, all layers.
+[[nodiscard]] size_t prefix_kept_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t n);
 
 /// Bytes of an entry of all codebooks of all layers: what a budget is divided by.
 [[nodiscard]] size_t prefix_entry_bytes(const PrefixLayout& layout, int64_t n_layer,
@@ -148,12 +165,17 @@ class PrefixAssembly {
     void set_floors(std::span<const float> floors);
     /// Exact entries of a layer: rows of all KV heads, f16, of as many positions as the prefix.
     void set_exact(int64_t layer, std::span<const EntryRows> heads);
+    /// Kept entries of a layer: the first rows of all KV heads, and the positions they are of.
+    void set_kept(int64_t layer, std::span<const EntryRows> heads,
+                  std::span<const std::vector<int32_t>> positions);
 
     /// The document so far; shares memory with this object, which may go.
     [[nodiscard]] PrefixDocument document(const PrefixHeader& header) const;
 
  private:
     GgufTensor own(ggml_type type, const Shape& shape, std::vector<std::byte> bytes);
+    GgufTensor own_rows(std::span<const EntryRows> heads, int64_t n,
+                        const std::byte* EntryRows::*part);
 
     PrefixHeader header_;
     PrefixStorage storage_;

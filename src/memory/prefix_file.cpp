@@ -16,7 +16,7 @@ namespace palimpsest {
 
 namespace {
 
-constexpr int64_t kVersion = 1;
+constexpr int64_t kVersion = 2;  // 1: without kept entries, and still written so
 constexpr int64_t kMostDocuments = 1024;
 
 [[noreturn]] void corrupt(const std::string& what) {
@@ -107,7 +107,8 @@ std::string digest_of(const PrefixDocument& d) {
     for (PrefixLayer l : d.layers()) {
         for (const PrefixPart& part : parts_of(l, d.header())) {
             // These came later: what has none keeps the sum that it had.
-            if (part.tensor->data.empty() && part.name.starts_with("list_")) continue;
+            const bool is_later = part.name.starts_with("list_") || part.name.starts_with("kept_");
+            if (part.tensor->data.empty() && is_later) continue;
             sum.add(part.name);
             sum.add(part.tensor->data);
         }
@@ -198,7 +199,9 @@ void write_prefixes(const std::string& path,
     require(!documents.empty(), "no prefix memory is left to write");
     GgufWriter to;
     to.set_text("general.architecture", "palimpsest-prefix");
-    to.set_integer("prefix.version", kVersion);
+    const bool keeps =
+        std::ranges::any_of(documents, [](const auto& d) { return d->n_kept() > 0; });
+    to.set_integer("prefix.version", keeps ? kVersion : 1);
     to.set_integer("prefix.count", std::ssize(documents));
     for (int64_t i = 0; i < std::ssize(documents); ++i) {
         write(to, *documents[static_cast<size_t>(i)], i);
@@ -213,9 +216,9 @@ std::vector<std::shared_ptr<const PrefixDocument>> read_prefixes(const std::stri
                     cat("'", path, "' is no prefix memory; 'palimpsest prefix build' makes one"));
     }
     const int64_t version = file->integer("prefix.version").value_or(0);
-    if (version != kVersion) {
+    if (version < 1 || version > kVersion) {
         throw Error(ErrorCode::kUnsupported, cat("'", path, "' is of format ", version,
-                                                 "; this program reads format ", kVersion));
+                                                 "; this program reads formats 1 to ", kVersion));
     }
     const int64_t n = file->integer("prefix.count").value_or(0);
     if (n < 1 || n > kMostDocuments) corrupt(cat("it has ", n, " documents"));

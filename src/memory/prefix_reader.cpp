@@ -58,8 +58,31 @@ void check_prefixes(const PrefixUse& use, const MemoryShape& shape) {
         require(fits, "the prefix memory '", d->header().name, "' is for a model of ",
                 d->header().n_layer, " layers with ", at.n_head, " heads of ", at.d_head,
                 "; this one has ", shape.n_layer, " with ", shape.n_head, " of ", shape.d_head);
+        const bool slides = std::ranges::any_of(shape.windows, [](int64_t w) { return w > 0; });
+        require(d->n_kept() == 0 || !slides, "the prefix memory '", d->header().name,
+                "' keeps entries, which no model with a sliding window can have");
     }
 }
+
+/// What a document keeps of its prefix; nothing is stored.
+class PrefixReader::KeptEntries final : public EntrySource {
+ public:
+    explicit KeptEntries(const PrefixDocument& document) : document_(document) {}
+    void store(int64_t /*layer*/, int64_t /*head*/, int64_t /*i*/, const float* /*k*/,
+               const float* /*v*/) noexcept override {}
+    [[nodiscard]] EntryRows rows(int64_t layer, int64_t head) const noexcept override {
+        return document_.kept(layer, head);
+    }
+    [[nodiscard]] SlotRange visible(int64_t /*layer*/, int64_t /*head*/,
+                                    int64_t /*i*/) const noexcept override {
+        return {0, document_.n_kept()};
+    }
+
+ private:
+    const PrefixDocument& document_;
+};
+
+PrefixReader::~PrefixReader() = default;
 
 PrefixReader::PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n_threads)
     : use_(use), shape_(shape), shares_(static_cast<size_t>(n_threads)) {
@@ -68,11 +91,23 @@ PrefixReader::PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n
     for (const auto& d : use.documents) {
         const PrefixLayout& at = d->header().layout;
         longest = std::max(longest, kPositionsAtOnce * at.rows() * at.width());
+        Kept& kept = kept_.emplace_back();
+        if (d->n_kept() == 0) continue;
+        kept.entries = std::make_unique<KeptEntries>(*d);
+        kept.scratch = std::make_unique<AttentionScratch>(shape, n_threads);
+        kept.scratch->note_lse();
     }
     for (Share& s : shares_) {
         s.queries.resize(static_cast<size_t>(longest));
         s.kernel.resize(attention_scratch_floats(shape.d_head, shape.group()) + 16);
         s.state.resize(static_cast<size_t>(shape.d_head));
+    }
+}
+
+void PrefixReader::begin(const Step& step) {
+    step_ = step;
+    for (size_t i = 0; i < kept_.size(); ++i) {
+        if (kept_[i].scratch) kept_[i].scratch->prepare(step.n, use_.documents[i]->n_kept());
     }
 }
 
@@ -150,12 +185,16 @@ class PrefixReader::MatchOp final : public CustomOp {
 };
 
 /// dst [d_head * n_head, n]; sources: attention so far, what was matched, keys' queries, rotated
-/// queries.
+/// queries, and attention over kept entries, if there are any.
 class PrefixReader::JoinOp final : public CustomOp {
  public:
-    JoinOp(PrefixReader& of, const PrefixDocument& document, AttentionScratch& scratch,
-           const AttentionInputs& in)
-        : of_(of), document_(document), scratch_(scratch), layer_(in.layer), scale_(in.scale) {
+    JoinOp(PrefixReader& of, size_t document, AttentionScratch& scratch, const AttentionInputs& in)
+        : of_(of),
+          document_(*of.use_.documents[document]),
+          kept_(of.kept_[document]),
+          scratch_(scratch),
+          layer_(in.layer),
+          scale_(in.scale) {
         const auto n = static_cast<float>(of.use_.documents.size());
         shared_ = std::log(n);
     }
@@ -207,6 +246,7 @@ class PrefixReader::JoinOp final : public CustomOp {
             if (!reaches || (best.index < 0 && !is_exact)) continue;
             float lse = is_exact ? exact(dst->src[3], h, i, share)
                                  : document_.state(layer_, codebook, best.index, b, share.state);
+            if (!is_exact && kept_.scratch) lse = with_kept(dst->src[4], h, i, lse, share);
             if (lse < kNothing) continue;
             lse -= shared_;
             float* own = scratch_.lse(h, i);
@@ -214,6 +254,16 @@ class PrefixReader::JoinOp final : public CustomOp {
             *own = join_state({out, static_cast<size_t>(at.d_head)}, *own, share.state, lse);
         }
         if (reaches) share.weight += double{weight} / static_cast<double>(at.blocks());
+    }
+
+    /// Joins what is kept into the state that was found.
+    float with_kept(const ggml_tensor* attended, int64_t head, int64_t i, float lse,
+                    Share& share) const {
+        const auto* column = reinterpret_cast<const float*>(
+            static_cast<const char*>(attended->data) + static_cast<size_t>(i) * attended->nb[1]);
+        const auto d = static_cast<size_t>(document_.header().layout.d_head);
+        return join_state(share.state, lse, {column + static_cast<size_t>(head) * d, d},
+                          *kept_.scratch->lse(head, i));
     }
 
     /// Counts a lookup. Does it read the exact prefix?
@@ -251,6 +301,7 @@ class PrefixReader::JoinOp final : public CustomOp {
 
     PrefixReader& of_;
     const PrefixDocument& document_;
+    const Kept& kept_;
     AttentionScratch& scratch_;
     int64_t layer_;
     float scale_, shared_;
@@ -258,7 +309,8 @@ class PrefixReader::JoinOp final : public CustomOp {
 
 Tensor PrefixReader::join(Graph& g, const AttentionInputs& in, Tensor attended,
                           AttentionScratch& scratch) {
-    for (const auto& document : use_.documents) {
+    for (size_t which = 0; which < use_.documents.size(); ++which) {
+        const auto& document = use_.documents[which];
         const PrefixLayout& at = document->header().layout;
         const bool is_pre = document->header().keys == PrefixKeys::kPre;
         Tensor keys = is_pre ? in.q_raw : in.q;
@@ -266,9 +318,13 @@ Tensor PrefixReader::join(Graph& g, const AttentionInputs& in, Tensor attended,
         const std::array<Tensor, 1> asked = {keys};
         Tensor matched = g.custom({2, parts_for(n), at.n_codebooks() * at.rows(), n}, asked,
                                   std::make_unique<MatchOp>(*this, *document, in.layer));
-        const std::array<Tensor, 4> sources = {attended, matched, keys, in.q};
+        std::vector<Tensor> sources = {attended, matched, keys, in.q};
+        const Kept& kept = kept_[which];
+        if (kept.entries) {
+            sources.push_back(g.keep(fused_attention(g, shape_, in, *kept.entries, *kept.scratch)));
+        }
         attended = g.custom({attended->ne[0], attended->ne[1], 1, 1}, sources,
-                            std::make_unique<JoinOp>(*this, *document, scratch, in));
+                            std::make_unique<JoinOp>(*this, which, scratch, in));
     }
     return attended;
 }
@@ -313,6 +369,7 @@ size_t PrefixReader::bytes() const {
     for (const Share& s : shares_) {
         n += (s.queries.size() + s.state.size() + s.kernel.size()) * sizeof(float);
     }
+    for (const Kept& k : kept_) n += k.scratch ? k.scratch->bytes() : 0;
     return n;
 }
 

@@ -34,9 +34,12 @@ void check_prefixes(const PrefixUse& use, const MemoryShape& shape);
 class PrefixReader {
  public:
     PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n_threads);
+    PrefixReader(const PrefixReader&) = delete;
+    PrefixReader& operator=(const PrefixReader&) = delete;
+    ~PrefixReader();
 
     /// The step whose graph runs next.
-    void begin(const Step& step) { step_ = step; }
+    void begin(const Step& step);
 
     /// Graph side: `attended` [d_head * n_head, n] with the prefixes joined. `scratch` must note
     /// every query's lse; it has that of everything together afterwards.
@@ -52,6 +55,7 @@ class PrefixReader {
  private:
     class MatchOp;
     class JoinOp;
+    class KeptEntries;
 
     /// One thread's counts and memory.
     struct Share {
@@ -59,11 +63,17 @@ class PrefixReader {
         double weight = 0, similarity = 0;
         std::vector<float> queries, state, kernel;
     };
+    /// Attention over the entries that a document keeps.
+    struct Kept {
+        std::unique_ptr<KeptEntries> entries;
+        std::unique_ptr<AttentionScratch> scratch;
+    };
 
     PrefixUse use_;
     MemoryShape shape_;
     Step step_ = {};
     std::vector<Share> shares_;  // [thread]
+    std::vector<Kept> kept_;     // [document]; empty ones keep none
 };
 
 }  // namespace palimpsest

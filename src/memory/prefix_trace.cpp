@@ -1,13 +1,13 @@
 #include "memory/prefix_trace.h"
 
 #include <algorithm>
-#include <array>
 #include <istream>
 #include <ostream>
 
 #include "core/error.h"
 #include "memory/attention_state.h"
 #include "memory/binary_stream.h"
+#include "memory/selection.h"
 
 namespace palimpsest {
 
@@ -27,6 +27,19 @@ void EntryLine::read_head(std::istream& in, int64_t layer, int64_t head, int64_t
         in.read(reinterpret_cast<char*>(bytes.data()), std::ssize(bytes));
     }
     if (!in) throw Error(ErrorCode::kCorrupt, "the saved prefix ends too early");
+}
+
+void EntryLine::arrange(int64_t layer, int64_t head, std::span<const int32_t> order) {
+    check(std::ssize(order) == n_, "every entry has a place");
+    for (const std::span<std::byte> bytes :
+         {store_.key_bytes(layer, head, 0, n_), store_.value_bytes(layer, head, 0, n_)}) {
+        const std::vector<std::byte> old(bytes.begin(), bytes.end());
+        const size_t row = bytes.size() / order.size();
+        for (size_t i = 0; i < order.size(); ++i) {
+            std::copy_n(old.begin() + static_cast<std::ptrdiff_t>(row) * order[i], row,
+                        bytes.begin() + static_cast<std::ptrdiff_t>(i * row));
+        }
+    }
 }
 
 size_t EntryLine::bytes() const {
@@ -55,10 +68,11 @@ MemoryUsage ExactPrefix::usage() const {
             .bytes = line_.bytes() + scratch_.bytes()};
 }
 
-/// The prefix as its followers see it; nothing is stored.
+/// The prefix as its followers see it, either what was set apart or the rest; nothing is stored.
 class TraceMemory::FrozenEntries final : public EntrySource {
  public:
-    FrozenEntries(const ExactPrefix& prefix, const EntryLine& own) : prefix_(prefix), own_(own) {}
+    FrozenEntries(const ExactPrefix& prefix, const EntryLine& own, bool is_apart)
+        : prefix_(prefix), own_(own), is_apart_(is_apart) {}
     void store(int64_t /*layer*/, int64_t /*head*/, int64_t /*i*/, const float* /*k*/,
                const float* /*v*/) noexcept override {}
     [[nodiscard]] EntryRows rows(int64_t layer, int64_t head) const noexcept override {
@@ -66,6 +80,8 @@ class TraceMemory::FrozenEntries final : public EntrySource {
     }
     [[nodiscard]] SlotRange visible(int64_t layer, int64_t /*head*/,
                                     int64_t i) const noexcept override {
+        if (is_apart_) return {0, prefix_.n_apart()};
+        if (prefix_.n_apart() > 0) return {prefix_.n_apart(), prefix_.size()};
         const int64_t window = prefix_.shape().window(layer);
         const int64_t oldest =
             window > 0 ? own_.next_position() + i - window + 1 - prefix_.first_position() : 0;
@@ -75,6 +91,7 @@ class TraceMemory::FrozenEntries final : public EntrySource {
  private:
     const ExactPrefix& prefix_;
     const EntryLine& own_;
+    bool is_apart_;
 };
 
 TraceMemory::TraceMemory(const Backend& backend, const ExactPrefix& prefix, int64_t n_positions,
@@ -84,12 +101,15 @@ TraceMemory::TraceMemory(const Backend& backend, const ExactPrefix& prefix, int6
       keys_(keys),
       on_step_(std::move(on_step)),
       own_(shape_, GGML_TYPE_F32, n_positions, prefix.next_position()),
-      frozen_(std::make_shared<FrozenEntries>(prefix, own_)),
+      frozen_(std::make_shared<FrozenEntries>(prefix, own_, false)),
+      apart_(std::make_shared<FrozenEntries>(prefix, own_, true)),
       scratch_(shape_, backend.n_threads()),
       prefix_scratch_(shape_, backend.n_threads()),
+      apart_scratch_(shape_, backend.n_threads()),
       layers_(static_cast<size_t>(shape_.n_layer)) {
     scratch_.note_lse();
     prefix_scratch_.note_lse();
+    apart_scratch_.note_lse();
 }
 
 uint64_t TraceMemory::plan(const Step& step) {
@@ -99,6 +119,7 @@ uint64_t TraceMemory::plan(const Step& step) {
     }
     scratch_.prepare(step.n, own_.size() + step.n);
     prefix_scratch_.prepare(step.n, prefix_.size());
+    if (prefix_.n_apart() > 0) apart_scratch_.prepare(step.n, prefix_.n_apart());
     if (on_step_) {
         const auto n = static_cast<size_t>(step.n * shape_.n_head);
         const auto d = static_cast<size_t>(shape_.d_head);
@@ -113,7 +134,8 @@ uint64_t TraceMemory::plan(const Step& step) {
     return static_cast<uint64_t>(step.n);
 }
 
-/// dst [d_head * n_head, n]; sources: attention over the trace, over the prefix, queries.
+/// dst [d_head * n_head, n]; sources: attention over the trace, over the prefix, queries, and over
+/// what was set apart, if anything was.
 class TraceMemory::SplitOp final : public CustomOp {
  public:
     SplitOp(TraceMemory& of, int64_t layer) : of_(of), layer_(layer) {}
@@ -132,13 +154,20 @@ class TraceMemory::SplitOp final : public CustomOp {
             const int64_t i = w / shape.n_head;
             const int64_t h = w % shape.n_head;
             const std::span<float> out(static_cast<float*>(dst->data) + w * shape.d_head, d);
-            const std::span<const float> own(row(dst->src[0], i, h), d);
             const std::span<const float> prefix(row(dst->src[1], i, h), d);
-            const float own_lse = *of_.scratch_.lse(h, i);
+            std::copy_n(row(dst->src[0], i, h), d, out.begin());
+            float own_lse = *of_.scratch_.lse(h, i);
+            if (dst->src[3] != nullptr) {
+                own_lse = join_state(out, own_lse, {row(dst->src[3], i, h), d},
+                                     *of_.apart_scratch_.lse(h, i));
+            }
+            if (of_.on_step_) {
+                std::ranges::copy(out,
+                                  told.own.begin() + static_cast<std::ptrdiff_t>(w) * shape.d_head);
+            }
             const SlotRange seen = of_.frozen_->visible(layer_, h, i);
             float prefix_lse = kEmptyState;
             if (seen.begin < seen.end) prefix_lse = *of_.prefix_scratch_.lse(h, i);
-            std::ranges::copy(own, out.begin());
             join_state(out, own_lse, prefix, prefix_lse);
             if (!of_.on_step_) continue;
             const auto at = static_cast<size_t>(w);
@@ -147,7 +176,6 @@ class TraceMemory::SplitOp final : public CustomOp {
                                                                static_cast<size_t>(h) * q->nb[1] +
                                                                static_cast<size_t>(i) * q->nb[2]);
             std::copy_n(query, d, told.keys.data() + at * d);
-            std::ranges::copy(own, told.own.data() + at * d);
             told.lse[at] = prefix_lse;
             told.own_lse[at] = own_lse;
             float* to = told.outputs.data() + at * d;
@@ -167,8 +195,10 @@ class TraceMemory::SplitOp final : public CustomOp {
 Tensor TraceMemory::attend(Graph& g, const AttentionInputs& in) {
     Tensor own = g.keep(fused_attention(g, shape_, in, own_, scratch_));
     Tensor prefix = g.keep(fused_attention(g, shape_, in, *frozen_, prefix_scratch_));
-    const std::array<Tensor, 3> sources = {own, prefix,
-                                           keys_ == PrefixKeys::kPre ? in.q_raw : in.q};
+    std::vector<Tensor> sources = {own, prefix, keys_ == PrefixKeys::kPre ? in.q_raw : in.q};
+    if (prefix_.n_apart() > 0) {
+        sources.push_back(g.keep(fused_attention(g, shape_, in, *apart_, apart_scratch_)));
+    }
     // Kept: the last layer is told too, where no logits are wanted.
     return g.keep(g.custom({own->ne[0], own->ne[1], 1, 1}, sources,
                            std::make_unique<SplitOp>(*this, in.layer)));
@@ -182,6 +212,20 @@ void ExactPrefix::keep(std::span<const std::vector<int32_t>> kept) {
         line_.gather(at / shape_.n_head_kv, at % shape_.n_head_kv, kept[i]);
     }
     line_.shrink(static_cast<int64_t>(n));
+}
+
+void ExactPrefix::set_apart(std::span<const std::vector<int32_t>> chosen) {
+    check(n_apart_ == 0 && std::ssize(chosen) == shape_.n_layer * shape_.n_head_kv,
+          "entries of every head, once");
+    for (size_t i = 0; i < chosen.size(); ++i) {
+        check(chosen[i].size() == chosen.front().size(), "as many entries of every head");
+        std::vector<int32_t> order = chosen[i];
+        const std::vector<int32_t> rest = complement(chosen[i], line_.size());
+        order.insert(order.end(), rest.begin(), rest.end());
+        const auto at = static_cast<int64_t>(i);
+        line_.arrange(at / shape_.n_head_kv, at % shape_.n_head_kv, order);
+    }
+    n_apart_ = std::ssize(chosen.front());
 }
 
 void ExactPrefix::save(std::ostream& out) const {
@@ -199,7 +243,7 @@ void ExactPrefix::load(std::istream& in) {
     if (n < 1 || n > line_.size() + line_.room()) {
         throw Error(ErrorCode::kCorrupt, cat("the saved prefix has ", n, " positions"));
     }
-    line_.clear();
+    reset();
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
         for (int64_t h = 0; h < shape_.n_head_kv; ++h) line_.read_head(in, layer, h, n);
     }
@@ -217,7 +261,7 @@ MemoryUsage TraceMemory::usage() const {
 }
 
 size_t TraceMemory::bytes() const {
-    size_t n = own_.bytes() + scratch_.bytes() + prefix_scratch_.bytes();
+    size_t n = own_.bytes() + scratch_.bytes() + prefix_scratch_.bytes() + apart_scratch_.bytes();
     for (const TracedLayer& l : layers_) {
         n += (l.keys.size() + l.outputs.size() + l.own.size() + l.lse.size() + l.own_lse.size()) *
              sizeof(float);

@@ -33,6 +33,8 @@ class EntryLine final : public EntrySource {
     void gather(int64_t layer, int64_t head, std::span<const int32_t> kept) noexcept {
         store_.gather(layer, head, kept);
     }
+    /// Slots of a head are filled anew, the first with what was in order[0], and so on.
+    void arrange(int64_t layer, int64_t head, std::span<const int32_t> order);
     /// Only the first n slots are left; the next position stays what it is.
     void shrink(int64_t n) {
         first_position_ += n_ - n;
@@ -64,7 +66,10 @@ class ExactPrefix final : public ContextMemory {
     uint64_t plan(const Step& step) override;
     Tensor attend(Graph& g, const AttentionInputs& in) override;
     void settle(const Step& step) override { line_.append(step.n); }
-    void reset() override { line_.clear(); }
+    void reset() override {
+        line_.clear();
+        n_apart_ = 0;
+    }
     [[nodiscard]] MemoryUsage usage() const override;
     [[nodiscard]] MemoryReport report() const override { return {}; }
     [[nodiscard]] int64_t room() const override { return line_.room(); }
@@ -81,6 +86,12 @@ class ExactPrefix final : public ContextMemory {
     /// Keeps some entries, as many of every head: kept[layer * n_head_kv + head], ascending. For
     /// comparisons with eviction; only where no layer has a window.
     void keep(std::span<const std::vector<int32_t>> kept);
+    /// Moves some to the front, as many of every head: followers attend to them and to the rest
+    /// apart. Chosen as in keep(), from entries in the order of their positions; not where a layer
+    /// has a window.
+    void set_apart(std::span<const std::vector<int32_t>> chosen);
+    /// Slots [0, n_apart()) of every head were set apart.
+    [[nodiscard]] int64_t n_apart() const { return n_apart_; }
 
  private:
     template <class Work>
@@ -93,18 +104,19 @@ class ExactPrefix final : public ContextMemory {
     MemoryShape shape_;
     EntryLine line_;
     AttentionScratch scratch_;
+    int64_t n_apart_ = 0;
 };
 
 /// What the queries of one step saw in one layer, position after position: [n][n_head][d_head],
 /// logarithms [n][n_head].
 struct TracedLayer {
     std::vector<float> keys;          // as they will be looked up
-    std::vector<float> outputs, lse;  // over the prefix alone
-    std::vector<float> own, own_lse;  // over the trace alone
+    std::vector<float> outputs, lse;  // over the prefix alone, but for what was set apart in it
+    std::vector<float> own, own_lse;  // over the trace, and what was set apart
 };
 
 /// Follows an exact prefix: attention over both, split at their border and joined exactly, and both
-/// halves told. Memory of one sequence; the prefix is only read and may be shared.
+/// parts told. Memory of one sequence; the prefix is only read and may be shared.
 class TraceMemory final : public ContextMemory {
  public:
     /// Step by step, after it: position of its first in the trace, their number, all layers.
@@ -135,8 +147,8 @@ class TraceMemory final : public ContextMemory {
     PrefixKeys keys_;
     OnStep on_step_;
     EntryLine own_;
-    std::shared_ptr<FrozenEntries> frozen_;
-    AttentionScratch scratch_, prefix_scratch_;
+    std::shared_ptr<FrozenEntries> frozen_, apart_;
+    AttentionScratch scratch_, prefix_scratch_, apart_scratch_;
     std::vector<TracedLayer> layers_;
 };
 

@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "core/error.h"
+#include "engine/prefix_mass.h"
 #include "engine/prefix_records.h"
 #include "memory/kv_cache.h"
 #include "memory/prefix_file.h"
@@ -301,14 +302,15 @@ TEST_F(TinyBuild, PiecesOfAShortPrefixAreCheckedAgainstTheWhole) {
 TEST_F(TinyBuild, ThreadsDoNotChangeABit) {
     const PrefixText text = text_of(rules(8));
     std::vector<std::string> written;
-    for (const int n_threads : {1, 3}) {
+    for (const auto& [n_threads, kept] : {std::pair(1, 0.0), {3, 0.0}, {1, 0.5}, {3, 0.5}}) {
         Backend its_backend(n_threads);
         const LoadedModel its_model(model_file.path(), its_backend);
         const testing::TemporaryFolder folder;
         PrefixBuildOptions o = {.name = "rules",
                                 .whiten = true,
                                 .k = 30,
-                                .n_chunks = 2,
+                                .kept_share = kept,
+                                .n_chunks = kept > 0 ? 1 : 2,
                                 .is_forced = true,
                                 .lookup = PrefixLookup::kTwoLevel,
                                 .work_folder = folder.path()};
@@ -320,6 +322,7 @@ TEST_F(TinyBuild, ThreadsDoNotChangeABit) {
         written.push_back(testing::read_text(file.path()));
     }
     EXPECT_EQ(written[0], written[1]);
+    EXPECT_EQ(written[2], written[3]);
 }
 
 TEST_F(TinyBuild, LooksUpAsAsked) {
@@ -331,6 +334,44 @@ TEST_F(TinyBuild, LooksUpAsAsked) {
     const PrefixBuild b = build(text, {.budget_bytes = budget, .lookup = PrefixLookup::kTwoLevel});
     EXPECT_LE(b.document->held_bytes(), budget);
     EXPECT_GT(b.document->held_bytes(), budget / 2);
+}
+
+TEST_F(TinyBuild, KeepsEntriesWithinItsBudget) {
+    const PrefixText text = text_of(rules(12));
+    const size_t budget = 30000;
+    const PrefixBuild plain = build(text, {.budget_bytes = budget});
+    const PrefixBuild kept = build(text, {.budget_bytes = budget, .kept_share = 0.5});
+    for (const PrefixBuild* b : {&plain, &kept}) {
+        EXPECT_LE(b->document->held_bytes(), budget);
+        EXPECT_GT(b->document->held_bytes(), budget * 6 / 10);
+    }
+    EXPECT_EQ(plain.document->n_kept(), 0);
+    EXPECT_GT(kept.document->n_kept(), 10);
+    EXPECT_LT(kept.document->header().k, plain.document->header().k);
+    EXPECT_LT(kept.errors.e_out, 0.5);
+    // By a number of entries: as many bytes again.
+    const PrefixBuild by_number = build(text, {.k = 64, .kept_share = 0.5});
+    EXPECT_EQ(by_number.document->header().k, 64);
+    EXPECT_NEAR(static_cast<double>(by_number.document->held_bytes()),
+                2.0 * static_cast<double>(build(text, {.k = 64}).document->held_bytes()), 4000);
+}
+
+TEST(PrefixMass, TheHeaviestComeInOrderAndEarlierOnesFirst) {
+    const std::vector<std::vector<float>> mass = {{1, 5, 3, 5, 5}, {2, 0, 0, 9, 0}};
+    const std::vector<std::vector<int32_t>> two = {{1, 3}, {0, 3}};
+    EXPECT_EQ(heaviest(mass, 2), two);
+}
+
+TEST_F(TinyBuild, AWrongShareForKeptEntriesIsRefused) {
+    const PrefixText text = text_of(rules(8));
+    EXPECT_THROW(build(text, {.k = 8, .kept_share = 1}), Error);
+    EXPECT_THROW(build(text, {.k = 8, .kept_share = -0.1}), Error);
+    EXPECT_THROW(build(text, {.budget_bytes = 20000, .kept_share = 1e-6}), Error);
+    EXPECT_THROW(build(text, {.k = 8, .kept_share = 0.5, .n_chunks = 2}), Error);
+}
+
+TEST_F(TinyGemmaBuild, KeepsNoEntries) {
+    EXPECT_THROW(build(text_of(rules(8)), {.k = 8, .kept_share = 0.5}), Error);
 }
 
 TEST_F(TinyGemmaBuild, IsCheckedWhereItsWindowsReach) {

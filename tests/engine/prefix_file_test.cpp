@@ -151,6 +151,60 @@ TEST(PrefixFile, ListsThatLieAreRefused) {
                          "not all layers");
 }
 
+TEST(PrefixFile, KeepsKeptEntries) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, 7);
+    traced.follow(tiny_tokens(30, 2));
+    const auto d = traced.document(10);
+    const testing::TemporaryFile file(written(d), ".prefix.gguf");
+    EXPECT_EQ(GgufFile::open(file.path()).integer("prefix.version"), 2);
+    const auto read = read_prefixes(file.path());
+    EXPECT_EQ(read.front()->n_kept(), 7);
+    EXPECT_EQ(read.front()->kept_positions(), d->kept_positions());
+    const size_t kept = prefix_kept_bytes(d->header().layout, 2, 7);
+    EXPECT_EQ(read.front()->held_bytes(), d->held_bytes());
+    Session a = using_prefix(tiny, {.documents = {d}});
+    Session b = using_prefix(tiny, {.documents = read});
+    EXPECT_EQ(all_logits(a, tiny_tokens(20, 8)), all_logits(b, tiny_tokens(20, 8)));
+    // The rest is as it was without them, and so is its file's version.
+    Traced all(tiny, layout_of(tiny));
+    all.follow(tiny_tokens(30, 2));
+    const auto plain = all.document(10);
+    EXPECT_EQ(d->held_bytes(), plain->held_bytes() + kept);
+    const testing::TemporaryFile older(written(plain), ".prefix.gguf");
+    EXPECT_EQ(GgufFile::open(older.path()).integer("prefix.version"), 1);
+}
+
+TEST(PrefixFile, KeptEntriesThatLieAreRefused) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, 7);
+    traced.follow(tiny_tokens(30, 2));
+    const auto d = traced.document(10);
+    const auto refused = [&](const std::function<void(PrefixLayer&, std::vector<int32_t>&)>& lie,
+                             const std::string& says) {
+        std::vector<PrefixLayer> layers = d->layers();
+        const auto* first = reinterpret_cast<const int32_t*>(layers[0].kept_at.data.data());
+        std::vector<int32_t> at(first, first + layers[0].kept_at.data.size() / sizeof(int32_t));
+        layers[0].kept_at.data = std::as_bytes(std::span(at));
+        EXPECT_NO_THROW(PrefixDocument(d->header(), layers, d));
+        lie(layers[0], at);
+        try {
+            const PrefixDocument made(d->header(), layers, d);
+            ADD_FAILURE() << "not refused: " << says;
+        } catch (const Error& e) {
+            EXPECT_NE(std::string(e.what()).find(says), std::string::npos) << e.what();
+        }
+    };
+    refused([](auto& /*l*/, auto& at) { at[0] = -1; }, "no positions");
+    refused([](auto& /*l*/, auto& at) { at[6] = kPrefix; }, "no positions");
+    refused([](auto& /*l*/, auto& at) { std::swap(at[1], at[2]); }, "no positions");
+    refused([](auto& l, auto& /*at*/) { l.kept_k = {}; }, "half of its kept");
+    refused([](auto& l, auto& /*at*/) { l.kept_at = {}; }, "kept");
+    refused([](auto& l, auto& /*at*/) { l.kept_at.shape[0] = 6; }, "kept");
+    refused([](auto& l, auto& /*at*/) { l.kept_at = l.kept_k = l.kept_v = {}; },
+            "not all layers keep");
+}
+
 TEST(PrefixFile, PiecesThatLieAreRefused) {
     TinyModel tiny({.n_layer = 2});
     Traced traced(tiny, layout_of(tiny));

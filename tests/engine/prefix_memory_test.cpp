@@ -324,6 +324,80 @@ TEST(PrefixLookup, WithFewListsIsTheLinearOne) {
     EXPECT_GT(with->held_bytes(), without->held_bytes());
 }
 
+// ---- kept entries
+
+constexpr int32_t kKept = 13;
+
+TEST(PrefixKept, WhatIsSetApartIsStillAttendedTo) {
+    TinyModel tiny({.n_layer = 3}, 2);
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, kKept);
+    const auto trace = tiny_tokens(20, 2);
+    const auto expected = full_logits(tiny, trace);
+    EXPECT_LT(max_difference(traced.follow(trace), expected), 2e-5);
+    EXPECT_LT(max_difference(traced.follow(trace, 3), expected), 2e-5);
+}
+
+TEST(PrefixKept, WithUnclusteredRecordsOfTheRestItIsTheFullPrefix) {
+    for (const int64_t heads_per_key : {1, 2}) {
+        TinyModel tiny({.n_layer = 3}, 2);
+        Traced traced(tiny, layout_of(tiny, heads_per_key), PrefixKeys::kPost, kKept);
+        const auto trace = tiny_tokens(24, 2);
+        traced.follow(trace);
+        const auto expected = full_logits(tiny, trace);
+        const auto document = traced.document();
+        EXPECT_EQ(document->n_kept(), kKept);
+        for (const int64_t n_chunk : {512, 3, 1}) {
+            Session session = using_prefix(tiny, {.documents = {document}}, {}, n_chunk);
+            EXPECT_LT(max_difference(all_logits(session, trace), expected), 1e-2) << n_chunk;
+        }
+    }
+}
+
+TEST(PrefixKept, IsNotCountedTwiceWhereTheGateReadsThePrefix) {
+    TinyModel tiny({.n_layer = 3}, 2);
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, kKept);
+    traced.follow(tiny_tokens(30, 2));
+    const auto asked = tiny_tokens(20, 8);
+    const auto document = traced.document(1, PrefixStorage::kF16, true, 1.5F);
+    Session gated = using_prefix(tiny, {.documents = {document}, .has_gate = true});
+    EXPECT_LT(max_difference(all_logits(gated, asked), full_logits(tiny, asked)), 1e-2);
+}
+
+TEST(PrefixKept, TwoEqualDocumentsWeighAsOne) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, kKept);
+    traced.follow(tiny_tokens(30, 2));
+    const auto d = traced.document(12);
+    const auto asked = tiny_tokens(20, 8);
+    Session one = using_prefix(tiny, {.documents = {d}});
+    Session two = using_prefix(tiny, {.documents = {d, d}});
+    EXPECT_LT(max_difference(all_logits(one, asked), all_logits(two, asked)), 1e-4);
+}
+
+TEST(PrefixKept, AByteBudgetHoldsWithIt) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, kKept);
+    traced.follow(tiny_tokens(30, 2));
+    EvictionOptions e = {.policy = "h2o"};
+    e.budget = {.kind = Budget::Kind::kBytes, .count = 400000, .share = 0};
+    e.n_recent = 4;
+    e.interval = 8;
+    e.n_chunk = 16;
+    Session session = using_prefix(tiny, {.documents = {traced.document(8)}}, e, 16);
+    session.feed(tiny_tokens(180, 7));
+    EXPECT_LE(session.memory().report().peak_bytes, 400000U);
+}
+
+TEST(PrefixKept, AModelWithAWindowIsRefused) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, kKept);
+    traced.follow(tiny_tokens(30, 2));
+    MemoryShape slides = tiny.shape();
+    slides.windows = {0, 8};
+    EXPECT_THROW(check_prefixes({.documents = {traced.document(8)}}, slides), Error);
+    EXPECT_NO_THROW(check_prefixes({.documents = {traced.document(8)}}, tiny.shape()));
+}
+
 TEST(PrefixMemory, OneForOtherHeadsIsRefused) {
     TinyModel tiny({.n_layer = 2});
     Traced traced(tiny, layout_of(tiny));

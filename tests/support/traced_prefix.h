@@ -24,16 +24,24 @@ inline std::vector<float> last(const std::vector<float>& logits, size_t n_tokens
     return {logits.end() - static_cast<std::ptrdiff_t>(n), logits.end()};
 }
 
-/// A prefix that was read, and what traces saw of it.
+/// A prefix that was read, and what traces saw of it. `n_kept` of its entries are kept, others in
+/// every head.
 class Traced {
  public:
-    explicit Traced(TinyModel& tiny, PrefixLayout layout, PrefixKeys keys = PrefixKeys::kPost)
+    explicit Traced(TinyModel& tiny, PrefixLayout layout, PrefixKeys keys = PrefixKeys::kPost,
+                    int32_t n_kept = 0)
         : tiny_(tiny), keys_(keys), layout_(layout) {
+        const MemoryShape shape = tiny.shape();
+        for (int32_t h = 0; n_kept > 0 && h < shape.n_layer * shape.n_head_kv; ++h) {
+            std::vector<int32_t>& of = kept_.emplace_back();
+            for (int32_t i = 0; i < n_kept; ++i) of.push_back(h % 5 + i * 2);
+        }
         auto memory =
             std::make_unique<ExactPrefix>(tiny.backend(), tiny.shape(), GGML_TYPE_F32, kPrefix);
         prefix_ = memory.get();
         reader_ = std::make_unique<Session>(tiny.model(), tiny.backend(), std::move(memory));
         reader_->feed(tiny_tokens(kPrefix));
+        if (n_kept > 0) prefix_->set_apart(kept_);
         records_.resize(static_cast<size_t>(tiny.shape().n_layer * layout.n_codebooks()),
                         {.n_block = layout.blocks(), .d_head = layout.d_head});
     }
@@ -81,7 +89,7 @@ class Traced {
         if (floor > -2) {
             assembly.set_floors(std::vector<float>(records_.size(), floor));
         }
-        if (with_exact) set_exact(assembly);
+        if (with_exact || !kept_.empty()) set_entries(assembly, with_exact);
         return std::make_shared<const PrefixDocument>(assembly.document(header()));
     }
 
@@ -115,17 +123,21 @@ class Traced {
         copy(layer.lse, to.lse, 1);
     }
 
-    void set_exact(PrefixAssembly& assembly) const {
+    void set_entries(PrefixAssembly& assembly, bool with_exact) const {
         // The same prefix, read into entries of f16.
         auto memory =
             std::make_unique<ExactPrefix>(tiny_.backend(), tiny_.shape(), GGML_TYPE_F16, kPrefix);
-        const ExactPrefix& exact = *memory;
+        ExactPrefix& exact = *memory;
         Session session(tiny_.model(), tiny_.backend(), std::move(memory));
         session.feed(tiny_tokens(kPrefix));
+        if (!kept_.empty()) exact.set_apart(kept_);
         for (int64_t l = 0; l < tiny_.shape().n_layer; ++l) {
             std::vector<EntryRows> heads;
             for (int64_t h = 0; h < tiny_.shape().n_head_kv; ++h) heads.push_back(exact.rows(l, h));
-            assembly.set_exact(l, heads);
+            if (with_exact) assembly.set_exact(l, heads);
+            if (kept_.empty()) continue;
+            const auto first = static_cast<size_t>(l) * heads.size();
+            assembly.set_kept(l, heads, std::span(kept_).subspan(first, heads.size()));
         }
     }
 
@@ -133,7 +145,8 @@ class Traced {
     PrefixKeys keys_;
     PrefixLayout layout_;
     std::unique_ptr<Session> reader_;
-    const ExactPrefix* prefix_;
+    ExactPrefix* prefix_;
+    std::vector<std::vector<int32_t>> kept_;  // [layer][KV head]
     std::vector<StateRecords> records_;
 };
 

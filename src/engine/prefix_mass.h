@@ -11,4 +11,7 @@ namespace palimpsest {
 std::vector<std::vector<float>> traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
                                             std::span<const TraceTokens> traces);
 
+/// The n entries of each that have the most, ascending.
+std::vector<std::vector<int32_t>> heaviest(const std::vector<std::vector<float>>& mass, int64_t n);
+
 }  // namespace palimpsest

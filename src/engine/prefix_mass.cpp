@@ -1,4 +1,8 @@
-#include "bench/prefix_mass.h"
+#include "engine/prefix_mass.h"
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
 
 #include "engine/session.h"
 #include "memory/attention_state.h"
@@ -70,6 +74,21 @@ std::vector<std::vector<float>> traced_mass(const PrefixRuntime& with, const Exa
         with.tell("weighing the prefix", ++done, std::ssize(traces));
     }
     return mass;
+}
+
+std::vector<std::vector<int32_t>> heaviest(const std::vector<std::vector<float>>& mass, int64_t n) {
+    std::vector<std::vector<int32_t>> all;
+    all.reserve(mass.size());
+    for (const std::vector<float>& of : mass) {
+        std::vector<int32_t> order(of.size());
+        std::iota(order.begin(), order.end(), 0);
+        std::ranges::stable_sort(order, std::greater{},
+                                 [&](int32_t j) { return of[static_cast<size_t>(j)]; });
+        order.resize(static_cast<size_t>(n));
+        std::ranges::sort(order);
+        all.push_back(std::move(order));
+    }
+    return all;
 }
 
 }  // namespace palimpsest
