@@ -52,13 +52,14 @@ TEST(Stemmer, TakesEndingsOfLongStemsOnly) {
 }
 
 TEST(Stemmer, DiffersFromThePaperAsNltkDoes) {
-    // By the paper: "ti", "di", "sai", "enjoi", "geologi", "hopefulli".
+    // By the paper: "ti", "di", "sai", "enjoi", "geologi", "hopefulli", "us".
     expect_stems({{"ties", "tie"},
                   {"died", "die"},
                   {"say", "say"},
                   {"enjoy", "enjoy"},
                   {"geologi", "geolog"},
-                  {"hopefully", "hope"}});
+                  {"hopefully", "hope"},
+                  {"used", "use"}});
     expect_stems({{"skies", "sky"},
                   {"sky", "sky"},
                   {"dying", "die"},
@@ -75,6 +76,11 @@ TEST(Stemmer, DiffersFromThePaperAsNltkDoes) {
                   {"proceed", "proceed"},
                   {"exceed", "exceed"},
                   {"succeed", "succeed"}});
+}
+
+TEST(Stemmer, TakesYForAVowelBehindAConsonantOnly) {
+    expect_stems(
+        {{"employer", "employ"}, {"flyer", "flyer"}, {"yielding", "yield"}, {"bys", "by"}});
 }
 
 TEST(Stemmer, TakesDigitsForConsonants) {
