@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "bench/quality_summary.h"
+#include "bench/task.h"
 #include "core/error.h"
 
 namespace palimpsest {
@@ -24,16 +25,20 @@ struct SectionKey {
     auto operator<=>(const SectionKey&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
+/// Groups in the order of the table of tasks; others after them.
+size_t group_rank(std::string_view group) {
+    const auto kinds = task_kinds();
+    return static_cast<size_t>(std::ranges::find(kinds, group, &TaskKind::group) - kinds.begin());
+}
+
 size_t rank_in(std::span<const std::string_view> order, std::string_view name) {
     return static_cast<size_t>(std::ranges::find(order, name) - order.begin());
 }
 
 SectionKey section_key(const SummaryRow& row) {
-    constexpr std::array<std::string_view, 5> kGroups = {"ruler", "needle", "many-shot",
-                                                         "longbench", "text"};
     constexpr std::array<std::string_view, 3> kProtocols = {"one-shot", "streaming", "full"};
     return {.model = row.asked.model,
-            .group_rank = rank_in(kGroups, row.asked.group),
+            .group_rank = group_rank(row.asked.group),
             .group = row.asked.group,
             .length = row.asked.group == "needle" ? 0 : row.asked.length,
             .protocol_rank = rank_in(kProtocols, row.protocol),

@@ -34,11 +34,13 @@ std::string joined(std::span<const std::string> texts, std::string_view between)
 }
 
 std::string group_title(std::string_view group) {
-    constexpr std::array<std::pair<std::string_view, std::string_view>, 5> kTitles = {
+    constexpr std::array<std::pair<std::string_view, std::string_view>, 7> kTitles = {
         {{"ruler", "RULER-style tasks"},
          {"needle", "Needle grid"},
          {"many-shot", "Many-shot classification"},
+         {"many-icl", "ManyICLBench"},
          {"longbench", "LongBench"},
+         {"longbench-e", "LongBench-E"},
          {"text", "Text"}}};
     for (const auto& [name, title] : kTitles) {
         if (name == group) return std::string(title);

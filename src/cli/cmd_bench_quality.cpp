@@ -212,8 +212,8 @@ void add_bench_quality(CLI::App& bench) {
     command
         .add_option(
             "--tasks", f->tasks,
-            "names or groups (ruler, needle, many-shot, many-icl, longbench, text, all); what a "
-            "group has no data for is left out")
+            "names or groups (ruler, needle, many-shot, many-icl, longbench, longbench-e, text, "
+            "all); what a group has no data for is left out")
         ->delimiter(',')
         ->capture_default_str();
     command.add_flag("--list-tasks", f->list, "list all tasks and go");
