@@ -206,11 +206,13 @@ std::string facts_of(const PrefixDocument& d) {
     if (d.has_exact()) out += cat("; exact prefix ", human_bytes(d.exact_bytes()));
     std::array<char, 160> line{};
     std::snprintf(line.data(), line.size(),
-                  "\n  checked on %d traces: E_out %.3f (worst layer %.3f, answer %.3f), "
+                  "\n  checked on %d traces%s: E_out %.3f (worst layer %.3f, answer %.3f), "
                   "agreement %.3f, KL %.3f\n",
-                  static_cast<int>(h.n_held_out), static_cast<double>(h.e_out),
-                  static_cast<double>(h.e_out_worst), static_cast<double>(h.e_out_answer),
-                  static_cast<double>(h.agreement), static_cast<double>(h.divergence));
+                  static_cast<int>(h.n_held_out),
+                  h.is_against_pieces ? " against each piece alone" : "",
+                  static_cast<double>(h.e_out), static_cast<double>(h.e_out_worst),
+                  static_cast<double>(h.e_out_answer), static_cast<double>(h.agreement),
+                  static_cast<double>(h.divergence));
     return out + line.data();
 }
 

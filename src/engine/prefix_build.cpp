@@ -323,29 +323,44 @@ std::vector<std::vector<float>> weigh(const PrefixRuntime& with, const ExactPref
     return traced_mass(with, exact, some);
 }
 
+/// A layer's entries, all KV heads.
+std::vector<EntryRows> heads_of(const ExactPrefix& exact, int64_t layer) {
+    std::vector<EntryRows> heads;
+    heads.reserve(static_cast<size_t>(exact.shape().n_head_kv));
+    for (int64_t h = 0; h < exact.shape().n_head_kv; ++h) heads.push_back(exact.rows(layer, h));
+    return heads;
+}
+
 void set_kept(const ExactPrefix& exact, std::span<const std::vector<int32_t>> kept,
               Dictionaries& made) {
-    const MemoryShape& s = exact.shape();
-    for (int64_t layer = 0; layer < s.n_layer; ++layer) {
-        std::vector<EntryRows> heads;
-        for (int64_t h = 0; h < s.n_head_kv; ++h) heads.push_back(exact.rows(layer, h));
-        const auto of = kept.subspan(static_cast<size_t>(layer * s.n_head_kv), heads.size());
+    for (int64_t layer = 0; layer < exact.shape().n_layer; ++layer) {
+        const std::vector<EntryRows> heads = heads_of(exact, layer);
+        const auto of = kept.subspan(static_cast<size_t>(layer) * heads.size(), heads.size());
         made.all.set_kept(layer, heads, of);
         made.mean.set_kept(layer, heads, of);
     }
 }
 
-}  // namespace
+void set_exact(const ExactPrefix& exact, PrefixAssembly& to) {
+    for (int64_t layer = 0; layer < exact.shape().n_layer; ++layer) {
+        to.set_exact(layer, heads_of(exact, layer));
+    }
+}
 
-PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
-                         const std::vector<TraceText>& traces, const PrefixBuildOptions& o) {
-    const ModelConfig& config = with.loaded.config();
-    const MemoryShape shape = config.memory_shape();
-    PrefixBuild built;
-    require(o.n_chunks == 1 || !o.keep_exact,
-            "the gate reads a whole prefix, and one in pieces has none; leave --keep-exact out");
-    PrefixPieces pieces(with, text, o.n_chunks);
-    const Chosen chosen = choose(config.n_ctx_train - pieces.end(), text, traces, o, built);
+void note_errors(const PrefixErrors& errors, PrefixHeader& h) {
+    h.n_held_out = errors.n_traces;
+    h.e_out = static_cast<float>(errors.e_out);
+    h.e_out_worst = static_cast<float>(errors.e_out_worst);
+    h.e_out_answer = static_cast<float>(errors.e_out_answer);
+    h.agreement = static_cast<float>(errors.memory.share());
+    h.divergence = static_cast<float>(errors.memory.divergence);
+    h.is_against_pieces = errors.n_pieces > 1;
+}
+
+/// What is known before anything is read.
+PrefixHeader header_of(const PrefixRuntime& with, const PrefixText& text,
+                       const PrefixBuildOptions& o) {
+    const MemoryShape shape = with.loaded.config().memory_shape();
     PrefixHeader h;
     set_hashes(h, with.loaded.file());
     h.name = o.name;
@@ -363,6 +378,21 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
     h.keys = o.keys;
     h.is_whitened = o.whiten;
     h.seed = static_cast<int64_t>(o.seed);
+    return h;
+}
+
+}  // namespace
+
+PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
+                         const std::vector<TraceText>& traces, const PrefixBuildOptions& o) {
+    const ModelConfig& config = with.loaded.config();
+    const MemoryShape shape = config.memory_shape();
+    PrefixBuild built;
+    require(o.n_chunks == 1 || !o.keep_exact,
+            "the gate reads a whole prefix, and one in pieces has none; leave --keep-exact out");
+    PrefixPieces pieces(with, text, o.n_chunks);
+    const Chosen chosen = choose(config.n_ctx_train - pieces.end(), text, traces, o, built);
+    PrefixHeader h = header_of(with, text, o);
     h.n_traces = chosen.n_made_from;
     h.n_chunks = pieces.size();
     h.chunks_end = pieces.end();
@@ -383,27 +413,19 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
     PrefixRecords records(o.work_folder, purpose_of(with, pieces, chosen, o, n_kept), shape,
                           lengths);
     pieces.wait_in(records.folder().string());
+    auto start = Clock::now();
     std::vector<std::vector<int32_t>> kept;
     if (n_kept > 0) {
         kept = heaviest(weigh(with, pieces.read(0), chosen), n_kept);
         pieces.set_apart(kept);
     }
-    auto start = Clock::now();
     Recording(with, pieces, chosen, o.keys, records).run();
     built.traces_s = seconds_since(start) - pieces.seconds_reading();
     start = Clock::now();
     Dictionaries made = cluster(with, records, h, o);
     built.clustering_s = seconds_since(start);
     if (n_kept > 0) set_kept(pieces.read(0), kept, made);
-    if (o.keep_exact) {
-        for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
-            std::vector<EntryRows> heads;
-            for (int64_t i = 0; i < shape.n_head_kv; ++i) {
-                heads.push_back(pieces.read(0).rows(layer, i));
-            }
-            made.all.set_exact(layer, heads);
-        }
-    }
+    if (o.keep_exact) set_exact(pieces.read(0), made.all);
     built.prefill_s = pieces.seconds_reading();
     start = Clock::now();
     PrefixHeader mean_header = h;
@@ -414,12 +436,7 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
                      std::span(chosen.all).subspan(static_cast<size_t>(chosen.n_made_from)));
     built.checking_s = seconds_since(start);
     made.all.set_floors(built.errors.floors);
-    h.n_held_out = built.errors.n_traces;
-    h.e_out = static_cast<float>(built.errors.e_out);
-    h.e_out_worst = static_cast<float>(built.errors.e_out_worst);
-    h.e_out_answer = static_cast<float>(built.errors.e_out_answer);
-    h.agreement = static_cast<float>(built.errors.memory.share());
-    h.divergence = static_cast<float>(built.errors.memory.divergence);
+    note_errors(built.errors, h);
     built.document = std::make_shared<const PrefixDocument>(made.all.document(h));
     return built;
 }

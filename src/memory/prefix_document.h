@@ -39,6 +39,7 @@ struct PrefixHeader {
     int64_t chunks_end = 0;  // the position after each of them, if there are several
     float e_out = -1, e_out_worst = -1, e_out_answer = -1;  // section 9.3; below 0: not measured
     float agreement = -1, divergence = -1;                  // free-running, at answers
+    bool is_against_pieces = false;  // these are against each piece alone, not the whole prefix
 };
 
 /// One layer's dictionaries as they lie in a file. C codebooks of up to K entries, B heads an

@@ -48,7 +48,10 @@ void for_values(Header& h, Visitor& v) {
     v.integer("trace_tokens", h.n_trace_tokens);
     v.integer("held_out", h.n_held_out);
     v.integer("chunks", h.n_chunks);
-    if (h.n_chunks > 1) v.integer("chunks_end", h.chunks_end);
+    if (h.n_chunks > 1) {
+        v.integer("chunks_end", h.chunks_end);
+        v.flag("verified.against_pieces", h.is_against_pieces);
+    }
     v.number("verified.e_out", h.e_out);
     v.number("verified.e_out_worst_layer", h.e_out_worst);
     v.number("verified.e_out_answer", h.e_out_answer);

@@ -247,6 +247,7 @@ TEST_F(TinyBuild, APrefixBeyondTheWindowIsReadInPieces) {
     write_prefixes(file.path(), all);
     const auto read = read_prefixes(file.path()).front();
     EXPECT_EQ(read->n_positions(), pieces.end());
+    EXPECT_TRUE(read->header().is_against_pieces);
     EXPECT_EQ(read->n_tokens(), std::ssize(text.tokens()));
     const auto request = request_after(*read, loaded.require_tokenizer(), {{"What?"}});
     KvCacheOptions options = {.n_ctx = 100};
@@ -294,6 +295,7 @@ TEST_F(TinyBuild, PiecesOfAShortPrefixAreCheckedAgainstTheWhole) {
         const PrefixBuild apart = build(text, {.keys = keys, .k = 200, .n_chunks = 2});
         const PrefixBuild whole = build(text, {.keys = keys, .k = 200});
         EXPECT_EQ(apart.errors.n_pieces, 1);
+        EXPECT_FALSE(apart.document->header().is_against_pieces);
         EXPECT_LT(whole.errors.e_out, apart.errors.e_out);
         EXPECT_LT(apart.errors.e_out, 1);
     }
