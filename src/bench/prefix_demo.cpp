@@ -303,7 +303,7 @@ constexpr std::array<Method, 15> kMethods = {{
      [](Demo& d, PrefixResult& r) { return d.memory(r, {.whiten = true}); },
      Shares::kAll,
      true},
-    {{"memory-kept", "memory, half of it kept entries"},
+    {{"memory-kept", "memory, kept entries"},
      [](Demo& d, PrefixResult& r) { return d.memory(r, {.kept_share = 0.5}); },
      Shares::kAll,
      true},
