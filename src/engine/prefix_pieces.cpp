@@ -71,6 +71,7 @@ PrefixPieces::PrefixPieces(const PrefixRuntime& with, const PrefixText& text, in
 
 void PrefixPieces::set_apart(std::vector<std::vector<int32_t>> chosen) {
     palimpsest::check(size() == 1, "a prefix in one piece");
+    if (apart_ == chosen) return;
     apart_ = std::move(chosen);
     last_ = {};
     last_is_ = -1;

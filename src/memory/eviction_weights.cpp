@@ -184,7 +184,7 @@ class EvictionWeights::Loader {
     }
 
     void place() {
-        if (placed_.empty()) return;  // an indexer alone has tensors
+        if (placed_.empty()) return;  // nothing but an indexer has tensors
         to_.storage_->commit(backend_);
         std::vector<ggml_fp16_t> halves;
         for (const auto& [t, data] : placed_) {

@@ -29,6 +29,8 @@ using testing::TinyModel;
 using testing::Traced;
 using testing::using_prefix;
 
+constexpr int32_t kKept = 13;  // entries, where some are
+
 TEST(PrefixTrace, SplitAndMergeEqualsOnePass) {
     for (const char* family : {"llama", "gemma3"}) {
         TinyModel tiny({.architecture = family, .n_layer = 3});
@@ -127,16 +129,18 @@ TEST(PrefixMemory, WorksOnTopOfEvictionAndFillsTheReport) {
 
 TEST(PrefixMemory, AByteBudgetHoldsWithIt) {
     TinyModel tiny({.n_layer = 2});
-    Traced traced(tiny, layout_of(tiny));
-    traced.follow(tiny_tokens(30, 2));
     EvictionOptions e = {.policy = "h2o"};
     e.budget = {.kind = Budget::Kind::kBytes, .count = 400000, .share = 0};
     e.n_recent = 4;
     e.interval = 8;
     e.n_chunk = 16;
-    Session session = using_prefix(tiny, {.documents = {traced.document(8)}}, e, 16);
-    session.feed(tiny_tokens(180, 7));
-    EXPECT_LE(session.memory().report().peak_bytes, 400000U);
+    for (const int32_t n_kept : {0, kKept}) {
+        Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, n_kept);
+        traced.follow(tiny_tokens(30, 2));
+        Session session = using_prefix(tiny, {.documents = {traced.document(8)}}, e, 16);
+        session.feed(tiny_tokens(180, 7));
+        EXPECT_LE(session.memory().report().peak_bytes, 400000U);
+    }
 }
 
 TEST(PrefixMemory, TheGateReadsTheExactPrefix) {
@@ -157,13 +161,15 @@ TEST(PrefixMemory, TheGateReadsTheExactPrefix) {
 
 TEST(PrefixMemory, TwoEqualDocumentsWeighAsOne) {
     TinyModel tiny({.n_layer = 2});
-    Traced traced(tiny, layout_of(tiny));
-    traced.follow(tiny_tokens(30, 2));
-    const auto d = traced.document(12);
-    const auto asked = tiny_tokens(20, 8);
-    Session one = using_prefix(tiny, {.documents = {d}});
-    Session two = using_prefix(tiny, {.documents = {d, d}});
-    EXPECT_LT(max_difference(all_logits(one, asked), all_logits(two, asked)), 1e-4);
+    for (const int32_t n_kept : {0, kKept}) {
+        Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, n_kept);
+        traced.follow(tiny_tokens(30, 2));
+        const auto d = traced.document(12);
+        const auto asked = tiny_tokens(20, 8);
+        Session one = using_prefix(tiny, {.documents = {d}});
+        Session two = using_prefix(tiny, {.documents = {d, d}});
+        EXPECT_LT(max_difference(all_logits(one, asked), all_logits(two, asked)), 1e-4);
+    }
 }
 
 TEST(PrefixMemory, GoesOnAfterSavingAndResetting) {
@@ -326,8 +332,6 @@ TEST(PrefixLookup, WithFewListsIsTheLinearOne) {
 
 // ---- kept entries
 
-constexpr int32_t kKept = 13;
-
 TEST(PrefixKept, WhatIsSetApartIsStillAttendedTo) {
     TinyModel tiny({.n_layer = 3}, 2);
     Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, kKept);
@@ -361,31 +365,6 @@ TEST(PrefixKept, IsNotCountedTwiceWhereTheGateReadsThePrefix) {
     const auto document = traced.document(1, PrefixStorage::kF16, true, 1.5F);
     Session gated = using_prefix(tiny, {.documents = {document}, .has_gate = true});
     EXPECT_LT(max_difference(all_logits(gated, asked), full_logits(tiny, asked)), 1e-2);
-}
-
-TEST(PrefixKept, TwoEqualDocumentsWeighAsOne) {
-    TinyModel tiny({.n_layer = 2});
-    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, kKept);
-    traced.follow(tiny_tokens(30, 2));
-    const auto d = traced.document(12);
-    const auto asked = tiny_tokens(20, 8);
-    Session one = using_prefix(tiny, {.documents = {d}});
-    Session two = using_prefix(tiny, {.documents = {d, d}});
-    EXPECT_LT(max_difference(all_logits(one, asked), all_logits(two, asked)), 1e-4);
-}
-
-TEST(PrefixKept, AByteBudgetHoldsWithIt) {
-    TinyModel tiny({.n_layer = 2});
-    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, kKept);
-    traced.follow(tiny_tokens(30, 2));
-    EvictionOptions e = {.policy = "h2o"};
-    e.budget = {.kind = Budget::Kind::kBytes, .count = 400000, .share = 0};
-    e.n_recent = 4;
-    e.interval = 8;
-    e.n_chunk = 16;
-    Session session = using_prefix(tiny, {.documents = {traced.document(8)}}, e, 16);
-    session.feed(tiny_tokens(180, 7));
-    EXPECT_LE(session.memory().report().peak_bytes, 400000U);
 }
 
 TEST(PrefixKept, AModelWithAWindowIsRefused) {
