@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <map>
 #include <numeric>
 #include <optional>
 #include <sstream>
@@ -44,9 +45,11 @@ class Demo {
 
     [[nodiscard]] int64_t n_prefix() const { return std::ssize(text_.tokens()); }
     [[nodiscard]] size_t full_bytes() const { return cache_bytes(n_prefix()); }
-    /// Tokens whose keys and values a share comes to.
-    [[nodiscard]] int64_t tokens_of(double share) const {
-        const auto n = static_cast<int64_t>(share * static_cast<double>(n_prefix()));
+    /// Tokens whose keys and values a share of the full prefix's bytes holds.
+    [[nodiscard]] int64_t tokens_of(double share, ggml_type entries = GGML_TYPE_F16) const {
+        const double ratio = static_cast<double>(cache_bytes(n_prefix())) /
+                             static_cast<double>(cache_bytes(n_prefix(), entries));
+        const auto n = static_cast<int64_t>(share * ratio * static_cast<double>(n_prefix()));
         require(n >= 1, "a share of ", share, " of ", n_prefix(), " tokens is none");
         return n;
     }
@@ -108,15 +111,16 @@ class Demo {
     }
 
     /// A policy that has not seen the traces, cut once after the prefix.
-    Answers evicted(PrefixResult& r, const std::string& policy) {
-        hold(r, tokens_of(r.share));
+    Answers evicted(PrefixResult& r, const std::string& policy, ggml_type entries = GGML_TYPE_F16) {
+        hold(r, tokens_of(r.share, entries), entries);
         EvictionOptions e = {.policy = policy};
         e.budget = {.kind = Budget::Kind::kEntries, .count = r.size, .share = 0};
         e.one_shot = true;
-        const std::unique_ptr<KvCache> cut = watched().fork(e);
+        const std::unique_ptr<KvCache> cut = watched(entries).fork(e);
         std::ostringstream saved;
         cut->save(saved);
-        const KvCacheOptions options = {.n_ctx = n_prefix() + kOwnPositions, .eviction = e};
+        const KvCacheOptions options = {
+            .n_ctx = n_prefix() + kOwnPositions, .entries = entries, .eviction = e};
         const auto copy = [&] {
             auto memory = std::make_unique<KvCache>(with_.backend, shape(), options);
             std::istringstream in(saved.str());
@@ -174,15 +178,15 @@ class Demo {
     [[nodiscard]] MemoryShape shape() const { return with_.loaded.config().memory_shape(); }
 
     /// Bytes of so many tokens' keys and values.
-    [[nodiscard]] size_t cache_bytes(int64_t tokens) const {
+    [[nodiscard]] size_t cache_bytes(int64_t tokens, ggml_type entries = GGML_TYPE_F16) const {
         const MemoryShape s = shape();
-        return static_cast<size_t>(s.n_layer * s.n_head_kv * s.d_head * tokens) * 2 *
-               sizeof(ggml_fp16_t);
+        return static_cast<size_t>(s.n_layer * s.n_head_kv * tokens) * 2 *
+               ggml_row_size(entries, s.d_head);
     }
 
-    void hold(PrefixResult& r, int64_t tokens) const {
+    void hold(PrefixResult& r, int64_t tokens, ggml_type entries = GGML_TYPE_F16) const {
         r.size = tokens;
-        r.held_bytes = r.moved_bytes = cache_bytes(tokens);
+        r.held_bytes = r.moved_bytes = cache_bytes(tokens, entries);
     }
 
     std::string make_task(uint64_t seed, bool is_shuffled) {
@@ -205,10 +209,11 @@ class Demo {
         return questions_.ask(behind, r);
     }
 
-    /// The prefix, read once more while policies took notes.
-    const KvCache& watched() {
-        if (watched_ != nullptr) return *watching_;
-        KvCacheOptions options = {.n_ctx = n_prefix() + kOwnPositions};
+    /// The prefix, read once more into such entries while policies took notes.
+    const KvCache& watched(ggml_type entries) {
+        Watched& of = watched_[entries];
+        if (of.session != nullptr) return *of.memory;
+        KvCacheOptions options = {.n_ctx = n_prefix() + kOwnPositions, .entries = entries};
         for (const char* policy : kUnseeing) {
             if (!is_wanted(policy)) continue;
             EvictionOptions e = {.policy = policy};
@@ -217,20 +222,21 @@ class Demo {
             options.watching.push_back(e);
         }
         auto memory = std::make_unique<KvCache>(with_.backend, shape(), options);
-        watching_ = memory.get();
-        watched_ = std::make_unique<Session>(
+        of.memory = memory.get();
+        of.session = std::make_unique<Session>(
             with_.loaded.model(), with_.backend, std::move(memory),
             SessionOptions{.n_chunk = with_.n_chunk, .rehearsal = rehearsal_texts(tokenizer())});
-        watched_->feed(text_.tokens(), {.on_progress = [&](int64_t done, int64_t total) {
-                           with_.tell("reading for policies", done, total);
-                           return true;
-                       }});
-        return *watching_;
+        of.session->feed(text_.tokens(), {.on_progress = [&](int64_t done, int64_t total) {
+                             with_.tell("reading for policies", done, total);
+                             return true;
+                         }});
+        return *of.memory;
     }
 
-    [[nodiscard]] bool is_wanted(std::string_view method) const {
+    [[nodiscard]] bool is_wanted(std::string_view policy) const {
         return options_.methods.empty() ||
-               std::ranges::find(options_.methods, method) != options_.methods.end();
+               std::ranges::any_of(options_.methods,
+                                   [&](const auto& m) { return m.starts_with(policy); });
     }
 
     void weigh() {
@@ -238,7 +244,7 @@ class Demo {
         for (size_t i = 0; i < task_.traces.size(); i += kWeighed) {
             traces.push_back(text_.trace(task_.traces[i]));
         }
-        mass_ = traced_mass(with_, exact(), traces);
+        mass_ = traced_mass(with_, exact(), traces, Reduce::kSum);
     }
 
     [[nodiscard]] std::string nearest_to(const std::string& prompt, int64_t count) const {
@@ -253,6 +259,11 @@ class Demo {
         return text;
     }
 
+    struct Watched {
+        std::unique_ptr<Session> session;
+        const KvCache* memory = nullptr;  // the session's
+    };
+
     const PrefixRuntime& with_;
     const PrefixDemoOptions& options_;
     PrefixTaskOptions task_options_;
@@ -261,8 +272,7 @@ class Demo {
     PrefixQuestions questions_;
     std::string work_folder_;
     ReadPrefix read_;
-    std::unique_ptr<Session> watched_;
-    const KvCache* watching_ = nullptr;  // its memory
+    std::map<ggml_type, Watched> watched_;
     std::optional<Answers> full_;
     std::vector<std::vector<float>> mass_;
 };
@@ -278,7 +288,7 @@ struct Method {
     bool is_of_wrong_prefix = false;
 };
 
-constexpr std::array<Method, 15> kMethods = {{
+constexpr std::array<Method, 17> kMethods = {{
     {{"full", "full prefix"}, [](Demo& d, PrefixResult& r) { return d.full(r); }, Shares::kNone},
     {{"none", "no prefix"}, [](Demo& d, PrefixResult& r) { return d.none(r); }, Shares::kNone},
     {{"truncated", "truncated prefix"}, [](Demo& d, PrefixResult& r) { return d.truncated(r); }},
@@ -287,6 +297,8 @@ constexpr std::array<Method, 15> kMethods = {{
     {{"random", "eviction, random"},
      [](Demo& d, PrefixResult& r) { return d.evicted(r, "random"); }},
     {{"kvzip", "eviction, KVzip"}, [](Demo& d, PrefixResult& r) { return d.evicted(r, "kvzip"); }},
+    {{"kvzip-q8", "eviction, KVzip, q8_0"},
+     [](Demo& d, PrefixResult& r) { return d.evicted(r, "kvzip", GGML_TYPE_Q8_0); }},
     {{"trace-aware", "eviction, trace-aware"},
      [](Demo& d, PrefixResult& r) { return d.trace_aware(r); }},
     {{"nearest-4", "nearest 4, read anew"},
@@ -305,6 +317,12 @@ constexpr std::array<Method, 15> kMethods = {{
      true},
     {{"memory-kept", "memory, kept entries"},
      [](Demo& d, PrefixResult& r) { return d.memory(r, {.kept_share = 0.5}); },
+     Shares::kAll,
+     true},
+    {{"memory-kept-traces", "memory, kept by traces"},
+     [](Demo& d, PrefixResult& r) {
+         return d.memory(r, {.kept_share = 0.5, .kept_by = KeptBy::kTraces});
+     },
      Shares::kAll,
      true},
     {{"memory-group", "memory, group keys"},

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <numeric>
+#include <optional>
 
 #include "cli/command.h"
 #include "cli/setup.h"
@@ -24,8 +26,8 @@ struct BuildFlags {
     TextFlags text;
     std::string file, traces, out, name, budget, keys_of = "head", position = "pre", storage = "i8",
                                                  codebooks = "individual", aggregation = "weighted",
-                                                 lookup = "auto";
-    double kept = 0;
+                                                 lookup = "auto", kept_by = "repetition";
+    std::optional<double> kept = {};
     int64_t self_study = 0, k = 0, seed = 1, held_out = 64, chunks = 1;
     bool raw = false, whiten = false, force = false, keep_exact = false;
 };
@@ -72,7 +74,7 @@ PrefixBuildOptions build_options(const BuildFlags& f) {
     o.whiten = f.whiten;
     o.storage = f.storage == "f16" ? PrefixStorage::kF16 : PrefixStorage::kI8;
     o.k = f.k;
-    o.kept_share = f.kept;
+    o.kept_by = f.kept_by == "traces" ? KeptBy::kTraces : KeptBy::kRepetition;
     o.seed = static_cast<uint64_t>(f.seed);
     o.n_held_out = f.held_out;
     o.n_chunks = f.chunks;
@@ -110,6 +112,15 @@ std::vector<TraceText> traces_of(const BuildFlags& f, const PrefixRuntime& with,
     return all;
 }
 
+std::string kept_of(const PrefixDocument& d) {
+    std::vector<int64_t> counts;
+    for (const auto& positions : d.kept_positions()) counts.push_back(std::ssize(positions));
+    const auto [least, most] = std::ranges::minmax(counts);
+    const int64_t all = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+    return cat(" beside ", human_count(all), " kept entries of its own, ", least, " to ", most,
+               " a KV head");
+}
+
 std::string summary(const PrefixBuild& b) {
     const PrefixDocument& d = *b.document;
     const PrefixHeader& h = d.header();
@@ -119,9 +130,10 @@ std::string summary(const PrefixBuild& b) {
         out += cat("left out: ", b.n_in_prefix, " traces that repeat the prefix, ", b.n_too_long,
                    " too long, ", b.n_empty, " empty\n");
     }
-    out += cat(human_count(std::ssize(h.tokens)), " tokens became ", h.k,
-               " entries a dictionary, from ", human_count(b.n_records), " records of ", h.n_traces,
-               " traces", b.k_was_lowered ? " (lowered: 8 records an entry)" : "", "\n  held   ",
+    out += cat(human_count(std::ssize(h.tokens)), " tokens became ", h.k, " entries a dictionary",
+               d.keeps_entries() ? kept_of(d) : "", ", from ", human_count(b.n_records),
+               " records of ", h.n_traces, " traces",
+               b.k_was_lowered ? " (lowered: 8 records an entry)" : "", "\n  held   ",
                human_bytes(d.held_bytes()), ", ", 100 * d.held_bytes() / b.cache_bytes,
                " % of the prefix's cache (", human_bytes(b.cache_bytes), ")\n  moved  ",
                human_bytes(d.moved_bytes()), " a token, ", 100 * d.moved_bytes() / b.cache_bytes,
@@ -141,13 +153,14 @@ std::string summary(const PrefixBuild& b) {
 void build(const BuildFlags& f) {
     require(f.out.ends_with(".gguf"), "the memory is a GGUF file; name it with --out FILE",
             ".prefix.gguf");
-    const PrefixBuildOptions options = build_options(f);
+    PrefixBuildOptions options = build_options(f);
     const Engine e = load_engine(f.model);
     const Tokenizer& tokenizer = e.loaded->require_tokenizer();
     catch_interrupts();
     Phases phases;
     const PrefixRuntime with = runtime(e, f.model, phases);
     const PrefixText text(tokenizer, prepared(read_file(f.file), f.text, tokenizer), f.raw);
+    options.kept_share = f.kept ? *f.kept : default_kept_share(with, text, f.chunks);
     const PrefixBuild built = build_prefix(with, text, traces_of(f, with, text), options);
     write_output(errors_for_people(built.errors) + summary(built));
     if (!built.errors.is_good()) {
@@ -196,13 +209,13 @@ std::string facts_of(const PrefixDocument& d) {
         h.name, "\n  ", human_count(d.n_tokens()), " tokens",
         h.n_chunks > 1 ? cat(" in ", h.n_chunks, " pieces read apart") : std::string(), ", ",
         h.is_raw ? "raw" : "for chats", ", built with ", h.model_name, " (", h.model, ")\n  ", h.k,
-        " entries, ", to_string(h.keys), "-rotation keys of ", h.layout.heads_per_key,
+        " entries", d.keeps_entries() ? kept_of(d) : "", ", ", to_string(h.keys),
+        "-rotation keys of ", h.layout.heads_per_key,
         h.layout.heads_per_key == 1 ? " head" : " heads",
         h.layout.is_shared ? ", one dictionary a layer" : ", one dictionary a KV head",
         h.is_whitened ? ", whitened" : "", ", seed ", h.seed, "\n  lookup ", lookup_of(d),
         "\n  from ", h.n_traces, " traces, ", human_count(h.n_trace_tokens), " tokens\n  holds ",
         human_bytes(d.held_bytes()), ", a token reads ", human_bytes(d.moved_bytes()));
-    if (d.n_kept() > 0) out += cat("; ", d.n_kept(), " entries a KV head kept as they are");
     if (d.has_exact()) out += cat("; exact prefix ", human_bytes(d.exact_bytes()));
     std::array<char, 160> line{};
     std::snprintf(line.data(), line.size(),
@@ -315,9 +328,13 @@ void add_build(CLI::App& group) {
     c.add_option("-k,--entries-per-head", f->k, "entries of a dictionary, instead of a budget")
         ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
     c.add_option("--kept", f->kept,
-                 "share of what is held that goes to the prefix's own entries which traces attend "
-                 "to most (0.5); the dictionaries hold what is left")
-        ->check(CLI::Range(0.0, 1.0))
+                 "share of what is held that goes to the prefix's own entries which are attended "
+                 "to most; the dictionaries hold what is left (default: 0.5, and 0 with --chunks, "
+                 "sliding windows or no room behind the prefix)")
+        ->check(CLI::Range(0.0, 1.0));
+    c.add_option("--kept-by", f->kept_by,
+                 "attended to by the model repeating the prefix, or by traces")
+        ->check(CLI::IsMember({"repetition", "traces"}))
         ->capture_default_str();
     c.add_option("--keys", f->keys_of, "a key is one head's query, or those of a group of heads")
         ->check(CLI::IsMember({"head", "group"}))

@@ -76,9 +76,9 @@ Chosen choose(int64_t room, const PrefixText& text, const std::vector<TraceText>
     return chosen;
 }
 
-/// Everything that records depend on.
-std::string purpose_of(const PrefixRuntime& with, const PrefixPieces& pieces, const Chosen& chosen,
-                       const PrefixBuildOptions& o, int64_t n_kept) {
+/// Everything that reading a prefix and its traces depends on.
+std::string purpose_of(const PrefixRuntime& with, const PrefixPieces& pieces,
+                       const Chosen& chosen) {
     PrefixHeader h;
     set_hashes(h, with.loaded.file());
     Digest sum;
@@ -87,8 +87,13 @@ std::string purpose_of(const PrefixRuntime& with, const PrefixPieces& pieces, co
         sum.add(std::as_bytes(std::span(text.tokens())));
     }
     for (const TraceTokens& t : chosen.all) sum.add(std::as_bytes(std::span(t.tokens)));
-    const std::string kept = n_kept > 0 ? cat(" without ", n_kept) : "";
-    return cat("records 2 ", h.model, " ", sum.hex(), " ", to_string(o.keys), kept, "\n");
+    return cat("prefix 3 ", h.model, " ", sum.hex(), "\n");
+}
+
+/// What records depend on besides.
+std::string purpose_of_records(const PrefixBuildOptions& o, int64_t n_kept) {
+    const char* by = o.kept_by == KeptBy::kTraces ? " by traces" : " by repetition";
+    return cat(to_string(o.keys), n_kept > 0 ? cat(" without ", n_kept, by) : "", "\n");
 }
 
 /// What traces see of each piece, piece after piece.
@@ -161,14 +166,18 @@ size_t budget_of(const PrefixBuildOptions& o, size_t cache_bytes) {
     return o.budget_bytes > 0 ? o.budget_bytes : cache_bytes / 4;
 }
 
-/// Entries that every head keeps.
+bool slides(const MemoryShape& shape) {
+    return std::ranges::any_of(shape.windows, [](int64_t w) { return w > 0; });
+}
+
+/// Entries that all heads keep together.
 int64_t choose_kept(const PrefixBuildOptions& o, const PrefixHeader& h, const MemoryShape& shape,
                     size_t cache_bytes) {
     require(o.kept_share >= 0 && o.kept_share < 1, "a share of ", o.kept_share,
             " for kept entries; it must be 0 or more and less than 1");
     if (o.kept_share <= 0) return 0;
     require(o.n_chunks == 1, "a prefix in pieces keeps no entries; leave --kept out");
-    require(std::ranges::all_of(shape.windows, [](int64_t w) { return w == 0; }),
+    require(!slides(shape),
             "a model with a sliding window keeps no entries of a prefix; leave --kept out");
     // With a number of entries, so much that their bytes are the rest.
     const double held =
@@ -177,14 +186,13 @@ int64_t choose_kept(const PrefixBuildOptions& o, const PrefixHeader& h, const Me
                       (1 - o.kept_share)
                 : static_cast<double>(budget_of(o, cache_bytes));
     const auto bytes = static_cast<size_t>(held * o.kept_share);
-    int64_t n = std::ssize(h.tokens) - 1;
-    const size_t one =
-        prefix_kept_bytes(h.layout, h.n_layer, 2) - prefix_kept_bytes(h.layout, h.n_layer, 1);
-    const size_t all = prefix_kept_bytes(h.layout, h.n_layer, n);
-    if (all > bytes) n -= static_cast<int64_t>((all - bytes + one - 1) / one);
-    require(n >= 1, "a share of ", o.kept_share, " of what is held (", bytes,
+    const int64_t n_heads = shape.n_layer * shape.n_head_kv;
+    const size_t first = prefix_kept_bytes(h.layout, h.n_layer, 1, o.storage);
+    const size_t another = prefix_kept_bytes(h.layout, h.n_layer, 2, o.storage) - first;
+    const auto n = bytes < first ? 0 : static_cast<int64_t>((bytes - first) / another) + 1;
+    require(n >= n_heads, "a share of ", o.kept_share, " of what is held (", bytes,
             " bytes) is too small for one kept entry a head");
-    return n;
+    return std::min(n, n_heads * (std::ssize(h.tokens) - 1));
 }
 
 /// The most entries that a budget holds, lists and whitening included; whole tiles if it holds one.
@@ -222,6 +230,13 @@ int64_t choose_k(const PrefixBuildOptions& o, const PrefixHeader& h, size_t budg
     return allowed;
 }
 
+void finish(std::ofstream& out, const fs::path& path) {
+    out.close();
+    if (out) return;
+    throw Error(ErrorCode::kExhausted,
+                cat("'", path.string(), "' could not be written (disk full?)"));
+}
+
 void put_book(const fs::path& path, const Codebook& book) {
     std::ofstream out(path, std::ios::binary);
     put_all(out, book.queries);
@@ -231,11 +246,7 @@ void put_book(const fs::path& path, const Codebook& book) {
     put_all(out, book.radius);
     put(out, static_cast<int64_t>(book.whitening.size()));
     for (const Whitening& w : book.whitening) put_all(out, w.root);
-    out.close();
-    if (!out) {
-        throw Error(ErrorCode::kExhausted,
-                    cat("'", path.string(), "' could not be written (disk full?)"));
-    }
+    finish(out, path);
 }
 
 Codebook take_book(const fs::path& path, const PrefixLayout& layout) {
@@ -311,16 +322,41 @@ Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
     return made;
 }
 
-/// What some of the traces attend to. They are followed once for that alone.
+/// What shows which entries to keep: some of the traces, or the prefix repeated.
 std::vector<std::vector<float>> weigh(const PrefixRuntime& with, const ExactPrefix& exact,
-                                      const Chosen& chosen) {
+                                      std::span<const TokenId> prefix, const Chosen& chosen,
+                                      KeptBy by) {
+    if (by == KeptBy::kRepetition) {
+        return traced_mass(with, exact, repetitions(with, prefix), Reduce::kMax);
+    }
     constexpr int64_t kWeighed = 256;
     const int64_t step = std::max<int64_t>(1, chosen.n_made_from / kWeighed);
     std::vector<TraceTokens> some;
     for (int64_t i = 0; i < chosen.n_made_from; i += step) {
         some.push_back(chosen.all[static_cast<size_t>(i)]);
     }
-    return traced_mass(with, exact, some);
+    return traced_mass(with, exact, some, Reduce::kSum);
+}
+
+/// Entries to keep, of every head. What they were weighed by waits in a file for later runs.
+std::vector<std::vector<int32_t>> find_kept(
+    const fs::path& path, int64_t n_kept,
+    const std::function<std::vector<std::vector<float>>()>& weigh) {
+    std::vector<std::vector<float>> mass;
+    if (std::ifstream in(path, std::ios::binary); in) {
+        constexpr int64_t kMost = int64_t{1} << 30;
+        mass.resize(static_cast<size_t>(take<int64_t>(in)));
+        for (std::vector<float>& of : mass) of = take_all<float>(in, kMost);
+        return heaviest_of_all(mass, n_kept);
+    }
+    mass = weigh();
+    const fs::path unfinished = path.string() + ".part";
+    std::ofstream out(unfinished, std::ios::binary);
+    put(out, static_cast<int64_t>(mass.size()));
+    for (const std::vector<float>& of : mass) put_all(out, of);
+    finish(out, unfinished);
+    fs::rename(unfinished, path);
+    return heaviest_of_all(mass, n_kept);
 }
 
 /// A layer's entries, all KV heads.
@@ -383,6 +419,12 @@ PrefixHeader header_of(const PrefixRuntime& with, const PrefixText& text,
 
 }  // namespace
 
+double default_kept_share(const PrefixRuntime& with, const PrefixText& text, int64_t n_chunks) {
+    constexpr double kHalf = 0.5;
+    const bool may_keep = n_chunks == 1 && !slides(with.loaded.config().memory_shape());
+    return may_keep && room_to_repeat(with, std::ssize(text.tokens())) > 0 ? kHalf : 0;
+}
+
 PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
                          const std::vector<TraceText>& traces, const PrefixBuildOptions& o) {
     const ModelConfig& config = with.loaded.config();
@@ -407,16 +449,19 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
         2 * sizeof(ggml_fp16_t);
     const int64_t n_kept = choose_kept(o, h, shape, built.cache_bytes);
     const size_t budget = budget_of(o, built.cache_bytes);
-    const size_t kept_bytes = prefix_kept_bytes(h.layout, h.n_layer, n_kept);
+    const size_t kept_bytes = prefix_kept_bytes(h.layout, h.n_layer, n_kept, o.storage);
     h.k = choose_k(o, h, budget > kept_bytes ? budget - kept_bytes : 0, built);
 
-    PrefixRecords records(o.work_folder, purpose_of(with, pieces, chosen, o, n_kept), shape,
-                          lengths);
-    pieces.wait_in(records.folder().string());
+    const fs::path work = o.work_folder;
+    claim_folder(work, purpose_of(with, pieces, chosen));
+    PrefixRecords records(work / "records", purpose_of_records(o, n_kept), shape, lengths);
+    pieces.wait_in(work.string());
     auto start = Clock::now();
     std::vector<std::vector<int32_t>> kept;
     if (n_kept > 0) {
-        kept = heaviest(weigh(with, pieces.read(0), chosen), n_kept);
+        const char* by = o.kept_by == KeptBy::kTraces ? "weights_by_traces" : "weights";
+        kept = find_kept(work / by, n_kept,
+                         [&] { return weigh(with, pieces.read(0), h.tokens, chosen, o.kept_by); });
         pieces.set_apart(kept);
     }
     Recording(with, pieces, chosen, o.keys, records).run();

@@ -13,6 +13,10 @@ namespace palimpsest {
 /// How a dictionary is looked through: as a whole, or in lists of alike entries.
 enum class PrefixLookup { kLinear, kTwoLevel, kFaster };
 
+/// What shows which of a prefix's own entries to keep: the attention of traces like those that the
+/// dictionaries are made of, or of the model repeating the prefix (KVzip).
+enum class KeptBy { kTraces, kRepetition };
+
 struct PrefixBuildOptions {
     std::string name = {};      // of the document
     int64_t heads_per_key = 1;  // 0: all that share a KV head
@@ -22,9 +26,10 @@ struct PrefixBuildOptions {
     PrefixStorage storage = PrefixStorage::kI8;
     int64_t k = 0;            // entries; 0: what the budget holds
     size_t budget_bytes = 0;  // of held bytes; 0: a quarter of the prefix's cache
-    /// Of what is held, the share that goes to the prefix's own entries which traces attend to
-    /// most: they are kept beside the dictionaries, whose states leave them out.
+    /// Of what is held, the share that goes to the prefix's own entries which are attended to most:
+    /// they are kept beside the dictionaries, whose states leave them out.
     double kept_share = 0;
+    KeptBy kept_by = KeptBy::kRepetition;
     uint64_t seed = 1;        // of the clustering
     int64_t n_chunks = 1;     // pieces that the prefix is read in, apart from each other
     int64_t n_held_out = 64;  // traces that are only checked with, at most an eighth of all
@@ -44,6 +49,12 @@ struct PrefixBuild {
     size_t cache_bytes = 0;                                // of the prefix's keys and values, f16
     double prefill_s = 0, traces_s = 0, clustering_s = 0, checking_s = 0;  // of this run
 };
+
+/// The share for kept entries that is taken where nobody says one: half, or nothing where a prefix
+/// can keep none (read in pieces, a model with sliding windows) or has no room behind it to be
+/// repeated.
+[[nodiscard]] double default_kept_share(const PrefixRuntime& with, const PrefixText& text,
+                                        int64_t n_chunks);
 
 /// Section 6.1 of the specification. A prefix in pieces has the records of all of them in the same
 /// clusters, whose sums are means (section 3.4): every piece has an attention sink of its own.

@@ -4,9 +4,10 @@
 #include <functional>
 #include <numeric>
 
+#include "core/error.h"
+#include "engine/rehearsal.h"
 #include "engine/session.h"
 #include "memory/attention_state.h"
-#include "memory/scoring_kernel.h"
 
 namespace palimpsest {
 
@@ -15,8 +16,8 @@ namespace {
 /// What the queries of one step pay to the entries of one KV head.
 class MassOfStep {
  public:
-    MassOfStep(const ExactPrefix& exact, AttentionScratch& scratch)
-        : exact_(exact), scratch_(scratch) {}
+    MassOfStep(const ExactPrefix& exact, AttentionScratch& scratch, Reduce reduce)
+        : exact_(exact), scratch_(scratch), reduce_(reduce) {}
 
     void add(int64_t head, int64_t n, const TracedLayer& seen, int thread, float* mass) const {
         const MemoryShape& s = exact_.shape();
@@ -39,25 +40,26 @@ class MassOfStep {
         for (size_t first = 0; first < rows.size(); first += size_t{kMaxRows}) {
             const size_t count = std::min(size_t{kMaxRows}, rows.size() - first);
             add_mass(entries, std::span(rows).subspan(first, count), {0, exact_.size()}, scale,
-                     {mass, Reduce::kSum}, scratch_.of_thread(thread));
+                     {mass, reduce_}, scratch_.of_thread(thread));
         }
     }
 
  private:
     const ExactPrefix& exact_;
     AttentionScratch& scratch_;
+    Reduce reduce_;
 };
 
 }  // namespace
 
 std::vector<std::vector<float>> traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
-                                            std::span<const TraceTokens> traces) {
+                                            std::span<const TraceTokens> traces, Reduce reduce) {
     const MemoryShape& s = exact.shape();
     const int64_t n_heads = s.n_layer * s.n_head_kv;
     std::vector<std::vector<float>> mass(static_cast<size_t>(n_heads),
                                          std::vector<float>(static_cast<size_t>(exact.size())));
     AttentionScratch scratch(s, with.backend.n_threads());
-    const MassOfStep step(exact, scratch);
+    const MassOfStep step(exact, scratch, reduce);
     const auto on_step = [&](int64_t /*first*/, int64_t n, std::span<const TracedLayer> layers) {
         with.backend.share_out(n_heads, [&](int64_t head, int thread) {
             step.add(head, n, layers[static_cast<size_t>(head / s.n_head_kv)], thread,
@@ -76,6 +78,30 @@ std::vector<std::vector<float>> traced_mass(const PrefixRuntime& with, const Exa
     return mass;
 }
 
+int64_t room_to_repeat(const PrefixRuntime& with, int64_t n) {
+    constexpr int64_t kMost = 512;
+    constexpr int64_t kLeast = 16;
+    const int64_t asking = repetition_overhead(rehearsal_texts(with.loaded.require_tokenizer()));
+    const int64_t room = with.loaded.config().n_ctx_train - n - asking;
+    return room < kLeast ? 0 : std::min(kMost, room);
+}
+
+std::vector<TraceTokens> repetitions(const PrefixRuntime& with, std::span<const TokenId> prefix) {
+    const int64_t length = std::ssize(prefix);
+    const int64_t most = room_to_repeat(with, length);
+    require(most > 0, "the prefix has ", length, " tokens, and this model sees ",
+            with.loaded.config().n_ctx_train,
+            ": there is no room to repeat it behind itself; let traces choose what is kept with ",
+            "--kept-by traces");
+    const RehearsalTexts texts = rehearsal_texts(with.loaded.require_tokenizer());
+    std::vector<TraceTokens> traces;
+    for (int64_t at = 0; at < length; at += most) {
+        traces.push_back(
+            {.tokens = repetition(texts, prefix, at, std::min(length, at + most)), .answer = 0});
+    }
+    return traces;
+}
+
 std::vector<std::vector<int32_t>> heaviest(const std::vector<std::vector<float>>& mass, int64_t n) {
     std::vector<std::vector<int32_t>> all;
     all.reserve(mass.size());
@@ -88,6 +114,33 @@ std::vector<std::vector<int32_t>> heaviest(const std::vector<std::vector<float>>
         std::ranges::sort(order);
         all.push_back(std::move(order));
     }
+    return all;
+}
+
+std::vector<std::vector<int32_t>> heaviest_of_all(const std::vector<std::vector<float>>& mass,
+                                                  int64_t n) {
+    struct Place {
+        float mass;
+        size_t head;
+        int32_t entry;
+    };
+    std::vector<std::vector<int32_t>> all = heaviest(mass, 1);
+    std::vector<Place> others;
+    for (size_t h = 0; h < mass.size(); ++h) {
+        const auto size = static_cast<int32_t>(mass[h].size());
+        // The last of the lightest: that is another one than the first of the heaviest.
+        const auto lightest = std::ranges::min_element(mass[h].rbegin(), mass[h].rend());
+        const auto least = static_cast<int32_t>(mass[h].rend() - lightest) - 1;
+        for (int32_t j = 0; j < size; ++j) {
+            if (j == all[h].front() || j == least) continue;
+            others.push_back({mass[h][static_cast<size_t>(j)], h, j});
+        }
+    }
+    std::ranges::stable_sort(others, std::greater{}, &Place::mass);
+    const auto rest = static_cast<size_t>(std::max<int64_t>(0, n - std::ssize(mass)));
+    others.resize(std::min(others.size(), rest));
+    for (const Place& p : others) all[p.head].push_back(p.entry);
+    for (std::vector<int32_t>& of : all) std::ranges::sort(of);
     return all;
 }
 

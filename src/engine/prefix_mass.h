@@ -3,15 +3,29 @@
 #include <vector>
 
 #include "engine/prefix_check.h"
+#include "memory/scoring_kernel.h"
 
 namespace palimpsest {
 
-/// Attention that traces pay to every entry of a prefix: [layer * KV heads + head][entry], summed
-/// over all positions and query heads. What eviction that looks at traces ranks by.
+/// Attention that traces pay to every entry of a prefix: [layer * KV heads + head][entry], over all
+/// positions and query heads summed, or the largest.
 std::vector<std::vector<float>> traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
-                                            std::span<const TraceTokens> traces);
+                                            std::span<const TraceTokens> traces, Reduce reduce);
+
+/// Tokens of a prefix of n tokens that can be repeated at once, in the window's room behind it; 0:
+/// there is too little.
+[[nodiscard]] int64_t room_to_repeat(const PrefixRuntime& with, int64_t n);
+
+/// What asks the model to repeat the prefix, piece by piece, as traces. Throws kInvalidArgument if
+/// there is no room to.
+std::vector<TraceTokens> repetitions(const PrefixRuntime& with, std::span<const TokenId> prefix);
 
 /// The n entries of each that have the most, ascending.
 std::vector<std::vector<int32_t>> heaviest(const std::vector<std::vector<float>>& mass, int64_t n);
+
+/// Of all together the n that have the most, ascending in each; of each one at least, and never
+/// all.
+std::vector<std::vector<int32_t>> heaviest_of_all(const std::vector<std::vector<float>>& mass,
+                                                  int64_t n);
 
 }  // namespace palimpsest

@@ -94,7 +94,7 @@ const ExactPrefix& PrefixPieces::read(int64_t i) {
 PrefixErrors PrefixPieces::check(const std::shared_ptr<const PrefixDocument>& document,
                                  const std::shared_ptr<const PrefixDocument>& mean_state,
                                  std::span<const TraceTokens> traces) {
-    if (document->n_kept() > 0) set_apart(document->kept_positions());
+    if (document->keeps_entries()) set_apart(document->kept_positions());
     int64_t longest = 0;
     for (const TraceTokens& t : traces) longest = std::max(longest, std::ssize(t.tokens));
     const int64_t whole = std::ssize(whole_.tokens());

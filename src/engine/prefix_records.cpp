@@ -68,14 +68,18 @@ void take_apart(const PrefixLayout& at, std::span<const float> from, int64_t wid
 
 }  // namespace
 
+void claim_folder(const fs::path& folder, const std::string& purpose) {
+    std::error_code failed;
+    if (content(folder / kPurpose) != purpose) fs::remove_all(folder, failed);
+    fs::create_directories(folder, failed);
+    std::ofstream(folder / kPurpose, std::ios::binary) << purpose;
+    require(content(folder / kPurpose) == purpose, "cannot write to '", folder.string(), "'");
+}
+
 PrefixRecords::PrefixRecords(fs::path folder, const std::string& purpose, const MemoryShape& shape,
                              std::vector<int64_t> lengths)
     : folder_(std::move(folder)), shape_(shape), lengths_(std::move(lengths)) {
-    std::error_code failed;
-    if (content(folder_ / kPurpose) != purpose) fs::remove_all(folder_, failed);
-    fs::create_directories(folder_, failed);
-    std::ofstream(folder_ / kPurpose, std::ios::binary) << purpose;
-    require(content(folder_ / kPurpose) == purpose, "cannot write to '", folder_.string(), "'");
+    claim_folder(folder_, purpose);
     n_done_ = n_traces();
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
         const auto size = fs::exists(file(layer)) ? fs::file_size(file(layer)) : 0;

@@ -12,12 +12,15 @@
 
 namespace palimpsest {
 
+/// Opens a folder, or makes it; what is in it is kept if it was claimed for the same purpose, and
+/// removed otherwise. Throws kInvalidArgument if it cannot be written.
+void claim_folder(const std::filesystem::path& folder, const std::string& purpose);
+
 /// What traces saw of a prefix, on disk: one file a layer, so that only a layer's records are ever
 /// in memory, and an interrupted build goes on where it stopped. Queries and outputs in f16.
 class PrefixRecords {
  public:
-    /// `lengths` are the traces' tokens. Opens `folder`, or makes it; what is in it is kept if it
-    /// was written for the same `purpose`, and removed otherwise.
+    /// `lengths` are the traces' tokens. Claims `folder`.
     PrefixRecords(std::filesystem::path folder, const std::string& purpose,
                   const MemoryShape& shape, std::vector<int64_t> lengths);
 

@@ -13,7 +13,6 @@ constexpr int64_t kMostLogits = 64;
 
 constexpr int64_t kMostRehearsed = 2048;  // positions repeated at once
 constexpr int64_t kLeastRehearsed = 16;
-constexpr int64_t kCueTokens = 8;  // last tokens before a piece, which say where it starts
 
 /// Nodes of a pass: about 30 a block, and what every lane's memory adds.
 size_t nodes_for(const ModelConfig& cfg, size_t n_lanes) {
@@ -185,9 +184,7 @@ bool Session::feed(std::vector<Segment> prompt, const FeedHooks& hooks) {
 /// Positions read in one step: where each is rehearsed too, both together make a chunk.
 int64_t Session::read_chunk() const {
     if (memory_->rehearses() != Rehearses::kAfterEachStep) return options_.n_chunk;
-    const RehearsalTexts& t = options_.rehearsal;
-    const auto asking = static_cast<int64_t>(std::max(t.first.size(), t.later.size()) +
-                                             static_cast<size_t>(kCueTokens) + t.answer.size());
+    const int64_t asking = repetition_overhead(options_.rehearsal);
     const int64_t n = (options_.n_chunk - asking) / 2;
     require(n >= kLeastRehearsed, "a chunk of ", options_.n_chunk,
             " is too short to be rehearsed; ", "it must be ", asking + 2 * kLeastRehearsed,
@@ -195,7 +192,7 @@ int64_t Session::read_chunk() const {
     return n;
 }
 
-/// KVzip's protocol (Kim et al., 2025, arXiv:2505.23416): the input is repeated piece by piece.
+/// The input is repeated piece by piece.
 void Session::rehearse(int64_t begin, int64_t end, bool is_prefill) {
     for (int64_t at = begin; at < end; at += kMostRehearsed) {
         const int64_t stop = std::min(at + kMostRehearsed, end);
@@ -204,19 +201,7 @@ void Session::rehearse(int64_t begin, int64_t end, bool is_prefill) {
 }
 
 void Session::rehearse_piece(int64_t begin, int64_t end, bool is_prefill, bool is_last) {
-    const auto piece = [&](int64_t from, int64_t to) {
-        return std::span(tokens_).subspan(static_cast<size_t>(from),
-                                          static_cast<size_t>(to - from));
-    };
-    std::vector<TokenId> asking;
-    const auto add = [&](std::span<const TokenId> more) {
-        asking.insert(asking.end(), more.begin(), more.end());
-    };
-    add(begin == 0 ? options_.rehearsal.first : options_.rehearsal.later);
-    if (begin > 0) add(piece(std::max<int64_t>(0, begin - kCueTokens), begin));
-    add(options_.rehearsal.answer);
-    add(piece(begin, end));
-    std::erase(asking, -1);  // ready rows have no token to repeat
+    const std::vector<TokenId> asking = repetition(options_.rehearsal, tokens_, begin, end);
     const auto n = std::ssize(asking);
     int64_t done = 0;
     while (done < n) {

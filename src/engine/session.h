@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/rehearsal.h"
 #include "model/model.h"
 
 namespace palimpsest {
@@ -35,16 +36,9 @@ class Evaluator {
     std::vector<float> values_;
 };
 
-/// What asks a model to repeat, for memories that want it; tokens. Empty: it repeats unasked.
-struct RehearsalTexts {
-    std::vector<TokenId> first;   // the input from its beginning
-    std::vector<TokenId> later;   // from where the last tokens, which follow this, have come to
-    std::vector<TokenId> answer;  // what stands before an answer
-};
-
 struct SessionOptions {
-    int64_t n_chunk = 512;  // positions a step of prefill
-    RehearsalTexts rehearsal = {};
+    int64_t n_chunk = 512;          // positions a step of prefill
+    RehearsalTexts rehearsal = {};  // for memories that want it; empty: it repeats unasked
 };
 
 /// What a caller may want to know while a prompt is read.

@@ -5,6 +5,8 @@
 
 #include "memory/prefix_document.h"
 
+#include <ggml-cpu.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -63,21 +65,29 @@ void check_lists(const PrefixLayer& l, int64_t codebook, int32_t n_entries) {
     }
 }
 
-/// Positions must be of the prefix, each once.
+std::span<const int32_t> kept_starts(const PrefixLayer& l) {
+    return {values_of<int32_t>(l.kept_start), static_cast<size_t>(l.kept_start.shape[0])};
+}
+
+/// Every head must keep some of the prefix's positions, each once, and leave some.
 void check_kept(const PrefixLayer& l, const PrefixHeader& h) {
     const bool has = !l.kept_at.data.empty();
-    if (l.kept_k.data.empty() == has || l.kept_v.data.empty() == has) {
-        corrupt("half of its kept entries is missing");
+    for (const GgufTensor* t : {&l.kept_k, &l.kept_v, &l.kept_start}) {
+        if (t->data.empty() == has) corrupt("a part of its kept entries is missing");
     }
     if (!has) return;
+    const std::span<const int32_t> starts = kept_starts(l);
     const int64_t n = l.kept_at.shape[0];
-    if (h.n_chunks > 1 || n >= std::ssize(h.tokens))
-        corrupt(cat("it keeps ", n, " entries a head"));
-    for (int64_t head = 0; head < h.layout.n_head_kv; ++head) {
-        const std::span at(values_of<int32_t>(l.kept_at) + head * n, static_cast<size_t>(n));
+    const bool covers = starts.front() == 0 && starts.back() == n &&
+                        std::ranges::is_sorted(starts, std::ranges::less_equal{});
+    if (!covers || h.n_chunks > 1) corrupt(cat("its heads do not share the ", n, " kept entries"));
+    for (size_t head = 0; head + 1 < starts.size(); ++head) {
+        const std::span at(values_of<int32_t>(l.kept_at) + starts[head],
+                           static_cast<size_t>(starts[head + 1] - starts[head]));
         const bool ascends =
             std::ranges::adjacent_find(at, std::ranges::greater_equal{}) == at.end();
-        if (!ascends || at.front() < 0 || at.back() >= std::ssize(h.tokens)) {
+        const bool leaves_some = std::ssize(at) < std::ssize(h.tokens);
+        if (!ascends || !leaves_some || at.front() < 0 || at.back() >= std::ssize(h.tokens)) {
             corrupt("its kept entries are of no positions");
         }
     }
@@ -119,12 +129,12 @@ void check_layer(PrefixLayer& l, const PrefixHeader& h) {
             check_part(part, GGML_TYPE_F16, {at.d_head, n_exact, at.n_head_kv, 1});
         }
         if (t == &l.kept_k || t == &l.kept_v) {
-            const int64_t n = l.kept_at.shape[0] + kPadding;
-            check_part(part, GGML_TYPE_F16, {at.d_head, n, at.n_head_kv, 1});
+            const bool is_q8 = t->type == GGML_TYPE_Q8_0 && l.kept_k.type == l.kept_v.type;
+            check_part(part, is_q8 ? GGML_TYPE_Q8_0 : GGML_TYPE_F16,
+                       {at.d_head, l.kept_at.shape[0] + kPadding, 1, 1});
         }
-        if (t == &l.kept_at) {
-            check_part(part, GGML_TYPE_I32, {l.kept_at.shape[0], at.n_head_kv, 1, 1});
-        }
+        if (t == &l.kept_at) check_part(part, GGML_TYPE_I32, {l.kept_at.shape[0], 1, 1, 1});
+        if (t == &l.kept_start) check_part(part, GGML_TYPE_I32, {at.n_head_kv + 1, 1, 1, 1});
     }
     if (is_i8 && (l.key_scale.data.empty() || l.value_scale.data.empty())) {
         corrupt("it has no scales");
@@ -151,7 +161,8 @@ bool is_layout(const PrefixLayout& l) {
 }
 
 size_t kept_bytes_of(const PrefixLayer& l) {
-    return l.kept_k.data.size() + l.kept_v.data.size() + l.kept_at.data.size();
+    return l.kept_k.data.size() + l.kept_v.data.size() + l.kept_at.data.size() +
+           l.kept_start.data.size();
 }
 
 size_t bytes_of(const PrefixLayer& l) {
@@ -160,11 +171,11 @@ size_t bytes_of(const PrefixLayer& l) {
            l.list_keys.data.size() + l.list_start.data.size() + kept_bytes_of(l);
 }
 
-/// One head's of tensors [D, n, Hkv] in f16.
-EntryRows rows_of(const GgufTensor& k, const GgufTensor& v, int64_t head) {
-    const size_t row = ggml_row_size(GGML_TYPE_F16, k.shape[0]);
-    const size_t at = static_cast<size_t>(head * k.shape[1]) * row;
-    return {.type = GGML_TYPE_F16,
+/// Of tensors [D, ...], from row `first` on.
+EntryRows rows_from(const GgufTensor& k, const GgufTensor& v, int64_t first) {
+    const size_t row = ggml_row_size(k.type, k.shape[0]);
+    const size_t at = static_cast<size_t>(first) * row;
+    return {.type = k.type,
             .k = k.data.data() + at,
             .v = v.data.data() + at,
             .row_bytes = row,
@@ -203,7 +214,8 @@ std::vector<PrefixPart> parts_of(PrefixLayer& l, const PrefixHeader& h) {
             {"exact_v", &l.exact_v, false},
             {"kept_k", &l.kept_k, false},
             {"kept_v", &l.kept_v, false},
-            {"kept_at", &l.kept_at, false}};
+            {"kept_at", &l.kept_at, false},
+            {"kept_start", &l.kept_start, false}};
 }
 
 PrefixDocument::PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> layers,
@@ -224,7 +236,7 @@ PrefixDocument::PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> lay
     for (PrefixLayer& l : layers_) {
         check_layer(l, header_);
         if (l.list_keys.data.empty() == has_lists()) corrupt("not all layers have lists");
-        if (n_kept_of(l) != n_kept()) corrupt("not all layers keep as many entries");
+        if (l.kept_at.data.empty() == keeps_entries()) corrupt("not all layers keep entries");
     }
 }
 
@@ -318,20 +330,26 @@ float PrefixDocument::floor(int64_t layer, int64_t codebook) const {
 
 EntryRows PrefixDocument::exact(int64_t layer, int64_t head_kv) const {
     const PrefixLayer& l = layers_[static_cast<size_t>(layer)];
-    return rows_of(l.exact_k, l.exact_v, head_kv);
+    return rows_from(l.exact_k, l.exact_v, head_kv * l.exact_k.shape[1]);
 }
 
 EntryRows PrefixDocument::kept(int64_t layer, int64_t head_kv) const {
     const PrefixLayer& l = layers_[static_cast<size_t>(layer)];
-    return rows_of(l.kept_k, l.kept_v, head_kv);
+    return rows_from(l.kept_k, l.kept_v, kept_starts(l)[static_cast<size_t>(head_kv)]);
+}
+
+int64_t PrefixDocument::n_kept(int64_t layer, int64_t head_kv) const {
+    const std::span<const int32_t> starts = kept_starts(layers_[static_cast<size_t>(layer)]);
+    return starts[static_cast<size_t>(head_kv) + 1] - starts[static_cast<size_t>(head_kv)];
 }
 
 std::vector<std::vector<int32_t>> PrefixDocument::kept_positions() const {
     std::vector<std::vector<int32_t>> all;
     for (const PrefixLayer& l : layers_) {
-        for (int64_t h = 0; h < header_.layout.n_head_kv; ++h) {
-            const int32_t* first = values_of<int32_t>(l.kept_at) + h * n_kept();
-            all.emplace_back(first, first + n_kept());
+        const std::span<const int32_t> starts = kept_starts(l);
+        const auto* at = values_of<int32_t>(l.kept_at);
+        for (size_t h = 0; h + 1 < starts.size(); ++h) {
+            all.emplace_back(at + starts[h], at + starts[h + 1]);
         }
     }
     return all;
@@ -380,12 +398,19 @@ size_t prefix_list_bytes(const PrefixLayout& l, int64_t n_layer, int64_t k) {
     return one * static_cast<size_t>(l.n_codebooks() * n_layer);
 }
 
-size_t prefix_kept_bytes(const PrefixLayout& l, int64_t n_layer, int64_t n) {
+ggml_type kept_type(const PrefixLayout& l, PrefixStorage storage) {
+    const bool is_q8 =
+        storage == PrefixStorage::kI8 && l.d_head % ggml_blck_size(GGML_TYPE_Q8_0) == 0;
+    return is_q8 ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
+}
+
+size_t prefix_kept_bytes(const PrefixLayout& l, int64_t n_layer, int64_t n, PrefixStorage storage) {
     if (n == 0) return 0;
-    const size_t row = ggml_row_size(GGML_TYPE_F16, l.d_head);
-    const size_t head =
-        2 * static_cast<size_t>(n + kPadding) * row + static_cast<size_t>(n) * sizeof(int32_t);
-    return static_cast<size_t>(n_layer * l.n_head_kv) * head;
+    const size_t row = ggml_row_size(kept_type(l, storage), l.d_head);
+    const size_t layer =
+        2 * kPadding * row + static_cast<size_t>(l.n_head_kv + 1) * sizeof(int32_t);
+    return static_cast<size_t>(n) * (2 * row + sizeof(int32_t)) +
+           static_cast<size_t>(n_layer) * layer;
 }
 
 size_t prefix_entry_bytes(const PrefixLayout& l, int64_t n_layer, PrefixStorage storage) {
@@ -418,6 +443,23 @@ std::vector<std::byte> raw(const std::vector<T>& values) {
     std::vector<std::byte> bytes(values.size() * sizeof(T));
     std::memcpy(bytes.data(), values.data(), bytes.size());
     return bytes;
+}
+
+/// Rows of f16, stored as `type` does.
+void put_rows(std::span<const std::byte> from, int64_t d, ggml_type type, std::byte* to) {
+    if (type == GGML_TYPE_F16) {
+        std::ranges::copy(from, to);
+        return;
+    }
+    const size_t row = ggml_row_size(GGML_TYPE_F16, d);
+    const ggml_from_float_t store = ggml_get_type_traits_cpu(type)->from_float;
+    std::vector<float> values(static_cast<size_t>(d));
+    for (size_t at = 0; at < from.size(); at += row) {
+        ggml_fp16_to_fp32_row(reinterpret_cast<const ggml_fp16_t*>(from.data() + at), values.data(),
+                              d);
+        store(values.data(), to, d);
+        to += ggml_row_size(type, d);
+    }
 }
 
 /// A layer's values while its codebooks are laid side by side, K entries each.
@@ -544,35 +586,58 @@ void PrefixAssembly::set_floors(std::span<const float> floors) {
     }
 }
 
-/// The first n rows of every head, and padding.
-GgufTensor PrefixAssembly::own_rows(std::span<const EntryRows> heads, int64_t n,
+/// Of every head its first rows, one head's after another's, and padding.
+GgufTensor PrefixAssembly::own_rows(std::span<const EntryRows> heads,
+                                    std::span<const int32_t> starts,
                                     const std::byte* EntryRows::*part) {
-    const size_t row = ggml_row_size(GGML_TYPE_F16, header_.layout.d_head);
+    const int64_t d = header_.layout.d_head;
+    const ggml_type type = kept_type(header_.layout, storage_);
+    const size_t row = ggml_row_size(type, d);
+    const int64_t n = starts.back() + kPadding;
+    std::vector<std::byte> bytes(static_cast<size_t>(n) * row);
+    for (size_t h = 0; h < heads.size(); ++h) {
+        check(heads[h].type == GGML_TYPE_F16, "kept entries come in f16");
+        const auto rows = static_cast<size_t>(starts[h + 1] - starts[h]);
+        put_rows({heads[h].*part, rows * heads[h].row_bytes}, d, type,
+                 bytes.data() + static_cast<size_t>(starts[h]) * row);
+    }
+    return own(type, {d, n, 1, 1}, std::move(bytes));
+}
+
+/// All rows of every head, each head's padded.
+GgufTensor PrefixAssembly::own_exact(std::span<const EntryRows> heads,
+                                     const std::byte* EntryRows::*part) {
+    const int64_t d = header_.layout.d_head;
+    const size_t row = ggml_row_size(GGML_TYPE_F16, d);
+    const int64_t n = std::ssize(header_.tokens);
     const size_t padded = static_cast<size_t>(n + kPadding) * row;
     std::vector<std::byte> bytes(padded * heads.size());
     for (size_t h = 0; h < heads.size(); ++h) {
         check(heads[h].type == GGML_TYPE_F16 && heads[h].row_bytes == row, "exact entries in f16");
         std::copy_n(heads[h].*part, static_cast<size_t>(n) * row, bytes.data() + h * padded);
     }
-    return own(GGML_TYPE_F16, {header_.layout.d_head, n + kPadding, std::ssize(heads), 1},
-               std::move(bytes));
+    return own(GGML_TYPE_F16, {d, n + kPadding, std::ssize(heads), 1}, std::move(bytes));
 }
 
 void PrefixAssembly::set_exact(int64_t layer, std::span<const EntryRows> heads) {
     PrefixLayer& l = layers_[static_cast<size_t>(layer)];
-    l.exact_k = own_rows(heads, std::ssize(header_.tokens), &EntryRows::k);
-    l.exact_v = own_rows(heads, std::ssize(header_.tokens), &EntryRows::v);
+    l.exact_k = own_exact(heads, &EntryRows::k);
+    l.exact_v = own_exact(heads, &EntryRows::v);
 }
 
 void PrefixAssembly::set_kept(int64_t layer, std::span<const EntryRows> heads,
                               std::span<const std::vector<int32_t>> positions) {
-    const int64_t n = std::ssize(positions.front());
     std::vector<int32_t> all;
-    for (const std::vector<int32_t>& of : positions) all.insert(all.end(), of.begin(), of.end());
+    std::vector<int32_t> starts = {0};
+    for (const std::vector<int32_t>& of : positions) {
+        all.insert(all.end(), of.begin(), of.end());
+        starts.push_back(static_cast<int32_t>(all.size()));
+    }
     PrefixLayer& l = layers_[static_cast<size_t>(layer)];
-    l.kept_k = own_rows(heads, n, &EntryRows::k);
-    l.kept_v = own_rows(heads, n, &EntryRows::v);
-    l.kept_at = own(GGML_TYPE_I32, {n, std::ssize(heads), 1, 1}, raw(all));
+    l.kept_k = own_rows(heads, starts, &EntryRows::k);
+    l.kept_v = own_rows(heads, starts, &EntryRows::v);
+    l.kept_at = own(GGML_TYPE_I32, {std::ssize(all), 1, 1, 1}, raw(all));
+    l.kept_start = own(GGML_TYPE_I32, {std::ssize(starts), 1, 1, 1}, raw(starts));
 }
 
 PrefixDocument PrefixAssembly::document(const PrefixHeader& header) const {

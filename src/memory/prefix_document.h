@@ -59,9 +59,10 @@ struct PrefixLayer {
     GgufTensor floor;        // [C] f32: similarity below which a query is unlike any trace
     GgufTensor exact_k;      // [D, L + padding, Hkv] f16: the prefix itself, for the gate
     GgufTensor exact_v;
-    GgufTensor kept_k;   // [D, M + padding, Hkv] f16: M of the prefix's own entries, which the
-    GgufTensor kept_v;   // states in the dictionaries leave out
-    GgufTensor kept_at;  // [M, Hkv] i32: which, ascending
+    GgufTensor kept_k;      // [D, M + padding] f16 or q8_0: M of the prefix's own entries, head
+    GgufTensor kept_v;      // after head, which the states in the dictionaries leave out
+    GgufTensor kept_at;     // [M] i32: their positions, ascending in each head
+    GgufTensor kept_start;  // [Hkv + 1] i32: heads' first entries, the last one's end
 };
 
 /// A name in the file, the tensor, and what it must be.
@@ -115,10 +116,11 @@ class PrefixDocument {
     /// The prefix's own entries of a KV head, if it has them.
     [[nodiscard]] EntryRows exact(int64_t layer, int64_t head_kv) const;
 
-    /// The prefix's own entries that each KV head keeps beside its dictionary; 0: none.
-    [[nodiscard]] int64_t n_kept() const { return n_kept_of(layers_.front()); }
+    /// Of the prefix's own entries, does each KV head keep some beside its dictionary?
+    [[nodiscard]] bool keeps_entries() const { return !layers_.front().kept_at.data.empty(); }
+    [[nodiscard]] int64_t n_kept(int64_t layer, int64_t head_kv) const;
     [[nodiscard]] EntryRows kept(int64_t layer, int64_t head_kv) const;
-    /// Their positions: [layer * n_head_kv + head_kv].
+    /// Their positions, ascending: [layer * n_head_kv + head_kv]. Only if there are any.
     [[nodiscard]] std::vector<std::vector<int32_t>> kept_positions() const;
 
     /// Memory that requests read from, all layers: keys, values, logarithms, whitening, kept
@@ -130,10 +132,6 @@ class PrefixDocument {
     [[nodiscard]] size_t exact_bytes() const;
 
  private:
-    [[nodiscard]] static int64_t n_kept_of(const PrefixLayer& layer) {
-        return layer.kept_at.data.empty() ? 0 : layer.kept_at.shape[0];
-    }
-
     PrefixHeader header_;
     std::vector<PrefixLayer> layers_;
     std::shared_ptr<const void> owner_;
@@ -148,8 +146,13 @@ enum class PrefixStorage { kF16, kI8 };
 /// Bytes that lists take, all codebooks of all layers, k entries a codebook.
 [[nodiscard]] size_t prefix_list_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t k);
 
-/// Bytes that so many kept entries a KV head take, all layers.
-[[nodiscard]] size_t prefix_kept_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t n);
+/// What kept entries are stored as: q8_0 beside i8, where the head size is made of its blocks, else
+/// f16.
+[[nodiscard]] ggml_type kept_type(const PrefixLayout& layout, PrefixStorage storage);
+
+/// Bytes that n kept entries take, all heads of all layers together.
+[[nodiscard]] size_t prefix_kept_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t n,
+                                       PrefixStorage storage);
 
 /// Bytes of an entry of all codebooks of all layers: what a budget is divided by.
 [[nodiscard]] size_t prefix_entry_bytes(const PrefixLayout& layout, int64_t n_layer,
@@ -166,7 +169,8 @@ class PrefixAssembly {
     void set_floors(std::span<const float> floors);
     /// Exact entries of a layer: rows of all KV heads, f16, of as many positions as the prefix.
     void set_exact(int64_t layer, std::span<const EntryRows> heads);
-    /// Kept entries of a layer: the first rows of all KV heads, and the positions they are of.
+    /// Kept entries of a layer: of every KV head the first rows, f16, and the positions they are
+    /// of.
     void set_kept(int64_t layer, std::span<const EntryRows> heads,
                   std::span<const std::vector<int32_t>> positions);
 
@@ -175,8 +179,9 @@ class PrefixAssembly {
 
  private:
     GgufTensor own(ggml_type type, const Shape& shape, std::vector<std::byte> bytes);
-    GgufTensor own_rows(std::span<const EntryRows> heads, int64_t n,
+    GgufTensor own_rows(std::span<const EntryRows> heads, std::span<const int32_t> starts,
                         const std::byte* EntryRows::*part);
+    GgufTensor own_exact(std::span<const EntryRows> heads, const std::byte* EntryRows::*part);
 
     PrefixHeader header_;
     PrefixStorage storage_;

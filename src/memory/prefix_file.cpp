@@ -16,7 +16,8 @@ namespace palimpsest {
 
 namespace {
 
-constexpr int64_t kVersion = 2;  // 1: without kept entries, and still written so
+constexpr int64_t kVersion = 3;      // 1: without kept entries, and still written so
+constexpr int64_t kLostVersion = 2;  // kept entries in another layout; for a day
 constexpr int64_t kMostDocuments = 1024;
 
 [[noreturn]] void corrupt(const std::string& what) {
@@ -203,7 +204,7 @@ void write_prefixes(const std::string& path,
     GgufWriter to;
     to.set_text("general.architecture", "palimpsest-prefix");
     const bool keeps =
-        std::ranges::any_of(documents, [](const auto& d) { return d->n_kept() > 0; });
+        std::ranges::any_of(documents, [](const auto& d) { return d->keeps_entries(); });
     to.set_integer("prefix.version", keeps ? kVersion : 1);
     to.set_integer("prefix.count", std::ssize(documents));
     for (int64_t i = 0; i < std::ssize(documents); ++i) {
@@ -219,9 +220,10 @@ std::vector<std::shared_ptr<const PrefixDocument>> read_prefixes(const std::stri
                     cat("'", path, "' is no prefix memory; 'palimpsest prefix build' makes one"));
     }
     const int64_t version = file->integer("prefix.version").value_or(0);
-    if (version < 1 || version > kVersion) {
+    if (version < 1 || version > kVersion || version == kLostVersion) {
         throw Error(ErrorCode::kUnsupported, cat("'", path, "' is of format ", version,
-                                                 "; this program reads formats 1 to ", kVersion));
+                                                 "; this program reads formats 1 and ", kVersion,
+                                                 version == kLostVersion ? "; build it anew" : ""));
     }
     const int64_t n = file->integer("prefix.count").value_or(0);
     if (n < 1 || n > kMostDocuments) corrupt(cat("it has ", n, " documents"));

@@ -59,7 +59,7 @@ void check_prefixes(const PrefixUse& use, const MemoryShape& shape) {
                 d->header().n_layer, " layers with ", at.n_head, " heads of ", at.d_head,
                 "; this one has ", shape.n_layer, " with ", shape.n_head, " of ", shape.d_head);
         const bool slides = std::ranges::any_of(shape.windows, [](int64_t w) { return w > 0; });
-        require(d->n_kept() == 0 || !slides, "the prefix memory '", d->header().name,
+        require(!d->keeps_entries() || !slides, "the prefix memory '", d->header().name,
                 "' keeps entries, which no model with a sliding window can have");
     }
 }
@@ -73,9 +73,20 @@ class PrefixReader::KeptEntries final : public EntrySource {
     [[nodiscard]] EntryRows rows(int64_t layer, int64_t head) const noexcept override {
         return document_.kept(layer, head);
     }
-    [[nodiscard]] SlotRange visible(int64_t /*layer*/, int64_t /*head*/,
+    [[nodiscard]] SlotRange visible(int64_t layer, int64_t head,
                                     int64_t /*i*/) const noexcept override {
-        return {0, document_.n_kept()};
+        return {0, document_.n_kept(layer, head)};
+    }
+
+    /// Of one head.
+    [[nodiscard]] int64_t most() const {
+        int64_t most = 0;
+        for (int64_t l = 0; l < document_.header().n_layer; ++l) {
+            for (int64_t h = 0; h < document_.header().layout.n_head_kv; ++h) {
+                most = std::max(most, document_.n_kept(l, h));
+            }
+        }
+        return most;
     }
 
  private:
@@ -92,8 +103,9 @@ PrefixReader::PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n
         const PrefixLayout& at = d->header().layout;
         longest = std::max(longest, kPositionsAtOnce * at.rows() * at.width());
         Kept& kept = kept_.emplace_back();
-        if (d->n_kept() == 0) continue;
+        if (!d->keeps_entries()) continue;
         kept.entries = std::make_unique<KeptEntries>(*d);
+        kept.most = kept.entries->most();
         kept.scratch = std::make_unique<AttentionScratch>(shape, n_threads);
         kept.scratch->note_lse();
     }
@@ -106,8 +118,8 @@ PrefixReader::PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n
 
 void PrefixReader::begin(const Step& step) {
     step_ = step;
-    for (size_t i = 0; i < kept_.size(); ++i) {
-        if (kept_[i].scratch) kept_[i].scratch->prepare(step.n, use_.documents[i]->n_kept());
+    for (Kept& kept : kept_) {
+        if (kept.scratch) kept.scratch->prepare(step.n, kept.most);
     }
 }
 

@@ -67,6 +67,7 @@ class PrefixReader {
     struct Kept {
         std::unique_ptr<KeptEntries> entries;
         std::unique_ptr<AttentionScratch> scratch;
+        int64_t most = 0;  // of one head
     };
 
     PrefixUse use_;

@@ -78,10 +78,10 @@ class TraceMemory::FrozenEntries final : public EntrySource {
     [[nodiscard]] EntryRows rows(int64_t layer, int64_t head) const noexcept override {
         return prefix_.rows(layer, head);
     }
-    [[nodiscard]] SlotRange visible(int64_t layer, int64_t /*head*/,
+    [[nodiscard]] SlotRange visible(int64_t layer, int64_t head,
                                     int64_t i) const noexcept override {
-        if (is_apart_) return {0, prefix_.n_apart()};
-        if (prefix_.n_apart() > 0) return {prefix_.n_apart(), prefix_.size()};
+        if (is_apart_) return {0, prefix_.n_apart(layer, head)};
+        if (prefix_.is_split()) return {prefix_.n_apart(layer, head), prefix_.size()};
         const int64_t window = prefix_.shape().window(layer);
         const int64_t oldest =
             window > 0 ? own_.next_position() + i - window + 1 - prefix_.first_position() : 0;
@@ -119,7 +119,7 @@ uint64_t TraceMemory::plan(const Step& step) {
     }
     scratch_.prepare(step.n, own_.size() + step.n);
     prefix_scratch_.prepare(step.n, prefix_.size());
-    if (prefix_.n_apart() > 0) apart_scratch_.prepare(step.n, prefix_.n_apart());
+    if (prefix_.is_split()) apart_scratch_.prepare(step.n, prefix_.most_apart());
     if (on_step_) {
         const auto n = static_cast<size_t>(step.n * shape_.n_head);
         const auto d = static_cast<size_t>(shape_.d_head);
@@ -165,7 +165,7 @@ class TraceMemory::SplitOp final : public CustomOp {
                 std::ranges::copy(out,
                                   told.own.begin() + static_cast<std::ptrdiff_t>(w) * shape.d_head);
             }
-            const SlotRange seen = of_.frozen_->visible(layer_, h, i);
+            const SlotRange seen = of_.frozen_->visible(layer_, h / shape.group(), i);
             float prefix_lse = kEmptyState;
             if (seen.begin < seen.end) prefix_lse = *of_.prefix_scratch_.lse(h, i);
             join_state(out, own_lse, prefix, prefix_lse);
@@ -196,7 +196,7 @@ Tensor TraceMemory::attend(Graph& g, const AttentionInputs& in) {
     Tensor own = g.keep(fused_attention(g, shape_, in, own_, scratch_));
     Tensor prefix = g.keep(fused_attention(g, shape_, in, *frozen_, prefix_scratch_));
     std::vector<Tensor> sources = {own, prefix, keys_ == PrefixKeys::kPre ? in.q_raw : in.q};
-    if (prefix_.n_apart() > 0) {
+    if (prefix_.is_split()) {
         sources.push_back(g.keep(fused_attention(g, shape_, in, *apart_, apart_scratch_)));
     }
     // Kept: the last layer is told too, where no logits are wanted.
@@ -215,17 +215,17 @@ void ExactPrefix::keep(std::span<const std::vector<int32_t>> kept) {
 }
 
 void ExactPrefix::set_apart(std::span<const std::vector<int32_t>> chosen) {
-    check(n_apart_ == 0 && std::ssize(chosen) == shape_.n_layer * shape_.n_head_kv,
+    check(!is_split() && std::ssize(chosen) == shape_.n_layer * shape_.n_head_kv,
           "entries of every head, once");
     for (size_t i = 0; i < chosen.size(); ++i) {
-        check(chosen[i].size() == chosen.front().size(), "as many entries of every head");
+        check(!chosen[i].empty() && std::ssize(chosen[i]) < line_.size(), "some entries, not all");
         std::vector<int32_t> order = chosen[i];
         const std::vector<int32_t> rest = complement(chosen[i], line_.size());
         order.insert(order.end(), rest.begin(), rest.end());
         const auto at = static_cast<int64_t>(i);
         line_.arrange(at / shape_.n_head_kv, at % shape_.n_head_kv, order);
     }
-    n_apart_ = std::ssize(chosen.front());
+    for (const auto& of : chosen) n_apart_.push_back(std::ssize(of));
 }
 
 void ExactPrefix::save(std::ostream& out) const {

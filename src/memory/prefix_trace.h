@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <span>
 #include <vector>
@@ -68,7 +69,7 @@ class ExactPrefix final : public ContextMemory {
     void settle(const Step& step) override { line_.append(step.n); }
     void reset() override {
         line_.clear();
-        n_apart_ = 0;
+        n_apart_.clear();
     }
     [[nodiscard]] MemoryUsage usage() const override;
     [[nodiscard]] MemoryReport report() const override { return {}; }
@@ -86,12 +87,17 @@ class ExactPrefix final : public ContextMemory {
     /// Keeps some entries, as many of every head: kept[layer * n_head_kv + head], ascending. For
     /// comparisons with eviction; only where no layer has a window.
     void keep(std::span<const std::vector<int32_t>> kept);
-    /// Moves some to the front, as many of every head: followers attend to them and to the rest
-    /// apart. Chosen as in keep(), from entries in the order of their positions; not where a layer
-    /// has a window.
+    /// Moves some of every head to the front: followers attend to them and to the rest apart.
+    /// Chosen as in keep(), but heads may differ in number, from entries in the order of their
+    /// positions; not where a layer has a window.
     void set_apart(std::span<const std::vector<int32_t>> chosen);
-    /// Slots [0, n_apart()) of every head were set apart.
-    [[nodiscard]] int64_t n_apart() const { return n_apart_; }
+    /// Was anything set apart?
+    [[nodiscard]] bool is_split() const { return !n_apart_.empty(); }
+    /// Then slots [0, n_apart()) of that head were.
+    [[nodiscard]] int64_t n_apart(int64_t layer, int64_t head) const {
+        return n_apart_[static_cast<size_t>(layer * shape_.n_head_kv + head)];
+    }
+    [[nodiscard]] int64_t most_apart() const { return *std::ranges::max_element(n_apart_); }
 
  private:
     template <class Work>
@@ -104,7 +110,7 @@ class ExactPrefix final : public ContextMemory {
     MemoryShape shape_;
     EntryLine line_;
     AttentionScratch scratch_;
-    int64_t n_apart_ = 0;
+    std::vector<int64_t> n_apart_;  // [layer][KV head]; empty: nothing was set apart
 };
 
 /// What the queries of one step saw in one layer, position after position: [n][n_head][d_head],

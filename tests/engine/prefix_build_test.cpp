@@ -347,8 +347,11 @@ TEST_F(TinyBuild, KeepsEntriesWithinItsBudget) {
         EXPECT_LE(b->document->held_bytes(), budget);
         EXPECT_GT(b->document->held_bytes(), budget * 6 / 10);
     }
-    EXPECT_EQ(plain.document->n_kept(), 0);
-    EXPECT_GT(kept.document->n_kept(), 10);
+    EXPECT_FALSE(plain.document->keeps_entries());
+    ASSERT_TRUE(kept.document->keeps_entries());
+    size_t n_kept = 0;
+    for (const auto& of : kept.document->kept_positions()) n_kept += of.size();
+    EXPECT_GT(n_kept, 40U);  // of four heads
     EXPECT_LT(kept.document->header().k, plain.document->header().k);
     EXPECT_LT(kept.errors.e_out, 0.5);
     // By a number of entries: as many bytes again.
@@ -362,6 +365,50 @@ TEST(PrefixMass, TheHeaviestComeInOrderAndEarlierOnesFirst) {
     const std::vector<std::vector<float>> mass = {{1, 5, 3, 5, 5}, {2, 0, 0, 9, 0}};
     const std::vector<std::vector<int32_t>> two = {{1, 3}, {0, 3}};
     EXPECT_EQ(heaviest(mass, 2), two);
+}
+
+TEST(PrefixMass, TheHeaviestOfAllComeFromAnyHead) {
+    const std::vector<std::vector<float>> mass = {
+        {1, 5, 3, 5, 4}, {2, 0, 0, 9, 0}, {1, 1, 1, 1, 1}};
+    const std::vector<std::vector<int32_t>> three = {{1}, {3}, {0}};
+    EXPECT_EQ(heaviest_of_all(mass, 3), three);
+    EXPECT_EQ(heaviest_of_all(mass, 0), three);
+    const std::vector<std::vector<int32_t>> six = {{1, 2, 3, 4}, {3}, {0}};
+    EXPECT_EQ(heaviest_of_all(mass, 6), six);
+    // However many are asked for, each head leaves its lightest.
+    for (const auto& of : heaviest_of_all(mass, 100)) EXPECT_EQ(of.size(), 4U);
+    const std::vector<std::vector<int32_t>> alone = {{0}};
+    EXPECT_EQ(heaviest_of_all({{1, 1}}, 2), alone);
+}
+
+TEST_F(TinyBuild, ARepetitionIsAsLongAsTheWindowLeavesRoomFor) {
+    const PrefixText text = text_of(rules(8));
+    const auto& tokens = text.tokens();
+    const auto all = repetitions(with(), tokens);
+    std::vector<TokenId> repeated;
+    for (const TraceTokens& t : all) {
+        EXPECT_LE(std::ssize(t.tokens) + std::ssize(tokens), 400);
+        repeated.insert(repeated.end(), t.tokens.begin(), t.tokens.end());
+    }
+    EXPECT_GT(repeated.size(), tokens.size());
+    // Its last token is the prefix's.
+    EXPECT_EQ(repeated.back(), tokens.back());
+    const PrefixText full = text_of(rules(14));
+    ASSERT_GT(std::ssize(full.tokens()), 340);
+    ASSERT_LT(std::ssize(full.tokens()), 400);
+    EXPECT_EQ(code_of([&] { (void)repetitions(with(), full.tokens()); }),
+              ErrorCode::kInvalidArgument);
+}
+
+TEST_F(TinyBuild, KeptEntriesMayBeChosenByTraces) {
+    const PrefixText text = text_of(rules(8));
+    const PrefixBuildOptions o = {.k = 32, .kept_share = 0.5};
+    PrefixBuildOptions by_traces = o;
+    by_traces.kept_by = KeptBy::kTraces;
+    const auto one = build(text, o).document->kept_positions();
+    const auto other = build(text, by_traces).document->kept_positions();
+    ASSERT_EQ(one.size(), other.size());
+    EXPECT_NE(one, other);
 }
 
 TEST_F(TinyBuild, AWrongShareForKeptEntriesIsRefused) {

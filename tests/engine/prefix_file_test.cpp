@@ -152,27 +152,35 @@ TEST(PrefixFile, ListsThatLieAreRefused) {
 }
 
 TEST(PrefixFile, KeepsKeptEntries) {
-    TinyModel tiny({.n_layer = 2});
-    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, 7);
-    traced.follow(tiny_tokens(30, 2));
-    const auto d = traced.document(10);
-    const testing::TemporaryFile file(written(d), ".prefix.gguf");
-    EXPECT_EQ(GgufFile::open(file.path()).integer("prefix.version"), 2);
-    const auto read = read_prefixes(file.path());
-    EXPECT_EQ(read.front()->n_kept(), 7);
-    EXPECT_EQ(read.front()->kept_positions(), d->kept_positions());
-    const size_t kept = prefix_kept_bytes(d->header().layout, 2, 7);
-    EXPECT_EQ(read.front()->held_bytes(), d->held_bytes());
-    Session a = using_prefix(tiny, {.documents = {d}});
-    Session b = using_prefix(tiny, {.documents = read});
-    EXPECT_EQ(all_logits(a, tiny_tokens(20, 8)), all_logits(b, tiny_tokens(20, 8)));
-    // The rest is as it was without them, and so is its file's version.
-    Traced all(tiny, layout_of(tiny));
-    all.follow(tiny_tokens(30, 2));
-    const auto plain = all.document(10);
-    EXPECT_EQ(d->held_bytes(), plain->held_bytes() + kept);
-    const testing::TemporaryFile older(written(plain), ".prefix.gguf");
-    EXPECT_EQ(GgufFile::open(older.path()).integer("prefix.version"), 1);
+    constexpr int64_t kKept = 7 + 8 + 9 + 7;
+    for (const auto& [d_head, storage, type] :
+         {std::tuple(16, PrefixStorage::kF16, GGML_TYPE_F16),
+          {16, PrefixStorage::kI8, GGML_TYPE_F16},  // no whole block of q8_0
+          {32, PrefixStorage::kI8, GGML_TYPE_Q8_0}}) {
+        TinyModel tiny({.n_layer = 2, .d_head = d_head});
+        Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, 7);
+        traced.follow(tiny_tokens(30, 2));
+        const auto d = traced.document(10, storage);
+        const testing::TemporaryFile file(written(d), ".prefix.gguf");
+        EXPECT_EQ(GgufFile::open(file.path()).integer("prefix.version"), 3);
+        const auto read = read_prefixes(file.path());
+        EXPECT_EQ(read.front()->kept(0, 0).type, type);
+        EXPECT_EQ(read.front()->n_kept(0, 0), 7);
+        EXPECT_EQ(read.front()->n_kept(1, 0), 9);
+        EXPECT_EQ(read.front()->kept_positions(), d->kept_positions());
+        EXPECT_EQ(read.front()->held_bytes(), d->held_bytes());
+        Session a = using_prefix(tiny, {.documents = {d}});
+        Session b = using_prefix(tiny, {.documents = read});
+        EXPECT_EQ(all_logits(a, tiny_tokens(20, 8)), all_logits(b, tiny_tokens(20, 8)));
+        // The rest is as it was without them, and so is its file's version.
+        Traced all(tiny, layout_of(tiny));
+        all.follow(tiny_tokens(30, 2));
+        const auto plain = all.document(10, storage);
+        EXPECT_EQ(d->held_bytes(),
+                  plain->held_bytes() + prefix_kept_bytes(d->header().layout, 2, kKept, storage));
+        const testing::TemporaryFile older(written(plain), ".prefix.gguf");
+        EXPECT_EQ(GgufFile::open(older.path()).integer("prefix.version"), 1);
+    }
 }
 
 TEST(PrefixFile, KeptEntriesThatLieAreRefused) {
@@ -180,14 +188,20 @@ TEST(PrefixFile, KeptEntriesThatLieAreRefused) {
     Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, 7);
     traced.follow(tiny_tokens(30, 2));
     const auto d = traced.document(10);
-    const auto refused = [&](const std::function<void(PrefixLayer&, std::vector<int32_t>&)>& lie,
+    using Numbers = std::vector<int32_t>;
+    const auto copied = [](GgufTensor& t) {
+        const auto* first = reinterpret_cast<const int32_t*>(t.data.data());
+        return Numbers(first, first + t.data.size() / sizeof(int32_t));
+    };
+    const auto refused = [&](const std::function<void(PrefixLayer&, Numbers&, Numbers&)>& lie,
                              const std::string& says) {
         std::vector<PrefixLayer> layers = d->layers();
-        const auto* first = reinterpret_cast<const int32_t*>(layers[0].kept_at.data.data());
-        std::vector<int32_t> at(first, first + layers[0].kept_at.data.size() / sizeof(int32_t));
+        Numbers at = copied(layers[0].kept_at);
+        Numbers start = copied(layers[0].kept_start);
         layers[0].kept_at.data = std::as_bytes(std::span(at));
+        layers[0].kept_start.data = std::as_bytes(std::span(start));
         EXPECT_NO_THROW(PrefixDocument(d->header(), layers, d));
-        lie(layers[0], at);
+        lie(layers[0], at, start);
         try {
             const PrefixDocument made(d->header(), layers, d);
             ADD_FAILURE() << "not refused: " << says;
@@ -195,14 +209,43 @@ TEST(PrefixFile, KeptEntriesThatLieAreRefused) {
             EXPECT_NE(std::string(e.what()).find(says), std::string::npos) << e.what();
         }
     };
-    refused([](auto& /*l*/, auto& at) { at[0] = -1; }, "no positions");
-    refused([](auto& /*l*/, auto& at) { at[6] = kPrefix; }, "no positions");
-    refused([](auto& /*l*/, auto& at) { std::swap(at[1], at[2]); }, "no positions");
-    refused([](auto& l, auto& /*at*/) { l.kept_k = {}; }, "half of its kept");
-    refused([](auto& l, auto& /*at*/) { l.kept_at = {}; }, "kept");
-    refused([](auto& l, auto& /*at*/) { l.kept_at.shape[0] = 6; }, "kept");
-    refused([](auto& l, auto& /*at*/) { l.kept_at = l.kept_k = l.kept_v = {}; },
+    refused([](auto& /*l*/, auto& at, auto& /*start*/) { at[0] = -1; }, "no positions");
+    refused([](auto& /*l*/, auto& at, auto& /*start*/) { at[6] = kPrefix; }, "no positions");
+    refused([](auto& /*l*/, auto& at, auto& /*start*/) { std::swap(at[1], at[2]); },
+            "no positions");
+    refused([](auto& /*l*/, auto& /*at*/, auto& start) { start[0] = 1; }, "do not share");
+    refused([](auto& /*l*/, auto& /*at*/, auto& start) { start[1] = start[2]; }, "do not share");
+    refused([](auto& /*l*/, auto& /*at*/, auto& start) { start[1] = -7; }, "do not share");
+    refused([](auto& /*l*/, auto& /*at*/, auto& start) { start[2] += 1; }, "do not share");
+    refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_k = {}; }, "a part of its kept");
+    refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_at = {}; }, "kept");
+    refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_start = {}; },
+            "a part of its kept");
+    refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_start.shape[0] = 2; }, "kept");
+    refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_at.shape[0] = 6; }, "kept");
+    refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_k.type = GGML_TYPE_Q8_0; }, "kept");
+    refused([](auto& l, auto& /*at*/,
+               auto& /*start*/) { l.kept_at = l.kept_k = l.kept_v = l.kept_start = {}; },
             "not all layers keep");
+}
+
+TEST(PrefixFile, OneOfTheLostFormatIsRefused) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, 7);
+    traced.follow(tiny_tokens(30, 2));
+    std::string bytes = written(traced.document(10));
+    const std::string key = "prefix.version";
+    const size_t at = bytes.find(key) + key.size() + sizeof(uint32_t);  // behind its type
+    ASSERT_EQ(bytes[at], 3);
+    bytes[at] = 2;
+    const testing::TemporaryFile file(bytes, ".prefix.gguf");
+    try {
+        read_prefixes(file.path());
+        FAIL() << "not refused";
+    } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::kUnsupported);
+        EXPECT_NE(std::string(e.what()).find("build it anew"), std::string::npos) << e.what();
+    }
 }
 
 TEST(PrefixFile, PiecesThatLieAreRefused) {

@@ -349,7 +349,8 @@ TEST(PrefixKept, WithUnclusteredRecordsOfTheRestItIsTheFullPrefix) {
         traced.follow(trace);
         const auto expected = full_logits(tiny, trace);
         const auto document = traced.document();
-        EXPECT_EQ(document->n_kept(), kKept);
+        EXPECT_EQ(document->n_kept(0, 0), kKept);
+        EXPECT_EQ(document->n_kept(0, 1), kKept + 1);
         for (const int64_t n_chunk : {512, 3, 1}) {
             Session session = using_prefix(tiny, {.documents = {document}}, {}, n_chunk);
             EXPECT_LT(max_difference(all_logits(session, trace), expected), 1e-2) << n_chunk;

@@ -24,8 +24,8 @@ inline std::vector<float> last(const std::vector<float>& logits, size_t n_tokens
     return {logits.end() - static_cast<std::ptrdiff_t>(n), logits.end()};
 }
 
-/// A prefix that was read, and what traces saw of it. `n_kept` of its entries are kept, others in
-/// every head.
+/// A prefix that was read, and what traces saw of it. About `n_kept` of its entries are kept,
+/// others and another number of them in every head.
 class Traced {
  public:
     explicit Traced(TinyModel& tiny, PrefixLayout layout, PrefixKeys keys = PrefixKeys::kPost,
@@ -34,7 +34,7 @@ class Traced {
         const MemoryShape shape = tiny.shape();
         for (int32_t h = 0; n_kept > 0 && h < shape.n_layer * shape.n_head_kv; ++h) {
             std::vector<int32_t>& of = kept_.emplace_back();
-            for (int32_t i = 0; i < n_kept; ++i) of.push_back(h % 5 + i * 2);
+            for (int32_t i = 0; i < n_kept + h % 3; ++i) of.push_back(h % 5 + i * 2);
         }
         auto memory =
             std::make_unique<ExactPrefix>(tiny.backend(), tiny.shape(), GGML_TYPE_F32, kPrefix);
