@@ -51,7 +51,7 @@ class Demo {
                              static_cast<double>(cache_bytes(n_prefix(), entries));
         const auto n = static_cast<int64_t>(share * ratio * static_cast<double>(n_prefix()));
         require(n >= 1, "a share of ", share, " of ", n_prefix(), " tokens is none");
-        return n;
+        return std::min(n, n_prefix());
     }
 
     /// Answers with the whole prefix in memory: what all others are compared with.
@@ -274,7 +274,7 @@ class Demo {
     ReadPrefix read_;
     std::map<ggml_type, Watched> watched_;
     std::optional<Answers> full_;
-    std::vector<std::vector<float>> mass_;
+    EntryMass mass_;
 };
 
 /// Shares of the full prefix's bytes that a method is run with.

@@ -74,6 +74,7 @@ PrefixBuildOptions build_options(const BuildFlags& f) {
     o.whiten = f.whiten;
     o.storage = f.storage == "f16" ? PrefixStorage::kF16 : PrefixStorage::kI8;
     o.k = f.k;
+    o.kept_share = f.kept;
     o.kept_by = f.kept_by == "traces" ? KeptBy::kTraces : KeptBy::kRepetition;
     o.seed = static_cast<uint64_t>(f.seed);
     o.n_held_out = f.held_out;
@@ -153,14 +154,17 @@ std::string summary(const PrefixBuild& b) {
 void build(const BuildFlags& f) {
     require(f.out.ends_with(".gguf"), "the memory is a GGUF file; name it with --out FILE",
             ".prefix.gguf");
-    PrefixBuildOptions options = build_options(f);
+    const PrefixBuildOptions options = build_options(f);
     const Engine e = load_engine(f.model);
     const Tokenizer& tokenizer = e.loaded->require_tokenizer();
     catch_interrupts();
     Phases phases;
     const PrefixRuntime with = runtime(e, f.model, phases);
     const PrefixText text(tokenizer, prepared(read_file(f.file), f.text, tokenizer), f.raw);
-    options.kept_share = f.kept ? *f.kept : default_kept_share(with, text, f.chunks);
+    if (f.kept.value_or(0) > 0) {  // before a self-study
+        const std::string why = why_none_is_kept(with, text, f.chunks, options.kept_by);
+        require(why.empty(), why);
+    }
     const PrefixBuild built = build_prefix(with, text, traces_of(f, with, text), options);
     write_output(errors_for_people(built.errors) + summary(built));
     if (!built.errors.is_good()) {
@@ -325,7 +329,8 @@ void add_build(CLI::App& group) {
     c.add_option("--name", f->name, "of the document (default: its file's)");
     c.add_option("-b,--budget", f->budget,
                  "bytes held (24MiB; default: a quarter of the prefix's cache)");
-    c.add_option("-k,--entries-per-head", f->k, "entries of a dictionary, instead of a budget")
+    c.add_option("-k,--entries-per-head", f->k,
+                 "entries of a dictionary, instead of a budget; what is kept comes on top")
         ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
     c.add_option("--kept", f->kept,
                  "share of what is held that goes to the prefix's own entries which are attended "
@@ -346,7 +351,8 @@ void add_build(CLI::App& group) {
         ->check(CLI::IsMember({"individual", "shared"}))
         ->capture_default_str();
     c.add_flag("--whiten", f->whiten, "even out what directions of queries vary by");
-    c.add_option("--storage", f->storage, "of keys and states")
+    c.add_option("--storage", f->storage,
+                 "of keys and states; kept entries are q8_0 beside i8, f16 beside f16")
         ->check(CLI::IsMember({"i8", "f16"}))
         ->capture_default_str();
     c.add_option("--aggregation", f->aggregation, "of a cluster's states: by weight, or plain")

@@ -16,7 +16,7 @@
 #include "core/digest.h"
 #include "core/error.h"
 #include "engine/generate.h"
-#include "engine/prefix_mass.h"
+#include "engine/prefix_kept.h"
 #include "engine/prefix_records.h"
 #include "engine/session.h"
 #include "memory/binary_stream.h"
@@ -91,9 +91,10 @@ std::string purpose_of(const PrefixRuntime& with, const PrefixPieces& pieces,
 }
 
 /// What records depend on besides.
-std::string purpose_of_records(const PrefixBuildOptions& o, int64_t n_kept) {
-    const char* by = o.kept_by == KeptBy::kTraces ? " by traces" : " by repetition";
-    return cat(to_string(o.keys), n_kept > 0 ? cat(" without ", n_kept, by) : "", "\n");
+std::string purpose_of_records(const PrefixBuildOptions& o, const Chosen& chosen, int64_t n_kept) {
+    const std::string kept =
+        n_kept > 0 ? cat(" without ", n_kept, " by ", to_string(o.kept_by)) : "";
+    return cat(chosen.n_made_from, " traces, ", to_string(o.keys), kept, "\n");
 }
 
 /// What traces see of each piece, piece after piece.
@@ -166,33 +167,38 @@ size_t budget_of(const PrefixBuildOptions& o, size_t cache_bytes) {
     return o.budget_bytes > 0 ? o.budget_bytes : cache_bytes / 4;
 }
 
-bool slides(const MemoryShape& shape) {
-    return std::ranges::any_of(shape.windows, [](int64_t w) { return w > 0; });
+/// Of what is held, the share that goes to kept entries.
+double share_of_kept(const PrefixRuntime& with, const PrefixText& text,
+                     const PrefixBuildOptions& o) {
+    const double share = o.kept_share.value_or(0.5);
+    require(share >= 0 && share < 1, "a share of ", share,
+            " for kept entries; it must be 0 or more and less than 1");
+    if (share <= 0) return 0;
+    const std::string why = why_none_is_kept(with, text, o.n_chunks, o.kept_by);
+    require(why.empty() || !o.kept_share, why);
+    return why.empty() ? share : 0;
 }
 
 /// Entries that all heads keep together.
-int64_t choose_kept(const PrefixBuildOptions& o, const PrefixHeader& h, const MemoryShape& shape,
-                    size_t cache_bytes) {
-    require(o.kept_share >= 0 && o.kept_share < 1, "a share of ", o.kept_share,
-            " for kept entries; it must be 0 or more and less than 1");
-    if (o.kept_share <= 0) return 0;
-    require(o.n_chunks == 1, "a prefix in pieces keeps no entries; leave --kept out");
-    require(!slides(shape),
-            "a model with a sliding window keeps no entries of a prefix; leave --kept out");
+int64_t choose_kept(const PrefixBuildOptions& o, double share, const PrefixHeader& h,
+                    size_t budget) {
+    if (share <= 0) return 0;
     // With a number of entries, so much that their bytes are the rest.
+    const size_t entries =
+        static_cast<size_t>(o.k) * prefix_entry_bytes(h.layout, h.n_layer, o.storage);
     const double held =
-        o.k > 0 ? static_cast<double>(static_cast<size_t>(o.k) *
-                                      prefix_entry_bytes(h.layout, h.n_layer, o.storage)) /
-                      (1 - o.kept_share)
-                : static_cast<double>(budget_of(o, cache_bytes));
-    const auto bytes = static_cast<size_t>(held * o.kept_share);
-    const int64_t n_heads = shape.n_layer * shape.n_head_kv;
+        o.k > 0 ? static_cast<double>(entries) / (1 - share) : static_cast<double>(budget);
+    const auto bytes = static_cast<size_t>(held * share);
+    const int64_t n_heads = h.n_layer * h.layout.n_head_kv;
     const size_t first = prefix_kept_bytes(h.layout, h.n_layer, 1, o.storage);
     const size_t another = prefix_kept_bytes(h.layout, h.n_layer, 2, o.storage) - first;
     const auto n = bytes < first ? 0 : static_cast<int64_t>((bytes - first) / another) + 1;
-    require(n >= n_heads, "a share of ", o.kept_share, " of what is held (", bytes,
-            " bytes) is too small for one kept entry a head");
-    return std::min(n, n_heads * (std::ssize(h.tokens) - 1));
+    const int64_t most = n_heads * (std::ssize(h.tokens) - 1);
+    if (n >= n_heads) return std::min(n, most);
+    require(!o.kept_share, "a share of ", share, " of what is held (", bytes,
+            " bytes) is too small for one kept entry a head; raise --budget, or keep none with ",
+            "--kept 0");
+    return 0;
 }
 
 /// The most entries that a budget holds, lists and whitening included; whole tiles if it holds one.
@@ -216,7 +222,8 @@ int64_t choose_k(const PrefixBuildOptions& o, const PrefixHeader& h, size_t budg
     const int64_t allowed = std::max<int64_t>(1, told.n_records / kRecordsPerEntry);
     const bool is_asked = o.k > 0 || o.budget_bytes > 0;
     const int64_t k = o.k > 0 ? o.k : entries_in(budget, o, h);
-    require(k >= 1, "a budget of ", budget, " bytes is too small: an entry takes ",
+    require(k >= 1, "the ", budget,
+            " bytes that dictionaries may have are too few: an entry takes ",
             prefix_entry_bytes(h.layout, h.n_layer, o.storage), " bytes over all layers",
             o.whiten ? cat(", whitening ", prefix_whitening_bytes(h.layout, h.n_layer)) : "");
     if (k <= allowed) return k;
@@ -322,43 +329,6 @@ Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
     return made;
 }
 
-/// What shows which entries to keep: some of the traces, or the prefix repeated.
-std::vector<std::vector<float>> weigh(const PrefixRuntime& with, const ExactPrefix& exact,
-                                      std::span<const TokenId> prefix, const Chosen& chosen,
-                                      KeptBy by) {
-    if (by == KeptBy::kRepetition) {
-        return traced_mass(with, exact, repetitions(with, prefix), Reduce::kMax);
-    }
-    constexpr int64_t kWeighed = 256;
-    const int64_t step = std::max<int64_t>(1, chosen.n_made_from / kWeighed);
-    std::vector<TraceTokens> some;
-    for (int64_t i = 0; i < chosen.n_made_from; i += step) {
-        some.push_back(chosen.all[static_cast<size_t>(i)]);
-    }
-    return traced_mass(with, exact, some, Reduce::kSum);
-}
-
-/// Entries to keep, of every head. What they were weighed by waits in a file for later runs.
-std::vector<std::vector<int32_t>> find_kept(
-    const fs::path& path, int64_t n_kept,
-    const std::function<std::vector<std::vector<float>>()>& weigh) {
-    std::vector<std::vector<float>> mass;
-    if (std::ifstream in(path, std::ios::binary); in) {
-        constexpr int64_t kMost = int64_t{1} << 30;
-        mass.resize(static_cast<size_t>(take<int64_t>(in)));
-        for (std::vector<float>& of : mass) of = take_all<float>(in, kMost);
-        return heaviest_of_all(mass, n_kept);
-    }
-    mass = weigh();
-    const fs::path unfinished = path.string() + ".part";
-    std::ofstream out(unfinished, std::ios::binary);
-    put(out, static_cast<int64_t>(mass.size()));
-    for (const std::vector<float>& of : mass) put_all(out, of);
-    finish(out, unfinished);
-    fs::rename(unfinished, path);
-    return heaviest_of_all(mass, n_kept);
-}
-
 /// A layer's entries, all KV heads.
 std::vector<EntryRows> heads_of(const ExactPrefix& exact, int64_t layer) {
     std::vector<EntryRows> heads;
@@ -419,12 +389,6 @@ PrefixHeader header_of(const PrefixRuntime& with, const PrefixText& text,
 
 }  // namespace
 
-double default_kept_share(const PrefixRuntime& with, const PrefixText& text, int64_t n_chunks) {
-    constexpr double kHalf = 0.5;
-    const bool may_keep = n_chunks == 1 && !slides(with.loaded.config().memory_shape());
-    return may_keep && room_to_repeat(with, std::ssize(text.tokens())) > 0 ? kHalf : 0;
-}
-
 PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
                          const std::vector<TraceText>& traces, const PrefixBuildOptions& o) {
     const ModelConfig& config = with.loaded.config();
@@ -447,21 +411,24 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
     built.cache_bytes =
         static_cast<size_t>(shape.n_layer * shape.n_head_kv * shape.d_head * std::ssize(h.tokens)) *
         2 * sizeof(ggml_fp16_t);
-    const int64_t n_kept = choose_kept(o, h, shape, built.cache_bytes);
     const size_t budget = budget_of(o, built.cache_bytes);
+    const int64_t n_kept = choose_kept(o, share_of_kept(with, text, o), h, budget);
     const size_t kept_bytes = prefix_kept_bytes(h.layout, h.n_layer, n_kept, o.storage);
     h.k = choose_k(o, h, budget > kept_bytes ? budget - kept_bytes : 0, built);
 
     const fs::path work = o.work_folder;
     claim_folder(work, purpose_of(with, pieces, chosen));
-    PrefixRecords records(work / "records", purpose_of_records(o, n_kept), shape, lengths);
+    PrefixRecords records(work / "records", purpose_of_records(o, chosen, n_kept), shape, lengths);
     pieces.wait_in(work.string());
     auto start = Clock::now();
     std::vector<std::vector<int32_t>> kept;
     if (n_kept > 0) {
-        const char* by = o.kept_by == KeptBy::kTraces ? "weights_by_traces" : "weights";
-        kept = find_kept(work / by, n_kept,
-                         [&] { return weigh(with, pieces.read(0), h.tokens, chosen, o.kept_by); });
+        const KeptSearch search = {
+            .by = o.kept_by,
+            .prefix = h.tokens,
+            .traces = std::span(chosen.all).first(static_cast<size_t>(chosen.n_made_from)),
+            .folder = work};
+        kept = find_kept(with, pieces.read(0), search, n_kept);
         pieces.set_apart(kept);
     }
     Recording(with, pieces, chosen, o.keys, records).run();

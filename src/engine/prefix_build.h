@@ -1,10 +1,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/prefix_check.h"
+#include "engine/prefix_kept.h"
 #include "engine/prefix_pieces.h"
 #include "engine/prefix_text.h"
 
@@ -12,10 +14,6 @@ namespace palimpsest {
 
 /// How a dictionary is looked through: as a whole, or in lists of alike entries.
 enum class PrefixLookup { kLinear, kTwoLevel, kFaster };
-
-/// What shows which of a prefix's own entries to keep: the attention of traces like those that the
-/// dictionaries are made of, or of the model repeating the prefix (KVzip).
-enum class KeptBy { kTraces, kRepetition };
 
 struct PrefixBuildOptions {
     std::string name = {};      // of the document
@@ -27,8 +25,9 @@ struct PrefixBuildOptions {
     int64_t k = 0;            // entries; 0: what the budget holds
     size_t budget_bytes = 0;  // of held bytes; 0: a quarter of the prefix's cache
     /// Of what is held, the share that goes to the prefix's own entries which are attended to most:
-    /// they are kept beside the dictionaries, whose states leave them out.
-    double kept_share = 0;
+    /// they are kept beside the dictionaries, whose states leave them out. None given: half, or
+    /// nothing where none can be kept.
+    std::optional<double> kept_share = 0.0;
     KeptBy kept_by = KeptBy::kRepetition;
     uint64_t seed = 1;        // of the clustering
     int64_t n_chunks = 1;     // pieces that the prefix is read in, apart from each other
@@ -49,12 +48,6 @@ struct PrefixBuild {
     size_t cache_bytes = 0;                                // of the prefix's keys and values, f16
     double prefill_s = 0, traces_s = 0, clustering_s = 0, checking_s = 0;  // of this run
 };
-
-/// The share for kept entries that is taken where nobody says one: half, or nothing where a prefix
-/// can keep none (read in pieces, a model with sliding windows) or has no room behind it to be
-/// repeated.
-[[nodiscard]] double default_kept_share(const PrefixRuntime& with, const PrefixText& text,
-                                        int64_t n_chunks);
 
 /// Section 6.1 of the specification. A prefix in pieces has the records of all of them in the same
 /// clusters, whose sums are means (section 3.4): every piece has an attention sink of its own.

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "engine/session.h"
+#include "memory/attention.h"
 #include "memory/attention_state.h"
 #include "memory/kv_cache.h"
 
@@ -21,15 +22,18 @@ class ExactRegime {
         : document_(document),
           shape_(shape),
           sums_(static_cast<size_t>(shape.n_layer)),
-          found_(static_cast<size_t>(shape.d_head)) {
+          found_(static_cast<size_t>(shape.d_head)),
+          scratch_(shape, 1) {
         const auto n = static_cast<size_t>(shape.n_layer * layout().n_codebooks());
         similarity_.resize(n);
     }
 
     void add(int64_t first, int64_t n, std::span<const TracedLayer> layers, int64_t answer) {
-        for (int64_t i = 0; i < n; ++i) {
-            for (int64_t l = 0; l < shape_.n_layer; ++l) {
-                const double e = add_position(l, layers[static_cast<size_t>(l)], i);
+        for (int64_t l = 0; l < shape_.n_layer; ++l) {
+            const TracedLayer& seen = layers[static_cast<size_t>(l)];
+            set_own(l, n, seen);
+            for (int64_t i = 0; i < n; ++i) {
+                const double e = add_position(l, seen, i);
                 if (first + i == answer - 1) {
                     answer_sum_ += e;
                     ++n_answer_;
@@ -67,6 +71,52 @@ class ExactRegime {
         double out = 0, state = 0, state_error = 0, lse = 0, weight = 0;
     };
     [[nodiscard]] const PrefixLayout& layout() const { return document_.header().layout; }
+
+    /// What queries see beside the dictionaries: the trace, and entries as the document keeps them.
+    void set_own(int64_t layer, int64_t n, const TracedLayer& seen) {
+        if (!document_.keeps_entries()) {
+            own_ = seen.own;
+            own_lse_ = seen.own_lse;
+            return;
+        }
+        own_ = seen.alone;
+        own_lse_ = seen.alone_lse;
+        for (int64_t h = 0; h < shape_.n_head; ++h) {
+            for (int64_t i = 0; i < n; i += kMaxRows) {
+                join_kept(layer, h, {i, std::min(n, i + kMaxRows)}, seen);
+            }
+        }
+    }
+
+    /// Joins attention over kept entries into some positions of one head.
+    void join_kept(int64_t layer, int64_t head, SlotRange positions, const TracedLayer& seen) {
+        const int64_t d = shape_.d_head;
+        const auto n = static_cast<size_t>(positions.end - positions.begin);
+        std::vector<float> outputs(n * static_cast<size_t>(d));
+        std::vector<float> lse(n);
+        std::vector<QueryRow> rows(n);
+        const auto where = [&](size_t r) {
+            return static_cast<size_t>((positions.begin + static_cast<int64_t>(r)) * shape_.n_head +
+                                       head);
+        };
+        const int64_t head_kv = head / shape_.group();
+        for (size_t r = 0; r < n; ++r) {
+            const auto at = static_cast<std::ptrdiff_t>(r) * d;
+            rows[r] = {.q = seen.queries.data() + static_cast<std::ptrdiff_t>(where(r)) * d,
+                       .out = outputs.data() + at,
+                       .lse = &lse[r],
+                       .begin = 0,
+                       .end = document_.n_kept(layer, head_kv)};
+        }
+        attend_rows(document_.kept(layer, head_kv), rows, 1.0F / std::sqrt(static_cast<float>(d)),
+                    scratch_.of_thread(0));
+        for (size_t r = 0; r < n; ++r) {
+            const auto width = static_cast<size_t>(d);
+            float& own = own_lse_[where(r)];
+            own = join_state(std::span(own_).subspan(where(r) * width, width), own,
+                             std::span(outputs).subspan(r * width, width), lse[r]);
+        }
+    }
 
     /// Returns E_out of one position.
     double add_position(int64_t layer, const TracedLayer& seen, int64_t i) {
@@ -117,9 +167,9 @@ class ExactRegime {
         // A window that no longer reaches the prefix: nothing is looked up.
         if (lse == kEmptyState) theirs = kEmptyState;
         std::vector<float> exact(row(seen.own).begin(), row(seen.own).end());
-        std::vector<float> merged = exact;
+        std::vector<float> merged(row(own_).begin(), row(own_).end());
         join_state(exact, own, row(seen.outputs), lse);
-        join_state(merged, own, found_, theirs);
+        join_state(merged, own_lse_[at], found_, theirs);
         Merged sum;
         for (size_t x = 0; x < d; ++x) {
             sum.squares += double{exact[x]} * double{exact[x]};
@@ -132,15 +182,17 @@ class ExactRegime {
             sums.state_error += std::pow(double{found_[x]} - truth, 2);
         }
         sums.lse += std::abs(double{theirs} - double{lse});
-        sums.weight +=
-            std::abs(double{weight_of_state(theirs, own)} - double{weight_of_state(lse, own)});
+        sums.weight += std::abs(double{weight_of_state(theirs, own_lse_[at])} -
+                                double{weight_of_state(lse, own)});
         return sum;
     }
 
     const PrefixDocument& document_;
     MemoryShape shape_;
-    std::vector<Sums> sums_;                      // [layer]
-    std::vector<float> found_;                    // [d_head]: the entry's state at hand
+    std::vector<Sums> sums_;            // [layer]
+    std::vector<float> found_;          // [d_head]: the entry's state at hand
+    std::vector<float> own_, own_lse_;  // [n][n_head]: of the layer at hand
+    AttentionScratch scratch_;
     std::vector<std::vector<float>> similarity_;  // [layer][codebook]
     double answer_sum_ = 0;
     int64_t n_answer_ = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <tuple>
 
 #include "core/error.h"
 #include "engine/rehearsal.h"
@@ -52,12 +53,12 @@ class MassOfStep {
 
 }  // namespace
 
-std::vector<std::vector<float>> traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
-                                            std::span<const TraceTokens> traces, Reduce reduce) {
+EntryMass traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
+                      std::span<const TraceTokens> traces, Reduce reduce) {
     const MemoryShape& s = exact.shape();
     const int64_t n_heads = s.n_layer * s.n_head_kv;
-    std::vector<std::vector<float>> mass(static_cast<size_t>(n_heads),
-                                         std::vector<float>(static_cast<size_t>(exact.size())));
+    EntryMass mass(static_cast<size_t>(n_heads),
+                   std::vector<float>(static_cast<size_t>(exact.size())));
     AttentionScratch scratch(s, with.backend.n_threads());
     const MassOfStep step(exact, scratch, reduce);
     const auto on_step = [&](int64_t /*first*/, int64_t n, std::span<const TracedLayer> layers) {
@@ -79,20 +80,16 @@ std::vector<std::vector<float>> traced_mass(const PrefixRuntime& with, const Exa
 }
 
 int64_t room_to_repeat(const PrefixRuntime& with, int64_t n) {
-    constexpr int64_t kMost = 512;
-    constexpr int64_t kLeast = 16;
+    constexpr int64_t kMost = 512;  // of more, what one step traces takes hundreds of megabytes
     const int64_t asking = repetition_overhead(rehearsal_texts(with.loaded.require_tokenizer()));
     const int64_t room = with.loaded.config().n_ctx_train - n - asking;
-    return room < kLeast ? 0 : std::min(kMost, room);
+    return room < kLeastRepeated ? 0 : std::min(kMost, room);
 }
 
 std::vector<TraceTokens> repetitions(const PrefixRuntime& with, std::span<const TokenId> prefix) {
     const int64_t length = std::ssize(prefix);
     const int64_t most = room_to_repeat(with, length);
-    require(most > 0, "the prefix has ", length, " tokens, and this model sees ",
-            with.loaded.config().n_ctx_train,
-            ": there is no room to repeat it behind itself; let traces choose what is kept with ",
-            "--kept-by traces");
+    require(most > 0, "there is no room to repeat a prefix of ", length, " tokens behind itself");
     const RehearsalTexts texts = rehearsal_texts(with.loaded.require_tokenizer());
     std::vector<TraceTokens> traces;
     for (int64_t at = 0; at < length; at += most) {
@@ -102,7 +99,7 @@ std::vector<TraceTokens> repetitions(const PrefixRuntime& with, std::span<const 
     return traces;
 }
 
-std::vector<std::vector<int32_t>> heaviest(const std::vector<std::vector<float>>& mass, int64_t n) {
+std::vector<std::vector<int32_t>> heaviest(const EntryMass& mass, int64_t n) {
     std::vector<std::vector<int32_t>> all;
     all.reserve(mass.size());
     for (const std::vector<float>& of : mass) {
@@ -117,29 +114,30 @@ std::vector<std::vector<int32_t>> heaviest(const std::vector<std::vector<float>>
     return all;
 }
 
-std::vector<std::vector<int32_t>> heaviest_of_all(const std::vector<std::vector<float>>& mass,
-                                                  int64_t n) {
+std::vector<std::vector<int32_t>> heaviest_of_all(const EntryMass& mass, int64_t n) {
     struct Place {
         float mass;
-        size_t head;
-        int32_t entry;
+        int32_t head, entry;
     };
     std::vector<std::vector<int32_t>> all = heaviest(mass, 1);
     std::vector<Place> others;
     for (size_t h = 0; h < mass.size(); ++h) {
-        const auto size = static_cast<int32_t>(mass[h].size());
         // The last of the lightest: that is another one than the first of the heaviest.
         const auto lightest = std::ranges::min_element(mass[h].rbegin(), mass[h].rend());
         const auto least = static_cast<int32_t>(mass[h].rend() - lightest) - 1;
-        for (int32_t j = 0; j < size; ++j) {
+        for (int32_t j = 0; j < static_cast<int32_t>(mass[h].size()); ++j) {
             if (j == all[h].front() || j == least) continue;
-            others.push_back({mass[h][static_cast<size_t>(j)], h, j});
+            others.push_back({mass[h][static_cast<size_t>(j)], static_cast<int32_t>(h), j});
         }
     }
-    std::ranges::stable_sort(others, std::greater{}, &Place::mass);
-    const auto rest = static_cast<size_t>(std::max<int64_t>(0, n - std::ssize(mass)));
-    others.resize(std::min(others.size(), rest));
-    for (const Place& p : others) all[p.head].push_back(p.entry);
+    const auto is_before = [](const Place& a, const Place& b) {
+        return std::tuple(-a.mass, a.head, a.entry) < std::tuple(-b.mass, b.head, b.entry);
+    };
+    const auto rest = std::min(std::ssize(others), std::max<int64_t>(0, n - std::ssize(mass)));
+    std::ranges::nth_element(others, others.begin() + rest, is_before);
+    for (const Place& p : std::span(others).first(static_cast<size_t>(rest))) {
+        all[static_cast<size_t>(p.head)].push_back(p.entry);
+    }
     for (std::vector<int32_t>& of : all) std::ranges::sort(of);
     return all;
 }

@@ -7,10 +7,12 @@
 
 namespace palimpsest {
 
-/// Attention that traces pay to every entry of a prefix: [layer * KV heads + head][entry], over all
-/// positions and query heads summed, or the largest.
-std::vector<std::vector<float>> traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
-                                            std::span<const TraceTokens> traces, Reduce reduce);
+/// Attention paid to every entry of a prefix: [layer * KV heads + head][entry].
+using EntryMass = std::vector<std::vector<float>>;
+
+/// What traces pay, over all positions and query heads summed, or the largest.
+EntryMass traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
+                      std::span<const TraceTokens> traces, Reduce reduce);
 
 /// Tokens of a prefix of n tokens that can be repeated at once, in the window's room behind it; 0:
 /// there is too little.
@@ -21,11 +23,10 @@ std::vector<std::vector<float>> traced_mass(const PrefixRuntime& with, const Exa
 std::vector<TraceTokens> repetitions(const PrefixRuntime& with, std::span<const TokenId> prefix);
 
 /// The n entries of each that have the most, ascending.
-std::vector<std::vector<int32_t>> heaviest(const std::vector<std::vector<float>>& mass, int64_t n);
+std::vector<std::vector<int32_t>> heaviest(const EntryMass& mass, int64_t n);
 
 /// Of all together the n that have the most, ascending in each; of each one at least, and never
 /// all.
-std::vector<std::vector<int32_t>> heaviest_of_all(const std::vector<std::vector<float>>& mass,
-                                                  int64_t n);
+std::vector<std::vector<int32_t>> heaviest_of_all(const EntryMass& mass, int64_t n);
 
 }  // namespace palimpsest

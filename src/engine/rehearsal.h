@@ -22,6 +22,9 @@ RehearsalTexts rehearsal_texts(const Tokenizer& tokenizer);
 std::vector<TokenId> repetition(const RehearsalTexts& texts, std::span<const TokenId> read,
                                 int64_t begin, int64_t end);
 
+/// Fewer positions are not worth repeating at once.
+inline constexpr int64_t kLeastRepeated = 16;
+
 /// Tokens of a repetition that are not the repeated ones, at the most.
 int64_t repetition_overhead(const RehearsalTexts& texts);
 

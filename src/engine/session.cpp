@@ -12,7 +12,6 @@ namespace {
 constexpr int64_t kMostLogits = 64;
 
 constexpr int64_t kMostRehearsed = 2048;  // positions repeated at once
-constexpr int64_t kLeastRehearsed = 16;
 
 /// Nodes of a pass: about 30 a block, and what every lane's memory adds.
 size_t nodes_for(const ModelConfig& cfg, size_t n_lanes) {
@@ -186,9 +185,8 @@ int64_t Session::read_chunk() const {
     if (memory_->rehearses() != Rehearses::kAfterEachStep) return options_.n_chunk;
     const int64_t asking = repetition_overhead(options_.rehearsal);
     const int64_t n = (options_.n_chunk - asking) / 2;
-    require(n >= kLeastRehearsed, "a chunk of ", options_.n_chunk,
-            " is too short to be rehearsed; ", "it must be ", asking + 2 * kLeastRehearsed,
-            " or more");
+    require(n >= kLeastRepeated, "a chunk of ", options_.n_chunk, " is too short to be rehearsed; ",
+            "it must be ", asking + 2 * kLeastRepeated, " or more");
     return n;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <iosfwd>
 #include <limits>
@@ -60,6 +61,10 @@ struct MemoryShape {
 
     [[nodiscard]] int64_t window(int64_t layer) const {
         return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];
+    }
+    /// Has any layer a window?
+    [[nodiscard]] bool slides() const {
+        return std::ranges::any_of(windows, [](int64_t w) { return w > 0; });
     }
     [[nodiscard]] const Rotation& rotation_of(int64_t layer) const {
         return window(layer) > 0 ? rotation_window : rotation;

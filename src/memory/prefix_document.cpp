@@ -78,9 +78,11 @@ void check_kept(const PrefixLayer& l, const PrefixHeader& h) {
     if (!has) return;
     const std::span<const int32_t> starts = kept_starts(l);
     const int64_t n = l.kept_at.shape[0];
-    const bool covers = starts.front() == 0 && starts.back() == n &&
-                        std::ranges::is_sorted(starts, std::ranges::less_equal{});
-    if (!covers || h.n_chunks > 1) corrupt(cat("its heads do not share the ", n, " kept entries"));
+    const bool covers =
+        starts.front() == 0 && starts.back() == n &&
+        std::ranges::adjacent_find(starts, std::ranges::greater_equal{}) == starts.end();
+    if (!covers) corrupt(cat("its heads do not share the ", n, " kept entries"));
+    if (h.n_chunks > 1) corrupt("its prefix is in pieces, and yet it keeps entries of the whole");
     for (size_t head = 0; head + 1 < starts.size(); ++head) {
         const std::span at(values_of<int32_t>(l.kept_at) + starts[head],
                            static_cast<size_t>(starts[head + 1] - starts[head]));
@@ -370,7 +372,11 @@ size_t PrefixDocument::moved_bytes() const {
         // Rows of a codebook pass all keys together, but each opens lists of its own.
         const auto passes =
             l.list_keys.data.empty() ? static_cast<size_t>(at.n_codebooks()) : lookups;
-        n += passes * bytes_matched(l, at) + l.whitening.data.size() + kept_bytes_of(l);
+        n += passes * bytes_matched(l, at) + l.whitening.data.size();
+        if (keeps_entries()) {
+            const size_t row = ggml_row_size(l.kept_k.type, at.d_head);
+            n += 2 * row * static_cast<size_t>(l.kept_at.shape[0]);
+        }
         // Of the values, one entry for each lookup.
         const auto width = static_cast<size_t>(at.width());
         n += lookups * (width * ggml_type_size(l.values.type) +
@@ -595,8 +601,11 @@ GgufTensor PrefixAssembly::own_rows(std::span<const EntryRows> heads,
     const size_t row = ggml_row_size(type, d);
     const int64_t n = starts.back() + kPadding;
     std::vector<std::byte> bytes(static_cast<size_t>(n) * row);
+    check(starts.size() == heads.size() + 1, "a number of kept entries for every head");
     for (size_t h = 0; h < heads.size(); ++h) {
-        check(heads[h].type == GGML_TYPE_F16, "kept entries come in f16");
+        check(
+            heads[h].type == GGML_TYPE_F16 && heads[h].row_bytes == ggml_row_size(GGML_TYPE_F16, d),
+            "kept entries come in f16");
         const auto rows = static_cast<size_t>(starts[h + 1] - starts[h]);
         put_rows({heads[h].*part, rows * heads[h].row_bytes}, d, type,
                  bytes.data() + static_cast<size_t>(starts[h]) * row);

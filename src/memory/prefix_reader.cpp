@@ -58,8 +58,7 @@ void check_prefixes(const PrefixUse& use, const MemoryShape& shape) {
         require(fits, "the prefix memory '", d->header().name, "' is for a model of ",
                 d->header().n_layer, " layers with ", at.n_head, " heads of ", at.d_head,
                 "; this one has ", shape.n_layer, " with ", shape.n_head, " of ", shape.d_head);
-        const bool slides = std::ranges::any_of(shape.windows, [](int64_t w) { return w > 0; });
-        require(!d->keeps_entries() || !slides, "the prefix memory '", d->header().name,
+        require(!d->keeps_entries() || !shape.slides(), "the prefix memory '", d->header().name,
                 "' keeps entries, which no model with a sliding window can have");
     }
 }

@@ -129,13 +129,17 @@ uint64_t TraceMemory::plan(const Step& step) {
             l.own.resize(n * d);
             l.lse.resize(n);
             l.own_lse.resize(n);
+            if (!prefix_.is_split()) continue;
+            l.alone.resize(n * d);
+            l.alone_lse.resize(n);
+            l.queries.resize(n * d);
         }
     }
     return static_cast<uint64_t>(step.n);
 }
 
-/// dst [d_head * n_head, n]; sources: attention over the trace, over the prefix, queries, and over
-/// what was set apart, if anything was.
+/// dst [d_head * n_head, n]; sources: attention over the trace, over the prefix, keys' queries, and
+/// if anything was set apart, attention over that and rotated queries.
 class TraceMemory::SplitOp final : public CustomOp {
  public:
     SplitOp(TraceMemory& of, int64_t layer) : of_(of), layer_(layer) {}
@@ -158,6 +162,7 @@ class TraceMemory::SplitOp final : public CustomOp {
             std::copy_n(row(dst->src[0], i, h), d, out.begin());
             float own_lse = *of_.scratch_.lse(h, i);
             if (dst->src[3] != nullptr) {
+                if (of_.on_step_) tell_alone(told, w, out, own_lse, query_of(dst->src[4], h, i));
                 own_lse = join_state(out, own_lse, {row(dst->src[3], i, h), d},
                                      *of_.apart_scratch_.lse(h, i));
             }
@@ -171,11 +176,7 @@ class TraceMemory::SplitOp final : public CustomOp {
             join_state(out, own_lse, prefix, prefix_lse);
             if (!of_.on_step_) continue;
             const auto at = static_cast<size_t>(w);
-            const ggml_tensor* q = dst->src[2];
-            const auto* query = reinterpret_cast<const float*>(static_cast<const char*>(q->data) +
-                                                               static_cast<size_t>(h) * q->nb[1] +
-                                                               static_cast<size_t>(i) * q->nb[2]);
-            std::copy_n(query, d, told.keys.data() + at * d);
+            std::copy_n(query_of(dst->src[2], h, i), d, told.keys.data() + at * d);
             told.lse[at] = prefix_lse;
             told.own_lse[at] = own_lse;
             float* to = told.outputs.data() + at * d;
@@ -188,6 +189,20 @@ class TraceMemory::SplitOp final : public CustomOp {
     }
 
  private:
+    static const float* query_of(const ggml_tensor* q, int64_t head, int64_t i) {
+        return reinterpret_cast<const float*>(static_cast<const char*>(q->data) +
+                                              static_cast<size_t>(head) * q->nb[1] +
+                                              static_cast<size_t>(i) * q->nb[2]);
+    }
+
+    static void tell_alone(TracedLayer& told, int64_t w, std::span<const float> out, float lse,
+                           const float* query) {
+        const auto at = static_cast<size_t>(w);
+        std::ranges::copy(out, told.alone.data() + at * out.size());
+        std::copy_n(query, out.size(), told.queries.data() + at * out.size());
+        told.alone_lse[at] = lse;
+    }
+
     TraceMemory& of_;
     int64_t layer_;
 };
@@ -198,6 +213,7 @@ Tensor TraceMemory::attend(Graph& g, const AttentionInputs& in) {
     std::vector<Tensor> sources = {own, prefix, keys_ == PrefixKeys::kPre ? in.q_raw : in.q};
     if (prefix_.is_split()) {
         sources.push_back(g.keep(fused_attention(g, shape_, in, *apart_, apart_scratch_)));
+        sources.push_back(in.q);
     }
     // Kept: the last layer is told too, where no logits are wanted.
     return g.keep(g.custom({own->ne[0], own->ne[1], 1, 1}, sources,
@@ -263,8 +279,10 @@ MemoryUsage TraceMemory::usage() const {
 size_t TraceMemory::bytes() const {
     size_t n = own_.bytes() + scratch_.bytes() + prefix_scratch_.bytes() + apart_scratch_.bytes();
     for (const TracedLayer& l : layers_) {
-        n += (l.keys.size() + l.outputs.size() + l.own.size() + l.lse.size() + l.own_lse.size()) *
-             sizeof(float);
+        for (const auto* of : {&l.keys, &l.outputs, &l.lse, &l.own, &l.own_lse, &l.alone,
+                               &l.alone_lse, &l.queries}) {
+            n += of->size() * sizeof(float);
+        }
     }
     return n;
 }

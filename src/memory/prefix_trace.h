@@ -119,6 +119,8 @@ struct TracedLayer {
     std::vector<float> keys;          // as they will be looked up
     std::vector<float> outputs, lse;  // over the prefix alone, but for what was set apart in it
     std::vector<float> own, own_lse;  // over the trace, and what was set apart
+    // Only where something was: over the trace alone, and queries as entries meet them.
+    std::vector<float> alone, alone_lse, queries;
 };
 
 /// Follows an exact prefix: attention over both, split at their border and joined exactly, and both

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "engine/prefix_mass.h"
 #include "engine/prefix_records.h"
+#include "engine/rehearsal.h"
 #include "memory/kv_cache.h"
 #include "memory/prefix_file.h"
 #include "support/golden.h"
@@ -195,6 +196,12 @@ class TinyGemmaBuild : public TinyBuild {
                      .n_ctx = 400,
                      .window = 12,
                      .window_period = 2}) {}
+};
+
+/// Heads of whole blocks of q8_0.
+class WideTinyBuild : public TinyBuild {
+ protected:
+    WideTinyBuild() : TinyBuild({.n_layer = 2, .d_head = 32, .n_ctx = 400}) {}
 };
 
 TEST_F(TinyBuild, PiecesOfATextAreTheText) {
@@ -391,13 +398,109 @@ TEST_F(TinyBuild, ARepetitionIsAsLongAsTheWindowLeavesRoomFor) {
         repeated.insert(repeated.end(), t.tokens.begin(), t.tokens.end());
     }
     EXPECT_GT(repeated.size(), tokens.size());
-    // Its last token is the prefix's.
     EXPECT_EQ(repeated.back(), tokens.back());
     const PrefixText full = text_of(rules(14));
     ASSERT_GT(std::ssize(full.tokens()), 340);
     ASSERT_LT(std::ssize(full.tokens()), 400);
     EXPECT_EQ(code_of([&] { (void)repetitions(with(), full.tokens()); }),
               ErrorCode::kInvalidArgument);
+}
+
+TEST_F(TinyBuild, ARepetitionAsksForItsPieceAndGivesIt) {
+    const RehearsalTexts texts = {.first = {1, 2}, .later = {3}, .answer = {4}};
+    std::vector<TokenId> read;
+    for (TokenId t = 100; t < 130; ++t) read.push_back(t);
+    using Tokens = std::vector<TokenId>;
+    EXPECT_EQ(repetition(texts, read, 0, 3), (Tokens{1, 2, 4, 100, 101, 102}));
+    EXPECT_EQ(repetition(texts, read, 3, 5), (Tokens{3, 100, 101, 102, 4, 103, 104}));
+    EXPECT_EQ(repetition(texts, read, 28, 30),
+              (Tokens{3, 120, 121, 122, 123, 124, 125, 126, 127, 4, 128, 129}));
+    read[29] = -1;  // a ready row
+    EXPECT_EQ(repetition(texts, read, 28, 30).back(), 128);
+    EXPECT_LE(std::ssize(repetition(texts, read, 28, 30)), repetition_overhead(texts) + 2);
+}
+
+TEST_F(TinyBuild, WhatEntriesWereWeighedByIsUsedAgain) {
+    const PrefixText text = text_of(rules(8));
+    const testing::TemporaryFolder folder;
+    int64_t n_weighed = 0;
+    const auto kept_of = [&](double share, KeptBy by, int64_t n_held_out) {
+        PrefixRuntime telling = with();
+        telling.progress = [&](std::string_view phase, int64_t /*done*/, int64_t /*total*/) {
+            n_weighed += phase == "weighing the prefix" ? 1 : 0;
+            return true;
+        };
+        n_weighed = 0;
+        PrefixBuildOptions o = {.name = "rules", .kept_share = share, .kept_by = by};
+        o.budget_bytes = 20000;
+        o.n_held_out = n_held_out;
+        o.is_forced = true;
+        o.work_folder = folder.path();
+        return build_prefix(telling, text, requests(16), o).document->kept_positions();
+    };
+    const auto half = kept_of(0.5, KeptBy::kRepetition, 1);
+    EXPECT_GT(n_weighed, 0);
+    EXPECT_NE(kept_of(0.25, KeptBy::kRepetition, 1), half);
+    EXPECT_EQ(n_weighed, 0);
+    EXPECT_EQ(kept_of(0.5, KeptBy::kRepetition, 2), half);
+    EXPECT_EQ(n_weighed, 0);
+    // Held-out traces are not looked at: with another number of them others are.
+    kept_of(0.5, KeptBy::kTraces, 1);
+    EXPECT_EQ(n_weighed, 15);
+    kept_of(0.5, KeptBy::kTraces, 2);
+    EXPECT_EQ(n_weighed, 14);
+    // A damaged file is as good as none.
+    const fs::path file = fs::path(folder.path()) / "weights_by_repetition";
+    fs::resize_file(file, fs::file_size(file) - 1);
+    EXPECT_EQ(kept_of(0.5, KeptBy::kRepetition, 1), half);
+    EXPECT_GT(n_weighed, 0);
+}
+
+TEST_F(TinyBuild, KeepsHalfWhereItCanAndNobodySaysAShare) {
+    const PrefixText text = text_of(rules(8));
+    const auto keeps = [&](PrefixBuildOptions o, const PrefixText& of) {
+        o.kept_share = std::nullopt;
+        return build(of, o).document->keeps_entries();
+    };
+    EXPECT_TRUE(keeps({.budget_bytes = 20000}, text));
+    EXPECT_FALSE(keeps({.k = 8, .n_chunks = 2}, text));
+    EXPECT_FALSE(keeps({.k = 1}, text)) << "too few bytes for an entry a head";
+    const PrefixText full = text_of(rules(14));  // no room to repeat it
+    EXPECT_FALSE(keeps({.budget_bytes = 20000}, full));
+    EXPECT_TRUE(keeps({.budget_bytes = 20000, .kept_by = KeptBy::kTraces}, full));
+    try {
+        build(full, {.budget_bytes = 20000, .kept_share = 0.5});
+        FAIL() << "there is no room";
+    } catch (const Error& e) {
+        EXPECT_NE(std::string(e.what()).find("--kept-by traces"), std::string::npos) << e.what();
+    }
+}
+
+TEST_F(WideTinyBuild, ItsCheckReadsEntriesAsTheyAreKept) {
+    const PrefixText text = text_of(rules(8));
+    const auto document = build(text, {.budget_bytes = 60000, .kept_share = 0.5}).document;
+    ASSERT_EQ(document->kept(0, 0).type, GGML_TYPE_Q8_0);
+    const ReadPrefix exact = read_prefix(with(), text);
+    exact.exact->set_apart(document->kept_positions());
+    std::vector<TraceTokens> traces;
+    for (const TraceText& t : requests(4)) traces.push_back(text.trace(t));
+    const auto error = [&](const std::shared_ptr<const PrefixDocument>& of) {
+        return check_prefix(with(), *exact.exact, of, nullptr, traces).e_out;
+    };
+    std::vector<PrefixLayer> layers = document->layers();
+    const std::vector<std::byte> nothing(layers[0].kept_v.data.size());
+    layers[0].kept_v.data = nothing;
+    const PrefixDocument other(document->header(), layers, document);
+    EXPECT_GT(error(std::make_shared<const PrefixDocument>(other)), error(document) * 1.5);
+}
+
+TEST_F(TinyBuild, NoHeadKeepsTheWholePrefix) {
+    const PrefixText text = text_of(rules(4));
+    const PrefixBuild b = build(text, {.budget_bytes = 10'000'000, .kept_share = 0.9});
+    for (const auto& of : b.document->kept_positions()) {
+        EXPECT_EQ(std::ssize(of), std::ssize(text.tokens()) - 1);
+    }
+    EXPECT_LT(b.errors.e_out, 0.1);
 }
 
 TEST_F(TinyBuild, KeptEntriesMayBeChosenByTraces) {
@@ -421,6 +524,8 @@ TEST_F(TinyBuild, AWrongShareForKeptEntriesIsRefused) {
 
 TEST_F(TinyGemmaBuild, KeepsNoEntries) {
     EXPECT_THROW(build(text_of(rules(8)), {.k = 8, .kept_share = 0.5}), Error);
+    const PrefixBuild b = build(text_of(rules(8)), {.k = 8, .kept_share = std::nullopt});
+    EXPECT_FALSE(b.document->keeps_entries());
 }
 
 TEST_F(TinyGemmaBuild, IsCheckedWhereItsWindowsReach) {

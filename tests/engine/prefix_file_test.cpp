@@ -223,10 +223,27 @@ TEST(PrefixFile, KeptEntriesThatLieAreRefused) {
             "a part of its kept");
     refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_start.shape[0] = 2; }, "kept");
     refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_at.shape[0] = 6; }, "kept");
-    refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_k.type = GGML_TYPE_Q8_0; }, "kept");
+    refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_v.type = GGML_TYPE_Q8_0; }, "kept");
     refused([](auto& l, auto& /*at*/,
                auto& /*start*/) { l.kept_at = l.kept_k = l.kept_v = l.kept_start = {}; },
             "not all layers keep");
+}
+
+TEST(PrefixFile, PiecesThatKeepEntriesAreRefused) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, 7);
+    traced.follow(tiny_tokens(30, 2));
+    const auto d = traced.document(10);
+    PrefixHeader h = d->header();
+    h.n_chunks = 2;
+    h.chunks_end = kPrefix;
+    try {
+        const PrefixDocument made(h, d->layers(), d);
+        FAIL() << "not refused";
+    } catch (const Error& e) {
+        EXPECT_NE(std::string(e.what()).find("keeps entries of the whole"), std::string::npos)
+            << e.what();
+    }
 }
 
 TEST(PrefixFile, OneOfTheLostFormatIsRefused) {

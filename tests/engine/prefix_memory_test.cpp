@@ -12,6 +12,7 @@
 #include "memory/attention_state.h"
 #include "memory/prefix_file.h"
 #include "memory/prefix_trace.h"
+#include "memory/scoring_kernel.h"
 #include "support/golden.h"
 #include "support/tiny_model.h"
 #include "support/traced_prefix.h"
@@ -355,6 +356,55 @@ TEST(PrefixKept, WithUnclusteredRecordsOfTheRestItIsTheFullPrefix) {
             Session session = using_prefix(tiny, {.documents = {document}}, {}, n_chunk);
             EXPECT_LT(max_difference(all_logits(session, trace), expected), 1e-2) << n_chunk;
         }
+    }
+}
+
+TEST(PrefixKept, RowsAreThePrefixsOwn) {
+    for (const PrefixStorage storage : {PrefixStorage::kF16, PrefixStorage::kI8}) {
+        TinyModel tiny({.n_layer = 2, .d_head = 32});
+        Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, kKept);
+        traced.follow(tiny_tokens(30, 2));
+        const auto document = traced.document(8, storage);
+        auto memory =
+            std::make_unique<ExactPrefix>(tiny.backend(), tiny.shape(), GGML_TYPE_F16, kPrefix);
+        const ExactPrefix& prefix = *memory;
+        Session session(tiny.model(), tiny.backend(), std::move(memory));
+        session.feed(tiny_tokens(kPrefix));
+        const bool is_q8 = storage == PrefixStorage::kI8;
+        EXPECT_EQ(document->kept(0, 0).type, is_q8 ? GGML_TYPE_Q8_0 : GGML_TYPE_F16);
+        const auto positions = document->kept_positions();
+        for (int64_t at = 0; at < std::ssize(positions); ++at) {
+            for (const auto part : {&EntryRows::k, &EntryRows::v}) {
+                const auto rows = [&](EntryRows of, int64_t n) {
+                    of.k = of.*part;
+                    std::vector<float> out(static_cast<size_t>(n) * 32);
+                    read_keys(of, 0, n, out.data());
+                    return out;
+                };
+                const auto& of = positions[static_cast<size_t>(at)];
+                const auto kept = rows(document->kept(at / 2, at % 2), std::ssize(of));
+                const auto all = rows(prefix.rows(at / 2, at % 2), kPrefix);
+                for (size_t i = 0; i < kept.size(); ++i) {
+                    const float* row = all.data() + static_cast<size_t>(of[i / 32]) * 32;
+                    float most = 0;
+                    for (int64_t c = 0; c < 32; ++c) most = std::max(most, std::abs(row[c]));
+                    EXPECT_NEAR(kept[i], row[i % 32], is_q8 ? most / 120 : 0.0F);
+                }
+            }
+        }
+    }
+}
+
+TEST(PrefixKept, RoundedOnesAreNearTheFullPrefix) {
+    TinyModel tiny({.n_layer = 3, .d_head = 32}, 2);
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, kKept);
+    const auto trace = tiny_tokens(24, 2);
+    traced.follow(trace);
+    const auto document = traced.document(0, PrefixStorage::kI8);
+    ASSERT_EQ(document->kept(0, 0).type, GGML_TYPE_Q8_0);
+    for (const int64_t n_chunk : {512, 1}) {
+        Session session = using_prefix(tiny, {.documents = {document}}, {}, n_chunk);
+        EXPECT_LT(max_difference(all_logits(session, trace), full_logits(tiny, trace)), 0.15);
     }
 }
 

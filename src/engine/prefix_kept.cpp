@@ -1,0 +1,93 @@
+#include "engine/prefix_kept.h"
+
+#include <algorithm>
+#include <fstream>
+#include <optional>
+
+#include "core/error.h"
+#include "engine/prefix_mass.h"
+#include "memory/binary_stream.h"
+
+namespace palimpsest {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Weights that an earlier run left. A damaged file is as good as none: it is written anew.
+std::optional<EntryMass> saved_mass(const fs::path& path, const ExactPrefix& exact) {
+    std::ifstream in(path, std::ios::binary);
+    if (!in) return std::nullopt;
+    try {
+        EntryMass mass(static_cast<size_t>(exact.shape().n_layer * exact.shape().n_head_kv));
+        for (std::vector<float>& of : mass) {
+            of = take_all<float>(in, exact.size());
+            if (std::ssize(of) != exact.size()) return std::nullopt;
+        }
+        return mass;
+    } catch (const Error&) {
+        return std::nullopt;
+    }
+}
+
+void save_mass(const EntryMass& mass, const fs::path& path) {
+    const fs::path unfinished = path.string() + ".part";
+    std::ofstream out(unfinished, std::ios::binary);
+    for (const std::vector<float>& of : mass) put_all(out, of);
+    out.close();
+    if (!out) {
+        throw Error(ErrorCode::kExhausted,
+                    cat("'", unfinished.string(), "' could not be written (disk full?)"));
+    }
+    fs::rename(unfinished, path);
+}
+
+/// At most so many of the traces, spread over all of them: more say little more.
+std::vector<TraceTokens> some_of(std::span<const TraceTokens> traces) {
+    constexpr size_t kMost = 256;
+    const size_t step = (traces.size() + kMost - 1) / kMost;
+    std::vector<TraceTokens> some;
+    for (size_t i = 0; i < traces.size(); i += step) some.push_back(traces[i]);
+    return some;
+}
+
+EntryMass weigh(const PrefixRuntime& with, const ExactPrefix& exact, const KeptSearch& search) {
+    if (search.by == KeptBy::kTraces) {
+        return traced_mass(with, exact, some_of(search.traces), Reduce::kSum);
+    }
+    return traced_mass(with, exact, repetitions(with, search.prefix), Reduce::kMax);
+}
+
+}  // namespace
+
+std::string_view to_string(KeptBy by) { return by == KeptBy::kTraces ? "traces" : "repetition"; }
+
+std::string why_none_is_kept(const PrefixRuntime& with, const PrefixText& text, int64_t n_chunks,
+                             KeptBy by) {
+    if (n_chunks > 1) return "a prefix in pieces keeps no entries; leave --kept out";
+    if (with.loaded.config().memory_shape().slides()) {
+        return "a model with a sliding window keeps no entries of a prefix; leave --kept out";
+    }
+    const int64_t n = std::ssize(text.tokens());
+    if (by == KeptBy::kTraces || room_to_repeat(with, n) > 0) return "";
+    return cat(
+        "the prefix has ", n, " tokens, and this model sees ", with.loaded.config().n_ctx_train,
+        ": there is no room to repeat it behind itself; ",
+        "let traces choose what is kept with --kept-by traces, or keep nothing with --kept 0");
+}
+
+std::vector<std::vector<int32_t>> find_kept(const PrefixRuntime& with, const ExactPrefix& exact,
+                                            const KeptSearch& search, int64_t n) {
+    // Which traces may be looked at depends on how many are held out; a repetition on none.
+    const fs::path path = search.folder / (search.by == KeptBy::kTraces
+                                               ? cat("weights_by_", search.traces.size(), "_traces")
+                                               : std::string("weights_by_repetition"));
+    std::optional<EntryMass> mass = saved_mass(path, exact);
+    if (!mass) {
+        mass = weigh(with, exact, search);
+        save_mass(*mass, path);
+    }
+    return heaviest_of_all(*mass, n);
+}
+
+}  // namespace palimpsest
