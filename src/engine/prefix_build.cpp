@@ -237,13 +237,6 @@ int64_t choose_k(const PrefixBuildOptions& o, const PrefixHeader& h, size_t budg
     return allowed;
 }
 
-void finish(std::ofstream& out, const fs::path& path) {
-    out.close();
-    if (out) return;
-    throw Error(ErrorCode::kExhausted,
-                cat("'", path.string(), "' could not be written (disk full?)"));
-}
-
 void put_book(const fs::path& path, const Codebook& book) {
     std::ofstream out(path, std::ios::binary);
     put_all(out, book.queries);
@@ -253,7 +246,7 @@ void put_book(const fs::path& path, const Codebook& book) {
     put_all(out, book.radius);
     put(out, static_cast<int64_t>(book.whitening.size()));
     for (const Whitening& w : book.whitening) put_all(out, w.root);
-    finish(out, path);
+    finish(out, path.string());
 }
 
 Codebook take_book(const fs::path& path, const PrefixLayout& layout) {

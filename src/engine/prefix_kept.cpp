@@ -34,11 +34,7 @@ void save_mass(const EntryMass& mass, const fs::path& path) {
     const fs::path unfinished = path.string() + ".part";
     std::ofstream out(unfinished, std::ios::binary);
     for (const std::vector<float>& of : mass) put_all(out, of);
-    out.close();
-    if (!out) {
-        throw Error(ErrorCode::kExhausted,
-                    cat("'", unfinished.string(), "' could not be written (disk full?)"));
-    }
+    finish(out, unfinished.string());
     fs::rename(unfinished, path);
 }
 

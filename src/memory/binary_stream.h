@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <fstream>
 #include <istream>
 #include <ostream>
+#include <string>
 #include <vector>
 
 #include "core/error.h"
@@ -45,6 +47,14 @@ std::vector<T> take_all(std::istream& in, int64_t most) {
             static_cast<std::streamsize>(values.size() * sizeof(T)));
     if (!in) throw Error(ErrorCode::kCorrupt, "the saved memory ends too early");
     return values;
+}
+
+/// Closes a file that was written. Throws kExhausted, naming it, if not all of it is there.
+inline void finish(std::ofstream& out, const std::string& path) {
+    out.close();
+    if (!out) {
+        throw Error(ErrorCode::kExhausted, cat("'", path, "' could not be written (disk full?)"));
+    }
 }
 
 }  // namespace palimpsest
