@@ -359,6 +359,26 @@ TEST(PrefixKept, WithUnclusteredRecordsOfTheRestItIsTheFullPrefix) {
     }
 }
 
+/// The first n keys, or values, of a head of 32 channels.
+std::vector<float> read_rows(EntryRows of, const std::byte* EntryRows::*part, int64_t n) {
+    of.k = of.*part;
+    std::vector<float> out(static_cast<size_t>(n) * 32);
+    read_keys(of, 0, n, out.data());
+    return out;
+}
+
+/// Are kept rows of one head those of `all` at their positions, but for a share of the row's
+/// largest?
+void expect_rows(std::span<const float> kept, std::span<const float> all,
+                 std::span<const int32_t> positions, float share) {
+    for (size_t i = 0; i < kept.size(); ++i) {
+        const auto row = all.subspan(static_cast<size_t>(positions[i / 32]) * 32, 32);
+        float most = 0;
+        for (const float x : row) most = std::max(most, std::abs(x));
+        EXPECT_NEAR(kept[i], row[i % 32], most * share);
+    }
+}
+
 TEST(PrefixKept, RowsAreThePrefixsOwn) {
     for (const PrefixStorage storage : {PrefixStorage::kF16, PrefixStorage::kI8}) {
         TinyModel tiny({.n_layer = 2, .d_head = 32});
@@ -374,22 +394,11 @@ TEST(PrefixKept, RowsAreThePrefixsOwn) {
         EXPECT_EQ(document->kept(0, 0).type, is_q8 ? GGML_TYPE_Q8_0 : GGML_TYPE_F16);
         const auto positions = document->kept_positions();
         for (int64_t at = 0; at < std::ssize(positions); ++at) {
+            const auto& of = positions[static_cast<size_t>(at)];
             for (const auto part : {&EntryRows::k, &EntryRows::v}) {
-                const auto rows = [&](EntryRows of, int64_t n) {
-                    of.k = of.*part;
-                    std::vector<float> out(static_cast<size_t>(n) * 32);
-                    read_keys(of, 0, n, out.data());
-                    return out;
-                };
-                const auto& of = positions[static_cast<size_t>(at)];
-                const auto kept = rows(document->kept(at / 2, at % 2), std::ssize(of));
-                const auto all = rows(prefix.rows(at / 2, at % 2), kPrefix);
-                for (size_t i = 0; i < kept.size(); ++i) {
-                    const float* row = all.data() + static_cast<size_t>(of[i / 32]) * 32;
-                    float most = 0;
-                    for (int64_t c = 0; c < 32; ++c) most = std::max(most, std::abs(row[c]));
-                    EXPECT_NEAR(kept[i], row[i % 32], is_q8 ? most / 120 : 0.0F);
-                }
+                expect_rows(read_rows(document->kept(at / 2, at % 2), part, std::ssize(of)),
+                            read_rows(prefix.rows(at / 2, at % 2), part, kPrefix), of,
+                            is_q8 ? 1.0F / 120 : 0.0F);
             }
         }
     }
