@@ -20,6 +20,7 @@
 #include "engine/prefix_records.h"
 #include "engine/session.h"
 #include "memory/binary_stream.h"
+#include "memory/prefix_assembly.h"
 #include "memory/prefix_file.h"
 
 namespace palimpsest {

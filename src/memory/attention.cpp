@@ -16,12 +16,6 @@ constexpr int64_t kDecodingRows = 12;  // below this, vectors over queries would
 constexpr int64_t kLeastPart = 256;
 constexpr int64_t kAlignFloats = 16;
 
-const float* row_of(const ggml_tensor* t, int64_t head, int64_t i) {
-    return reinterpret_cast<const float*>(static_cast<const char*>(t->data) +
-                                          static_cast<size_t>(head) * t->nb[1] +
-                                          static_cast<size_t>(i) * t->nb[2]);
-}
-
 int64_t n_parts(SlotRange seen) {
     const int64_t n = seen.end - seen.begin;
     return std::max<int64_t>(1, (n + part_slots(n) - 1) / part_slots(n));
@@ -65,7 +59,7 @@ class StoreOp final : public CustomOp {
         const int64_t end = n * (thread + 1) / n_threads;
         for (int64_t i = begin; i < end; ++i) {
             for (int64_t h = 0; h < k->ne[1]; ++h) {
-                source_.store(layer_, h, i, row_of(k, h, i), row_of(v, h, i));
+                source_.store(layer_, h, i, head_row(k, h, i), head_row(v, h, i));
             }
         }
     }
@@ -99,7 +93,7 @@ class AttendOp final : public CustomOp {
 
  private:
     QueryRow query(const ggml_tensor* dst, int64_t head, int64_t i) const {
-        return {.q = row_of(dst->src[0], head, i),
+        return {.q = head_row(dst->src[0], head, i),
                 .out = static_cast<float*>(dst->data) + (i * shape_.n_head + head) * shape_.d_head,
                 .lse = scratch_.lse(head, i)};
     }
@@ -223,7 +217,7 @@ class LseOp final : public CustomOp {
                 const int64_t i = (first + r) / group;
                 const int64_t head = h * group + (first + r) % group;
                 const SlotRange seen = source_.visible(layer_, h, i);
-                rows.at(static_cast<size_t>(r)) = {.q = row_of(q, head, i),
+                rows.at(static_cast<size_t>(r)) = {.q = head_row(q, head, i),
                                                    .out = nullptr,
                                                    .lse = scratch_.lse(head, i),
                                                    .begin = seen.begin,

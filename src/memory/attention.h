@@ -28,6 +28,13 @@ class EntrySource {
                                             int64_t i) const noexcept = 0;
 };
 
+/// Values of one head and position of a tensor [d_head, heads, n].
+[[nodiscard]] inline const float* head_row(const ggml_tensor* t, int64_t head, int64_t i) {
+    return reinterpret_cast<const float*>(static_cast<const char*>(t->data) +
+                                          static_cast<size_t>(head) * t->nb[1] +
+                                          static_cast<size_t>(i) * t->nb[2]);
+}
+
 /// Memory that the threads of fused attention work in. One for each sequence; reused by all layers,
 /// which run one after another.
 class AttentionScratch {

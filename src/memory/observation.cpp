@@ -9,15 +9,7 @@
 
 namespace palimpsest {
 
-namespace {
-
-const float* row_of(const ggml_tensor* t, int64_t head, int64_t i) {
-    return reinterpret_cast<const float*>(static_cast<const char*>(t->data) +
-                                          static_cast<size_t>(head) * t->nb[1] +
-                                          static_cast<size_t>(i) * t->nb[2]);
-}
-
-}  // namespace
+namespace {}  // namespace
 
 // ---- QueryWindow
 // ----------------------------------------------------------------------------------
@@ -50,7 +42,7 @@ class QueryWindow::CopyOp final : public CustomOp {
         for (int64_t i = std::max<int64_t>(0, n - window_.n_queries_); i < n; ++i) {
             const int64_t slot = (window_.before_ + i) % window_.n_queries_;
             for (int64_t h = 0; h < q->ne[1]; ++h) {
-                std::copy_n(row_of(q, h, i), q->ne[0], window_.row(layer_, slot, h));
+                std::copy_n(head_row(q, h, i), q->ne[0], window_.row(layer_, slot, h));
             }
         }
     }
@@ -174,7 +166,7 @@ struct MassRows {
             const int64_t i = (first + r) / group;
             const int64_t head = h * group + (first + r) % group;
             const SlotRange seen = source.visible(layer, h, i);
-            rows.at(static_cast<size_t>(r)) = {.q = row_of(q, head, i),
+            rows.at(static_cast<size_t>(r)) = {.q = head_row(q, head, i),
                                                .out = nullptr,
                                                .lse = scratch.lse(head, i),
                                                .begin = seen.begin,
@@ -314,7 +306,7 @@ class QueryMoments::AddOp final : public CustomOp {
             for (int64_t i = moments_.first_; i < q->ne[2]; i += d) {
                 const int64_t n = std::min(d, q->ne[2] - i);
                 for (int64_t r = 0; r < n; ++r) {
-                    std::copy_n(row_of(q, h, i + r), d, block.data() + r * d);
+                    std::copy_n(head_row(q, h, i + r), d, block.data() + r * d);
                 }
                 moments_.add(moments_.at(layer_, h), before, block, n, scratch_.of_thread(thread));
                 before += n;

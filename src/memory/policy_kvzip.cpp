@@ -149,7 +149,7 @@ class KvZip final : public EvictionPolicy {
                         const int64_t i = (first + static_cast<int64_t>(r)) / group;
                         const int64_t head = h * group + (first + static_cast<int64_t>(r)) % group;
                         const SlotRange range = range_of(i);
-                        rows.at(r) = {.q = query(q, head, i),
+                        rows.at(r) = {.q = head_row(q, head, i),
                                       .out = nullptr,
                                       .lse = &lse.at(r),
                                       .begin = range.begin,
@@ -168,12 +168,6 @@ class KvZip final : public EvictionPolicy {
                 add_mass(source_.rows(layer_, h), std::span(rows).first(count), s.piece, scale_,
                          {weights + s.piece.begin, Reduce::kMax}, scratch_.of_thread(thread));
             }
-        }
-
-        static const float* query(const ggml_tensor* q, int64_t head, int64_t i) {
-            return reinterpret_cast<const float*>(static_cast<const char*>(q->data) +
-                                                  static_cast<size_t>(head) * q->nb[1] +
-                                                  static_cast<size_t>(i) * q->nb[2]);
         }
 
         KvZip& policy_;

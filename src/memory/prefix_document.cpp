@@ -5,20 +5,15 @@
 
 #include "memory/prefix_document.h"
 
-#include <ggml-cpu.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "core/error.h"
-#include "memory/attention_state.h"
 
 namespace palimpsest {
 
 namespace {
-
-constexpr int64_t kPadding = 8;  // rows past the last that whole vectors may read
 
 [[noreturn]] void corrupt(const std::string& what) {
     throw Error(ErrorCode::kCorrupt, cat("the prefix memory is damaged: ", what));
@@ -104,7 +99,7 @@ void check_layer(PrefixLayer& l, const PrefixHeader& h) {
     const int64_t n_tiles = (k + kMatchTile - 1) / kMatchTile;
     const bool is_i8 = l.keys.type == GGML_TYPE_I8;
     const ggml_type stored = is_i8 ? GGML_TYPE_I8 : GGML_TYPE_F16;
-    const int64_t n_exact = std::ssize(h.tokens) + kPadding;
+    const int64_t n_exact = std::ssize(h.tokens) + kPaddingRows;
     for (const PrefixPart& part : parts_of(l, h)) {
         const GgufTensor* t = part.tensor;
         if (t == &l.keys) check_part(part, stored, {kMatchTile, at.width(), n_tiles, c});
@@ -133,7 +128,7 @@ void check_layer(PrefixLayer& l, const PrefixHeader& h) {
         if (t == &l.kept_k || t == &l.kept_v) {
             const bool is_q8 = t->type == GGML_TYPE_Q8_0 && l.kept_k.type == l.kept_v.type;
             check_part(part, is_q8 ? GGML_TYPE_Q8_0 : GGML_TYPE_F16,
-                       {at.d_head, l.kept_at.shape[0] + kPadding, 1, 1});
+                       {at.d_head, l.kept_at.shape[0] + kPaddingRows, 1, 1});
         }
         if (t == &l.kept_at) check_part(part, GGML_TYPE_I32, {l.kept_at.shape[0], 1, 1, 1});
         if (t == &l.kept_start) check_part(part, GGML_TYPE_I32, {at.n_head_kv + 1, 1, 1, 1});
@@ -152,14 +147,6 @@ void check_layer(PrefixLayer& l, const PrefixHeader& h) {
         if (n < 1 || n > k) corrupt(cat("a dictionary has ", n, " entries of ", k));
         if (!l.list_start.data.empty()) check_lists(l, i, n);
     }
-}
-
-bool is_layout(const PrefixLayout& l) {
-    const auto in_range = [](int64_t n, int64_t most) { return n >= 1 && n <= most; };
-    return in_range(l.n_head, 4096) && in_range(l.n_head_kv, l.n_head) &&
-           l.n_head % l.n_head_kv == 0 && in_range(l.d_head, kMaxHead) &&
-           l.d_head % kHeadAlignment == 0 && in_range(l.heads_per_key, l.group()) &&
-           l.group() % l.heads_per_key == 0;
 }
 
 size_t kept_bytes_of(const PrefixLayer& l) {
@@ -197,6 +184,14 @@ size_t bytes_matched(const PrefixLayer& l, const PrefixLayout& at) {
 
 }  // namespace
 
+bool is_possible(const PrefixLayout& l) {
+    const auto in_range = [](int64_t n, int64_t most) { return n >= 1 && n <= most; };
+    return in_range(l.n_head, 4096) && in_range(l.n_head_kv, l.n_head) &&
+           l.n_head % l.n_head_kv == 0 && in_range(l.d_head, kMaxHead) &&
+           l.d_head % kHeadAlignment == 0 && in_range(l.heads_per_key, l.group()) &&
+           l.group() % l.heads_per_key == 0;
+}
+
 std::string_view to_string(PrefixKeys keys) { return keys == PrefixKeys::kPre ? "pre" : "post"; }
 
 std::vector<PrefixPart> parts_of(PrefixLayer& l, const PrefixHeader& h) {
@@ -223,7 +218,7 @@ std::vector<PrefixPart> parts_of(PrefixLayer& l, const PrefixHeader& h) {
 PrefixDocument::PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> layers,
                                std::shared_ptr<const void> owner)
     : header_(std::move(header)), layers_(std::move(layers)), owner_(std::move(owner)) {
-    if (!is_layout(header_.layout)) corrupt("its heads are impossible");
+    if (!is_possible(header_.layout)) corrupt("its heads are impossible");
     if (header_.tokens.empty()) corrupt("it has no prefix");
     const bool has_end = header_.chunks_end > 0 && header_.chunks_end <= int64_t{1} << 30;
     if (header_.n_chunks < 1 || (header_.n_chunks > 1 && !has_end)) {
@@ -414,7 +409,7 @@ size_t prefix_kept_bytes(const PrefixLayout& l, int64_t n_layer, int64_t n, Pref
     if (n == 0) return 0;
     const size_t row = ggml_row_size(kept_type(l, storage), l.d_head);
     const size_t layer =
-        2 * kPadding * row + static_cast<size_t>(l.n_head_kv + 1) * sizeof(int32_t);
+        2 * kPaddingRows * row + static_cast<size_t>(l.n_head_kv + 1) * sizeof(int32_t);
     return static_cast<size_t>(n) * (2 * row + sizeof(int32_t)) +
            static_cast<size_t>(n_layer) * layer;
 }
@@ -426,231 +421,6 @@ size_t prefix_entry_bytes(const PrefixLayout& l, int64_t n_layer, PrefixStorage 
                            ? 4 * width + blocks * sizeof(float)
                            : 2 * width + (1 + 2 * blocks) * sizeof(float);
     return one * static_cast<size_t>(l.n_codebooks() * n_layer);
-}
-
-// ---- assembly ------------------------------------------------------------------------------
-
-PrefixAssembly::PrefixAssembly(PrefixHeader header, PrefixStorage storage)
-    : header_(std::move(header)),
-      storage_(storage),
-      bytes_(std::make_shared<std::vector<std::vector<std::byte>>>()) {
-    check(is_layout(header_.layout), "a layout that the heads allow");
-}
-
-GgufTensor PrefixAssembly::own(ggml_type type, const Shape& shape, std::vector<std::byte> bytes) {
-    bytes_->push_back(std::move(bytes));
-    return {.name = {}, .type = type, .shape = shape, .data = bytes_->back()};
-}
-
-namespace {
-
-template <typename T>
-std::vector<std::byte> raw(const std::vector<T>& values) {
-    std::vector<std::byte> bytes(values.size() * sizeof(T));
-    std::memcpy(bytes.data(), values.data(), bytes.size());
-    return bytes;
-}
-
-/// Rows of f16, stored as `type` does.
-void put_rows(std::span<const std::byte> from, int64_t d, ggml_type type, std::byte* to) {
-    if (type == GGML_TYPE_F16) {
-        std::ranges::copy(from, to);
-        return;
-    }
-    const size_t row = ggml_row_size(GGML_TYPE_F16, d);
-    const ggml_from_float_t store = ggml_get_type_traits_cpu(type)->from_float;
-    std::vector<float> values(static_cast<size_t>(d));
-    for (size_t at = 0; at < from.size(); at += row) {
-        ggml_fp16_to_fp32_row(reinterpret_cast<const ggml_fp16_t*>(from.data() + at), values.data(),
-                              d);
-        store(values.data(), to, d);
-        to += ggml_row_size(type, d);
-    }
-}
-
-/// A layer's values while its codebooks are laid side by side, K entries each.
-struct LayerBytes {
-    std::vector<std::byte> keys, values, list_keys;
-    std::vector<float> key_scale, value_scale, lse, radius, whitening;
-    std::vector<int32_t> count, occupancy, list_start;
-};
-
-/// `most`: lists of the codebook that has the most.
-void append_lists(const EntryLists& lists, int64_t width, int64_t most, LayerBytes& to) {
-    const size_t at = to.list_keys.size();
-    to.list_keys.resize(at + match_bytes(GGML_TYPE_F16, most, width));
-    to_tiles(lists.directions, width, GGML_TYPE_F16,
-             std::span(to.list_keys).subspan(at, match_bytes(GGML_TYPE_F16, lists.size(), width)));
-    to.list_start.insert(to.list_start.end(), lists.start.begin(), lists.start.end());
-    to.list_start.insert(to.list_start.end(), static_cast<size_t>(most - lists.size()),
-                         lists.start.back());
-}
-
-void append_keys(const Codebook& book, int64_t k, PrefixStorage storage, LayerBytes& to) {
-    const std::vector<float> rows = book.lookup_keys();
-    const ggml_type type = storage == PrefixStorage::kI8 ? GGML_TYPE_I8 : GGML_TYPE_F16;
-    const size_t at = to.keys.size();
-    to.keys.resize(at + match_bytes(type, k, book.width()));
-    const auto tiles = std::span(to.keys).subspan(at, match_bytes(type, book.size(), book.width()));
-    if (type == GGML_TYPE_F16) return to_tiles(rows, book.width(), type, tiles);
-    const size_t first = to.key_scale.size();
-    to.key_scale.resize(first + static_cast<size_t>(k));
-    to_tiles_i8(rows, book.width(), tiles,
-                std::span(to.key_scale).subspan(first, static_cast<size_t>(book.size())));
-}
-
-void append_values(const Codebook& book, int64_t k, PrefixStorage storage, LayerBytes& to) {
-    const auto n = static_cast<size_t>(k * book.width());
-    std::vector<float> outputs = book.outputs;
-    outputs.resize(n);
-    const size_t at = to.values.size();
-    if (storage == PrefixStorage::kF16) {
-        to.values.resize(at + n * sizeof(ggml_fp16_t));
-        ggml_fp32_to_fp16_row(outputs.data(), reinterpret_cast<ggml_fp16_t*>(to.values.data() + at),
-                              static_cast<int64_t>(n));
-        return;
-    }
-    to.values.resize(at + n);
-    const auto d = static_cast<size_t>(book.d_head);
-    for (size_t i = 0; i < n; i += d) {
-        float most = 0;
-        for (size_t c = 0; c < d; ++c) most = std::max(most, std::abs(outputs[i + c]));
-        const float unit = most > 0 ? most / 127.0F : 1.0F;
-        to.value_scale.push_back(unit);
-        for (size_t c = 0; c < d; ++c) {
-            to.values[at + i + c] =
-                static_cast<std::byte>(static_cast<int8_t>(std::lround(outputs[i + c] / unit)));
-        }
-    }
-}
-
-template <typename T>
-void append_padded(const std::vector<T>& from, size_t n, T padding, std::vector<T>& to) {
-    to.insert(to.end(), from.begin(), from.end());
-    to.insert(to.end(), n - from.size(), padding);
-}
-
-}  // namespace
-
-void PrefixAssembly::add_layer(std::span<const Codebook> books, std::span<const EntryLists> lists) {
-    const PrefixLayout& at = header_.layout;
-    check(std::ssize(books) == at.n_codebooks(), "as many dictionaries as the layout has");
-    check(lists.empty() || lists.size() == books.size(), "lists of every dictionary");
-    int64_t k = 0;
-    for (const Codebook& book : books) k = std::max(k, book.size());
-    LayerBytes b;
-    for (const Codebook& book : books) {
-        check(book.width() == at.width() && book.size() > 0, "a dictionary of the layout's width");
-        append_keys(book, k, storage_, b);
-        append_values(book, k, storage_, b);
-        const auto n = static_cast<size_t>(k);
-        append_padded(book.lse, n * static_cast<size_t>(at.blocks()), kEmptyState, b.lse);
-        append_padded(book.count, n, 0, b.occupancy);
-        append_padded(book.radius, n, 0.0F, b.radius);
-        b.count.push_back(static_cast<int32_t>(book.size()));
-        for (const Whitening& w : book.whitening) {
-            b.whitening.insert(b.whitening.end(), w.root.begin(), w.root.end());
-        }
-    }
-    int64_t n_lists = 0;
-    for (const EntryLists& of : lists) n_lists = std::max(n_lists, of.size());
-    for (const EntryLists& of : lists) append_lists(of, at.width(), n_lists, b);
-    const int64_t c = at.n_codebooks();
-    const bool is_i8 = storage_ == PrefixStorage::kI8;
-    const ggml_type stored = is_i8 ? GGML_TYPE_I8 : GGML_TYPE_F16;
-    const int64_t n_tiles = (k + kMatchTile - 1) / kMatchTile;
-    PrefixLayer l;
-    l.keys = own(stored, {kMatchTile, at.width(), n_tiles, c}, std::move(b.keys));
-    l.values = own(stored, {at.width(), k, c, 1}, std::move(b.values));
-    if (is_i8) {
-        l.key_scale = own(GGML_TYPE_F32, {k, c, 1, 1}, raw(b.key_scale));
-        l.value_scale = own(GGML_TYPE_F32, {at.blocks(), k, c, 1}, raw(b.value_scale));
-    }
-    l.lse = own(GGML_TYPE_F32, {at.blocks(), k, c, 1}, raw(b.lse));
-    l.count = own(GGML_TYPE_I32, {c, 1, 1, 1}, raw(b.count));
-    l.occupancy = own(GGML_TYPE_I32, {k, c, 1, 1}, raw(b.occupancy));
-    l.radius = own(GGML_TYPE_F32, {k, c, 1, 1}, raw(b.radius));
-    if (!lists.empty()) {
-        const int64_t tiles = (n_lists + kMatchTile - 1) / kMatchTile;
-        l.list_keys =
-            own(GGML_TYPE_F16, {kMatchTile, at.width(), tiles, c}, std::move(b.list_keys));
-        l.list_start = own(GGML_TYPE_I32, {n_lists + 1, c, 1, 1}, raw(b.list_start));
-    }
-    if (!b.whitening.empty()) {
-        l.whitening = own(GGML_TYPE_F32, {at.d_head, at.d_head, at.blocks(), c}, raw(b.whitening));
-    }
-    layers_.push_back(l);
-}
-
-void PrefixAssembly::set_floors(std::span<const float> floors) {
-    const auto c = static_cast<size_t>(header_.layout.n_codebooks());
-    check(floors.size() == c * layers_.size(), "a floor for every dictionary");
-    for (size_t i = 0; i < layers_.size(); ++i) {
-        const auto of = floors.subspan(i * c, c);
-        layers_[i].floor = own(GGML_TYPE_F32, {static_cast<int64_t>(c), 1, 1, 1},
-                               raw(std::vector<float>(of.begin(), of.end())));
-    }
-}
-
-/// Of every head its first rows, one head's after another's, and padding.
-GgufTensor PrefixAssembly::own_rows(std::span<const EntryRows> heads,
-                                    std::span<const int32_t> starts,
-                                    const std::byte* EntryRows::*part) {
-    const int64_t d = header_.layout.d_head;
-    const ggml_type type = kept_type(header_.layout, storage_);
-    const size_t row = ggml_row_size(type, d);
-    const int64_t n = starts.back() + kPadding;
-    std::vector<std::byte> bytes(static_cast<size_t>(n) * row);
-    check(starts.size() == heads.size() + 1, "a number of kept entries for every head");
-    for (size_t h = 0; h < heads.size(); ++h) {
-        check(
-            heads[h].type == GGML_TYPE_F16 && heads[h].row_bytes == ggml_row_size(GGML_TYPE_F16, d),
-            "kept entries come in f16");
-        const auto rows = static_cast<size_t>(starts[h + 1] - starts[h]);
-        put_rows({heads[h].*part, rows * heads[h].row_bytes}, d, type,
-                 bytes.data() + static_cast<size_t>(starts[h]) * row);
-    }
-    return own(type, {d, n, 1, 1}, std::move(bytes));
-}
-
-/// All rows of every head, each head's padded.
-GgufTensor PrefixAssembly::own_exact(std::span<const EntryRows> heads,
-                                     const std::byte* EntryRows::*part) {
-    const int64_t d = header_.layout.d_head;
-    const size_t row = ggml_row_size(GGML_TYPE_F16, d);
-    const int64_t n = std::ssize(header_.tokens);
-    const size_t padded = static_cast<size_t>(n + kPadding) * row;
-    std::vector<std::byte> bytes(padded * heads.size());
-    for (size_t h = 0; h < heads.size(); ++h) {
-        check(heads[h].type == GGML_TYPE_F16 && heads[h].row_bytes == row, "exact entries in f16");
-        std::copy_n(heads[h].*part, static_cast<size_t>(n) * row, bytes.data() + h * padded);
-    }
-    return own(GGML_TYPE_F16, {d, n + kPadding, std::ssize(heads), 1}, std::move(bytes));
-}
-
-void PrefixAssembly::set_exact(int64_t layer, std::span<const EntryRows> heads) {
-    PrefixLayer& l = layers_[static_cast<size_t>(layer)];
-    l.exact_k = own_exact(heads, &EntryRows::k);
-    l.exact_v = own_exact(heads, &EntryRows::v);
-}
-
-void PrefixAssembly::set_kept(int64_t layer, std::span<const EntryRows> heads,
-                              std::span<const std::vector<int32_t>> positions) {
-    std::vector<int32_t> all;
-    std::vector<int32_t> starts = {0};
-    for (const std::vector<int32_t>& of : positions) {
-        all.insert(all.end(), of.begin(), of.end());
-        starts.push_back(static_cast<int32_t>(all.size()));
-    }
-    PrefixLayer& l = layers_[static_cast<size_t>(layer)];
-    l.kept_k = own_rows(heads, starts, &EntryRows::k);
-    l.kept_v = own_rows(heads, starts, &EntryRows::v);
-    l.kept_at = own(GGML_TYPE_I32, {std::ssize(all), 1, 1, 1}, raw(all));
-    l.kept_start = own(GGML_TYPE_I32, {std::ssize(starts), 1, 1, 1}, raw(starts));
-}
-
-PrefixDocument PrefixAssembly::document(const PrefixHeader& header) const {
-    return {header, layers_, bytes_};
 }
 
 }  // namespace palimpsest

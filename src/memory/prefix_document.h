@@ -42,6 +42,12 @@ struct PrefixHeader {
     bool is_against_pieces = false;  // these are against each piece alone, not the whole prefix
 };
 
+/// Rows past a head's last that kernels, which read whole vectors, may touch.
+inline constexpr int64_t kPaddingRows = 8;
+
+/// Could a model have such heads?
+[[nodiscard]] bool is_possible(const PrefixLayout& layout);
+
 /// One layer's dictionaries as they lie in a file. C codebooks of up to K entries, B heads an
 /// entry of D values. A tensor without data is absent.
 struct PrefixLayer {
@@ -157,36 +163,5 @@ enum class PrefixStorage { kF16, kI8 };
 /// Bytes of an entry of all codebooks of all layers: what a budget is divided by.
 [[nodiscard]] size_t prefix_entry_bytes(const PrefixLayout& layout, int64_t n_layer,
                                         PrefixStorage storage);
-
-/// Dictionaries being put together, layer by layer, in memory.
-class PrefixAssembly {
- public:
-    PrefixAssembly(PrefixHeader header, PrefixStorage storage);
-
-    /// The next layer: one codebook for each of the layout's, and lists for each or for none.
-    void add_layer(std::span<const Codebook> books, std::span<const EntryLists> lists = {});
-    /// Similarity floors of all layers: [layer][codebook].
-    void set_floors(std::span<const float> floors);
-    /// Exact entries of a layer: rows of all KV heads, f16, of as many positions as the prefix.
-    void set_exact(int64_t layer, std::span<const EntryRows> heads);
-    /// Kept entries of a layer: of every KV head the first rows, f16, and the positions they are
-    /// of.
-    void set_kept(int64_t layer, std::span<const EntryRows> heads,
-                  std::span<const std::vector<int32_t>> positions);
-
-    /// The document so far; shares memory with this object, which may go.
-    [[nodiscard]] PrefixDocument document(const PrefixHeader& header) const;
-
- private:
-    GgufTensor own(ggml_type type, const Shape& shape, std::vector<std::byte> bytes);
-    GgufTensor own_rows(std::span<const EntryRows> heads, std::span<const int32_t> starts,
-                        const std::byte* EntryRows::*part);
-    GgufTensor own_exact(std::span<const EntryRows> heads, const std::byte* EntryRows::*part);
-
-    PrefixHeader header_;
-    PrefixStorage storage_;
-    std::vector<PrefixLayer> layers_;
-    std::shared_ptr<std::vector<std::vector<std::byte>>> bytes_;
-};
 
 }  // namespace palimpsest

@@ -23,19 +23,13 @@ constexpr int64_t kFewPositions = 4;  // up to here the dictionary is divided, n
 constexpr int64_t kMostParts = 8;     // of a dictionary
 constexpr int64_t kPositionsAtOnce = 16;
 
-const float* row_of(const ggml_tensor* t, int64_t head, int64_t i) {
-    return reinterpret_cast<const float*>(static_cast<const char*>(t->data) +
-                                          static_cast<size_t>(head) * t->nb[1] +
-                                          static_cast<size_t>(i) * t->nb[2]);
-}
-
 int64_t parts_for(int64_t n) { return n <= kFewPositions ? kMostParts : 1; }
 
 /// One row's query, block after block.
 void gather(const PrefixLayout& layout, const ggml_tensor* q, int64_t codebook, int64_t row,
             int64_t i, float* to) {
     for (int64_t b = 0; b < layout.blocks(); ++b) {
-        std::copy_n(row_of(q, layout.head(codebook, row, b), i), layout.d_head,
+        std::copy_n(head_row(q, layout.head(codebook, row, b), i), layout.d_head,
                     to + b * layout.d_head);
     }
 }
@@ -296,7 +290,7 @@ class PrefixReader::JoinOp final : public CustomOp {
         const int64_t window = of_.shape_.window(layer_);
         const int64_t position = of_.step_.first_pos + i;
         float lse = 0;
-        const QueryRow row = {.q = row_of(q, head, i),
+        const QueryRow row = {.q = head_row(q, head, i),
                               .out = share.state.data(),
                               .lse = &lse,
                               .begin = window > 0 ? std::max<int64_t>(0, position - window + 1) : 0,

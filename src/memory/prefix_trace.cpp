@@ -162,7 +162,7 @@ class TraceMemory::SplitOp final : public CustomOp {
             std::copy_n(row(dst->src[0], i, h), d, out.begin());
             float own_lse = *of_.scratch_.lse(h, i);
             if (dst->src[3] != nullptr) {
-                if (of_.on_step_) tell_alone(told, w, out, own_lse, query_of(dst->src[4], h, i));
+                if (of_.on_step_) tell_alone(told, w, out, own_lse, head_row(dst->src[4], h, i));
                 own_lse = join_state(out, own_lse, {row(dst->src[3], i, h), d},
                                      *of_.apart_scratch_.lse(h, i));
             }
@@ -176,7 +176,7 @@ class TraceMemory::SplitOp final : public CustomOp {
             join_state(out, own_lse, prefix, prefix_lse);
             if (!of_.on_step_) continue;
             const auto at = static_cast<size_t>(w);
-            std::copy_n(query_of(dst->src[2], h, i), d, told.keys.data() + at * d);
+            std::copy_n(head_row(dst->src[2], h, i), d, told.keys.data() + at * d);
             told.lse[at] = prefix_lse;
             told.own_lse[at] = own_lse;
             float* to = told.outputs.data() + at * d;
@@ -189,12 +189,6 @@ class TraceMemory::SplitOp final : public CustomOp {
     }
 
  private:
-    static const float* query_of(const ggml_tensor* q, int64_t head, int64_t i) {
-        return reinterpret_cast<const float*>(static_cast<const char*>(q->data) +
-                                              static_cast<size_t>(head) * q->nb[1] +
-                                              static_cast<size_t>(i) * q->nb[2]);
-    }
-
     static void tell_alone(TracedLayer& told, int64_t w, std::span<const float> out, float lse,
                            const float* query) {
         const auto at = static_cast<size_t>(w);

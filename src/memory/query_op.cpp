@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "memory/attention.h"
+
 namespace palimpsest {
 
 namespace {
@@ -29,10 +31,7 @@ class ChangeOp final : public CustomOp {
                                                static_cast<size_t>(token) * attended->nb[1]);
             float* out = static_cast<float*>(dst->data) + w * d_head_;
             std::copy_n(from + head * d_head_, d_head_, out);
-            const auto* query = reinterpret_cast<const float*>(
-                static_cast<const char*>(q->data) + static_cast<size_t>(head) * q->nb[1] +
-                static_cast<size_t>(token) * q->nb[2]);
-            how_.change(head, token, query, out, scratch);
+            how_.change(head, token, head_row(q, head, token), out, scratch);
         }
     }
 

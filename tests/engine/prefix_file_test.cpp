@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "core/error.h"
+#include "memory/prefix_assembly.h"
 #include "support/golden.h"
 #include "support/traced_prefix.h"
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engine/session.h"
+#include "memory/prefix_assembly.h"
 #include "memory/prefix_file.h"
 #include "memory/prefix_trace.h"
 #include "support/tiny_model.h"
