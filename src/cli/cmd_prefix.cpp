@@ -14,6 +14,7 @@
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "engine/prefix_build.h"
+#include "engine/self_study.h"
 #include "memory/budget.h"
 #include "memory/prefix_file.h"
 
@@ -134,7 +135,7 @@ std::string summary(const PrefixBuild& b) {
     out += cat(human_count(std::ssize(h.tokens)), " tokens became ", h.k, " entries a dictionary",
                d.keeps_entries() ? kept_of(d) : "", ", from ", human_count(b.n_records),
                " records of ", h.n_traces, " traces",
-               b.k_was_lowered ? " (lowered: 8 records an entry)" : "", "\n  held   ",
+               b.k_was_lowered ? " (no more entries: 8 records each)" : "", "\n  held   ",
                human_bytes(d.held_bytes()), ", ", 100 * d.held_bytes() / b.cache_bytes,
                " % of the prefix's cache (", human_bytes(b.cache_bytes), ")\n  moved  ",
                human_bytes(d.moved_bytes()), " a token, ", 100 * d.moved_bytes() / b.cache_bytes,

@@ -9,15 +9,13 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <numeric>
 #include <random>
-#include <sstream>
 
 #include "core/digest.h"
 #include "core/error.h"
-#include "engine/generate.h"
 #include "engine/prefix_kept.h"
 #include "engine/prefix_records.h"
+#include "engine/prefix_sizes.h"
 #include "engine/session.h"
 #include "memory/binary_stream.h"
 #include "memory/prefix_assembly.h"
@@ -30,7 +28,6 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kRecordsPerEntry = 8;
 constexpr int64_t kTokensAtOnce = 256;  // of traces that share a pass
 constexpr int64_t kLanesAtOnce = 16;
 
@@ -158,16 +155,6 @@ class Recording {
     int64_t n_done_ = 0, n_tokens_ = 0;
 };
 
-bool wants_lists(const PrefixBuildOptions& o, const PrefixLayout& at, int64_t k) {
-    if (o.lookup == PrefixLookup::kFaster) return lists_pay(k, at.width());
-    return o.lookup == PrefixLookup::kTwoLevel;
-}
-
-/// Bytes that may be held in all, where they are not given by a number of entries.
-size_t budget_of(const PrefixBuildOptions& o, size_t cache_bytes) {
-    return o.budget_bytes > 0 ? o.budget_bytes : cache_bytes / 4;
-}
-
 /// Of what is held, the share that goes to kept entries.
 double share_of_kept(const PrefixRuntime& with, const PrefixText& text,
                      const PrefixBuildOptions& o) {
@@ -178,64 +165,6 @@ double share_of_kept(const PrefixRuntime& with, const PrefixText& text,
     const std::string why = why_none_is_kept(with, text, o.n_chunks, o.kept_by);
     require(why.empty() || !o.kept_share, why);
     return why.empty() ? share : 0;
-}
-
-/// Entries that all heads keep together.
-int64_t choose_kept(const PrefixBuildOptions& o, double share, const PrefixHeader& h,
-                    size_t budget) {
-    if (share <= 0) return 0;
-    // With a number of entries, so much that their bytes are the rest.
-    const size_t entries =
-        static_cast<size_t>(o.k) * prefix_entry_bytes(h.layout, h.n_layer, o.storage);
-    const double held =
-        o.k > 0 ? static_cast<double>(entries) / (1 - share) : static_cast<double>(budget);
-    const auto bytes = static_cast<size_t>(held * share);
-    const int64_t n_heads = h.n_layer * h.layout.n_head_kv;
-    const size_t first = prefix_kept_bytes(h.layout, h.n_layer, 1, o.storage);
-    const size_t another = prefix_kept_bytes(h.layout, h.n_layer, 2, o.storage) - first;
-    const auto n = bytes < first ? 0 : static_cast<int64_t>((bytes - first) / another) + 1;
-    const int64_t most = n_heads * (std::ssize(h.tokens) - 1);
-    if (n >= n_heads) return std::min(n, most);
-    require(!o.kept_share, "a share of ", share, " of what is held (", bytes,
-            " bytes) is too small for one kept entry a head; raise --budget, or keep none with ",
-            "--kept 0");
-    return 0;
-}
-
-/// The most entries that a budget holds, lists and whitening included; whole tiles if it holds one.
-int64_t entries_in(size_t budget, const PrefixBuildOptions& o, const PrefixHeader& h) {
-    const size_t entry = prefix_entry_bytes(h.layout, h.n_layer, o.storage);
-    const size_t whitening = o.whiten ? prefix_whitening_bytes(h.layout, h.n_layer) : 0;
-    const auto fits = [&](int64_t k) {
-        const size_t lists =
-            wants_lists(o, h.layout, k) ? prefix_list_bytes(h.layout, h.n_layer, k) : 0;
-        return static_cast<size_t>(k) * entry + lists + whitening <= budget;
-    };
-    auto k = static_cast<int64_t>(budget / entry);
-    if (k >= kMatchTile) k = k / kMatchTile * kMatchTile;
-    while (k > 0 && !fits(k)) k -= k > kMatchTile ? kMatchTile : 1;
-    return k;
-}
-
-/// Entries a dictionary may have, and why.
-int64_t choose_k(const PrefixBuildOptions& o, const PrefixHeader& h, size_t budget,
-                 PrefixBuild& told) {
-    const int64_t allowed = std::max<int64_t>(1, told.n_records / kRecordsPerEntry);
-    const bool is_asked = o.k > 0 || o.budget_bytes > 0;
-    const int64_t k = o.k > 0 ? o.k : entries_in(budget, o, h);
-    require(k >= 1, "the ", budget,
-            " bytes that dictionaries may have are too few: an entry takes ",
-            prefix_entry_bytes(h.layout, h.n_layer, o.storage), " bytes over all layers",
-            o.whiten ? cat(", whitening ", prefix_whitening_bytes(h.layout, h.n_layer)) : "");
-    if (k <= allowed) return k;
-    require(
-        !is_asked || o.is_forced, k, " entries are too many for ", told.n_records, " records: at ",
-        kRecordsPerEntry, " records an entry, ", allowed,
-        " can be told apart; give more traces, lower --entries-per-head or --budget, or insist ",
-        "with --force");
-    if (is_asked) return k;
-    told.k_was_lowered = true;
-    return allowed;
 }
 
 void put_book(const fs::path& path, const Codebook& book) {
@@ -405,10 +334,13 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
     built.cache_bytes =
         static_cast<size_t>(shape.n_layer * shape.n_head_kv * shape.d_head * std::ssize(h.tokens)) *
         2 * sizeof(ggml_fp16_t);
-    const size_t budget = budget_of(o, built.cache_bytes);
-    const int64_t n_kept = choose_kept(o, share_of_kept(with, text, o), h, budget);
-    const size_t kept_bytes = prefix_kept_bytes(h.layout, h.n_layer, n_kept, o.storage);
-    h.k = choose_k(o, h, budget > kept_bytes ? budget - kept_bytes : 0, built);
+    const PrefixSizes sizes = choose_sizes(o, h,
+                                           {.cache_bytes = built.cache_bytes,
+                                            .n_records = built.n_records,
+                                            .kept_share = share_of_kept(with, text, o)});
+    h.k = sizes.k;
+    built.k_was_lowered = sizes.k_was_lowered;
+    const int64_t n_kept = sizes.n_kept;
 
     const fs::path work = o.work_folder;
     claim_folder(work, purpose_of(with, pieces, chosen));
@@ -445,115 +377,6 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
     note_errors(built.errors, h);
     built.document = std::make_shared<const PrefixDocument>(made.all.document(h));
     return built;
-}
-
-// ---- self-study ------------------------------------------------------------------------------
-
-namespace {
-
-constexpr size_t kQuoted = 200;  // characters of the prefix that a question starts from
-
-/// What a model is asked to ask; {} stands for a piece of the text.
-std::vector<std::string> askings() {
-    std::vector<std::string> ways = {
-        "Write one short question that the text answers.",
-        "Write one question about a detail in this part of the text: \"{}\".",
-        "Write a request that somebody who knows the text could be asked to carry out.",
-        "Write one question about what this means: \"{}\".",
-        "Write one question that compares two things in the text."};
-    for (std::string& way : ways) {
-        const bool is_request = way.find("request") != std::string::npos;
-        way += is_request ? " Write the request only." : " Write the question only.";
-    }
-    return ways;
-}
-
-/// A piece of the prefix's text that begins and ends at a space.
-std::string quote(const std::string& text, uint64_t random) {
-    if (text.size() <= kQuoted) return text;
-    size_t begin = random % (text.size() - kQuoted);
-    begin = std::min(text.find(' ', begin), text.size() - kQuoted) + 1;
-    const size_t end = text.rfind(' ', std::min(text.size() - 1, begin + kQuoted));
-    return end == std::string::npos || end <= begin ? "" : text.substr(begin, end - begin);
-}
-
-}  // namespace
-
-namespace {
-
-/// Everything that a study depends on.
-std::string study_of(const PrefixRuntime& with, const PrefixText& text, uint64_t seed) {
-    PrefixHeader h;
-    set_hashes(h, with.loaded.file());
-    Digest sum;
-    sum.add(cat(h.model, " ", h.tokenizer, " ", h.chat_template, " ", seed));
-    sum.add(std::as_bytes(std::span(text.tokens())));
-    return sum.hex();
-}
-
-}  // namespace
-
-std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& text, int64_t n,
-                                  uint64_t seed, const std::string& beside) {
-    require(!text.is_raw(), "a model can ask itself only in a chat; a raw prefix needs traces");
-    // Named after what it depends on: another text's questions are none of this one's.
-    const std::string saved_in = cat(beside, ".", study_of(with, text, seed), ".jsonl");
-    std::vector<TraceText> traces;
-    if (fs::exists(saved_in)) {
-        std::ifstream in(saved_in, std::ios::binary);
-        std::ostringstream lines;
-        lines << in.rdbuf();
-        if (!lines.str().empty()) traces = parse_traces(lines.str());
-        if (std::ssize(traces) > n) traces.resize(static_cast<size_t>(n));
-    }
-    if (std::ssize(traces) == n) return traces;
-    const Tokenizer& tokenizer = with.loaded.require_tokenizer();
-    const ReadPrefix prefix = read_prefix(with, text, {.saved_in = saved_in + ".entries"});
-    const int64_t room = with.loaded.config().n_ctx_train - std::ssize(text.tokens());
-    const auto say = [&](const std::string& request, const GenerateOptions& options) {
-        const std::vector<Segment> tokens = text.request({{request}});
-        int64_t length = options.max_tokens;
-        for (const Segment& s : tokens) length += std::ssize(s.tokens);
-        if (length > room) return std::string();
-        Session session(with.loaded.model(), with.backend,
-                        std::make_unique<TraceMemory>(with.backend, *prefix.exact, length + 1,
-                                                      PrefixKeys::kPre, TraceMemory::OnStep()),
-                        {.n_chunk = with.n_chunk});
-        return generate(session, tokenizer, tokens, options, {}).text;
-    };
-    const std::vector<std::string> ways = askings();
-    int64_t n_failed = 0;
-    for (uint64_t i = traces.size(); std::ssize(traces) < n; ++i) {
-        std::mt19937_64 random(seed + i);
-        std::string ask = ways[i % ways.size()];
-        if (const size_t at = ask.find("{}"); at != std::string::npos) {
-            ask.replace(at, 2, quote(text.text(), random()));
-        }
-        const auto of_seed = static_cast<uint32_t>(random());
-        TraceText trace;
-        GenerateOptions asking;
-        asking.sampling.temperature = 0.9F;
-        asking.sampling.seed = of_seed;
-        asking.max_tokens = 48;
-        asking.stop = {"\n"};
-        trace.prompt = say(ask, asking);
-        GenerateOptions answering;
-        answering.max_tokens = 80;
-        if (trace.prompt.size() >= 4) trace.response = say(trace.prompt, answering);
-        // A study that goes on asks again what failed before, and so what came after it.
-        const bool is_known = std::ranges::any_of(
-            traces, [&](const TraceText& other) { return other.prompt == trace.prompt; });
-        if (trace.prompt.size() < 4 || trace.response.empty() || is_known) {
-            require(++n_failed <= 2 * n + 16,
-                    "the model asks itself nothing about this prefix; give ", "traces instead");
-            continue;
-        }
-        std::ofstream(saved_in, std::ios::binary | std::ios::app) << to_json_line(trace);
-        traces.push_back(std::move(trace));
-        with.tell("asking itself", std::ssize(traces), n);
-    }
-    fs::remove(saved_in + ".entries");
-    return traces;
 }
 
 }  // namespace palimpsest

@@ -25,8 +25,8 @@ struct PrefixBuildOptions {
     int64_t k = 0;            // entries; 0: what the budget holds
     size_t budget_bytes = 0;  // of held bytes; 0: a quarter of the prefix's cache
     /// Of what is held, the share that goes to the prefix's own entries which are attended to most:
-    /// they are kept beside the dictionaries, whose states leave them out. None given: half, or
-    /// nothing where none can be kept.
+    /// they are kept beside the dictionaries, whose states leave them out. None given: half, and
+    /// what the traces are too few for, or nothing where none can be kept.
     std::optional<double> kept_share = 0.0;
     KeptBy kept_by = KeptBy::kRepetition;
     uint64_t seed = 1;        // of the clustering
@@ -56,11 +56,5 @@ struct PrefixBuild {
 /// has.
 PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
                          const std::vector<TraceText>& traces, const PrefixBuildOptions& options);
-
-/// Lets the model ask itself about a prefix and answer (cf. Cartridges, arXiv:2506.06266), n times.
-/// They are kept as JSON lines in BESIDE.HASH.jsonl, the hash being of model, text and seed; what
-/// is there already is taken from there.
-std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& text, int64_t n,
-                                  uint64_t seed, const std::string& beside);
 
 }  // namespace palimpsest
