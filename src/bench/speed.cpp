@@ -221,6 +221,13 @@ void summarise(SpeedResult& r) {
     r.peer = std::max(r.peer_flash, r.peer_plain);
 }
 
+/// What somebody without the memories would have to read: every document whole, one after another.
+int64_t tokens_of(const PrefixUse& prefix) {
+    int64_t n = 0;
+    for (const auto& d : prefix.documents) n += d->n_tokens();
+    return n;
+}
+
 }  // namespace
 
 SpeedReport measure_speed(const SpeedOptions& o,
@@ -230,7 +237,7 @@ SpeedReport measure_speed(const SpeedOptions& o,
     const GgufFile model = GgufFile::open(o.model_path);
     OurMemory memory = {.eviction = o.eviction};
     memory.prefix = {.documents = read_prefixes_for(model, o.prefixes), .has_gate = o.has_gate};
-    const int64_t n_prefix = memory.prefix.n_positions();
+    const int64_t n_prefix = tokens_of(memory.prefix);
     int64_t n_ctx = deepest + o.n_prefill + std::max(o.n_decode, kWarmUp);
     for (const int64_t n : o.prompts) n_ctx = std::max(n_ctx, n);
     n_ctx += n_prefix;

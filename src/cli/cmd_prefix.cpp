@@ -22,6 +22,8 @@ namespace palimpsest {
 
 namespace {
 
+constexpr int64_t kFewHeldOut = 16;
+
 struct BuildFlags {
     ModelFlags model;
     TextFlags text;
@@ -127,10 +129,10 @@ std::string summary(const PrefixBuild& b) {
     const PrefixDocument& d = *b.document;
     const PrefixHeader& h = d.header();
     std::string out;
-    const int64_t left_out = b.n_in_prefix + b.n_too_long + b.n_empty;
+    const int64_t left_out = b.n_in_prefix + b.n_too_long + b.n_empty + b.n_repeated;
     if (left_out > 0) {
-        out += cat("left out: ", b.n_in_prefix, " traces that repeat the prefix, ", b.n_too_long,
-                   " too long, ", b.n_empty, " empty\n");
+        out += cat("left out: ", b.n_in_prefix, " traces that repeat the prefix, ", b.n_repeated,
+                   " that repeat another, ", b.n_too_long, " too long, ", b.n_empty, " empty\n");
     }
     out += cat(human_count(std::ssize(h.tokens)), " tokens became ", h.k, " entries a dictionary",
                d.keeps_entries() ? kept_of(d) : "", ", from ", human_count(b.n_records),
@@ -168,6 +170,11 @@ void build(const BuildFlags& f) {
     }
     const PrefixBuild built = build_prefix(with, text, traces_of(f, with, text), options);
     write_output(errors_for_people(built.errors) + summary(built));
+    if (built.errors.n_traces < kFewHeldOut) {
+        write_message(cat("palimpsest: the check stands on ", built.errors.n_traces,
+                          " held-out traces, an eighth of all; from ", kFewHeldOut,
+                          " on its figures mean more\n"));
+    }
     if (!built.errors.is_good()) {
         write_message(
             "palimpsest: the errors are above what a faithful memory has: more traces, more "
@@ -186,6 +193,21 @@ std::string lookup_of(const PrefixDocument& d) {
                " lists of entries");
 }
 
+constexpr const char* kErrorColumns = "   E_out    E_a    E_l    E_w";
+
+/// What the check found in a layer; empty: it was not checked.
+std::string errors_of(const PrefixDocument& d, int64_t l) {
+    const std::vector<float>& errors = d.header().layer_errors;
+    if (errors.empty()) return {};
+    const auto at = [&](int64_t i) {
+        return static_cast<double>(errors[static_cast<size_t>(4 * l + i)]);
+    };
+    std::array<char, 64> line{};
+    std::snprintf(line.data(), line.size(), "   %5.3f  %5.3f  %5.3f  %5.3f", at(0), at(1), at(2),
+                  at(3));
+    return line.data();
+}
+
 /// How many records stand behind a layer's entries, and how far these reach.
 std::string occupancy_line(const PrefixDocument& d, int64_t l) {
     const PrefixLayer& layer = d.layers()[static_cast<size_t>(l)];
@@ -202,10 +224,10 @@ std::string occupancy_line(const PrefixDocument& d, int64_t l) {
     }
     std::ranges::sort(counts);
     std::array<char, 160> line{};
-    std::snprintf(line.data(), line.size(), "  %5d   %7d   %25d, %5d   %6.2f\n",
-                  static_cast<int>(l), static_cast<int>(d.count(l, 0)), counts[counts.size() / 2],
-                  counts.front(), reach / static_cast<double>(counts.size()));
-    return line.data();
+    std::snprintf(line.data(), line.size(), "  %5d   %7d   %25d, %5d   %6.2f", static_cast<int>(l),
+                  static_cast<int>(d.count(l, 0)), counts[counts.size() / 2], counts.front(),
+                  reach / static_cast<double>(counts.size()));
+    return line.data() + errors_of(d, l) + "\n";
 }
 
 std::string facts_of(const PrefixDocument& d) {
@@ -237,7 +259,8 @@ std::string facts_of(const PrefixDocument& d) {
 void info(const std::string& path) {
     std::string out;
     for (const auto& d : read_prefixes(path)) {
-        out += facts_of(*d) + "  layer   entries   records an entry: median, least   radius\n";
+        out += facts_of(*d) + "  layer   entries   records an entry: median, least   radius" +
+               (d->header().layer_errors.empty() ? "" : kErrorColumns) + "\n";
         for (int64_t l = 0; l < d->header().n_layer; ++l) out += occupancy_line(*d, l);
     }
     write_output(out);

@@ -36,6 +36,8 @@ size_t elements(const Shape& shape) {
 GgufWriter::GgufWriter() : keys_(made(gguf_init_empty())) {}
 
 void GgufWriter::set_text(const std::string& key, std::string_view value) {
+    require(value.find('\0') == std::string_view::npos, "'", key,
+            "' would be cut at a byte 0 that is in it");
     gguf_set_val_str(keys_.get(), key_name(key), std::string(value).c_str());
 }
 void GgufWriter::set_integer(const std::string& key, int64_t value) {

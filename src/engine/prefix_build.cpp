@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <set>
 
 #include "core/digest.h"
 #include "core/error.h"
@@ -28,7 +29,6 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kTokensAtOnce = 256;  // of traces that share a pass
 constexpr int64_t kLanesAtOnce = 16;
 
 double seconds_since(Clock::time_point start) {
@@ -47,6 +47,7 @@ struct Chosen {
 Chosen choose(int64_t room, const PrefixText& text, const std::vector<TraceText>& traces,
               const PrefixBuildOptions& o, PrefixBuild& told) {
     Chosen chosen;
+    std::set<std::vector<TokenId>> known;
     for (const TraceText& t : traces) {
         // A trace that is also a demonstration looks at its own copy, which no request can.
         const bool is_in_prefix =
@@ -59,11 +60,15 @@ Chosen choose(int64_t room, const PrefixText& text, const std::vector<TraceText>
         TraceTokens tokens = text.trace(t);
         const bool fits = std::ssize(tokens.tokens) <= room;
         told.n_too_long += fits ? 0 : 1;
-        if (fits) chosen.all.push_back(std::move(tokens));
+        if (!fits) continue;
+        // Twice the same: one of them could be held out to check what the other had taught.
+        const bool is_new = known.insert(tokens.tokens).second;
+        told.n_repeated += is_new ? 0 : 1;
+        if (is_new) chosen.all.push_back(std::move(tokens));
     }
     require(chosen.all.size() >= 2, "of ", traces.size(), " traces, ", chosen.all.size(),
             " can be used (", told.n_in_prefix, " repeat the prefix, ", told.n_empty,
-            " are empty, ", told.n_too_long,
+            " are empty, ", told.n_repeated, " repeat another, ", told.n_too_long,
             " do not fit behind it); at least 2 are needed, and hundreds are better");
     std::mt19937_64 random(kSplitSeed);
     for (size_t i = 0; i + 1 < chosen.all.size(); ++i) {
@@ -85,7 +90,7 @@ std::string purpose_of(const PrefixRuntime& with, const PrefixPieces& pieces,
         sum.add(std::as_bytes(std::span(text.tokens())));
     }
     for (const TraceTokens& t : chosen.all) sum.add(std::as_bytes(std::span(t.tokens)));
-    return cat("prefix 3 ", h.model, " ", sum.hex(), "\n");
+    return cat("prefix 4 ", h.model, " ", sum.hex(), "\n");
 }
 
 /// What records depend on besides.
@@ -121,19 +126,36 @@ class Recording {
     }
     [[nodiscard]] int64_t length(int64_t i) const { return std::ssize(trace(i)); }
 
-    /// Traces from `first` on, side by side, so that weights are read once for all of them.
     void follow(const ExactPrefix& exact, int64_t first) {
+        length(first) > PrefixRecords::kMostAtOnce ? follow_long(exact, first)
+                                                   : follow_some(exact, first);
+    }
+
+    std::unique_ptr<TraceMemory> memory_for(const ExactPrefix& exact, int64_t i) {
+        return std::make_unique<TraceMemory>(
+            with_.backend, exact, length(i), keys_,
+            [this](int64_t /*first*/, int64_t /*n*/, std::span<const TracedLayer> layers) {
+                records_.add(layers);
+            });
+    }
+
+    /// One trace, part by part.
+    void follow_long(const ExactPrefix& exact, int64_t i) {
+        Session session(with_.loaded.model(), with_.backend, memory_for(exact, i),
+                        {.n_chunk = PrefixRecords::kMostAtOnce});
+        session.feed(trace(i));
+        n_done_ += length(i);
+    }
+
+    /// Traces from `first` on, side by side, so that weights are read once for all of them.
+    void follow_some(const ExactPrefix& exact, int64_t first) {
         std::vector<std::unique_ptr<TraceMemory>> memories;
         std::vector<Lane> lanes;
         int64_t n = 0;
         for (int64_t i = first; i < chosen_.n_made_from && i < first + kLanesAtOnce; ++i) {
-            if (n > 0 && n + length(i) > kTokensAtOnce) break;
+            if (n > 0 && n + length(i) > PrefixRecords::kMostAtOnce) break;
             n += length(i);
-            memories.push_back(std::make_unique<TraceMemory>(
-                with_.backend, exact, length(i), keys_,
-                [this](int64_t /*first*/, int64_t /*n*/, std::span<const TracedLayer> layers) {
-                    records_.add(layers);
-                }));
+            memories.push_back(memory_for(exact, i));
             lanes.push_back({.memory = memories.back().get(),
                              .step = {.n = length(i),
                                       .first_pos = memories.back()->next_position(),
@@ -216,8 +238,6 @@ Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
         std::vector<Codebook> means;
         const fs::path done = folder / cat("layer_", layer, ".done");
         const bool is_there = fs::exists(done);
-        std::vector<StateRecords> seen;
-        if (!is_there) seen = records.read(layer, at);
         for (int64_t c = 0; c < at.n_codebooks(); ++c) {
             const fs::path path = folder / cat("layer_", layer, "_", c);
             const fs::path mean_path = folder / cat("mean_", layer, "_", c);
@@ -226,7 +246,7 @@ Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
                 means.push_back(take_book(mean_path, at));
                 continue;
             }
-            const StateRecords& r = seen[static_cast<size_t>(c)];
+            const StateRecords r = records.read(layer, at, c);
             const auto seed = o.seed + static_cast<uint64_t>(layer * at.n_codebooks() + c);
             books.push_back(build_codebook(with.backend, r,
                                            {.k = header.k,
@@ -284,6 +304,11 @@ void note_errors(const PrefixErrors& errors, PrefixHeader& h) {
     h.agreement = static_cast<float>(errors.memory.share());
     h.divergence = static_cast<float>(errors.memory.divergence);
     h.is_against_pieces = errors.n_pieces > 1;
+    for (const PrefixLayerErrors& e : errors.layers) {
+        for (const double x : {e.e_out, e.e_state, e.e_lse, e.e_weight}) {
+            h.layer_errors.push_back(static_cast<float>(x));
+        }
+    }
 }
 
 /// What is known before anything is read.
@@ -294,6 +319,8 @@ PrefixHeader header_of(const PrefixRuntime& with, const PrefixText& text,
     set_hashes(h, with.loaded.file());
     h.name = o.name;
     h.text = text.text();
+    require(h.text.find('\0') == std::string::npos,
+            "the prefix has a byte 0 in it, which its file could not hold");
     h.is_raw = text.is_raw();
     h.tokens = text.tokens();
     h.n_layer = shape.n_layer;

@@ -42,10 +42,11 @@ struct PrefixBuildOptions {
 struct PrefixBuild {
     std::shared_ptr<const PrefixDocument> document;
     PrefixErrors errors;
-    int64_t n_records = 0;                                 // of a dictionary
-    int64_t n_in_prefix = 0, n_too_long = 0, n_empty = 0;  // traces left out
-    bool k_was_lowered = false;                            // to what the records allow
-    size_t cache_bytes = 0;                                // of the prefix's keys and values, f16
+    int64_t n_records = 0;  // of a dictionary
+    // Traces left out.
+    int64_t n_in_prefix = 0, n_too_long = 0, n_empty = 0, n_repeated = 0;
+    bool k_was_lowered = false;  // to what the records allow
+    size_t cache_bytes = 0;      // of the prefix's keys and values, f16
     double prefill_s = 0, traces_s = 0, clustering_s = 0, checking_s = 0;  // of this run
 };
 

@@ -321,6 +321,8 @@ PrefixErrors check_prefix(const PrefixRuntime& with, const ExactPrefixes& exact,
                           const std::shared_ptr<const PrefixDocument>& document,
                           const std::shared_ptr<const PrefixDocument>& mean_state,
                           std::span<const TraceTokens> traces) {
+    // Before anything is looked up: a file may say that it is of this model and have other heads.
+    check_prefixes({.documents = {document}}, with.loaded.config().memory_shape());
     Checking checking(with, document, mean_state);
     const int64_t n = std::ssize(traces);
     for (int64_t i = 0; i < exact.n; ++i) {

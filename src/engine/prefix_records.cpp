@@ -49,22 +49,23 @@ void read_all(std::ifstream& in, std::vector<T>& values) {
     if (!in) throw Error(ErrorCode::kCorrupt, "the recorded traces end too early");
 }
 
-/// Takes one trace's values apart, by codebook, row and block.
-void take_apart(const PrefixLayout& at, std::span<const float> from, int64_t width,
-                std::vector<StateRecords>& to, std::vector<float> StateRecords::*part) {
+/// Of some tokens' values those of one codebook, by row and block.
+void take_out(const PrefixLayout& at, int64_t codebook, std::span<const float> from, int64_t width,
+              std::vector<float>& to) {
     const int64_t n = std::ssize(from) / (at.n_head * width);
     for (int64_t i = 0; i < n; ++i) {
-        for (int64_t w = 0; w < at.n_codebooks() * at.rows(); ++w) {
-            const int64_t c = w / at.rows();
-            std::vector<float>& into = to[static_cast<size_t>(c)].*part;
+        for (int64_t row = 0; row < at.rows(); ++row) {
             for (int64_t b = 0; b < at.blocks(); ++b) {
-                const int64_t head = at.head(c, w % at.rows(), b);
+                const int64_t head = at.head(codebook, row, b);
                 const auto first = from.begin() + (i * at.n_head + head) * width;
-                into.insert(into.end(), first, first + width);
+                to.insert(to.end(), first, first + width);
             }
         }
     }
 }
+
+/// The next tokens of a trace of which `n_left` are not recorded.
+int64_t next_of(int64_t n_left) { return std::min(n_left, PrefixRecords::kMostAtOnce); }
 
 }  // namespace
 
@@ -107,10 +108,11 @@ size_t PrefixRecords::bytes(int64_t n_traces) const {
 
 void PrefixRecords::add(std::span<const TracedLayer> layers) {
     check(n_done_ < n_traces() && std::ssize(layers) == shape_.n_layer, "an announced trace");
-    const auto n = static_cast<size_t>(lengths_[static_cast<size_t>(n_done_)] * shape_.n_head);
+    const int64_t length = lengths_[static_cast<size_t>(n_done_)];
+    const int64_t n = next_of(length - n_begun_);
     for (int64_t i = 0; i < shape_.n_layer; ++i) {
         const TracedLayer& l = layers[static_cast<size_t>(i)];
-        check(l.lse.size() == n, "a trace of the announced length");
+        check(std::ssize(l.lse) == n * shape_.n_head, "as many tokens as were announced");
         std::ofstream out(file(i), std::ios::binary | std::ios::app);
         write(out, halves(l.keys));
         write(out, halves(l.outputs));
@@ -118,26 +120,33 @@ void PrefixRecords::add(std::span<const TracedLayer> layers) {
         out.close();
         if (!out) throw Error(ErrorCode::kExhausted, cat("'", folder_.string(), "': disk full?"));
     }
+    n_begun_ += n;
+    if (n_begun_ < length) return;
     ++n_done_;
+    n_begun_ = 0;
 }
 
-std::vector<StateRecords> PrefixRecords::read(int64_t layer, const PrefixLayout& at) const {
-    std::vector<StateRecords> records(static_cast<size_t>(at.n_codebooks()),
-                                      {.n_block = at.blocks(), .d_head = at.d_head});
+StateRecords PrefixRecords::read(int64_t layer, const PrefixLayout& at, int64_t codebook) const {
+    StateRecords records = {.n_block = at.blocks(), .d_head = at.d_head};
     std::ifstream in(file(layer), std::ios::binary);
-    for (int64_t t = 0; t < n_done_; ++t) {
-        const auto rows = static_cast<size_t>(lengths_[static_cast<size_t>(t)] * shape_.n_head);
-        const size_t n = rows * static_cast<size_t>(shape_.d_head);
-        std::vector<ggml_fp16_t> half(n);
-        std::vector<float> values(n);
+    std::vector<ggml_fp16_t> half;
+    std::vector<float> values;
+    const auto read_some = [&](int64_t n_tokens) {
+        const auto rows = static_cast<size_t>(n_tokens * shape_.n_head);
+        half.resize(rows * static_cast<size_t>(shape_.d_head));
+        values.resize(half.size());
         for (const auto part : {&StateRecords::keys, &StateRecords::outputs}) {
             read_all(in, half);
-            ggml_fp16_to_fp32_row(half.data(), values.data(), static_cast<int64_t>(n));
-            take_apart(at, values, at.d_head, records, part);
+            ggml_fp16_to_fp32_row(half.data(), values.data(), std::ssize(half));
+            take_out(at, codebook, values, at.d_head, records.*part);
         }
-        std::vector<float> lse(rows);
-        read_all(in, lse);
-        take_apart(at, lse, 1, records, &StateRecords::lse);
+        values.resize(rows);
+        read_all(in, values);
+        take_out(at, codebook, values, 1, records.lse);
+    };
+    for (int64_t t = 0; t < n_done_; ++t) {
+        const int64_t length = lengths_[static_cast<size_t>(t)];
+        for (int64_t i = 0; i < length; i += kMostAtOnce) read_some(next_of(length - i));
     }
     return records;
 }

@@ -23,11 +23,9 @@ class Sizing {
         PrefixSizes sizes;
         sizes.n_kept = from_.kept_share > 0 ? kept_of_share() : 0;
         sizes.k = o_.k > 0 ? o_.k : entries_in(left_beside(kept_bytes(sizes.n_kept)));
-        require(
-            sizes.k >= 1, "the ", left_beside(kept_bytes(sizes.n_kept)),
-            " bytes that dictionaries may have are too few: an entry takes ", entry_bytes(),
-            " bytes over all layers",
-            o_.whiten ? cat(", whitening ", prefix_whitening_bytes(h_.layout, h_.n_layer)) : "");
+        require(sizes.k >= 1, "the ", left_beside(kept_bytes(sizes.n_kept)),
+                " bytes that dictionaries may have are too few: one entry takes ",
+                dictionary_bytes(1), " bytes over all layers");
         const int64_t allowed = std::max<int64_t>(1, from_.n_records / kRecordsPerEntry);
         const bool is_asked = o_.k > 0 || o_.budget_bytes > 0;
         if (sizes.k <= allowed || (is_asked && o_.is_forced)) return sizes;
@@ -43,9 +41,6 @@ class Sizing {
     }
 
  private:
-    [[nodiscard]] size_t entry_bytes() const {
-        return prefix_entry_bytes(h_.layout, h_.n_layer, o_.storage);
-    }
     [[nodiscard]] size_t kept_bytes(int64_t n) const {
         return prefix_kept_bytes(h_.layout, h_.n_layer, n, o_.storage);
     }
@@ -53,18 +48,19 @@ class Sizing {
         return budget_ > bytes ? budget_ - bytes : 0;
     }
 
-    /// Lists and whitening included.
+    /// Of k entries; lists and whitening included.
     [[nodiscard]] size_t dictionary_bytes(int64_t k) const {
         const size_t lists =
             wants_lists(o_, h_.layout, k) ? prefix_list_bytes(h_.layout, h_.n_layer, k) : 0;
         const size_t whitening = o_.whiten ? prefix_whitening_bytes(h_.layout, h_.n_layer) : 0;
-        return static_cast<size_t>(k) * entry_bytes() + lists + whitening;
+        return prefix_dictionary_bytes(h_.layout, h_.n_layer, k, o_.storage) + lists + whitening;
     }
 
-    /// The most entries of a dictionary that so many bytes hold; whole tiles if they hold one.
+    /// The most entries of a dictionary that so many bytes hold, in whole tiles: keys of half a
+    /// tile take the bytes of a whole one. 0: not even one.
     [[nodiscard]] int64_t entries_in(size_t bytes) const {
-        auto k = static_cast<int64_t>(bytes / entry_bytes());
-        if (k >= kMatchTile) k = k / kMatchTile * kMatchTile;
+        const size_t tile = prefix_dictionary_bytes(h_.layout, h_.n_layer, kMatchTile, o_.storage);
+        auto k = static_cast<int64_t>(bytes / tile + 1) * kMatchTile;
         while (k > 0 && dictionary_bytes(k) > bytes) k -= k > kMatchTile ? kMatchTile : 1;
         return k;
     }
@@ -80,10 +76,9 @@ class Sizing {
 
     [[nodiscard]] int64_t kept_of_share() const {
         // With a number of entries, so much that their bytes are the rest.
-        const double held = o_.k > 0
-                                ? static_cast<double>(static_cast<size_t>(o_.k) * entry_bytes()) /
-                                      (1 - from_.kept_share)
-                                : static_cast<double>(budget_);
+        const double held =
+            o_.k > 0 ? static_cast<double>(dictionary_bytes(o_.k)) / (1 - from_.kept_share)
+                     : static_cast<double>(budget_);
         const auto bytes = static_cast<size_t>(held * from_.kept_share);
         const int64_t n = kept_in(bytes);
         require(n > 0 || !o_.kept_share, "a share of ", from_.kept_share, " of what is held (",

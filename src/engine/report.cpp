@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "core/error.h"
 #include "text/utf8.h"
@@ -184,6 +185,17 @@ std::string positions_line(const MemoryReport& r) {
                count(r.first_renumbered_at), " tokens\n");
 }
 
+/// Counts as columns, the highest of full height; those that are not zero can be seen.
+std::string columns(std::span<const int64_t> counts) {
+    constexpr std::array<const char*, 9> kHeights = {" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+    const double highest = static_cast<double>(std::max<int64_t>(1, std::ranges::max(counts)));
+    std::string out;
+    for (const int64_t n : counts) {
+        out += kHeights.at(static_cast<size_t>(std::ceil(8 * static_cast<double>(n) / highest)));
+    }
+    return out;
+}
+
 /// What lookups in prefixes found; empty if there are none.
 std::string prefix_lines(const MemoryReport::Prefix& p) {
     if (p.names.empty()) return "";
@@ -197,6 +209,7 @@ std::string prefix_lines(const MemoryReport::Prefix& p) {
     std::snprintf(text.data(), text.size(), "           mean similarity %.3f, ", p.mean_similarity);
     out += cat(text.data(), percent(static_cast<double>(p.below_floor) / n), " below the floor, ",
                count(p.exact), " read from the exact prefix\n");
+    out += cat("           similarity 0 │", columns(p.similarity), "│ 1\n");
     out += cat("           holds ", bytes(p.held_bytes), ", a token reads ", bytes(p.moved_bytes));
     if (p.exact_bytes > 0) out += cat("; exact prefix on disk: ", bytes(p.exact_bytes));
     return out + "\n";

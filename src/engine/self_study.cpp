@@ -11,6 +11,7 @@
 #include "engine/generate.h"
 #include "engine/prefix_pieces.h"
 #include "engine/session.h"
+#include "memory/binary_stream.h"
 #include "memory/prefix_file.h"
 
 namespace palimpsest {
@@ -55,6 +56,23 @@ std::string study_of(const PrefixRuntime& with, const PrefixText& text, uint64_t
     return sum.hex();
 }
 
+/// What an earlier run asked. A last line that it did not finish is cut off, from the file too.
+std::vector<TraceText> saved_study(const std::string& path) {
+    if (!fs::exists(path)) return {};
+    std::ostringstream lines;
+    lines << std::ifstream(path, std::ios::binary).rdbuf();
+    std::string whole = lines.str();
+    whole.resize(whole.rfind('\n') + 1);  // npos + 1 = 0: no line is whole
+    if (whole.size() < lines.str().size()) fs::resize_file(path, whole.size());
+    return whole.empty() ? std::vector<TraceText>() : parse_traces(whole);
+}
+
+void save(const TraceText& trace, const std::string& path) {
+    std::ofstream out(path, std::ios::binary | std::ios::app);
+    out << to_json_line(trace);
+    finish(out, path);
+}
+
 }  // namespace
 
 std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& text, int64_t n,
@@ -62,14 +80,8 @@ std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& t
     require(!text.is_raw(), "a model can ask itself only in a chat; a raw prefix needs traces");
     // Named after what it depends on: another text's questions are none of this one's.
     const std::string saved_in = cat(beside, ".", study_of(with, text, seed), ".jsonl");
-    std::vector<TraceText> traces;
-    if (fs::exists(saved_in)) {
-        std::ifstream in(saved_in, std::ios::binary);
-        std::ostringstream lines;
-        lines << in.rdbuf();
-        if (!lines.str().empty()) traces = parse_traces(lines.str());
-        if (std::ssize(traces) > n) traces.resize(static_cast<size_t>(n));
-    }
+    std::vector<TraceText> traces = saved_study(saved_in);
+    if (std::ssize(traces) > n) traces.resize(static_cast<size_t>(n));
     if (std::ssize(traces) == n) return traces;
     const Tokenizer& tokenizer = with.loaded.require_tokenizer();
     const ReadPrefix prefix = read_prefix(with, text, {.saved_in = saved_in + ".entries"});
@@ -112,7 +124,7 @@ std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& t
                     "the model asks itself nothing about this prefix; give ", "traces instead");
             continue;
         }
-        std::ofstream(saved_in, std::ios::binary | std::ios::app) << to_json_line(trace);
+        save(trace, saved_in);
         traces.push_back(std::move(trace));
         with.tell("asking itself", std::ssize(traces), n);
     }

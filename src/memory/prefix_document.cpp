@@ -220,6 +220,10 @@ PrefixDocument::PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> lay
     : header_(std::move(header)), layers_(std::move(layers)), owner_(std::move(owner)) {
     if (!is_possible(header_.layout)) corrupt("its heads are impossible");
     if (header_.tokens.empty()) corrupt("it has no prefix");
+    if (!header_.layer_errors.empty() && std::ssize(header_.layer_errors) != 4 * header_.n_layer) {
+        corrupt(
+            cat("it has ", header_.layer_errors.size(), " errors of ", header_.n_layer, " layers"));
+    }
     const bool has_end = header_.chunks_end > 0 && header_.chunks_end <= int64_t{1} << 30;
     if (header_.n_chunks < 1 || (header_.n_chunks > 1 && !has_end)) {
         corrupt("its pieces are impossible");
@@ -234,6 +238,7 @@ PrefixDocument::PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> lay
         check_layer(l, header_);
         if (l.list_keys.data.empty() == has_lists()) corrupt("not all layers have lists");
         if (l.kept_at.data.empty() == keeps_entries()) corrupt("not all layers keep entries");
+        if (l.exact_k.data.empty() == has_exact()) corrupt("not all layers have the prefix itself");
     }
 }
 
@@ -414,13 +419,17 @@ size_t prefix_kept_bytes(const PrefixLayout& l, int64_t n_layer, int64_t n, Pref
            static_cast<size_t>(n_layer) * layer;
 }
 
-size_t prefix_entry_bytes(const PrefixLayout& l, int64_t n_layer, PrefixStorage storage) {
-    const auto width = static_cast<size_t>(l.width());
+size_t prefix_dictionary_bytes(const PrefixLayout& l, int64_t n_layer, int64_t k,
+                               PrefixStorage storage) {
+    const bool is_i8 = storage == PrefixStorage::kI8;
+    const ggml_type type = is_i8 ? GGML_TYPE_I8 : GGML_TYPE_F16;
     const auto blocks = static_cast<size_t>(l.blocks());
-    const size_t one = storage == PrefixStorage::kF16
-                           ? 4 * width + blocks * sizeof(float)
-                           : 2 * width + (1 + 2 * blocks) * sizeof(float);
-    return one * static_cast<size_t>(l.n_codebooks() * n_layer);
+    // Scales of a key and of every head's value, and every head's logarithm.
+    const size_t floats = is_i8 ? 1 + 2 * blocks : blocks;
+    const size_t entry =
+        static_cast<size_t>(l.width()) * ggml_type_size(type) + floats * sizeof(float);
+    return (match_bytes(type, k, l.width()) + static_cast<size_t>(k) * entry) *
+           static_cast<size_t>(l.n_codebooks() * n_layer);
 }
 
 }  // namespace palimpsest

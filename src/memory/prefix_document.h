@@ -40,6 +40,7 @@ struct PrefixHeader {
     float e_out = -1, e_out_worst = -1, e_out_answer = -1;  // section 9.3; below 0: not measured
     float agreement = -1, divergence = -1;                  // free-running, at answers
     bool is_against_pieces = false;  // these are against each piece alone, not the whole prefix
+    std::vector<float> layer_errors = {};  // [E_out, E_a, E_l, E_w] a layer; empty: not measured
 };
 
 /// Rows past a head's last that kernels, which read whole vectors, may touch.
@@ -160,8 +161,8 @@ enum class PrefixStorage { kF16, kI8 };
 [[nodiscard]] size_t prefix_kept_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t n,
                                        PrefixStorage storage);
 
-/// Bytes of an entry of all codebooks of all layers: what a budget is divided by.
-[[nodiscard]] size_t prefix_entry_bytes(const PrefixLayout& layout, int64_t n_layer,
-                                        PrefixStorage storage);
+/// Bytes that dictionaries of k entries take, all codebooks of all layers; keys lie in whole tiles.
+[[nodiscard]] size_t prefix_dictionary_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t k,
+                                             PrefixStorage storage);
 
 }  // namespace palimpsest

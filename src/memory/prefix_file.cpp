@@ -108,6 +108,8 @@ std::string digest_of(const PrefixDocument& d) {
     for_values(d.header(), visitor);
     sum.add(to_string(d.header().keys));
     sum.add(std::as_bytes(std::span(d.header().tokens)));
+    const std::vector<float>& errors = d.header().layer_errors;
+    if (!errors.empty()) sum.add(std::as_bytes(std::span(errors)));
     for (PrefixLayer l : d.layers()) {
         for (const PrefixPart& part : parts_of(l, d.header())) {
             // These came later: what has none keeps the sum that it had.
@@ -135,6 +137,13 @@ void write(GgufWriter& to, const PrefixDocument& d, int64_t i) {
                  .type = GGML_TYPE_I32,
                  .shape = {d.n_tokens(), 1, 1, 1},
                  .data = std::as_bytes(std::span(d.header().tokens))});
+    const std::string errors = prefix + "layer_errors";
+    if (!d.header().layer_errors.empty()) {
+        to.add_copy({.name = errors,
+                     .type = GGML_TYPE_F32,
+                     .shape = {4, d.header().n_layer, 1, 1},
+                     .data = std::as_bytes(std::span(d.header().layer_errors))});
+    }
     for (int64_t n = 0; n < d.header().n_layer; ++n) {
         PrefixLayer l = d.layers()[static_cast<size_t>(n)];
         for (const PrefixPart& part : parts_of(l, d.header())) {
@@ -160,6 +169,11 @@ std::shared_ptr<const PrefixDocument> read(const std::shared_ptr<const GgufFile>
     if (tokens == nullptr || tokens->type != GGML_TYPE_I32) corrupt("it has no tokens");
     h.tokens.resize(tokens->data.size() / sizeof(TokenId));
     std::memcpy(h.tokens.data(), tokens->data.data(), h.tokens.size() * sizeof(TokenId));
+    if (const GgufTensor* errors = file->find_tensor(prefix + "layer_errors")) {
+        if (errors->type != GGML_TYPE_F32) corrupt("its layers' errors are no numbers");
+        h.layer_errors.resize(errors->data.size() / sizeof(float));
+        std::memcpy(h.layer_errors.data(), errors->data.data(), errors->data.size());
+    }
     if (h.n_layer < 1 || h.n_layer > 4096) corrupt(cat("it has ", h.n_layer, " layers"));
     std::vector<PrefixLayer> layers(static_cast<size_t>(h.n_layer));
     for (int64_t n = 0; n < h.n_layer; ++n) {
@@ -236,17 +250,20 @@ void set_hashes(PrefixHeader& h, const GgufFile& model) {
     const std::string arch(model.text("general.architecture").value_or(""));
     h.model_name = std::string(model.text("general.name").value_or(arch));
     h.model = model_fingerprint(model);
-    const std::array<std::string, 8> tokenizer = {
-        "tokenizer.ggml.model",        "tokenizer.ggml.pre",          "tokenizer.ggml.tokens",
-        "tokenizer.ggml.merges",       "tokenizer.ggml.token_type",   "tokenizer.ggml.bos_token_id",
-        "tokenizer.ggml.eos_token_id", "tokenizer.ggml.add_bos_token"};
+    const std::array<std::string, 10> tokenizer = {
+        "tokenizer.ggml.model",         "tokenizer.ggml.pre",
+        "tokenizer.ggml.tokens",        "tokenizer.ggml.scores",
+        "tokenizer.ggml.merges",        "tokenizer.ggml.token_type",
+        "tokenizer.ggml.bos_token_id",  "tokenizer.ggml.eos_token_id",
+        "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_space_prefix"};
     h.tokenizer = hash_of(model, tokenizer);
     const std::array<std::string, 1> chat = {"tokenizer.chat_template"};
     h.chat_template = hash_of(model, chat);
     std::vector<std::string> rotation;
     for (const char* key :
          {"rope.freq_base", "rope.freq_base_swa", "rope.dimension_count", "rope.scaling.type",
-          "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.attn_factor",
+          "rope.scaling.factor", "rope.scale_linear", "rope.scaling.original_context_length",
+          "rope.scaling.attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
           "attention.sliding_window"}) {
         rotation.push_back(cat(arch, ".", key));
     }

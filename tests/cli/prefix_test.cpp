@@ -114,8 +114,9 @@ TEST_F(PrefixProgram, BuildsTellsAndVerifies) {
     build("rules.txt", "a.prefix.gguf", {"--whiten", "--lookup", "two-level"});
     const ProgramResult info = run_palimpsest({"prefix", "info", at("a.prefix.gguf")});
     expect_says(info, "rules\n");
-    expect_says(info, "16 entries beside 26 kept entries of its own");
+    expect_says(info, "16 entries beside 165 kept entries of its own");
     expect_says(info, "whitened");
+    expect_says(info, "E_out    E_a    E_l    E_w\n");
     expect_says(info, "lookup two-level: the 16 nearest of 16 lists");
     const ProgramResult same =
         program({"prefix", "verify", at("a.prefix.gguf"), "--text", at("rules.txt"), "--traces",

@@ -116,10 +116,8 @@ TEST_F(PrefixRecordsTest, ComeBackDividedByLayout) {
                                      .d_head = 8,
                                      .heads_per_key = per_key,
                                      .is_shared = is_shared};
-            const auto parts = records.read(1, at);
-            ASSERT_EQ(std::ssize(parts), at.n_codebooks());
             for (int64_t c = 0; c < at.n_codebooks(); ++c) {
-                const StateRecords& r = parts[static_cast<size_t>(c)];
+                const StateRecords r = records.read(1, at, c);
                 ASSERT_EQ(r.size(), 5 * at.rows());
                 // Position 2 of the second trace, its last row, its last block.
                 const int64_t row = 4 * at.rows() + at.rows() - 1;
@@ -133,6 +131,43 @@ TEST_F(PrefixRecordsTest, ComeBackDividedByLayout) {
             }
         }
     }
+}
+
+TEST_F(PrefixRecordsTest, ALongTraceComesInParts) {
+    const PrefixLayout at = {.n_head = 4, .n_head_kv = 2, .d_head = 8};
+    const std::vector<int64_t> lengths = {300, 2};
+    PrefixRecords records(records_folder, "p", small_shape(), lengths);
+    records.add(traced(256, 1));
+    EXPECT_EQ(records.n_done(), 0);
+    EXPECT_EQ(PrefixRecords(records_folder, "p", small_shape(), lengths).n_done(), 0);
+    PrefixRecords again(records_folder, "p", small_shape(), lengths);  // from its beginning
+    again.add(traced(256, 1));
+    again.add(traced(44, 2));
+    again.add(traced(2, 3));
+    EXPECT_EQ(again.n_done(), 2);
+    const StateRecords r = again.read(1, at, 0);
+    ASSERT_EQ(r.size(), 302 * at.rows());
+    const auto second = static_cast<size_t>(256 * at.rows());
+    EXPECT_EQ(r.lse[second], traced(44, 2)[1].lse[0]);
+    EXPECT_EQ(r.keys[second * 8 + 3], traced(44, 2)[1].keys[3]);
+}
+
+TEST_F(TinyBuild, ALongTraceIsFollowedToItsEnd) {
+    const PrefixText text = text_of(rules(3));
+    std::string prompt = "Which rules are there?";
+    while (text.trace({prompt, "Three."}).tokens.size() < 270) prompt += " And what do they say?";
+    std::vector<TraceText> traces = requests(7);
+    traces.insert(traces.begin(), {prompt, "Three."});
+    PrefixBuildOptions o = {.name = "rules", .k = 4, .kept_share = 0.0, .n_held_out = 1};
+    o.is_forced = true;
+    const testing::TemporaryFolder folder;
+    o.work_folder = folder.path();
+    const PrefixBuild b = build_prefix(with(), text, traces, o);
+    EXPECT_EQ(b.document->header().n_traces, 7);
+    EXPECT_GE(b.document->header().n_trace_tokens, 270);
+    // Whoever was held out, twice the same is once there.
+    traces.push_back(traces.front());
+    EXPECT_EQ(build_prefix(with(), text, traces, o).n_repeated, 1);
 }
 
 TEST_F(PrefixRecordsTest, AValueThatIsNotFiniteIsRefused) {

@@ -139,7 +139,7 @@ TEST_F(TinyBuild, KeepsHalfWhereItCanAndNobodySaysAShare) {
     };
     EXPECT_TRUE(keeps({.budget_bytes = 20000}, text));
     EXPECT_FALSE(keeps({.k = 8, .n_chunks = 2}, text));
-    EXPECT_FALSE(keeps({.k = 1}, text)) << "too few bytes for an entry a head";
+    EXPECT_FALSE(keeps({.budget_bytes = 2500}, text)) << "too few bytes for an entry a head";
     const PrefixText full = text_of(rules(14));  // no room to repeat it
     EXPECT_FALSE(keeps({.budget_bytes = 20000}, full));
     EXPECT_TRUE(keeps({.budget_bytes = 20000, .kept_by = KeptBy::kTraces}, full));
@@ -149,6 +149,18 @@ TEST_F(TinyBuild, KeepsHalfWhereItCanAndNobodySaysAShare) {
     } catch (const Error& e) {
         EXPECT_NE(std::string(e.what()).find("--kept-by traces"), std::string::npos) << e.what();
     }
+}
+
+TEST_F(TinyBuild, KeepsWhatItsTracesAreTooFewForWithinItsBudget) {
+    const PrefixText text = text_of(rules(8));
+    const testing::TemporaryFolder folder;
+    PrefixBuildOptions o = {.name = "rules", .budget_bytes = 40000, .kept_share = std::nullopt};
+    o.work_folder = folder.path();
+    const PrefixBuild b = build_prefix(with(), text, requests(5), o);
+    EXPECT_TRUE(b.k_was_lowered);
+    EXPECT_EQ(b.document->header().k, b.n_records / 8);
+    EXPECT_LE(b.document->held_bytes(), o.budget_bytes);
+    EXPECT_GT(b.document->held_bytes(), o.budget_bytes * 9 / 10);
 }
 
 TEST_F(WideTinyBuild, ItsCheckReadsEntriesAsTheyAreKept) {

@@ -24,7 +24,7 @@ PrefixHeader header() {
 }
 
 size_t held(const PrefixSizes& of, const PrefixHeader& h = header()) {
-    return static_cast<size_t>(of.k) * prefix_entry_bytes(h.layout, h.n_layer, PrefixStorage::kI8) +
+    return prefix_dictionary_bytes(h.layout, h.n_layer, of.k, PrefixStorage::kI8) +
            prefix_kept_bytes(h.layout, h.n_layer, of.n_kept, PrefixStorage::kI8);
 }
 
