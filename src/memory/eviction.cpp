@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 
 #include "core/error.h"
 #include "memory/binary_stream.h"
@@ -16,6 +17,7 @@ namespace {
 constexpr int64_t kUsualSinks = 4;
 constexpr int64_t kUsualRecent = 128;
 constexpr int64_t kMostPinned = 1 << 20;
+constexpr int64_t kMostPositions = std::numeric_limits<int32_t>::max();
 
 int64_t length_of(const Segment& segment, int64_t n_embd) {
     if (segment.rows.empty()) return std::ssize(segment.tokens);
@@ -315,8 +317,12 @@ void Evictor::load(std::istream& in) {
     const bool was_cut = take<int64_t>(in) != 0;
     const bool is_writing = take<int64_t>(in) != 0;
     const auto pinned = take_all<int64_t>(in, 2 * kMostPinned);
-    if (entries < 0 || entries > n_ctx_ || prompt_end < 0 || written < 0 ||
-        pinned.size() % 2 != 0 || !std::ranges::is_sorted(pinned)) {
+    const auto is_possible = [](int64_t n) { return n >= 0 && n <= kMostPositions; };
+    const bool pins_fit = pinned.size() % 2 == 0 && std::ranges::is_sorted(pinned) &&
+                          std::ranges::all_of(pinned, is_possible);
+    const bool may_be_writing = options_.one_shot && options_.n_writing > 0;
+    if (entries < 0 || entries > n_ctx_ || !is_possible(prompt_end) || !is_possible(written) ||
+        !pins_fit || (is_writing && !may_be_writing)) {
         throw Error(ErrorCode::kCorrupt, "the saved memory's budget is impossible");
     }
     policy_->load(in);

@@ -72,7 +72,8 @@ class EvictionPolicy {
 
     /// Of a head's entries only those at `kept` (ascending) are left.
     virtual void keep(int64_t /*layer*/, int64_t /*head*/, std::span<const int32_t> /*kept*/) {}
-    /// After a layer was cut: the positions that each of its heads still holds, ascending.
+    /// After a layer was cut, or a state was loaded: the positions that each of its heads holds,
+    /// ascending. Throws kCorrupt if what was loaded is of other entries.
     virtual void held(int64_t /*layer*/, std::span<const std::span<const int32_t>> /*heads*/) {}
 
     /// The RoPE positions of the most recent entries and of what comes next changed by so much.

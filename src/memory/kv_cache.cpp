@@ -294,18 +294,18 @@ void KvCache::fill_mask(int64_t layer, int64_t n_slots, std::span<std::byte> out
 }
 
 void KvCache::append(const Step& step) {
-    const bool is_renumbered = next_position_ != seen_;
+    const bool has_rotary = !is_turned_as_read();
     for (Head& of : heads_) {
         // To the entry: a budget counts this list too. Without one it may grow by doubling.
         if (evictor_ != nullptr) {
             const auto n = std::max(of.positions.size() + static_cast<size_t>(step.n),
                                     of.positions.capacity());
             of.positions.reserve(n);
-            if (is_renumbered) of.rotary.reserve(n);
+            if (has_rotary) of.rotary.reserve(n);
         }
         for (int64_t i = 0; i < step.n; ++i) {
             of.positions.push_back(static_cast<int32_t>(seen_ + i));
-            if (is_renumbered) of.rotary.push_back(static_cast<int32_t>(next_position_ + i));
+            if (has_rotary) of.rotary.push_back(static_cast<int32_t>(next_position_ + i));
         }
         of.touched = std::max(of.touched, of.begin + std::ssize(of.positions));
     }

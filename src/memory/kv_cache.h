@@ -103,6 +103,10 @@ class KvCache final : public ContextMemory, private EntrySource {
     void tell_held(int64_t layer);
     [[nodiscard]] Cut before_cut(const std::vector<LayerCandidates>& layers) const;
     void tell_cut(Cut& told) const;
+    /// Are RoPE positions those in the input? Behind a prefix they are not, nor once renumbered.
+    [[nodiscard]] bool is_turned_as_read() const {
+        return first_position_ == 0 && n_renumbered_ == 0;
+    }
     [[nodiscard]] bool must_renumber() const;
     void renumber();
     void give_back_pages();

@@ -7,18 +7,67 @@
 #include <ostream>
 #include <sstream>
 
+#include "core/digest.h"
 #include "core/error.h"
 #include "memory/binary_stream.h"
 #include "memory/kv_cache.h"
+#include "memory/policies.h"
+#include "memory/residues.h"
 
 namespace palimpsest {
 
 namespace {
 
-constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'K', 'V', '0', '0', '2'};
+constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'K', 'V', '0', '0', '3'};
+constexpr int64_t kMostCounted = std::numeric_limits<int32_t>::max();  // cuts, and the like
+constexpr int64_t kMostIdentity = 64;                                  // characters
 
 [[noreturn]] void corrupt(const std::string& what) {
     throw Error(ErrorCode::kCorrupt, "the saved memory does not fit: " + what);
+}
+
+void add(Digest& sum, const std::vector<float>& values) {
+    sum.add(std::as_bytes(std::span(values)));
+}
+
+/// Tells trained weights from others. Training changes every tensor of a part, so one is enough.
+std::string identity(const EvictionWeights& of) {
+    Digest sum;
+    sum.add(std::to_string(of.n_sink()));
+    if (const IndexerWeights* w = of.indexer(); w != nullptr) {
+        for (const IndexerLayer& layer : w->layers) {
+            if (layer.k != nullptr) add(sum, Graph::read(layer.k));
+        }
+    }
+    if (const LatentWeights* w = of.latent(); w != nullptr) {
+        for (const LatentLayer& layer : w->layers) {
+            add(sum, layer.phi);
+            add(sum, layer.key.weight);
+        }
+    }
+    if (const GateWeights* w = of.gate(); w != nullptr) {
+        for (const GateLayer& layer : w->layers) add(sum, layer.magnitude.weight);
+    }
+    return sum.hex();
+}
+
+/// Tells prefix memories from others: what they are of, and what their states weigh, in which no
+/// two builds agree. Empty: there is none.
+std::vector<char> identity(const PrefixUse& use) {
+    if (use.is_empty()) return {};
+    Digest sum;
+    for (const auto& document : use.documents) {
+        const PrefixHeader& header = document->header();
+        sum.add(header.name);
+        sum.add(header.model);
+        sum.add(std::as_bytes(std::span(header.tokens)));
+        for (const PrefixLayer& layer : document->layers()) {
+            sum.add(layer.lse.data);
+            sum.add(layer.kept_at.data);
+        }
+    }
+    const std::string digits = sum.hex();
+    return {digits.begin(), digits.end()};
 }
 
 /// What must be the same for a saved state to go on.
@@ -26,7 +75,27 @@ std::vector<char> fingerprint(const EvictionOptions& o, std::string_view allocat
     std::string text = cat(o.policy, "/", allocator, "/", o.residue, "/", to_string(o.budget), "/",
                            o.n_sink, "/", o.n_recent, "/", o.one_shot, "/", o.n_writing);
     for (const auto& [name, value] : o.settings) text += cat("/", name, "=", value);
+    const bool is_learned = find_policy(o.policy).is_learned || find_residue(o.residue).is_learned;
+    if (is_learned) text += cat("/", identity(*o.learned));
     return {text.begin(), text.end()};
+}
+
+/// A head's `n` rotary positions, all before the next one.
+std::vector<int32_t> take_rotary(std::istream& in, size_t n, int64_t next_position) {
+    std::vector<int32_t> rotary = take_all<int32_t>(in, static_cast<int64_t>(n));
+    const bool ascends =
+        std::ranges::adjacent_find(rotary, std::ranges::greater_equal{}) == rotary.end();
+    const bool in_range = rotary.empty() || (rotary.front() >= 0 && rotary.back() < next_position);
+    if (rotary.size() != n || !ascends || !in_range) {
+        corrupt("its rotary positions are impossible");
+    }
+    return rotary;
+}
+
+int64_t take_count(std::istream& in, int64_t least) {
+    const auto n = take<int64_t>(in);
+    if (n < least || n > kMostCounted) corrupt(cat("it has a count of ", n));
+    return n;
 }
 
 }  // namespace
@@ -87,6 +156,7 @@ void KvCache::save(std::ostream& out) const {
                             static_cast<int64_t>(options_.entries), first_position_, seen_}) {
         put(out, n);
     }
+    put_all(out, identity(options_.prefix));
     auto& store = const_cast<EntryStore&>(store_);  // spans of bytes; only read here
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
         for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
@@ -126,24 +196,26 @@ void KvCache::load_eviction(std::istream& in) {
     }
     if (evictor_ == nullptr) return;
     const std::vector<char> wanted = fingerprint(options_.eviction, evictor_->allocator_name());
-    if (take_all<char>(in, 1 << 16) != wanted) corrupt("it was made by another policy");
-    const auto next_position = take<int64_t>(in);
-    n_cuts_ = take<int64_t>(in);
-    n_renumbered_ = take<int64_t>(in);
-    first_renumbered_at_ = take<int64_t>(in);
-    for (Head& of : heads_) {
-        of.rotary = take_all<int32_t>(in, std::ssize(of.positions));
-        const bool fits = of.rotary.empty() || of.rotary.size() == of.positions.size();
-        const bool ascends =
-            std::ranges::adjacent_find(of.rotary, std::ranges::greater_equal{}) == of.rotary.end();
-        const bool in_range =
-            of.rotary.empty() || (of.rotary.front() >= 0 && of.rotary.back() < next_position);
-        if (!fits || !ascends || !in_range) corrupt("its rotary positions are impossible");
+    if (take_all<char>(in, 1 << 16) != wanted) {
+        corrupt("it was made by another policy, or with other settings or trained weights");
     }
-    if (next_position < 0 || next_position > first_position_ + seen_)
+    const auto next_position = take<int64_t>(in);
+    if (next_position < 0 || next_position > first_position_ + seen_) {
         corrupt("its next position is impossible");
+    }
+    n_cuts_ = take_count(in, 0);
+    n_renumbered_ = take_count(in, 0);
+    first_renumbered_at_ = take_count(in, -1);
+    // Every head has them, or none has: what comes next goes by the same rule.
+    for (Head& of : heads_) {
+        of.rotary = take_rotary(in, is_turned_as_read() ? 0 : of.positions.size(), next_position);
+    }
     evictor_->load(in);
     next_position_ = next_position;
+    // The policy compares what it noted with what is held, and refuses what does not belong to it.
+    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+        if (evictor_->evicts(layer)) tell_held(layer);
+    }
 }
 
 void KvCache::load(std::istream& in) {
@@ -158,6 +230,9 @@ void KvCache::load(std::istream& in) {
     const bool is_bounded = evictor_ == nullptr || options_.eviction.one_shot;
     if (seen < 0 || seen > (is_bounded ? options_.n_ctx : std::numeric_limits<int32_t>::max())) {
         corrupt(cat("it holds ", seen, " positions, this context ", options_.n_ctx));
+    }
+    if (take_all<char>(in, kMostIdentity) != identity(options_.prefix)) {
+        corrupt("it was made with another prefix memory");
     }
     reset();
     try {

@@ -116,6 +116,18 @@ class Gate final : public EvictionPolicy {
         of.resize(kept.size() * n);
     }
 
+    /// Scores are found by counting entries: those that were loaded must be as many.
+    void held(int64_t i, std::span<const std::span<const int32_t>> heads) override {
+        const Layer& in = layer(i);
+        for (size_t h = 0; h < heads.size(); ++h) {
+            if (std::ssize(in.heads[h]) == std::ssize(heads[h]) * width()) continue;
+            throw Error(ErrorCode::kCorrupt,
+                        cat("the saved memory does not fit: the gate rated ",
+                            std::ssize(in.heads[h]) / width(), " entries of a head that holds ",
+                            heads[h].size()));
+        }
+    }
+
     void reset() override {
         for (Layer& of : layers_) {
             for (auto& scores : of.heads) scores.clear();
@@ -143,6 +155,7 @@ class Gate final : public EvictionPolicy {
             for (const auto& of : settled) put_all(out, of);
         }
     }
+    /// How many scores a head needs is known when held() is called, after this.
     void load(std::istream& in) override {
         std::vector<std::vector<std::vector<float>>> all;
         for (const Layer& of : layers_) {

@@ -44,11 +44,18 @@ struct Rows {
         keys.resize(size * key_bytes);
     }
 
-    /// Only rows at `kept` positions (ascending, all there) are left.
+    /// Only rows at `kept` positions (ascending) are left. Throws kCorrupt if one is not there:
+    /// rows that were loaded are of other entries.
     void keep(std::span<const int32_t> kept, size_t key_bytes) {
         size_t from = 0;
         for (size_t to = 0; to < kept.size(); ++to, ++from) {
-            while (positions[from] != kept[to]) ++from;
+            while (from < positions.size() && positions[from] != kept[to]) ++from;
+            if (from == positions.size()) {
+                throw Error(
+                    ErrorCode::kCorrupt,
+                    cat("the saved memory does not fit: the indexer has no key of position ",
+                        kept[to], ", which is held"));
+            }
             positions[to] = positions[from];
             importance[to] = importance[from];
             std::memmove(keys.data() + to * key_bytes, keys.data() + from * key_bytes, key_bytes);
@@ -208,13 +215,15 @@ class Indexer final : public EvictionPolicy {
         }
     }
 
+    /// Which rows there must be is known when held() is called, after this.
     void load(std::istream& in) override {
         const auto n_written = take<int64_t>(in);
         const auto more_follows = take<int64_t>(in);
         auto noted_at = take_all<int32_t>(in, n_noted_);
         std::vector<Rows> rows(rows_.size());
         std::vector<std::vector<float>> noted(rows_.size());
-        bool fits = n_written >= 0 && noted_at.size() == noted_at_.size();
+        bool fits = n_written >= 0 && n_written <= std::numeric_limits<int32_t>::max() &&
+                    noted_at.size() == noted_at_.size();
         for (size_t i = 0; i < rows.size(); ++i) {
             Rows& of = rows[i];
             of.positions = take_all<int32_t>(in, kMostRows);

@@ -128,6 +128,30 @@ TEST(PrefixMemory, WorksOnTopOfEvictionAndFillsTheReport) {
     }
 }
 
+/// Made contiguous behind a prefix, the next position can be the number of tokens read, as if
+/// nothing had been turned.
+TEST(PrefixMemory, EntriesHavePositionsOfTheirOwnBehindIt) {
+    TinyModel tiny({.n_layer = 2});
+    Traced traced(tiny, layout_of(tiny));
+    traced.follow(tiny_tokens(30, 2));
+    constexpr int64_t kRead = 96;
+    EvictionOptions e = {.policy = "window"};
+    e.budget = {.kind = Budget::Kind::kEntries, .count = kRead - kPrefix, .share = 0};
+    e.n_recent = 4;
+    e.n_chunk = 16;
+    e.positions = Positions::kCompact;
+    Session session = using_prefix(tiny, {.documents = {traced.document(16)}}, e, 16);
+    const auto& memory = dynamic_cast<const KvCache&>(session.memory());
+    session.feed(tiny_tokens(kRead, 7));
+    EXPECT_EQ(memory.next_position(), kRead);
+    session.feed(tiny_tokens(16, 8));
+    for (int64_t h = 0; h < 2; ++h) {
+        const std::vector<int32_t> at = memory.rotary(0, h);
+        ASSERT_EQ(at.size(), memory.positions(0, h).size());
+        EXPECT_EQ(at.back(), memory.next_position() - 1);
+    }
+}
+
 TEST(PrefixMemory, AByteBudgetHoldsWithIt) {
     TinyModel tiny({.n_layer = 2});
     EvictionOptions e = {.policy = "h2o"};

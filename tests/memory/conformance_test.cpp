@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <sstream>
 #include <string>
 
@@ -11,6 +12,7 @@
 #include "memory/memories.h"
 #include "support/golden.h"
 #include "support/reference_attention.h"
+#include "support/sidecar.h"
 
 namespace palimpsest {
 namespace {
@@ -38,6 +40,22 @@ double tolerance(ggml_type entries) {
 /// Two orders of summing the same f32 numbers.
 constexpr double kOrder = 5e-6;
 
+/// Of a saved state: what stands before the first head's count.
+constexpr size_t kHeader = 64;
+
+/// What code_of_loading() says of a state that was taken.
+constexpr ErrorCode kTaken = ErrorCode::kInternal;
+
+ErrorCode code_of_loading(ContextMemory& memory, const std::string& bytes) {
+    std::istringstream in(bytes);
+    try {
+        memory.load(in);
+    } catch (const Error& e) {
+        return e.code();
+    }
+    return kTaken;
+}
+
 class Conformance : public ::testing::TestWithParam<Case> {
  protected:
     static std::unique_ptr<ContextMemory> make(const Backend& backend, const MemoryShape& shape,
@@ -53,16 +71,6 @@ class Conformance : public ::testing::TestWithParam<Case> {
     std::vector<float> answers(const MemoryScript& script, int64_t n_chunk) {
         const auto memory = make();
         return script.run(backend, *memory, n_chunk);
-    }
-
-    static ErrorCode code_of_loading(ContextMemory& memory, const std::string& bytes) {
-        std::istringstream in(bytes);
-        try {
-            memory.load(in);
-        } catch (const Error& e) {
-            return e.code();
-        }
-        return ErrorCode::kInternal;
     }
 
     /// A saved memory that has read `n` positions of the script.
@@ -178,8 +186,8 @@ TEST_P(Conformance, AFailedLoadLeavesAMemoryAsNew) {
     const std::vector<float> expected = answers(script, 20);
     const auto memory = make();
     // Inside the header, between heads, inside entries.
-    const size_t head = (whole.size() - 48) / 4;
-    for (const size_t n : {size_t{20}, 48 + head, 48 + head + 4, 48 + head + 300}) {
+    const size_t head = (whole.size() - kHeader) / 4;
+    for (const size_t n : {size_t{20}, kHeader + head, kHeader + head + 4, kHeader + head + 300}) {
         code_of_loading(*memory, whole.substr(0, n));
         EXPECT_EQ(max_difference(script.run(backend, *memory, 20), expected), 0) << n;
         memory->reset();
@@ -198,7 +206,7 @@ TEST_P(Conformance, LoadingImpossibleCountsIsCorrupt) {
     const std::string whole = saved(MemoryScript(kShape, 20), 20);
     const auto memory = make();
     // Every byte of the header and of the first head's count, set to ones.
-    for (size_t n = 0; n < 56; ++n) {
+    for (size_t n = 0; n < kHeader + 8; ++n) {
         std::string lying = whole;
         lying[n] = '\xff';
         EXPECT_EQ(code_of_loading(*memory, lying), ErrorCode::kCorrupt) << n;
@@ -207,7 +215,7 @@ TEST_P(Conformance, LoadingImpossibleCountsIsCorrupt) {
 
 TEST_P(Conformance, LoadingFewerEntriesThanPositionsIsCorrupt) {
     std::string lying = saved(MemoryScript(kShape, 20), 20);
-    lying[40] = 21;  // the count of positions in the header
+    lying[48] = 21;  // the count of positions in the header
     EXPECT_EQ(code_of_loading(*make(), lying), ErrorCode::kCorrupt);
 }
 
@@ -284,6 +292,119 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Conformance, ::testing::ValuesIn(all_cases()),
                              return std::string(c.kind.name) + "_" + ggml_type_name(c.entries) +
                                     (c.path == AttentionPath::kFused ? "_fused" : "_reference");
                          });
+
+// ---- what trained policies and residues note
+// ------------------------------------------------------
+
+struct LearnedParts {
+    const char *policy, *residue;
+    const char* tensor;  // of a sidecar: one that they use
+};
+
+MemoryShape learned_shape() {
+    MemoryShape shape = kShape;
+    shape.n_embd = 32;
+    return shape;
+}
+
+class LearnedState : public ::testing::TestWithParam<LearnedParts> {
+ protected:
+    struct Saved {
+        std::string entries;  // and the header
+        std::string notes;    // the rest, policy and residue last
+    };
+
+    [[nodiscard]] std::unique_ptr<KvCache> make(std::shared_ptr<const EvictionWeights> learned =
+                                                    testing::small_weights(learned_shape())) const {
+        EvictionOptions e = {.policy = GetParam().policy, .residue = GetParam().residue};
+        e.budget = {.kind = Budget::Kind::kEntries, .count = 64, .share = 0};
+        e.n_recent = 8;
+        e.interval = 16;
+        e.n_chunk = 32;
+        e.learned = std::move(learned);
+        return std::make_unique<KvCache>(
+            backend, shape, KvCacheOptions{.n_ctx = kContext, .eviction = std::move(e)});
+    }
+
+    /// Of a memory that has read `n` positions.
+    Saved saved(int64_t n) {
+        const auto memory = make();
+        for (int64_t at = 0; at < n; at += kChunk) {
+            script.step(backend, *memory, at, std::min(kChunk, n - at));
+        }
+        std::ostringstream out;
+        memory->save(out);
+        size_t end = kHeader;
+        const size_t entry = sizeof(int32_t) + 2 * ggml_row_size(GGML_TYPE_F16, shape.d_head);
+        for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
+            for (int64_t h = 0; h < shape.n_head_kv; ++h) {
+                end += sizeof(int64_t) + memory->positions(layer, h).size() * entry;
+            }
+        }
+        const std::string all = out.str();
+        return {.entries = all.substr(0, end), .notes = all.substr(end)};
+    }
+
+    static constexpr int64_t kChunk = 24;
+    MemoryShape shape = learned_shape();
+    MemoryScript script{shape, 150};
+    Backend backend{1};
+};
+
+TEST_P(LearnedState, EndingTooEarlyIsCorrupt) {
+    const Saved whole = saved(96);
+    const auto memory = make();
+    ASSERT_EQ(code_of_loading(*memory, whole.entries + whole.notes), kTaken);
+    for (size_t n = 0; n < whole.notes.size(); n += 23) {
+        EXPECT_EQ(code_of_loading(*memory, whole.entries + whole.notes.substr(0, n)),
+                  ErrorCode::kCorrupt)
+            << n;
+    }
+}
+
+/// Where a lie is not found, it must be harmless: reading on and cutting stay within bounds.
+TEST_P(LearnedState, LyingBytesAreCorruptOrHarmless) {
+    const Saved whole = saved(96);
+    const auto memory = make();
+    for (size_t at = 0; at < whole.notes.size(); at += 23) {
+        std::string lying = whole.notes;
+        lying[at] = static_cast<char>(~lying[at]);
+        const ErrorCode code = code_of_loading(*memory, whole.entries + lying);
+        if (code == ErrorCode::kCorrupt) continue;
+        ASSERT_EQ(code, kTaken) << at;
+        script.step(backend, *memory, 96, kChunk);
+    }
+}
+
+TEST_P(LearnedState, NotesOfFewerEntriesAreCorrupt) {
+    const Saved more = saved(50);
+    Saved fewer = saved(40);
+    const auto memory = make();
+    ASSERT_EQ(code_of_loading(*memory, fewer.entries + fewer.notes), kTaken);
+    // The next position, which comes after the names and their length, is believed.
+    int64_t n_names = 0;
+    std::memcpy(&n_names, fewer.notes.data(), sizeof n_names);
+    const size_t at = sizeof n_names + static_cast<size_t>(n_names);
+    fewer.notes.replace(at, sizeof(int64_t), more.notes, at, sizeof(int64_t));
+    EXPECT_EQ(code_of_loading(*memory, more.entries + fewer.notes), ErrorCode::kCorrupt);
+}
+
+TEST_P(LearnedState, OfAnotherSidecarIsCorrupt) {
+    const Saved whole = saved(40);
+    testing::GgufBuilder sidecar = testing::small_sidecar(shape);
+    sidecar.tensor(GetParam().tensor).data.replace(0, sizeof(float), testing::raw(0.125F));
+    const testing::TemporaryFile file(sidecar.bytes());
+    const auto other =
+        std::make_shared<const EvictionWeights>(file.path(), backend, shape, BaseModel{});
+    EXPECT_EQ(code_of_loading(*make(other), whole.entries + whole.notes), ErrorCode::kCorrupt);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Parts, LearnedState,
+    ::testing::Values(LearnedParts{"gate", "none", "blk.1.gate_magnitude.weight"},
+                      LearnedParts{"indexer", "none", "blk.1.indexer_k.weight"},
+                      LearnedParts{"indexer", "latent", "blk.1.memory_phi.weight"}),
+    [](const auto& test) { return std::string(test.param.policy) + "_" + test.param.residue; });
 
 }  // namespace
 }  // namespace palimpsest
