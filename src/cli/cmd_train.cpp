@@ -90,7 +90,8 @@ class Training {
         const bool is_whole = trainer_->run();
         reading_.clear();
         bar_.clear();
-        if (trainer_->n_done() > first_) save();
+        // Whole already, its sidecar may still be missing: a disk can fill up between the two.
+        if (is_whole || trainer_->n_done() > first_) save();
         return is_whole;
     }
 

@@ -259,7 +259,22 @@ class EvictionWeights::Loader {
             .weight = values(name_of(layer, cat("memory_", name, ".weight")), shape_.d_head, n_row),
             .bias = values(name_of(layer, cat("memory_", name, ".bias")), n_row, 1)};
         reorder(map.weight);
+        map.weight = channels_first(map.weight, n_feature);
         return map;
+    }
+
+    /// [heads][n_feature][d_head] to [heads][d_head][n_feature].
+    [[nodiscard]] std::vector<float> channels_first(const std::vector<float>& from,
+                                                    int64_t n_feature) const {
+        const auto n = static_cast<size_t>(n_feature);
+        const auto d = static_cast<size_t>(shape_.d_head);
+        std::vector<float> to(from.size());
+        for (size_t i = 0; i < from.size(); ++i) {
+            const size_t head = i / (n * d);
+            const size_t in_head = i % (n * d);
+            to[(head * d + in_head % d) * n + in_head / d] = from[i];
+        }
+        return to;
     }
 
     void load_latent() {
@@ -282,6 +297,7 @@ class EvictionWeights::Loader {
             }
             of.phi = values(name_of(i, "memory_phi.weight"), shape_.d_head, w->n_feature);
             reorder(of.phi);
+            of.phi = channels_first(of.phi, w->n_feature);
             of.gate = sigmoid(values(name_of(i, "memory_gate.logit"), 1, 1)[0]);
             of.decay = sigmoid(values(name_of(i, "memory_decay.logit"), 1, 1)[0]);
         }

@@ -48,16 +48,16 @@ enum class LatentForm {
     kSoftmax,   // part of attention's softmax (ours)
 };
 
-/// An affine map of one head's rotated channels, for each KV head its own.
+/// An affine map of one head's rotated channels, for each KV head its own; sums run along features.
 struct HeadMap {
-    std::vector<float> weight;  // [n_head_kv][n_feature][d_head]
+    std::vector<float> weight;  // [n_head_kv][d_head][n_feature]
     std::vector<float> bias;    // [n_head_kv][n_feature]
 };
 
 /// One layer's latent memory.
 struct LatentLayer {
     // kResidual:
-    std::vector<float> phi;  // [n_feature][d_head]: features of rotated queries and keys
+    std::vector<float> phi;  // [d_head][n_feature]: features of rotated queries and keys
     float gate = 0;          // what the answer is multiplied by, 0 to 1
     float decay = 1;         // what a state is multiplied by when more is written to it
     // kSoftmax:

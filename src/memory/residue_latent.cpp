@@ -58,7 +58,6 @@ class Latent final : public Residue {
           clips_(in.options.integer("clip", weights_.clips ? 1 : 0, 0, 1) == 1),
           states_(static_cast<size_t>(shape_.n_layer * shape_.n_head_kv)) {
         for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
-            features_.push_back(channels_first(weights_.layers[static_cast<size_t>(layer)].phi));
             if (shape_.window(layer) > 0) continue;
             for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
                 State& of = state_of(layer, h);
@@ -155,21 +154,9 @@ class Latent final : public Residue {
         return states_[static_cast<size_t>(layer * shape_.n_head_kv + head)];
     }
 
-    /// [n_feature][d_head] to [d_head][n_feature]: sums then run along features.
-    [[nodiscard]] std::vector<float> channels_first(const std::vector<float>& phi) const {
-        const auto d = static_cast<size_t>(shape_.d_head);
-        const auto n = static_cast<size_t>(weights_.n_feature);
-        std::vector<float> turned(phi.size());
-        if (phi.empty()) return turned;
-        for (size_t j = 0; j < n; ++j) {
-            for (size_t c = 0; c < d; ++c) turned[c * n + j] = phi[j * d + c];
-        }
-        return turned;
-    }
-
     /// f = phi x.
     void features(int64_t layer, const float* x, std::vector<float>& f) const {
-        const float* phi = features_[static_cast<size_t>(layer)].data();
+        const float* phi = weights_.layers[static_cast<size_t>(layer)].phi.data();
         std::ranges::fill(f, 0.0F);
         for (int64_t c = 0; c < shape_.d_head; ++c) {
             for (size_t j = 0; j < f.size(); ++j) {
@@ -203,8 +190,7 @@ class Latent final : public Residue {
     const LatentWeights& weights_;
     MemoryShape shape_;
     bool clips_;
-    std::vector<std::vector<float>> features_;  // [layer]: [d_head][n_feature]
-    std::vector<State> states_;                 // [layer][KV head]
+    std::vector<State> states_;  // [layer][KV head]
 };
 
 }  // namespace

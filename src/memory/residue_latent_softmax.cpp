@@ -36,10 +36,15 @@ struct State {
     bool is_written = false;
 };
 
-/// A head's map, with weights so laid out that sums run along features.
+/// One KV head's map of all of them.
 struct Map {
-    std::vector<float> weight;  // [d_head][n_feature]
-    std::vector<float> bias;    // [n_feature]
+    std::span<const float> weight;  // [d_head][n_feature]
+    std::span<const float> bias;    // [n_feature]
+
+    Map(const HeadMap& all, int64_t head, size_t n_feature, size_t d_head)
+        : weight(std::span(all.weight)
+                     .subspan(static_cast<size_t>(head) * n_feature * d_head, n_feature * d_head)),
+          bias(std::span(all.bias).subspan(static_cast<size_t>(head) * n_feature, n_feature)) {}
 
     void apply(std::span<const float> x, std::span<float> f) const {
         std::ranges::copy(bias, f.begin());
@@ -51,44 +56,25 @@ struct Map {
     }
 };
 
-Map head_of(const HeadMap& all, int64_t head, int64_t n_feature, int64_t d_head) {
-    const auto n = static_cast<size_t>(n_feature);
-    const auto d = static_cast<size_t>(d_head);
-    const auto at = static_cast<size_t>(head);
-    Map map;
-    map.bias.assign(all.bias.begin() + static_cast<std::ptrdiff_t>(at * n),
-                    all.bias.begin() + static_cast<std::ptrdiff_t>((at + 1) * n));
-    map.weight.resize(n * d);
-    for (size_t j = 0; j < n; ++j) {
-        for (size_t c = 0; c < d; ++c) map.weight[c * n + j] = all.weight[(at * n + j) * d + c];
-    }
-    return map;
-}
-
 class SoftmaxLatent final : public Residue {
  public:
     SoftmaxLatent(const MemoryShape& shape, const LatentWeights& weights)
-        : shape_(shape), n_feature_(weights.n_feature) {
-        const auto n_heads = static_cast<size_t>(shape.n_layer * shape.n_head_kv);
-        keys_.resize(n_heads);
-        queries_.resize(n_heads);
-        states_.resize(n_heads);
+        : shape_(shape),
+          weights_(weights),
+          states_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)) {
         for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
             if (shape.window(layer) > 0) continue;
-            const LatentLayer& of = weights.layers[static_cast<size_t>(layer)];
             for (int64_t h = 0; h < shape.n_head_kv; ++h) {
-                const size_t at = place(layer, h);
-                keys_[at] = head_of(of.key, h, n_feature_, shape.d_head);
-                queries_[at] = head_of(of.query, h, n_feature_, shape.d_head);
-                states_[at].m.resize(static_cast<size_t>(n_feature_ * shape.d_head));
-                states_[at].b.resize(static_cast<size_t>(n_feature_));
+                State& of = states_[place(layer, h)];
+                of.m.resize(static_cast<size_t>(n_feature() * shape.d_head));
+                of.b.resize(static_cast<size_t>(n_feature()));
             }
         }
     }
 
     void absorb(const Eviction& e) override {
         State& of = states_[place(e.layer, e.head)];
-        const Map& map = keys_[place(e.layer, e.head)];
+        const Map map = map_of(layer_of(e.layer).key, e.head);
         const auto d = static_cast<size_t>(shape_.d_head);
         EntryRows values = e.held.rows;
         values.k = values.v;
@@ -114,13 +100,15 @@ class SoftmaxLatent final : public Residue {
         const auto change = [this, layer = in.layer, &scratch](int64_t head, int64_t token,
                                                                const float* q, float* out,
                                                                std::span<float> logits) {
-            const size_t at = place(layer, head / shape_.group());
-            if (!states_[at].is_written) return;
+            const int64_t head_kv = head / shape_.group();
+            const State& of = states_[place(layer, head_kv)];
+            if (!of.is_written) return;
             const auto d = static_cast<size_t>(shape_.d_head);
-            queries_[at].apply({q, d}, logits);
-            join(states_[at], *scratch.lse(head, token), {out, d}, logits);
+            map_of(layer_of(layer).query, head_kv).apply({q, d}, logits);
+            join(of, *scratch.lse(head, token), {out, d}, logits);
         };
-        return change_answers(g, shape_, in, attended, {.n_scratch = n_feature_, .change = change});
+        return change_answers(g, shape_, in, attended,
+                              {.n_scratch = n_feature(), .change = change});
     }
 
     [[nodiscard]] bool is_readable() const override { return true; }
@@ -141,7 +129,7 @@ class SoftmaxLatent final : public Residue {
 
     [[nodiscard]] std::vector<NamedState> state(int64_t layer, int64_t head) const override {
         const State& of = states_[place(layer, head)];
-        return {{"M", {n_feature_, shape_.d_head}, of.m}, {"b", {n_feature_}, of.b}};
+        return {{"M", {n_feature(), shape_.d_head}, of.m}, {"b", {n_feature()}, of.b}};
     }
 
     void save(std::ostream& out) const override {
@@ -167,6 +155,13 @@ class SoftmaxLatent final : public Residue {
     }
 
  private:
+    [[nodiscard]] int64_t n_feature() const { return weights_.n_feature; }
+    [[nodiscard]] const LatentLayer& layer_of(int64_t layer) const {
+        return weights_.layers[static_cast<size_t>(layer)];
+    }
+    [[nodiscard]] Map map_of(const HeadMap& all, int64_t head_kv) const {
+        return {all, head_kv, static_cast<size_t>(n_feature()), static_cast<size_t>(shape_.d_head)};
+    }
     [[nodiscard]] size_t place(int64_t layer, int64_t head) const {
         return static_cast<size_t>(layer * shape_.n_head_kv + head);
     }
@@ -187,9 +182,8 @@ class SoftmaxLatent final : public Residue {
     }
 
     MemoryShape shape_;
-    int64_t n_feature_;
-    std::vector<Map> keys_, queries_;  // [layer][KV head]
-    std::vector<State> states_;        // [layer][KV head]
+    const LatentWeights& weights_;  // of the model's sidecar, shared by all sequences
+    std::vector<State> states_;     // [layer][KV head]
 };
 
 }  // namespace

@@ -77,7 +77,7 @@ TEST(Centroids, TheirNumbersAddUpToWhatWent) {
     EXPECT_EQ(n, kLength - kKept);
 }
 
-/// One pair written: the answer is parallel to its value, and of the length the formula says.
+/// What one head's state holds.
 struct LatentState {
     std::vector<float> m, b;
 };
@@ -95,7 +95,7 @@ std::vector<double> features(const LatentLayer& of, std::span<const float> x) {
     std::vector<double> f(of.phi.size() / x.size());
     for (size_t j = 0; j < f.size(); ++j) {
         for (size_t c = 0; c < x.size(); ++c) {
-            f[j] += static_cast<double>(of.phi[j * x.size() + c]) * static_cast<double>(x[c]);
+            f[j] += static_cast<double>(of.phi[c * f.size() + j]) * static_cast<double>(x[c]);
         }
     }
     return f;
@@ -203,6 +203,89 @@ TEST(Latent, AnswersAsTheFormulaSays) {
     }
 }
 
+/// What the residue `latent` adds to all answers at the last position, after a cut before it.
+std::vector<float> added(const MemoryScript& script, KvCacheOptions o) {
+    Backend backend(1);
+    const auto last_answers = [&](const KvCacheOptions& with) {
+        KvCache memory(backend, shape_of(), with);
+        const int64_t last = script.length() - 1;
+        script.step(backend, memory, 0, kKept);
+        script.step(backend, memory, kKept, last - kKept);
+        return script.step(backend, memory, last, 1);
+    };
+    std::vector<float> answers = last_answers(o);
+    o.eviction.residue = "none";
+    o.eviction.settings = {};
+    o.eviction.on_cut = {};
+    const std::vector<float> without = last_answers(o);
+    for (size_t i = 0; i < answers.size(); ++i) answers[i] -= without[i];
+    return answers;
+}
+
+/// One pair written: the answer is parallel to its value, and of the length the formula says.
+TEST(Latent, OnePairAnswersAlongItsValue) {
+    const MemoryScript script(shape_of(), kKept + 2);
+    KvCacheOptions o = options("random", "latent", {{"clip", "0"}});
+    const LatentLayer& w = o.eviction.learned->latent()->layers[1];
+    std::vector<int32_t> gone;  // [KV head]
+    o.eviction.on_cut = [&](const Cut& cut) {
+        for (const size_t h : {0U, 1U}) {
+            std::ranges::set_difference(cut.held[1][h], cut.kept[1][h], std::back_inserter(gone));
+        }
+    };
+    const std::vector<float> answers = added(script, o);
+    ASSERT_EQ(gone.size(), 2U);
+    for (int64_t h = 0; h < 4; ++h) {
+        const testing::ReferenceEntry e = script.entry(1, h / 2, gone[static_cast<size_t>(h) / 2]);
+        const std::vector<double> fq = features(w, script.query(1, h, kKept + 1));
+        const std::vector<double> fk = features(w, e.k);
+        double product = 0;
+        double denominator = 0;
+        for (size_t j = 0; j < fq.size(); ++j) {
+            product += fq[j] * fk[j];
+            denominator += fq[j] * fq[j] * fk[j] * fk[j];
+        }
+        ASSERT_GT(denominator, 1e-3);
+        const double factor = static_cast<double>(w.gate) * product / denominator;
+        for (size_t c = 0; c < e.v.size(); ++c) {
+            const size_t at = (4 + static_cast<size_t>(h)) * e.v.size() + c;
+            EXPECT_NEAR(static_cast<double>(answers[at]), factor * static_cast<double>(e.v[c]),
+                        1e-5 * (1 + std::abs(factor)))
+                << "head " << h;
+        }
+    }
+}
+
+/// A sidecar of another eta and epsilon.
+std::shared_ptr<const EvictionWeights> weights_of(float eta, float epsilon) {
+    static const Backend kBackend(1);
+    testing::GgufBuilder f = testing::small_sidecar(shape_of());
+    f.set("evict.memory.eta", eta).set("evict.memory.epsilon", epsilon);
+    const testing::TemporaryFile file(f.bytes());
+    return std::make_shared<const EvictionWeights>(file.path(), kBackend, shape_of(), BaseModel{});
+}
+
+/// Numerator and denominator grow alike with eta: only below epsilon does an answer change.
+TEST(Latent, EtaCancelsAboveEpsilon) {
+    const MemoryScript script(shape_of(), 2 * kKept + 1);
+    const auto answers = [&](float eta, float epsilon) {
+        KvCacheOptions o = options("random", "latent", {{"clip", "0"}});
+        o.eviction.learned = weights_of(eta, epsilon);
+        return added(script, o);
+    };
+    const auto largest = [](const std::vector<float>& x) {
+        return max_difference(x, std::vector<float>(x.size()));
+    };
+    const std::vector<float> above = answers(1, 1e-6F);
+    EXPECT_GT(largest(above), 1e-3);
+    EXPECT_LE(max_difference(answers(10, 1e-6F), above), 1e-6);
+    // Denominators here are some thousands.
+    std::vector<float> below = answers(1, 1e6F);
+    EXPECT_GT(largest(below), 1e-6);
+    for (float& x : below) x *= 10;
+    EXPECT_LE(max_difference(answers(10, 1e6F), below), 0.05 * largest(below));
+}
+
 TEST(Latent, AnEmptyStateSaysNothing) {
     for (const bool softmax : {false, true}) {
         const MemoryScript script(shape_of(), 30);
@@ -223,7 +306,8 @@ std::vector<double> mapped(const HeadMap& map, int64_t head, std::span<const flo
         const size_t row = static_cast<size_t>(head) * n + j;
         f[j] = static_cast<double>(map.bias[row]);
         for (size_t c = 0; c < x.size(); ++c) {
-            f[j] += static_cast<double>(map.weight[row * x.size() + c]) * static_cast<double>(x[c]);
+            const size_t at = (static_cast<size_t>(head) * x.size() + c) * n + j;
+            f[j] += static_cast<double>(map.weight[at]) * static_cast<double>(x[c]);
         }
     }
     return f;

@@ -246,6 +246,33 @@ TEST(LatentTraining, AGateChoosesHeadByHead) {
     EXPECT_GT(latent->learn(std::vector<Block>{{.of = &e, .begin = 4, .n = 8}}), 0);
 }
 
+/// Values of all matrices: the paper counts neither norms nor single numbers.
+int64_t values_of_matrices(Objective& objective) {
+    int64_t n = 0;
+    for (const Parameter& p : objective.parameters()) {
+        if (p.shape[1] > 1) n += std::ssize(p.value);
+    }
+    return n;
+}
+
+/// Of Llama 3.1 8B, whose 32 layers are alike: one of them is made here.
+TEST(WholeDocuments, HaveAsManyParametersAsThePaperSays) {
+    constexpr int64_t kLayers = 32;
+    const MemoryShape shape = {
+        .n_layer = 1, .n_head = 32, .n_head_kv = 8, .d_head = 128, .windows = {}, .n_embd = 4096};
+    const Backend backend(1);
+    const auto indexer = find_objective("indexer").make(
+        {.shape = shape, .backend = backend, .options = {}, .sidecar = nullptr});
+    EXPECT_EQ(kLayers * values_of_matrices(*indexer), 19'922'944);
+    // The paper's memory has as many features as a head has channels.
+    const auto latent = find_objective("latent").make(
+        {.shape = shape,
+         .backend = backend,
+         .options = {.n_feature = shape.d_head, .latent_form = LatentForm::kResidual},
+         .sidecar = nullptr});
+    EXPECT_EQ(kLayers * values_of_matrices(*latent), 524'288);
+}
+
 TEST(WholeDocuments, AModelOfWindowsHasNothingToTrain) {
     MemoryShape shape = small_shape();
     shape.windows = {8, 8, 8};
