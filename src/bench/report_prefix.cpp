@@ -82,20 +82,23 @@ ReportCell share_cell(int64_t hits, int64_t n) {
 }
 
 ReportTable prefix_table(const std::vector<PrefixRow>& rows) {
-    ReportTable table = {.columns = {{.text = "method"},
-                                     {.text = "size"},
-                                     {.text = "held", .detail = "of the full prefix"},
-                                     {.text = "moved", .detail = "a token"},
-                                     {.text = "right", .detail = "%"},
-                                     {.text = "as full", .detail = "%"},
-                                     {.text = "KL", .detail = "over labels"},
-                                     {.text = "only full : only this", .detail = "right"},
-                                     {.text = "E_out", .detail = "at the answer"},
-                                     {.text = "below floor", .detail = "% of lookups"},
-                                     {.text = "n", .detail = "runs"}},
-                         .rows = {}};
+    ReportTable table = {
+        .columns = {{.text = "method"},
+                    {.text = "size"},
+                    {.text = "held", .detail = "of the full prefix"},
+                    {.text = "moved", .detail = "a token"},
+                    {.text = "right", .detail = "%"},
+                    {.text = "as full", .detail = "%"},
+                    {.text = "KL", .detail = "over labels"},
+                    {.text = "right: only full, only this", .detail = "p, McNemar"},
+                    {.text = "E_out", .detail = "at the answer"},
+                    {.text = "below floor", .detail = "% of lookups"},
+                    {.text = "n", .detail = "runs"}},
+        .rows = {}};
     for (const PrefixRow& row : rows) {
         const PrefixResult& first = *row.first;
+        const int64_t only_full = row.sum(&PrefixResult::n_only_full);
+        const int64_t only_this = row.sum(&PrefixResult::n_only_this);
         const auto bytes = [](double percent_of_full) {
             return percent_of_full > 0 ? fixed(percent_of_full, percent_of_full < 1 ? 2 : 1) + " %"
                                        : std::string("-");
@@ -112,8 +115,8 @@ ReportTable prefix_table(const std::vector<PrefixRow>& rows) {
             share_cell(row.sum(&PrefixResult::n_right), n),
             share_cell(row.sum(&PrefixResult::n_same), n),
             {.text = fixed(row.mean(&PrefixResult::divergence), 2)},
-            {.text = cat(row.sum(&PrefixResult::n_only_full), " : ",
-                         row.sum(&PrefixResult::n_only_this))}};
+            {.text = cat(only_full, " : ", only_this),
+             .detail = fixed(mcnemar(only_full, only_this), 3)}};
         if (first.e_out >= 0) {
             out.cells.push_back({.text = fixed(row.mean(&PrefixResult::e_out), 3),
                                  .detail = fixed(row.mean(&PrefixResult::e_out_answer), 3)});
@@ -189,7 +192,7 @@ ReportFigure error_by_size(const std::vector<PrefixRow>& rows) {
                        .y = {.title = "", .low = 0, .high = 0.1},
                        .series = {}};
     int colour = 0;
-    for (const char* method : {"memory", "memory-whitened", "memory-group"}) {
+    for (const char* method : {"memory-kept", "memory", "memory-whitened", "memory-group"}) {
         ChartSeries mean = {.label = title_of(method), .colour = ++colour, .points = {}};
         ChartSeries answer = {.label = title_of(method) + ", at the answer",
                               .colour = ++colour,

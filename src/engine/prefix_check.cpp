@@ -245,6 +245,18 @@ void PrefixRuntime::tell(std::string_view phase, int64_t done, int64_t total) co
     }
 }
 
+double mcnemar(int64_t a, int64_t b) {
+    const auto n = static_cast<double>(a + b);
+    double tail = 0;
+    double log_term = -n * std::log(2.0);  // of n choose k, divided by 2^n
+    for (int64_t i = 0; i <= std::min(a, b); ++i) {
+        const auto k = static_cast<double>(i);
+        tail += std::exp(log_term);
+        log_term += std::log((n - k) / (k + 1));
+    }
+    return std::min(1.0, 2 * tail);
+}
+
 ShareInterval wilson(int64_t hits, int64_t n) {
     if (n <= 0) return {.low = 0, .high = 1};
     constexpr double kZ = 1.959964;

@@ -54,6 +54,10 @@ struct ShareInterval {
 };
 [[nodiscard]] ShareInterval wilson(int64_t hits, int64_t n);
 
+/// McNemar's test, exact and two-sided: how likely pairs that differ are at least so unevenly
+/// divided, if either way were as likely. `a`, `b`: pairs that differ one way and the other.
+[[nodiscard]] double mcnemar(int64_t a, int64_t b);
+
 /// Called as work goes on; returning false stops it.
 using PrefixProgress = std::function<bool(std::string_view phase, int64_t done, int64_t total)>;
 

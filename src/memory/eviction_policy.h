@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <iosfwd>
 #include <span>
+#include <string_view>
 #include <vector>
 
+#include "core/error.h"
 #include "memory/attention.h"
 #include "memory/context_memory.h"
 
@@ -30,6 +32,14 @@ struct LayerView {
 
 /// A number for every entry of a layer: [KV head][entry].
 using Scores = std::vector<std::vector<float>>;
+
+/// A policy's notes on a head, after a state was loaded. Throws kCorrupt unless there are as many
+/// as its entries need: notes are found by counting entries.
+inline void check_notes(std::string_view policy, int64_t n_noted, int64_t n_needed) {
+    if (n_noted == n_needed) return;
+    throw Error(ErrorCode::kCorrupt, cat("the saved memory does not fit: '", policy, "' noted ",
+                                         n_noted, " numbers of a head that needs ", n_needed));
+}
 
 /// Says how much an entry matters. Knows nothing of budgets, sinks or protected spans. One object a
 /// sequence.

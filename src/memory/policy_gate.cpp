@@ -120,11 +120,7 @@ class Gate final : public EvictionPolicy {
     void held(int64_t i, std::span<const std::span<const int32_t>> heads) override {
         const Layer& in = layer(i);
         for (size_t h = 0; h < heads.size(); ++h) {
-            if (std::ssize(in.heads[h]) == std::ssize(heads[h]) * width()) continue;
-            throw Error(ErrorCode::kCorrupt,
-                        cat("the saved memory does not fit: the gate rated ",
-                            std::ssize(in.heads[h]) / width(), " entries of a head that holds ",
-                            heads[h].size()));
+            check_notes("gate", std::ssize(in.heads[h]), std::ssize(heads[h]) * width());
         }
     }
 

@@ -39,6 +39,12 @@ class H2o final : public EvictionPolicy {
     void keep(int64_t layer, int64_t head, std::span<const int32_t> kept) override {
         mass_.keep(layer, head, kept);
     }
+    void held(int64_t layer, std::span<const std::span<const int32_t>> heads) override {
+        for (size_t h = 0; h < heads.size(); ++h) {
+            check_notes("h2o", std::ssize(mass_.of(layer, static_cast<int64_t>(h))),
+                        std::ssize(heads[h]));
+        }
+    }
     void reset() override { mass_.reset(); }
     [[nodiscard]] size_t bytes() const override { return mass_.bytes(); }
     [[nodiscard]] size_t bytes_per_entry() const override { return sizeof(float); }

@@ -73,6 +73,13 @@ class KvZip final : public EvictionPolicy {
         of.resize(kept.size());
     }
 
+    void held(int64_t layer, std::span<const std::span<const int32_t>> heads) override {
+        for (size_t h = 0; h < heads.size(); ++h) {
+            check_notes("kvzip", std::ssize(weights_[index(layer, static_cast<int64_t>(h))]),
+                        std::ssize(heads[h]));
+        }
+    }
+
     void reset() override {
         for (auto& of : weights_) of.clear();
         planned_at_ = -1;

@@ -51,6 +51,14 @@ TEST(PrefixErrors, AShareHasWilsonsInterval) {
     EXPECT_EQ(wilson(0, 0).high, 1);
 }
 
+TEST(PrefixCheck, PairsThatDifferAreTestedExactly) {
+    EXPECT_NEAR(mcnemar(1, 9), 22.0 / 1024, 1e-12);  // twice (1 + 10) of 2^10
+    EXPECT_EQ(mcnemar(9, 1), mcnemar(1, 9));
+    EXPECT_EQ(mcnemar(0, 0), 1);
+    EXPECT_EQ(mcnemar(5, 5), 1);
+    EXPECT_NEAR(mcnemar(0, 2000), 0, 1e-300);
+}
+
 MemoryShape small_shape() {
     MemoryShape shape;
     shape.n_layer = 2;
