@@ -18,9 +18,11 @@ build = cmake --preset $(1) --log-level=WARNING && cmake --build --preset $(1)
 fixed_layout = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 default_model = $$(scripts/setup.sh where model)
-default_sidecar = $$(basename "$(default_model)" .gguf).evict.gguf
+default_sidecar = $$(basename "$(default_model)" .gguf).evict
 train = build/release/palimpsest train
-train_on = -m "$(default_model)" -d $(WEIGHTS)/train.jsonl
+train_on = -m "$(default_model)" -d $(WEIGHTS)/train.jsonl --save-every 50
+# A training that was interrupted goes on; one that is whole is not done again.
+resumed = $$([ ! -e "$(WEIGHTS)/$(1).checkpoint" ] || echo --resume)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -82,13 +84,15 @@ train-default: release ## train what forgets for the default model, into WEIGHTS
 	@[ -e $(WEIGHTS)/train.jsonl ] || build/release/palimpsest train-data \
 	  -o $(WEIGHTS)/train.jsonl --texts "$(training_texts)"
 	@$(train) gate $(train_on) -o $(WEIGHTS)/gate.gguf --length 2048 --steps 1000 --warm-up 60 \
-	  --batch 32 --pool 20 --read-every 10 --held-out 5 --learning-rate 2e-3 $(TRAIN_ARGS)
+	  --batch 32 --pool 20 --read-every 10 --held-out 5 --learning-rate 2e-3 \
+	  $(call resumed,gate) $(TRAIN_ARGS)
 	@$(train) indexer $(train_on) -o $(WEIGHTS)/indexer.gguf --sidecar $(WEIGHTS)/gate.gguf \
 	  --length 512 --steps 200 --warm-up 20 --pool 16 --batch 6 --read-every 10 --held-out 2 \
-	  --learning-rate 2e-3 $(TRAIN_ARGS)
-	@$(train) latent $(train_on) -o $(WEIGHTS)/$(default_sidecar) --sidecar $(WEIGHTS)/indexer.gguf \
+	  --learning-rate 2e-3 $(call resumed,indexer) $(TRAIN_ARGS)
+	@$(train) latent $(train_on) -o $(WEIGHTS)/$(default_sidecar).gguf --sidecar $(WEIGHTS)/indexer.gguf \
 	  --length 2048 --steps 300 --warm-up 20 --pool 12 --batch 4 --read-every 10 --held-out 4 \
-	  --examine-every 50 --learning-rate 5e-3 $(TRAIN_ARGS)
+	  --examine-every 50 --learning-rate 5e-3 \
+	  $(call resumed,$(default_sidecar)) $(TRAIN_ARGS)
 
 install: ## install the program and the library into PREFIX, after `make release`
 	@[ -x build/release/palimpsest ] || { echo "install: run 'make release' first" >&2; exit 1; }

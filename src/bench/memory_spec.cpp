@@ -37,7 +37,7 @@ EvictionOptions parse_memory_spec(std::string_view text) {
 }
 
 std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& texts,
-                                                bool has_learned) {
+                                                const EvictionWeights* learned) {
     std::vector<EvictionOptions> all;
     for (const std::string& text : texts) {
         if (text != "all") {
@@ -45,7 +45,9 @@ std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& 
             continue;
         }
         for (const PolicyKind& kind : policy_kinds()) {
-            if (kind.make == nullptr || (kind.is_learned && !has_learned)) continue;
+            const bool lacks_weights =
+                kind.is_learned() && (learned == nullptr || !kind.has_weights(*learned));
+            if (kind.make == nullptr || lacks_weights) continue;
             all.push_back(parse_memory_spec(kind.name));
         }
     }

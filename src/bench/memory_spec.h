@@ -14,9 +14,9 @@ namespace palimpsest {
 EvictionOptions parse_memory_spec(std::string_view text);
 
 /// The same for a list, in which "all" means every policy that evicts, those that need trained
-/// weights only if there are some.
+/// weights only if `learned`, which may be nullptr, has them.
 std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& texts,
-                                                bool has_learned);
+                                                const EvictionWeights* learned);
 
 /// The settings as text, "a=1,b=2", in order of their names.
 std::string settings_text(const OptionMap& settings);

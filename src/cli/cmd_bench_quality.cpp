@@ -116,7 +116,7 @@ void bench_quality(const QualityFlags& f) {
     const LoadedModel loaded(path, backend);
     options.model_name = model_name(path, loaded.file());
     options.learned = load_sidecar(f.model.sidecar, loaded, backend);
-    options.memories = parse_memory_specs(f.memories, options.learned != nullptr);
+    options.memories = parse_memory_specs(f.memories, options.learned.get());
     ResultsFile file(f.out, read_known);
     const size_t before = file.size();
     catch_interrupts();

@@ -217,16 +217,17 @@ void add_data_flags(CLI::App& command, TrainFlags& f) {
     command.add_option("--length", f.corpus.length, "tokens of a document that is learnt from")
         ->check(CLI::Range(int64_t{8}, int64_t{1} << 20))
         ->capture_default_str();
-    command.add_option("--held-out", f.corpus.n_held_out, "documents that only measure")
+    command.add_option("--held-out", f.corpus.n_held_out, "windows that only measure")
         ->check(CLI::Range(int64_t{0}, kMostSteps))
         ->capture_default_str();
     command.add_option("--batch", f.training.n_batch, "blocks of 64 positions in a step")
         ->check(CLI::Range(int64_t{1}, int64_t{4096}))
         ->capture_default_str();
     command
-        .add_option("--pool", f.training.n_pool,
-                    "documents at hand at once; a token of the default model takes 35 kB of memory "
-                    "for 'gate', 127 kB for the others")
+        .add_option(
+            "--pool", f.training.n_pool,
+            "documents at hand at once, beside those held out; a token of the default model "
+            "takes 35 kB of memory for 'gate', 127 kB for the others")
         ->check(many)
         ->capture_default_str();
     command

@@ -75,7 +75,8 @@ std::vector<char> fingerprint(const EvictionOptions& o, std::string_view allocat
     std::string text = cat(o.policy, "/", allocator, "/", o.residue, "/", to_string(o.budget), "/",
                            o.n_sink, "/", o.n_recent, "/", o.one_shot, "/", o.n_writing);
     for (const auto& [name, value] : o.settings) text += cat("/", name, "=", value);
-    const bool is_learned = find_policy(o.policy).is_learned || find_residue(o.residue).is_learned;
+    const bool is_learned =
+        find_policy(o.policy).is_learned() || find_residue(o.residue).is_learned;
     if (is_learned) text += cat("/", identity(*o.learned));
     return {text.begin(), text.end()};
 }

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "memory/eviction_weights.h"
 
 namespace palimpsest {
 
@@ -27,8 +28,10 @@ constexpr std::array<PolicyKind, 17> kKinds = {{
     {"kvzip", make_kvzip, "global",
      "what repeating the input needs; reads everything twice (arXiv:2505.23416)"},
     {"indexer", make_indexer, "uniform",
-     "what a trained indexer says some query needs (arXiv:2605.25475)", true},
-    {"gate", make_gate, "global", "what a trained gate rated highest when it came in", true},
+     "what a trained indexer says some query needs (arXiv:2605.25475)",
+     [](const EvictionWeights& of) { return of.indexer() != nullptr; }},
+    {"gate", make_gate, "global", "what a trained gate rated highest when it came in",
+     [](const EvictionWeights& of) { return of.gate() != nullptr; }},
 }};
 
 }  // namespace

@@ -16,7 +16,10 @@ struct PolicyKind {
     std::unique_ptr<EvictionPolicy> (*make)(const PartInputs& in);
     std::string_view allocator;  // used if the user names none
     std::string_view summary;
-    bool is_learned = false;  // needs trained weights
+    /// Of a policy that needs trained weights: are they in a file? nullptr: it needs none.
+    bool (*has_weights)(const EvictionWeights& of) = nullptr;
+
+    [[nodiscard]] bool is_learned() const { return has_weights != nullptr; }
 };
 
 /// All policies: what the command line, the tests and the benches offer.

@@ -97,6 +97,7 @@ class Indexer final : public EvictionPolicy {
           reuse_(in.options.integer("reuse", 1, 1, 64)),
           n_noted_(in.interval),
           rows_(static_cast<size_t>(shape_.n_layer)),
+          still_held_(static_cast<size_t>(shape_.n_layer)),
           noted_(static_cast<size_t>(shape_.n_layer)),
           noted_at_(static_cast<size_t>(n_noted_)) {
         const int64_t floats = n_noted_ * weights_.n_head * (weights_.d_head + 1);
@@ -113,6 +114,7 @@ class Indexer final : public EvictionPolicy {
             follows_prefill_ = more_follows_;
             before_ = n_written_;
             held_.clear();
+            if (reuse_ > 1) keep_of_groups();
             for (const Rows& of : rows_) held_.push_back(of.count());
         }
         planned_at_ = seen;
@@ -173,18 +175,19 @@ class Indexer final : public EvictionPolicy {
     }
 
     void held(int64_t layer, std::span<const std::span<const int32_t>> heads) override {
-        if (!leads(layer)) return;
         std::vector<int32_t> all;
-        for (const auto& head : heads) {
-            std::vector<int32_t> joined;
-            std::ranges::set_union(all, head, std::back_inserter(joined));
-            all = std::move(joined);
+        for (const auto& head : heads) all = union_of(all, head);
+        // Layers come several at once: what a group holds is known when all of it have come.
+        if (reuse_ > 1) {
+            still_held_[index(layer)] = std::move(all);
+        } else {
+            rows_[index(layer)].keep(all, key_bytes());
         }
-        rows_[index(layer)].keep(all, key_bytes());
     }
 
     void reset() override {
         for (Rows& of : rows_) of = {};
+        for (auto& of : still_held_) of.clear();
         n_written_ = 0;
         before_ = 0;
         planned_at_ = -1;
@@ -249,6 +252,30 @@ class Indexer final : public EvictionPolicy {
     [[nodiscard]] size_t key_bytes() const {
         return index(weights_.d_head) * (is_f16_ ? sizeof(ggml_fp16_t) : sizeof(float));
     }
+    static std::vector<int32_t> union_of(std::span<const int32_t> a, std::span<const int32_t> b) {
+        std::vector<int32_t> joined;
+        joined.reserve(a.size() + b.size());
+        std::ranges::set_union(a, b, std::back_inserter(joined));
+        return joined;
+    }
+
+    /// Rows that none of the layers scored by them holds any more go. Not before all of these have
+    /// told what they hold: a row too many is harmless.
+    void keep_of_groups() {
+        for (int64_t first = 0; first < shape_.n_layer; ++first) {
+            if (!leads(first)) continue;
+            std::vector<int32_t> all;
+            bool is_known = true;
+            for (int64_t i = first; i < shape_.n_layer; ++i) {
+                if (shape_.window(i) > 0 || leader(i) != first) continue;
+                is_known = is_known && !still_held_[index(i)].empty();
+                all = union_of(all, still_held_[index(i)]);
+            }
+            if (is_known) rows_[index(first)].keep(all, key_bytes());
+        }
+        for (auto& of : still_held_) of.clear();
+    }
+
     [[nodiscard]] int64_t leader(int64_t layer) const {
         int64_t first = layer / reuse_ * reuse_;
         while (shape_.window(first) > 0) ++first;  // layers with a window have no indexer
@@ -362,8 +389,9 @@ class Indexer final : public EvictionPolicy {
     int64_t n_sink_;
     bool is_f16_;
     int64_t reuse_;
-    int64_t n_noted_;                        // queries between two cuts while writing
-    std::vector<Rows> rows_;                 // [layer]
+    int64_t n_noted_;                               // queries between two cuts while writing
+    std::vector<Rows> rows_;                        // [layer]
+    std::vector<std::vector<int32_t>> still_held_;  // [layer], between a cut and begin(), if shared
     std::vector<std::vector<float>> noted_;  // [layer]: [n_noted][H_i * d_i + H_i], as a ring
     std::vector<int32_t> noted_at_;          // [n_noted]: their positions
     int64_t n_written_ = 0;                  // queries ever noted since the last reading

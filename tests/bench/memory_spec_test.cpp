@@ -9,6 +9,7 @@
 #include "bench/quality.h"
 #include "core/error.h"
 #include "memory/policies.h"
+#include "support/sidecar.h"
 
 namespace palimpsest {
 namespace {
@@ -46,12 +47,23 @@ TEST(MemorySpec, UnknownNamesAreRefusedWithTheNearest) {
 }
 
 TEST(MemorySpec, AllIsEveryPolicyThatEvicts) {
-    EXPECT_EQ(parse_memory_specs({"all"}, true).size() + 1, policy_kinds().size());
+    MemoryShape shape;
+    shape.n_layer = 1;
+    shape.n_head = 2;
+    shape.n_head_kv = 1;
+    shape.d_head = 8;
+    shape.n_embd = 16;
+    const auto all = testing::small_weights(shape);
+    EXPECT_EQ(parse_memory_specs({"all"}, all.get()).size() + 1, policy_kinds().size());
+    // Those whose weights are not there are left out.
+    const auto memory_alone = testing::small_softmax_memory(shape);
+    EXPECT_EQ(parse_memory_specs({"all"}, memory_alone.get()).size() + 3, policy_kinds().size());
+    EXPECT_EQ(parse_memory_specs({"all"}, nullptr).size() + 3, policy_kinds().size());
 }
 
 QualityOptions some_options() {
     QualityOptions o;
-    o.memories = parse_memory_specs({"h2o", "window", "h2o"}, false);
+    o.memories = parse_memory_specs({"h2o", "window", "h2o"}, nullptr);
     o.one_shot = {{.kind = Budget::Kind::kEvicted, .count = 0, .share = 0.5}};
     o.streaming = {{.kind = Budget::Kind::kEntries, .count = 256, .share = 0}};
     return o;

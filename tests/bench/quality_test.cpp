@@ -32,7 +32,7 @@ class RealQuality : public ::testing::Test {
         options.tasks = find_tasks(std::vector<std::string>{"niah_single_1"});
         options.lengths = {512};
         options.n_samples = 1;
-        options.memories = parse_memory_specs({"key-diff", "kvzip"}, false);
+        options.memories = parse_memory_specs({"key-diff", "kvzip"}, nullptr);
         options.one_shot = {{.kind = Budget::Kind::kEvicted, .count = 0, .share = 0.5}};
         options.model_name = "test";
     }

@@ -51,7 +51,7 @@ Session session_of(TinyModel& tiny, const EvictionOptions& options) {
 std::vector<std::string> evicting_policies() {
     std::vector<std::string> names;
     for (const PolicyKind& kind : policy_kinds()) {
-        if (kind.make != nullptr && !kind.is_learned) names.emplace_back(kind.name);
+        if (kind.make != nullptr && !kind.is_learned()) names.emplace_back(kind.name);
     }
     return names;
 }

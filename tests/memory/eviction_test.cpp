@@ -77,7 +77,7 @@ struct Case {
     [[nodiscard]] KvCacheOptions options() const {
         EvictionOptions e = {.policy = policy, .allocator = allocator, .residue = residue};
         e.settings = small(policy);
-        if (find_policy(policy).is_learned || find_residue(residue).is_learned) {
+        if (find_policy(policy).is_learned() || find_residue(residue).is_learned) {
             e.learned = testing::small_weights(shape_of());
         }
         e.budget = {.kind = Budget::Kind::kEntries, .count = kBudget, .share = 0};
