@@ -1,7 +1,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 
 #include "bench/report_document.h"
 
@@ -11,7 +10,8 @@ namespace palimpsest {
 /// Every tag is closed, so that it is XML too but for its first line.
 std::string report_html(const ReportDocument& document);
 
-/// Its style sheet.
-std::string_view report_style();
+/// Its style sheet, and of that what charts need.
+std::string report_style();
+std::string chart_style();
 
 }  // namespace palimpsest

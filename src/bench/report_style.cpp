@@ -2,12 +2,13 @@
 // for text) in both modes, and lines from each other for the colour-blind; they have markers too.
 
 #include "bench/report_html.h"
+#include "core/error.h"
 
 namespace palimpsest {
 
 namespace {
 
-constexpr std::string_view kStyle = R"css(:root {
+constexpr std::string_view kColours = R"css(:root {
   --ground: #ffffff; --raised: #f5f6f8; --ink: #1b1f24; --soft: #57606a; --rule: #d5d9de;
   --link: #0a58a8; --best: #dcefe3; --ref: #f0f2f5; --tint: 10, 100, 180; --grey: #a3abb5;
   --s1: #0a66b0; --s2: #c74a00; --s3: #00795b; --s4: #a8327e; --s5: #8a6400; --s6: #5546c0;
@@ -21,7 +22,9 @@ constexpr std::string_view kStyle = R"css(:root {
     --s7: #ff8087; --s8: #e6e9ed;
   }
 }
-* { box-sizing: border-box; }
+)css";
+
+constexpr std::string_view kPage = R"css(* { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
 body { margin: 0 auto; max-width: 1180px; padding: 0 16px 64px; background: var(--ground);
   color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
@@ -74,8 +77,10 @@ figcaption { font-size: 0.88rem; color: var(--soft); margin-bottom: 4px; overflo
 .maps { display: grid; gap: 16px 20px; margin: 12px 0 16px;
   grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); }
 .maps figcaption { color: var(--ink); font-size: 0.82rem; line-height: 1.3; }
-svg { display: block; width: 100%; height: auto; }
 .legend { font-size: 0.85rem; }
+)css";
+
+constexpr std::string_view kCharts = R"css(svg { display: block; width: 100%; height: auto; }
 .legend svg { display: inline-block; width: 220px; height: 10px; }
 text { font: 11px system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; fill: var(--soft); }
 .heat text { font-size: 9px; }
@@ -98,7 +103,10 @@ line.lead { stroke: currentColor; stroke-width: 0.7; opacity: 0.5; }
 .h4 { fill: #fee090; } .h5 { fill: #ffffbf; } .h6 { fill: #e0f3f8; } .h7 { fill: #abd9e9; }
 .h8 { fill: #74add1; } .h9 { fill: #4575b4; } .h10 { fill: #313695; }
 .none { fill: none; stroke: var(--rule); stroke-dasharray: 2 2; }
-.v1 { background: rgba(var(--tint), 0.04); } .v2 { background: rgba(var(--tint), 0.08); }
+)css";
+
+constexpr std::string_view kRest =
+    R"css(.v1 { background: rgba(var(--tint), 0.04); } .v2 { background: rgba(var(--tint), 0.08); }
 .v3 { background: rgba(var(--tint), 0.12); } .v4 { background: rgba(var(--tint), 0.16); }
 .v5 { background: rgba(var(--tint), 0.2); } .v6 { background: rgba(var(--tint), 0.24); }
 .v7 { background: rgba(var(--tint), 0.28); } .v8 { background: rgba(var(--tint), 0.32); }
@@ -121,6 +129,8 @@ line.lead { stroke: currentColor; stroke-width: 0.7; opacity: 0.5; }
 
 }  // namespace
 
-std::string_view report_style() { return kStyle; }
+std::string report_style() { return cat(kColours, kPage, kCharts, kRest); }
+
+std::string chart_style() { return cat(kColours, kCharts); }
 
 }  // namespace palimpsest

@@ -1,8 +1,10 @@
 // palimpsest bench report: what was measured, as a page, as Markdown, as a table for programs.
 
+#include <filesystem>
 #include <memory>
 
 #include "bench/report_csv.h"
+#include "bench/report_figures.h"
 #include "bench/report_html.h"
 #include "bench/report_markdown.h"
 #include "cli/bench_commands.h"
@@ -16,7 +18,7 @@ namespace {
 
 struct ReportFlags {
     std::vector<std::string> files;
-    std::string html, markdown, csv;
+    std::string html, markdown, csv, figures;
     std::string title = "Palimpsest: what memories keep";
 };
 
@@ -53,7 +55,8 @@ Measurements read_measurements(const std::vector<std::string>& files) {
 }
 
 void check_outputs(ReportFlags& f) {
-    if (f.html.empty() && f.markdown.empty() && f.csv.empty()) f.markdown = "-";
+    const bool is_named = !f.html.empty() || !f.markdown.empty() || !f.csv.empty();
+    if (!is_named && f.figures.empty()) f.markdown = "-";
     int to_output = 0;
     for (const std::string& path : {f.html, f.markdown, f.csv}) to_output += path == "-" ? 1 : 0;
     require(to_output <= 1, "only one of --html, --markdown and --csv can go to standard output");
@@ -73,6 +76,10 @@ void bench_report(ReportFlags f) {
     if (!f.html.empty()) write(f.html, report_html(report));
     if (!f.markdown.empty()) write(f.markdown, report_markdown(report));
     if (!f.csv.empty()) write(f.csv, report_csv(summary));
+    if (f.figures.empty()) return;
+    for (const FigureFile& figure : report_figures(report)) {
+        write((std::filesystem::path(f.figures) / figure.name).string(), figure.svg);
+    }
 }
 
 }  // namespace
@@ -87,9 +94,13 @@ void add_bench_report(CLI::App& bench) {
     command->add_option("--html", f->html, "write one self-contained page to this file");
     command->add_option("--markdown", f->markdown, "write the same tables as Markdown");
     command->add_option("--csv", f->csv, "write a line a task, method and budget, for programs");
+    command
+        ->add_option("--figures", f->figures, "write every chart as an SVG file into this folder")
+        ->check(CLI::ExistingDirectory);
     command->add_option("--title", f->title, "what stands above it");
     command->footer(
-        "\nWithout --html, --markdown or --csv, Markdown goes to standard output; so does "
+        "\nWithout --html, --markdown, --csv or --figures, Markdown goes to standard output; so "
+        "does "
         "what is written to -.\n");
     command->callback([f] { bench_report(*f); });
 }

@@ -9,6 +9,7 @@
 #include "support/golden.h"
 #include "support/process.h"
 #include "support/quality_samples.h"
+#include "support/task_files.h"
 
 namespace palimpsest {
 namespace {
@@ -73,6 +74,29 @@ TEST(BenchReport, WritesEveryFileAskedFor) {
     EXPECT_SAYS(content_of(html.path()), "Speed");
     EXPECT_TRUE(content_of(markdown.path()).starts_with("# "));
     EXPECT_TRUE(content_of(csv.path()).starts_with("model,"));
+}
+
+TEST(BenchReport, WritesChartsThatStandAlone) {
+    std::string text = some_results();
+    for (const double evicted : {0.25, 0.75}) {
+        text += to_json_line(testing::policy_result("window", "vt", "1", evicted)) + "\n";
+    }
+    const TemporaryFile file(text, ".jsonl");
+    const testing::TemporaryFolder folder;
+    const ProgramResult r = report({file.path(), "--figures", folder.path()});
+    EXPECT_EQ(r.status, 0) << r.err;
+    EXPECT_EQ(r.out, "");
+    int n = 0;
+    for (const auto& written : std::filesystem::directory_iterator(folder.path())) {
+        ++n;
+        EXPECT_EQ(written.path().extension(), ".svg");
+        const std::string svg = content_of(written.path().string());
+        EXPECT_TRUE(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\"")) << svg;
+        EXPECT_SAYS(svg, "<style>:root {");
+        EXPECT_TRUE(svg.ends_with("</svg>\n"));
+    }
+    EXPECT_GT(n, 0);
+    expect_failure(report({file.path(), "--figures", folder.path() + "/none"}), 2, "none");
 }
 
 TEST(BenchReport, OneOutputMayBeStandardOutput) {
