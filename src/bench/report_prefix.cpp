@@ -180,8 +180,10 @@ ReportFigure curves(const std::vector<PrefixRow>& rows, const std::string& capti
     for (ChartSeries& s : chart.series) {
         const auto says = [&](const char* what) { return s.label.find(what) != std::string::npos; };
         s.is_dashed = says("control");
-        // There are eight colours: what nobody would choose goes without one.
-        s.colour = s.is_dashed || says("random") ? 0 : std::min(++colour, 8);
+        // There are eight colours: variants, and what nobody would choose, go without one.
+        const bool is_plain = s.is_dashed || says("random") || says("window") || says("whitened") ||
+                              says("group") || says("by traces");
+        s.colour = is_plain ? 0 : std::min(++colour, 8);
     }
     return {.caption = caption, .svg = line_chart_svg(chart)};
 }
