@@ -205,12 +205,22 @@ void print_json(const BenchFlags& f, const SpeedReport& report) {
     }
 }
 
+/// As every command chooses it; the weights themselves are loaded where the memory is measured.
+void name_memory(const BenchFlags& f, EvictionOptions& eviction) {
+    if (eviction.policy.empty()) {
+        const Engine e = load_engine(f.model);
+        eviction.learned = load_sidecar(f.model.sidecar, *e.loaded, *e.backend);
+    }
+    choose_memory(eviction);
+    eviction.learned.reset();
+}
+
 void bench_speed(BenchFlags& f) {
     f.options.model_path = f.model.model.empty() ? default_model_path() : f.model.model;
     f.options.n_threads = thread_count(f.model);
     f.options.with_peer = f.peer == "llama";
     f.options.eviction = eviction_options(f.memory);
-    choose_policy(f.options.eviction);
+    name_memory(f, f.options.eviction);
     f.options.sidecar = f.model.sidecar;
     f.options.prefixes = f.model.prefixes;
     f.options.has_gate = f.model.prefix_gate;

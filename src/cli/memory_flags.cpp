@@ -18,6 +18,8 @@ std::string names_of(const Kinds& kinds) {
     return names;
 }
 
+bool forgets_all(const std::string& residue) { return residue.empty() || residue == "none"; }
+
 }  // namespace
 
 void add_memory_flags(CLI::App& command, MemoryFlags& flags) {
@@ -40,8 +42,9 @@ void add_memory_flags(CLI::App& command, MemoryFlags& flags) {
         ->group(group);
     command
         .add_option("--residue", flags.residue,
-                    cat("what the evicted leave behind: ", names_of(residue_kinds())))
-        ->capture_default_str()
+                    cat("what the evicted leave behind (with no policy named: the trained memory "
+                        "beside the trained policy; else none): ",
+                        names_of(residue_kinds())))
         ->group(group);
     command
         .add_option("--policy-option", flags.settings,
@@ -75,15 +78,21 @@ void add_memory_flags(CLI::App& command, MemoryFlags& flags) {
         ->group(group);
 }
 
-std::string choose_policy(EvictionOptions& o) {
+std::string choose_memory(EvictionOptions& o) {
+    const bool is_free = o.residue.empty();
+    if (is_free) o.residue = "none";
     if (!o.policy.empty()) return {};
     o.policy = kUsualPolicy;
-    if (!o.learned) return {};
+    // Weights that may be another model's are used if they are named, not by themselves.
+    if (!o.learned || !o.learned->warning().empty()) return {};
     if (o.learned->indexer() != nullptr) o.policy = "indexer";
     if (o.learned->gate() != nullptr) o.policy = "gate";
     if (o.policy == kUsualPolicy) return {};
-    return cat("keeping what the trained policy '", o.policy,
-               "' ranks highest (weights: ", o.learned->path(), ")");
+    const bool has_memory = is_free && o.learned->latent() != nullptr;
+    if (has_memory) o.residue = "latent";
+    return cat("keeping what the trained policy '", o.policy, "' ranks highest",
+               has_memory ? ", the rest in the trained memory 'latent'" : "",
+               " (weights: ", o.learned->path(), ")");
 }
 
 EvictionOptions eviction_options(const MemoryFlags& f) {
@@ -92,7 +101,7 @@ EvictionOptions eviction_options(const MemoryFlags& f) {
     o.policy = f.policy.empty() && f.budget.empty() ? "full" : f.policy;
     if (!o.policy.empty()) find_policy(o.policy);
     if (is_full) {
-        const bool more = !f.allocator.empty() || f.residue != "none" || !f.settings.empty() ||
+        const bool more = !f.allocator.empty() || !forgets_all(f.residue) || !f.settings.empty() ||
                           f.one_shot || f.n_sink >= 0 || f.n_recent >= 0 || f.positions != "auto";
         require(!more,
                 "these flags say how to evict, but nothing is evicted without "

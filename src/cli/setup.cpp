@@ -96,7 +96,7 @@ void use_learned(const ModelFlags& flags, const Engine& e, EvictionOptions& evic
     if (eviction.learned && !eviction.learned->warning().empty()) {
         write_message(cat("palimpsest: ", eviction.learned->warning(), "\n"));
     }
-    const std::string chosen = choose_policy(eviction);
+    const std::string chosen = choose_memory(eviction);
     if (!chosen.empty()) write_message(cat("palimpsest: ", chosen, "\n"));
 }
 
