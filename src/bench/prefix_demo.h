@@ -28,6 +28,7 @@ struct PrefixDemoHooks {
 
 struct PrefixMethodInfo {
     std::string_view name, title;
+    bool is_aside = false;  // in charts without a colour: a variant, a control, or nobody's choice
 };
 [[nodiscard]] std::vector<PrefixMethodInfo> prefix_methods();
 

@@ -1,5 +1,6 @@
 #include "bench/report_figures.h"
 
+#include <algorithm>
 #include <cctype>
 #include <string_view>
 
@@ -35,6 +36,15 @@ std::string standing_alone(const std::string& svg) {
                svg.substr(inside), "\n");
 }
 
+/// Parts of the same title have charts of the same captions: their files are numbered.
+std::string unused_name(const std::vector<FigureFile>& files, const std::string& stem) {
+    std::string name = stem + ".svg";
+    for (int i = 2; std::ranges::find(files, name, &FigureFile::name) != files.end(); ++i) {
+        name = cat(stem, "-", i, ".svg");
+    }
+    return name;
+}
+
 }  // namespace
 
 std::vector<FigureFile> report_figures(const ReportDocument& document) {
@@ -44,7 +54,7 @@ std::vector<FigureFile> report_figures(const ReportDocument& document) {
         for (const ReportBlock& block : part.blocks) {
             if (block.is_small) continue;
             for (const ReportFigure& f : block.figures) {
-                files.push_back({.name = slug(cat(part.title, " ", f.caption)) + ".svg",
+                files.push_back({.name = unused_name(files, slug(cat(part.title, " ", f.caption))),
                                  .svg = standing_alone(f.svg)});
             }
         }

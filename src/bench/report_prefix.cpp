@@ -176,14 +176,12 @@ ReportFigure curves(const std::vector<PrefixRow>& rows, const std::string& capti
         }
         same->points.push_back({.x = x(row), .y = y(row)});
     }
-    int colour = 0;
-    for (ChartSeries& s : chart.series) {
-        const auto says = [&](const char* what) { return s.label.find(what) != std::string::npos; };
-        s.is_dashed = says("control");
-        // There are eight colours: variants, and what nobody would choose, go without one.
-        const bool is_plain = s.is_dashed || says("random") || says("window") || says("whitened") ||
-                              says("group") || says("by traces");
-        s.colour = is_plain ? 0 : std::min(++colour, 8);
+    int colour = 0;  // of eight
+    for (const PrefixMethodInfo& m : prefix_methods()) {
+        const auto of = std::ranges::find(chart.series, m.title, &ChartSeries::label);
+        if (of == chart.series.end()) continue;
+        of->is_dashed = m.title.ends_with("(control)");
+        of->colour = m.is_aside ? 0 : std::min(++colour, 8);
     }
     return {.caption = caption, .svg = line_chart_svg(chart)};
 }

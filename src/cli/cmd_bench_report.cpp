@@ -100,8 +100,7 @@ void add_bench_report(CLI::App& bench) {
     command->add_option("--title", f->title, "what stands above it");
     command->footer(
         "\nWithout --html, --markdown, --csv or --figures, Markdown goes to standard output; so "
-        "does "
-        "what is written to -.\n");
+        "does what is written to -.\n");
     command->callback([f] { bench_report(*f); });
 }
 

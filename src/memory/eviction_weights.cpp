@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/fingerprint.h"
 #include "memory/match_kernel.h"
 
 namespace palimpsest {
@@ -48,6 +49,7 @@ class EvictionWeights::Loader {
 
     void load(const BaseModel& base) {
         check_owner(base);
+        to_.fingerprint_ = model_fingerprint(file_);
         to_.n_sink_ = count("evict.sink_count", 4, 0, 1 << 20);
         const std::string_view order = text("evict.channel_order", "half_split");
         const bool has_pairs = order == "pairs";

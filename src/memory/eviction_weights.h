@@ -124,6 +124,8 @@ class EvictionWeights {
     /// First positions that the learned policies never let go.
     [[nodiscard]] int64_t n_sink() const { return n_sink_; }
     [[nodiscard]] const std::string& path() const { return path_; }
+    /// Tells weights from others: core/fingerprint.h's of the file.
+    [[nodiscard]] const std::string& fingerprint() const { return fingerprint_; }
     /// What a user should know of the file; empty: nothing.
     [[nodiscard]] const std::string& warning() const { return warning_; }
 
@@ -131,6 +133,7 @@ class EvictionWeights {
     class Loader;
 
     std::string path_;
+    std::string fingerprint_;
     std::string warning_;
     int64_t n_sink_ = 4;
     std::unique_ptr<Storage> storage_;

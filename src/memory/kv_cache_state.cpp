@@ -26,31 +26,6 @@ constexpr int64_t kMostIdentity = 64;                                  // charac
     throw Error(ErrorCode::kCorrupt, "the saved memory does not fit: " + what);
 }
 
-void add(Digest& sum, const std::vector<float>& values) {
-    sum.add(std::as_bytes(std::span(values)));
-}
-
-/// Tells trained weights from others. Training changes every tensor of a part, so one is enough.
-std::string identity(const EvictionWeights& of) {
-    Digest sum;
-    sum.add(std::to_string(of.n_sink()));
-    if (const IndexerWeights* w = of.indexer(); w != nullptr) {
-        for (const IndexerLayer& layer : w->layers) {
-            if (layer.k != nullptr) add(sum, Graph::read(layer.k));
-        }
-    }
-    if (const LatentWeights* w = of.latent(); w != nullptr) {
-        for (const LatentLayer& layer : w->layers) {
-            add(sum, layer.phi);
-            add(sum, layer.key.weight);
-        }
-    }
-    if (const GateWeights* w = of.gate(); w != nullptr) {
-        for (const GateLayer& layer : w->layers) add(sum, layer.magnitude.weight);
-    }
-    return sum.hex();
-}
-
 /// Tells prefix memories from others: what they are of, and what their states weigh, in which no
 /// two builds agree. Empty: there is none.
 std::vector<char> identity(const PrefixUse& use) {
@@ -77,7 +52,7 @@ std::vector<char> fingerprint(const EvictionOptions& o, std::string_view allocat
     for (const auto& [name, value] : o.settings) text += cat("/", name, "=", value);
     const bool is_learned =
         find_policy(o.policy).is_learned() || find_residue(o.residue).is_learned;
-    if (is_learned) text += cat("/", identity(*o.learned));
+    if (is_learned) text += cat("/", o.learned->fingerprint());
     return {text.begin(), text.end()};
 }
 

@@ -47,12 +47,8 @@ TEST(MemorySpec, UnknownNamesAreRefusedWithTheNearest) {
 }
 
 TEST(MemorySpec, AllIsEveryPolicyThatEvicts) {
-    MemoryShape shape;
-    shape.n_layer = 1;
-    shape.n_head = 2;
-    shape.n_head_kv = 1;
-    shape.d_head = 8;
-    shape.n_embd = 16;
+    const MemoryShape shape = {
+        .n_layer = 1, .n_head = 2, .n_head_kv = 1, .d_head = 8, .windows = {}, .n_embd = 16};
     const auto all = testing::small_weights(shape);
     EXPECT_EQ(parse_memory_specs({"all"}, all.get()).size() + 1, policy_kinds().size());
     // Those whose weights are not there are left out.

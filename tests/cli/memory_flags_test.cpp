@@ -13,13 +13,7 @@ namespace palimpsest {
 namespace {
 
 MemoryShape shape() {
-    MemoryShape s;
-    s.n_layer = 1;
-    s.n_head = 2;
-    s.n_head_kv = 1;
-    s.d_head = 8;
-    s.n_embd = 16;
-    return s;
+    return {.n_layer = 1, .n_head = 2, .n_head_kv = 1, .d_head = 8, .windows = {}, .n_embd = 16};
 }
 
 /// Weights that say which model they are for.

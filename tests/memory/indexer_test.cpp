@@ -14,13 +14,7 @@ namespace {
 using testing::MemoryScript;
 
 MemoryShape shape_of() {
-    MemoryShape shape;
-    shape.n_layer = 4;
-    shape.n_head = 4;
-    shape.n_head_kv = 2;
-    shape.d_head = 32;
-    shape.n_embd = 48;
-    return shape;
+    return {.n_layer = 4, .n_head = 4, .n_head_kv = 2, .d_head = 32, .windows = {}, .n_embd = 48};
 }
 
 /// Entries that had no score in any cut, of layers that share a scorer; heads keep as many as their
