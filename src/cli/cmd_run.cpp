@@ -169,6 +169,10 @@ void run(const RunFlags& f) {
         if (!f.quiet) bar.show(done, total);
         return !interrupted();
     };
+    options.on_rehearsal = [&](int64_t done, int64_t total) {
+        bar.set_label("repeating");
+        return options.on_prefill(done, total);
+    };
     const auto on_text = [&](std::string_view piece) {
         bar.clear();
         if (!f.json) write_output(piece);

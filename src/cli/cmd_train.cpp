@@ -87,6 +87,7 @@ class Training {
             return !interrupted();
         };
         trainer_->on_step = [&](const StepReport& r) { return after_step(r); };
+        trainer_->goes_on = [] { return !interrupted(); };
         const bool is_whole = trainer_->run();
         reading_.clear();
         bar_.clear();

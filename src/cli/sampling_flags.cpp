@@ -48,7 +48,8 @@ GenerateOptions generate_options(const AnswerFlags& flags) {
     GenerateOptions options = {.sampling = flags.sampling,
                                .max_tokens = flags.max_tokens,
                                .stop = flags.stop,
-                               .on_prefill = {}};
+                               .on_prefill = {},
+                               .on_rehearsal = {}};
     if (!flags.grammar_file.empty()) options.sampling.grammar = read_file(flags.grammar_file);
     return options;
 }

@@ -121,8 +121,8 @@ GenerateResult generate(Session& session, const Tokenizer& tokenizer, std::vecto
     GenerateResult result;
     result.n_prompt = count_tokens(prompt);
     const auto start = Clock::now();
-    const bool whole =
-        session.feed(std::move(prompt), {.on_progress = options.on_prefill, .on_logits = {}});
+    const bool whole = session.feed(std::move(prompt), {.on_progress = options.on_prefill,
+                                                        .on_rehearsal = options.on_rehearsal});
     result.prefill_s = seconds_since(start);
     if (!whole) {
         result.reason = StopReason::kCancelled;

@@ -21,6 +21,8 @@ struct GenerateOptions {
     int64_t max_tokens = 256;
     std::vector<std::string> stop = {};  // texts that end the answer; not part of it
     std::function<bool(int64_t done, int64_t total)> on_prefill = {};  // false cancels
+    /// While a memory has the prompt repeated. False cancels, and leaves a session to be reset.
+    std::function<bool(int64_t done, int64_t total)> on_rehearsal = {};
 };
 
 struct GenerateResult {

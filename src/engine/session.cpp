@@ -172,12 +172,12 @@ bool Session::feed(std::vector<Segment> prompt, const FeedHooks& hooks) {
                 step({}, std::span(s.rows).subspan(first * width, count * width), more, hooks);
             }
             done += m;
-            if (rehearses == Rehearses::kAfterEachStep) rehearse(position_ - m, position_, more);
+            if (rehearses == Rehearses::kAfterEachStep)
+                rehearse(position_ - m, position_, more, {});
             if (hooks.on_progress && !hooks.on_progress(done, total)) return false;
         }
     }
-    if (rehearses == Rehearses::kAfterThePrompt) rehearse(start, position_, false);
-    return true;
+    return rehearses != Rehearses::kAfterThePrompt || rehearse(start, position_, false, hooks);
 }
 
 /// Positions read in one step: where each is rehearsed too, both together make a chunk.
@@ -190,15 +190,21 @@ int64_t Session::read_chunk() const {
     return n;
 }
 
-/// The input is repeated piece by piece.
-void Session::rehearse(int64_t begin, int64_t end, bool is_prefill) {
+/// The input is repeated piece by piece. Returns false if a hook stopped it.
+bool Session::rehearse(int64_t begin, int64_t end, bool is_prefill, const FeedHooks& hooks) {
     for (int64_t at = begin; at < end; at += kMostRehearsed) {
         const int64_t stop = std::min(at + kMostRehearsed, end);
-        rehearse_piece(at, stop, is_prefill, stop == end);
+        const auto goes_on = [&](int64_t done) {
+            return !hooks.on_rehearsal ||
+                   hooks.on_rehearsal(std::min(at + done, stop) - begin, end - begin);
+        };
+        if (!rehearse_piece(at, stop, is_prefill, stop == end, goes_on)) return false;
     }
+    return true;
 }
 
-void Session::rehearse_piece(int64_t begin, int64_t end, bool is_prefill, bool is_last) {
+bool Session::rehearse_piece(int64_t begin, int64_t end, bool is_prefill, bool is_last,
+                             const std::function<bool(int64_t done)>& goes_on) {
     const std::vector<TokenId> asking = repetition(options_.rehearsal, tokens_, begin, end);
     const auto n = std::ssize(asking);
     int64_t done = 0;
@@ -219,7 +225,9 @@ void Session::rehearse_piece(int64_t begin, int64_t end, bool is_prefill, bool i
             .n_logits = 0};
         evaluator_.evaluate(std::span(&lane, 1));
         done += m;
+        if (!goes_on(done) && !(ends && is_last)) return false;
     }
+    return true;
 }
 
 void Session::require_room(int64_t n) const {

@@ -45,6 +45,9 @@ struct SessionOptions {
 struct FeedHooks {
     /// After every step: positions read of this prompt, and in all. Returning false stops there.
     std::function<bool(int64_t done, int64_t total)> on_progress = {};
+    /// After every step of having a prompt repeated once it was read: positions repeated, and in
+    /// all. Returning false stops there; nothing is cut then, and the session is good for reset().
+    std::function<bool(int64_t done, int64_t total)> on_rehearsal = {};
     /// Every position's logits, in order.
     std::function<void(int64_t position, std::span<const float> logits)> on_logits = {};
     /// False: the prompt is read on top of what the memory holds, and nothing goes for it.
@@ -82,8 +85,9 @@ class Session {
     void reset();
 
  private:
-    void rehearse(int64_t begin, int64_t end, bool is_prefill);
-    void rehearse_piece(int64_t begin, int64_t end, bool is_prefill, bool is_last);
+    bool rehearse(int64_t begin, int64_t end, bool is_prefill, const FeedHooks& hooks);
+    bool rehearse_piece(int64_t begin, int64_t end, bool is_prefill, bool is_last,
+                        const std::function<bool(int64_t done)>& goes_on);
     [[nodiscard]] int64_t read_chunk() const;
     void step(std::span<const TokenId> tokens, std::span<const float> rows, bool more,
               const FeedHooks& hooks);

@@ -163,7 +163,8 @@ ExampleReader::ExampleReader(const Model& model, Backend& backend, const Rehears
                              const Captured& wanted)
     : model_(model), backend_(backend), repeat_(repeat), wanted_(wanted) {}
 
-Example ExampleReader::read(std::span<const TokenId> tokens) {
+std::optional<Example> ExampleReader::read(std::span<const TokenId> tokens,
+                                           const std::function<bool()>& goes_on) {
     const MemoryShape shape = model_.config().memory_shape();
     const int64_t n = std::ssize(tokens);
     require(n > kTrainedSinks + 1, "a document of ", n, " tokens is too short to be learnt from");
@@ -186,7 +187,10 @@ Example ExampleReader::read(std::span<const TokenId> tokens) {
         std::make_unique<TappedMemory>(std::make_unique<KvCache>(backend_, shape, options), shape,
                                        wanted_, example),
         {.n_chunk = 512, .rehearsal = repeat_});
-    session.feed(std::vector<TokenId>(tokens.begin(), tokens.end()));
+    const auto ask = [&](int64_t /*done*/, int64_t /*total*/) { return !goes_on || goes_on(); };
+    const bool is_whole = session.feed(std::vector<TokenId>(tokens.begin(), tokens.end()),
+                                       {.on_progress = ask, .on_rehearsal = ask});
+    if (!is_whole) return std::nullopt;
     if (wanted_.scores) {
         check(has_scores, "a rehearsed document has been scored");
         find_cuts(example, shape.n_head_kv);

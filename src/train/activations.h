@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <span>
 
 #include "engine/session.h"
@@ -19,8 +21,10 @@ class ExampleReader {
                   const Captured& wanted);
 
     /// Reads one document from nothing. The same tokens give the same example, bit for bit.
-    /// Throws as Session::feed() does.
-    [[nodiscard]] Example read(std::span<const TokenId> tokens);
+    /// `goes_on` is asked now and then; nothing is returned if it says no. Throws as
+    /// Session::feed() does.
+    [[nodiscard]] std::optional<Example> read(std::span<const TokenId> tokens,
+                                              const std::function<bool()>& goes_on = {});
 
  private:
     const Model& model_;

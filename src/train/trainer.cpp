@@ -96,17 +96,22 @@ const std::vector<TokenId>& Trainer::document(int64_t i) const {
     return corpus_.learnt[static_cast<size_t>(order[static_cast<size_t>(i % n)])];
 }
 
-Example Trainer::read(const std::vector<TokenId>& tokens) {
+/// Nothing if it was stopped.
+std::optional<Example> Trainer::read(const std::vector<TokenId>& tokens) {
     const auto start = Clock::now();
-    Example e = reader_.read(tokens);
+    std::optional<Example> e = reader_.read(tokens, goes_on);
     reading_s_ += seconds_since(start);
-    ++n_read_;
+    if (e) ++n_read_;
     return e;
 }
 
-void Trainer::read_next() {
-    pool_.push_back(read(document(n_taken_++)));
+bool Trainer::read_next() {
+    std::optional<Example> e = read(document(n_taken_));
+    if (!e) return false;
+    ++n_taken_;
+    pool_.push_back(std::move(*e));
     if (std::ssize(pool_) > options_.n_pool) pool_.pop_front();
+    return true;
 }
 
 /// What is held out, and what the pool held after the last step that was done.
@@ -114,16 +119,17 @@ bool Trainer::fill_pool() {
     const int64_t due = n_due(optimizer_.n_done);
     n_taken_ = std::max<int64_t>(0, due - options_.n_pool);
     const int64_t total = due - n_taken_ + std::ssize(corpus_.held_out);
-    const auto goes_on = [&](int64_t done) { return !on_reading || on_reading(done, total); };
+    const auto tell = [&](int64_t done) { return !on_reading || on_reading(done, total); };
     int64_t done = 0;
-    if (!goes_on(done)) return false;
+    if (!tell(done)) return false;
     for (const auto& tokens : corpus_.held_out) {
-        held_out_.push_back(read(tokens));
-        if (!goes_on(++done)) return false;
+        std::optional<Example> e = read(tokens);
+        if (!e) return false;
+        held_out_.push_back(std::move(*e));
+        if (!tell(++done)) return false;
     }
     while (n_taken_ < due) {
-        read_next();
-        if (!goes_on(++done)) return false;
+        if (!read_next() || !tell(++done)) return false;
     }
     return true;
 }
@@ -140,8 +146,11 @@ std::vector<Block> Trainer::draw(int64_t step) const {
     return blocks;
 }
 
-StepReport Trainer::step() {
-    while (n_taken_ < n_due(optimizer_.n_done)) read_next();
+/// Nothing if it was stopped before anything was learnt.
+std::optional<StepReport> Trainer::step() {
+    while (n_taken_ < n_due(optimizer_.n_done)) {
+        if (!read_next()) return std::nullopt;
+    }
     const auto start = Clock::now();
     const std::vector<Block> blocks = draw(optimizer_.n_done);
     clear_gradients(objective_.parameters());
@@ -168,7 +177,9 @@ bool Trainer::run() {
     if (optimizer_.n_done == 0) objective_.begin(pointers(pool_));
     const int64_t n_steps = options_.schedule.n_steps;
     while (optimizer_.n_done < n_steps) {
-        StepReport report = step();
+        std::optional<StepReport> done = step();
+        if (!done) return false;
+        StepReport& report = *done;
         const bool is_last = report.step == n_steps;
         if (!held_out_.empty() && (is_last || report.step % options_.examine_every == 0)) {
             report.held_out = objective_.examine(pointers(held_out_));

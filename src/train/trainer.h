@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,8 @@ class Trainer {
     std::function<bool(int64_t done, int64_t total)> on_reading = {};
     /// Called after every step; false: stop there.
     std::function<bool(const StepReport& report)> on_step = {};
+    /// Asked while a document is read, which takes longest; false: stop after the last step.
+    std::function<bool()> goes_on = {};
 
     /// Goes on to the last step. Returns false if it was stopped before. Throws kInternal if the
     /// loss is no number any more.
@@ -64,11 +67,11 @@ class Trainer {
  private:
     [[nodiscard]] int64_t n_due(int64_t step) const;
     [[nodiscard]] const std::vector<TokenId>& document(int64_t i) const;
-    [[nodiscard]] Example read(const std::vector<TokenId>& tokens);
+    [[nodiscard]] std::optional<Example> read(const std::vector<TokenId>& tokens);
     bool fill_pool();
-    void read_next();
+    bool read_next();
     [[nodiscard]] std::vector<Block> draw(int64_t step) const;
-    [[nodiscard]] StepReport step();
+    [[nodiscard]] std::optional<StepReport> step();
 
     Objective& objective_;
     ExampleReader& reader_;

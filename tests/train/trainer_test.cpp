@@ -72,7 +72,7 @@ TEST(ExampleReader, NotesWhatTheModelHad) {
     const RehearsalTexts repeat;
     ExampleReader reader(tiny.model(), tiny.backend(), repeat,
                          {.hidden = true, .queries = true, .entries = true, .scores = true});
-    const Example e = reader.read(testing::tiny_tokens(kLength));
+    const Example e = reader.read(testing::tiny_tokens(kLength)).value();
     ASSERT_EQ(std::ssize(e.layers), shape.n_layer);
     for (const LayerExample& of : e.layers) {
         ASSERT_EQ(std::ssize(of.hidden), kLength * shape.n_embd);
@@ -150,6 +150,28 @@ TEST(Trainer, StopsWhileItReads) {
     t.trainer.on_reading = [](int64_t done, int64_t /*total*/) { return done < 2; };
     EXPECT_FALSE(t.trainer.run());
     EXPECT_EQ(t.trainer.n_done(), 0);
+}
+
+/// Within a document too, of which one takes as long as many steps; what was done counts.
+TEST(Trainer, StopsInsideADocument) {
+    for (const int64_t asked : {0, 3, 20}) {
+        TinyTraining t;
+        int64_t n = 0;
+        t.trainer.goes_on = [&] { return n++ < asked; };
+        EXPECT_FALSE(t.trainer.run());
+        EXPECT_LE(n, asked + 2) << "what is read to its end counts";
+        EXPECT_LT(t.trainer.n_done(), 30);
+        if (asked < 20) continue;
+        ASSERT_GT(t.trainer.n_done(), 0);
+        const TemporaryFile checkpoint("");
+        t.trainer.save(checkpoint.path());
+        TinyTraining rest;
+        rest.trainer.load(checkpoint.path());
+        ASSERT_TRUE(rest.trainer.run());
+        TinyTraining whole;
+        ASSERT_TRUE(whole.trainer.run());
+        EXPECT_EQ(rest.values(), whole.values());
+    }
 }
 
 TEST(Checkpoint, OfAnotherTrainingIsRefused) {
@@ -263,7 +285,7 @@ TEST(Sidecar, PolicyScoresAsTheNetworkDoes) {
     session.feed(t.texts.learnt[0]);
     ASSERT_EQ(std::ssize(scores), t.shape.n_layer);
 
-    const Example e = t.reader.read(t.texts.learnt[0]);
+    const Example e = t.reader.read(t.texts.learnt[0]).value();
     GateNetwork network({.n_embd = t.shape.n_embd, .n_mid = 12, .n_head_kv = t.shape.n_head_kv});
     const auto heads = static_cast<size_t>(t.shape.n_head_kv);
     for (size_t layer = 0; layer < scores.size(); ++layer) {
