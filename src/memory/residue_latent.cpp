@@ -6,11 +6,11 @@
 //   write   M <- decay * M + sum over what goes of phi(k) v^T,   b <- decay * b + sum of phi(k)^2
 //   read    m(q) = phi(q)^T M / max(phi(q)^2 . b, floor),        answer = attention + gate * m(q)
 //
-// Keys and queries are those after RoPE. The decay applies once a cut. Ours: an answer that is not
-// finite counts as none, and with `clip` (or where the weights were trained with it) none is longer
-// than the longest value written to the head: the denominator is a product of small numbers, and a
-// mean of values could not be longer either. A state cannot turn with positions: where survivors
-// are renumbered, what it holds stays where it was.
+// Keys and queries are those after RoPE. The decay applies once a cut. Ours: an entry or an answer
+// that is not finite counts as none, and with `clip` (or where the weights were trained with it)
+// none is longer than the longest value written to the head: the denominator is a product of small
+// numbers, and a mean of values could not be longer either. A state cannot turn with positions:
+// where survivors are renumbered, what it holds stays where it was.
 
 #include "memory/residue_latent.h"
 
@@ -82,12 +82,15 @@ class Latent final : public Residue {
             read_keys(e.held.rows, slot, 1, k.data());
             read_keys(values, slot, 1, v.data());
             features(e.layer, k.data(), f);
+            const float length = std::sqrt(dot(v, v.data()));
+            const auto is_number = [](float x) { return std::isfinite(x); };
+            if (!std::isfinite(length) || !std::ranges::all_of(f, is_number)) continue;
             for (size_t j = 0; j < f.size(); ++j) {
                 float* row = of.m.data() + j * d;
                 for (size_t c = 0; c < d; ++c) row[c] += f[j] * v[c];
                 of.b[j] += f[j] * f[j];
             }
-            of.longest = std::max(of.longest, std::sqrt(dot(v, v.data())));
+            of.longest = std::max(of.longest, length);
         }
     }
 
@@ -141,8 +144,12 @@ class Latent final : public Residue {
             states[i].m = take_all<float>(in, std::ssize(states_[i].m));
             states[i].b = take_all<float>(in, std::ssize(states_[i].b));
             states[i].longest = take<float>(in);
+            const auto is_number = [](float x) { return std::isfinite(x); };
+            const bool counts = std::ranges::all_of(states[i].m, is_number) &&
+                                std::ranges::all_of(states[i].b, is_number) &&
+                                std::isfinite(states[i].longest) && states[i].longest >= 0;
             if (states[i].m.size() != states_[i].m.size() ||
-                states[i].b.size() != states_[i].b.size()) {
+                states[i].b.size() != states_[i].b.size() || !counts) {
                 throw Error(ErrorCode::kCorrupt, "the saved memory's latent state does not fit");
             }
         }

@@ -10,9 +10,10 @@
 //   read    logit of feature f = (W_q q + c_q)_f + ln b_f,   its value M_f / b_f
 //
 // Each evicted entry is shared out over the features, which thereby are a few mean entries; b says
-// for how many each stands, so that the state needs no decay and no gate. Keys and queries are
-// those after RoPE, and each KV head has maps of its own. A state cannot turn with positions: where
-// survivors are renumbered, what it holds stays where it was.
+// for how many each stands, so that the state needs no decay and no gate. Entries and logits that
+// are not finite count as none. Keys and queries are those after RoPE, and each KV head has maps of
+// its own. A state cannot turn with positions: where survivors are renumbered, what it holds stays
+// where it was.
 
 #include <algorithm>
 #include <cmath>
@@ -85,6 +86,8 @@ class SoftmaxLatent final : public Residue {
             read_keys(e.held.rows, slot, 1, k.data());
             read_keys(values, slot, 1, v.data());
             map.apply(k, a);
+            const auto is_number = [](float x) { return std::isfinite(x); };
+            if (!std::ranges::all_of(a, is_number) || !std::ranges::all_of(v, is_number)) continue;
             softmax_logits(a);
             for (size_t j = 0; j < a.size(); ++j) {
                 of.b[j] += a[j];
@@ -144,7 +147,9 @@ class SoftmaxLatent final : public Residue {
             State& of = states[i];
             of.m = take_all<float>(in, std::ssize(states_[i].m));
             of.b = take_all<float>(in, std::ssize(states_[i].b));
-            const bool counts = std::ranges::all_of(of.b, [](float x) { return x >= 0; });
+            const bool counts =
+                std::ranges::all_of(of.b, [](float x) { return x >= 0 && std::isfinite(x); }) &&
+                std::ranges::all_of(of.m, [](float x) { return std::isfinite(x); });
             if (of.m.size() != states_[i].m.size() || of.b.size() != states_[i].b.size() ||
                 !counts) {
                 throw Error(ErrorCode::kCorrupt, "the saved memory's latent state does not fit");
@@ -170,7 +175,8 @@ class SoftmaxLatent final : public Residue {
     /// that log is of everything together afterwards. `logits`: what the query made of them.
     static void join(const State& of, float& lse, std::span<float> out, std::span<float> logits) {
         for (size_t j = 0; j < logits.size(); ++j) {
-            logits[j] = of.b[j] > 0 ? logits[j] + std::log(of.b[j]) : kEmptyState;
+            const float logit = logits[j] + std::log(of.b[j]);
+            logits[j] = std::isfinite(logit) ? logit : kEmptyState;  // nothing was written, or NaN
         }
         lse = join_logits(out, lse, logits);
         for (size_t j = 0; j < logits.size(); ++j) {

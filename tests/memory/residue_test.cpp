@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <sstream>
 
+#include "core/error.h"
 #include "memory/kv_cache.h"
+#include "memory/residues.h"
 #include "support/golden.h"
 #include "support/reference_attention.h"
 #include "support/sidecar.h"
@@ -295,6 +299,55 @@ TEST(Latent, AnEmptyStateSaysNothing) {
         KvCache memory(backend, shape_of(), o);
         EXPECT_LE(max_difference(script.step(backend, memory, 0, 30), script.expected(0, 30)),
                   2e-5);
+    }
+}
+
+/// What is no number is forgotten, not written: one such entry would spoil every later answer.
+TEST(Latent, EntriesThatAreNotFiniteLeaveNothing) {
+    constexpr int64_t kChannels = 32;
+    for (const bool softmax : {false, true}) {
+        const auto learned = softmax ? testing::small_softmax_memory(shape_of())
+                                     : testing::small_weights(shape_of());
+        const OptionMap none;
+        OptionReader reader("residue 'latent'", none);
+        const MemoryShape shape = shape_of();
+        const auto residue =
+            make_latent({.shape = shape, .options = reader, .learned = learned.get()});
+        std::vector<float> keys(4 * kChannels, 0.5F);
+        std::vector<float> values(4 * kChannels, 1.0F);
+        keys[kChannels + 3] = std::numeric_limits<float>::quiet_NaN();
+        values[2 * kChannels] = std::numeric_limits<float>::infinity();
+        const std::vector<int32_t> gone = {0, 1, 2, 3};
+        residue->absorb({.layer = 1,
+                         .head = 1,
+                         .held = {.positions = gone,
+                                  .rotary = gone,
+                                  .rows = {.type = GGML_TYPE_F32,
+                                           .k = reinterpret_cast<const std::byte*>(keys.data()),
+                                           .v = reinterpret_cast<const std::byte*>(values.data()),
+                                           .row_bytes = kChannels * sizeof(float),
+                                           .d = kChannels}},
+                         .kept = {},
+                         .gone = gone});
+        const LatentState state = state_of(*residue, 1, 1);
+        double written = 0;
+        for (const float x : state.b) written += static_cast<double>(x);
+        EXPECT_GT(written, 0);
+        if (softmax) {
+            EXPECT_NEAR(written, 2, 1e-5) << "two of four entries";
+        }
+        for (const float x : state.m) EXPECT_TRUE(std::isfinite(x));
+        // Nor does a saved state bring one in.
+        std::stringstream saved;
+        residue->save(saved);
+        std::string bytes = saved.str();
+        const float wrong = std::numeric_limits<float>::quiet_NaN();
+        bytes.replace(sizeof(int64_t), sizeof wrong, reinterpret_cast<const char*>(&wrong),
+                      sizeof wrong);
+        std::istringstream in(bytes);
+        EXPECT_THROW(residue->load(in), Error);
+        std::istringstream good(saved.str());
+        EXPECT_NO_THROW(residue->load(good));
     }
 }
 
