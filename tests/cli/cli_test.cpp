@@ -9,6 +9,8 @@
 #include "support/gguf_builder.h"
 #include "support/golden.h"
 #include "support/process.h"
+#include "support/sidecar.h"
+#include "support/tiny_model.h"
 
 namespace palimpsest {
 namespace {
@@ -372,6 +374,73 @@ TEST_F(Cli, TraceListsWhatEveryCutKept) {
     EXPECT_EQ(cut["at"], 20);
     EXPECT_EQ(cut["layers"].front()["heads"].back()["kept"],
               nlohmann::json::array({0, 1, 2, 3, 14, 15, 16, 17, 18, 19}));
+}
+
+/// Tokens that are written: cut every `tau`, the last ones staying; with what scored and what the
+/// residue holds.
+TEST_F(Cli, TraceDecodesAndDumpsTheMemory) {
+    const testing::TinyModelOptions tiny;
+    const TemporaryFile learner(testing::tiny_model_bytes(tiny), ".gguf");
+    const MemoryShape shape = {.n_layer = tiny.n_layer,
+                               .n_head = tiny.n_head,
+                               .n_head_kv = tiny.n_head_kv,
+                               .d_head = tiny.d_head,
+                               .windows = {},
+                               .n_embd = testing::kTinyWidth};
+    const TemporaryFile sidecar(testing::small_sidecar(shape).bytes(), ".gguf");
+    const TemporaryFile tokens(json(testing::tiny_tokens(30)).dump());
+    const TemporaryFile written(json(testing::tiny_tokens(12, 2)).dump());
+    const ProgramResult r = run_palimpsest({"trace",
+                                            "-m",
+                                            learner.path(),
+                                            "--sidecar",
+                                            sidecar.path(),
+                                            "--tokens",
+                                            tokens.path(),
+                                            "--decode-tokens",
+                                            written.path(),
+                                            "-p",
+                                            "indexer",
+                                            "--residue",
+                                            "latent",
+                                            "--ratio",
+                                            "0.5",
+                                            "--one-shot",
+                                            "-b",
+                                            "18",
+                                            "--tau",
+                                            "4",
+                                            "--local-window",
+                                            "6",
+                                            "--dump-memory",
+                                            "--logits",
+                                            "decode"});
+    ASSERT_EQ(r.status, 0) << r.err;
+    const json traced = json::parse(r.out);
+    EXPECT_EQ(traced["tokens"], 42);
+    ASSERT_EQ(traced["logits"]["positions"].size(), 12U);
+    EXPECT_EQ(traced["logits"]["positions"][0], 30);
+    EXPECT_EQ(traced["logits"]["rows"].size(), 12U);
+    const json& cuts = traced["compressions"];
+    ASSERT_EQ(cuts.size(), 4U);
+    EXPECT_EQ(cuts[0]["at"], 30);
+    for (size_t i = 1; i < cuts.size(); ++i) EXPECT_EQ(cuts[i]["at"], 30 + 4 * i);
+    for (const json& cut : cuts) {
+        ASSERT_EQ(cut["layers"].size(), 2U);
+        for (const json& layer : cut["layers"]) {
+            EXPECT_EQ(layer["importance"].size(), layer["rows"].size());
+            ASSERT_EQ(layer["M"].size(), 2U) << "of each KV head";
+            EXPECT_EQ(layer["M"][0].size(), 6U);
+            EXPECT_EQ(layer["M"][0][0].size(), 16U);
+            EXPECT_EQ(layer["b"][1].size(), 6U);
+        }
+    }
+    const int64_t at = cuts[3]["at"];
+    const json& kept = cuts[3]["layers"][0]["heads"][0]["kept"];
+    ASSERT_EQ(kept.size(), 18U);
+    for (size_t i = 1; i <= 6; ++i) {
+        EXPECT_EQ(kept[kept.size() - i], at - static_cast<int64_t>(i));
+    }
 }
 
 TEST_F(Cli, RatioAndBudgetContradictEachOther) {
