@@ -48,7 +48,7 @@ struct MemoryReport {
         double mean_similarity = 0;
         int64_t below_floor = 0;  // less like their entry than traces were to theirs
         int64_t exact = 0;        // of those, read from the exact prefix
-        double mean_weight = 0;   // given to the prefix, beside the sequence's own entries
+        double mean_weight = 0;   // given to all prefixes together, of a query's attention
         size_t held_bytes = 0, moved_bytes = 0, exact_bytes = 0;  // shared by all sequences
     };
     Prefix prefix = {};

@@ -111,6 +111,7 @@ PrefixReader::PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n
 
 void PrefixReader::begin(const Step& step) {
     step_ = step;
+    weights_.resize(static_cast<size_t>(step.n * shape_.n_head));
     for (Kept& kept : kept_) {
         if (kept.scratch) kept.scratch->prepare(step.n, kept.most);
     }
@@ -199,7 +200,9 @@ class PrefixReader::JoinOp final : public CustomOp {
           kept_(of.kept_[document]),
           scratch_(scratch),
           layer_(in.layer),
-          scale_(in.scale) {
+          scale_(in.scale),
+          is_first_(document == 0),
+          is_last_(document + 1 == of.use_.documents.size()) {
         const auto n = static_cast<float>(of.use_.documents.size());
         shared_ = std::log(n);
     }
@@ -240,7 +243,6 @@ class PrefixReader::JoinOp final : public CustomOp {
                 best.score);
             is_exact = note(codebook, best.index < 0 ? -1 : similarity, share);
         }
-        float weight = 0;
         for (int64_t b = 0; b < at.blocks(); ++b) {
             const int64_t h = at.head(codebook, row % at.rows(), b);
             const auto* from =
@@ -248,17 +250,31 @@ class PrefixReader::JoinOp final : public CustomOp {
                                                static_cast<size_t>(i) * dst->src[0]->nb[1]);
             float* out = static_cast<float*>(dst->data) + (i * at.n_head + h) * at.d_head;
             std::copy_n(from + h * at.d_head, at.d_head, out);
-            if (!reaches || (best.index < 0 && !is_exact)) continue;
-            float lse = is_exact ? exact(dst->src[3], h, i, share)
-                                 : document_.state(layer_, codebook, best.index, b, share.state);
-            if (!is_exact && kept_.scratch) lse = with_kept(dst->src[4], h, i, lse, share);
-            if (lse < kNothing) continue;
-            lse -= shared_;
-            float* own = scratch_.lse(h, i);
-            weight += weight_of_state(lse, *own);
-            *own = join_state({out, static_cast<size_t>(at.d_head)}, *own, share.state, lse);
+            float& given = of_.weights_[static_cast<size_t>(i * at.n_head + h)];
+            if (is_first_) given = -1;
+            if (reaches) given = std::max(given, 0.0F);
+            if (reaches && (best.index >= 0 || is_exact)) {
+                float lse = is_exact
+                                ? exact(dst->src[3], h, i, share)
+                                : document_.state(layer_, codebook, best.index, b, share.state);
+                if (!is_exact && kept_.scratch) lse = with_kept(dst->src[4], h, i, lse, share);
+                join_head({out, static_cast<size_t>(at.d_head)}, *scratch_.lse(h, i), lse,
+                          share.state, given);
+            }
+            if (is_last_ && given >= 0) {
+                share.weight += double{given};
+                ++share.n_weighed;
+            }
         }
-        if (reaches) share.weight += double{weight} / static_cast<double>(at.blocks());
+    }
+
+    /// Joins a state to a head's output, and its weight to that of the documents before.
+    void join_head(std::span<float> out, float& own, float lse, std::span<const float> state,
+                   float& given) const {
+        if (lse < kNothing) return;
+        const float weight = weight_of_state(lse - shared_, own);
+        given += weight * (1 - given);
+        own = join_state(out, own, state, lse - shared_);
     }
 
     /// Joins what is kept into the state that was found.
@@ -310,6 +326,7 @@ class PrefixReader::JoinOp final : public CustomOp {
     AttentionScratch& scratch_;
     int64_t layer_;
     float scale_, shared_;
+    bool is_first_, is_last_;  // of the documents
 };
 
 Tensor PrefixReader::join(Graph& g, const AttentionInputs& in, Tensor attended,
@@ -338,6 +355,7 @@ MemoryReport::Prefix PrefixReader::report() const {
     MemoryReport::Prefix all;
     double weight = 0;
     double similarity = 0;
+    int64_t n_weighed = 0;
     for (const Share& s : shares_) {
         all.lookups += s.seen.lookups;
         all.below_floor += s.seen.below_floor;
@@ -346,11 +364,11 @@ MemoryReport::Prefix PrefixReader::report() const {
             all.similarity.at(i) += s.seen.similarity.at(i);
         }
         weight += s.weight;
+        n_weighed += s.n_weighed;
         similarity += s.similarity;
     }
-    const auto n = static_cast<double>(std::max<int64_t>(1, all.lookups));
-    all.mean_weight = weight / n;
-    all.mean_similarity = similarity / n;
+    all.mean_weight = weight / static_cast<double>(std::max<int64_t>(1, n_weighed));
+    all.mean_similarity = similarity / static_cast<double>(std::max<int64_t>(1, all.lookups));
     for (const auto& d : use_.documents) {
         all.names.push_back(d->header().name);
         all.n_positions += d->n_tokens();
@@ -365,12 +383,13 @@ void PrefixReader::reset() {
     for (Share& s : shares_) {
         s.seen = {};
         s.weight = 0;
+        s.n_weighed = 0;
         s.similarity = 0;
     }
 }
 
 size_t PrefixReader::bytes() const {
-    size_t n = 0;
+    size_t n = weights_.size() * sizeof(float);
     for (const Share& s : shares_) {
         n += (s.queries.size() + s.state.size() + s.kernel.size()) * sizeof(float);
     }

@@ -61,6 +61,7 @@ class PrefixReader {
     struct Share {
         MemoryReport::Prefix seen = {};
         double weight = 0, similarity = 0;
+        int64_t n_weighed = 0;  // queries that any document was looked up for
         std::vector<float> queries, state, kernel;
     };
     /// Attention over the entries that a document keeps.
@@ -74,7 +75,10 @@ class PrefixReader {
     MemoryShape shape_;
     Step step_ = {};
     std::vector<Share> shares_;  // [thread]
-    std::vector<Kept> kept_;     // [document]; empty ones keep none
+    /// [position][head] of the running layer: what the documents so far are given together;
+    /// below 0: none was looked up.
+    std::vector<float> weights_;
+    std::vector<Kept> kept_;  // [document]; empty ones keep none
 };
 
 }  // namespace palimpsest

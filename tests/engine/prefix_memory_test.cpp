@@ -194,6 +194,9 @@ TEST(PrefixMemory, TwoEqualDocumentsWeighAsOne) {
         Session one = using_prefix(tiny, {.documents = {d}});
         Session two = using_prefix(tiny, {.documents = {d, d}});
         EXPECT_LT(max_difference(all_logits(one, asked), all_logits(two, asked)), 1e-4);
+        const double weight = one.memory().report().prefix.mean_weight;
+        EXPECT_GT(weight, 0.1);
+        EXPECT_NEAR(two.memory().report().prefix.mean_weight, weight, 1e-4);
     }
 }
 
