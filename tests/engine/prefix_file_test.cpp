@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "memory/prefix_assembly.h"
+#include "support/gguf_builder.h"
 #include "support/golden.h"
 #include "support/traced_prefix.h"
 
@@ -333,6 +334,49 @@ TEST(PrefixFile, AnotherModelIsRefusedByName) {
         EXPECT_NE(std::string(e.what()).find("model, or its quantisation"), std::string::npos);
         EXPECT_NE(std::string(e.what()).find("rules"), std::string::npos);
     }
+}
+
+/// Everything that a memory depends on, and what a message calls it.
+TEST(PrefixFile, WhateverChangesInTheModelIsNamed) {
+    testing::GgufBuilder model = testing::tiny_llama(300);
+    testing::add_bpe_vocabulary(model);
+    const testing::TemporaryFile built_with(model.bytes(), ".gguf");
+    PrefixHeader h;
+    set_hashes(h, GgufFile::open(built_with.path()));
+    const auto refusal = [&](const std::function<void(testing::GgufBuilder&)>& change) {
+        testing::GgufBuilder other = model;
+        change(other);
+        const testing::TemporaryFile file(other.bytes(), ".gguf");
+        try {
+            check_made_for(h, GgufFile::open(file.path()));
+        } catch (const Error& e) {
+            EXPECT_EQ(e.code(), ErrorCode::kInvalidArgument);
+            return std::string(e.what());
+        }
+        return std::string("nothing");
+    };
+    EXPECT_EQ(refusal([](auto& m) { m.set_text("general.author", "whoever"); }), "nothing");
+    const auto names = [&](const std::string& what,
+                           const std::function<void(testing::GgufBuilder&)>& change) {
+        const std::string said = refusal(change);
+        EXPECT_NE(said.find("and " + what), std::string::npos) << what << ": " << said;
+    };
+    names("the positions' rotation", [](auto& m) { m.set("llama.rope.freq_base", 5e5F); });
+    names("the positions' rotation",
+          [](auto& m) { m.set_text("llama.rope.scaling.type", "linear"); });
+    names("the tokenizer", [](auto& m) { m.set_text("tokenizer.ggml.pre", "qwen2"); });
+    names("the tokenizer", [](auto& m) { m.set_texts("tokenizer.ggml.merges", {"a b"}); });
+    names("the chat template", [](auto& m) { m.set_text("tokenizer.chat_template", "{{ x }}"); });
+    // The same numbers in another type.
+    names("the model, or its quantisation", [](auto& m) {
+        testing::TensorField& t = m.tensor("token_embd.weight");
+        std::string half(t.data.size() / 2, '\0');
+        ggml_fp32_to_fp16_row(reinterpret_cast<const float*>(t.data.data()),
+                              reinterpret_cast<ggml_fp16_t*>(half.data()),
+                              static_cast<int64_t>(half.size() / 2));
+        t.type = GGML_TYPE_F16;
+        t.data = half;
+    });
 }
 
 }  // namespace

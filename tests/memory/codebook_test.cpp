@@ -261,6 +261,53 @@ TEST(Codebook, TheOrderOfRecordsDoesNotMatter) {
     }
 }
 
+/// Where there is one way to divide them well, records come to the same dictionary in any order.
+TEST(Codebook, ClustersAreTheSameForRecordsInAnyOrder) {
+    constexpr size_t kGroups = 6;
+    constexpr size_t kWidth = 8;
+    StateRecords r = some_records(240, 1, kWidth, 21);
+    for (size_t i = 0; i < 240; ++i) {
+        for (size_t c = 0; c < kWidth; ++c) {
+            float& x = r.keys[i * kWidth + c];
+            x = 0.05F * x + (c == i % kGroups ? 3.0F : 0.0F);
+        }
+    }
+    StateRecords shuffled = r;
+    for (size_t i = 0; i < 240; ++i) {
+        const size_t to = i * 77 % 240;  // 77 and 240 have no common divisor
+        const auto move = [&](const std::vector<float>& from, std::vector<float>& into, size_t n) {
+            std::copy_n(from.begin() + static_cast<long>(i * n), n,
+                        into.begin() + static_cast<long>(to * n));
+        };
+        move(r.keys, shuffled.keys, kWidth);
+        move(r.outputs, shuffled.outputs, kWidth);
+        move(r.lse, shuffled.lse, 1);
+    }
+    const CodebookOptions options = {.k = kGroups, .seed = 3};
+    const Codebook a = build_codebook(Backend(1), r, options);
+    const Codebook b = build_codebook(Backend(1), shuffled, options);
+    ASSERT_EQ(a.size(), static_cast<int64_t>(kGroups));
+    ASSERT_EQ(b.size(), a.size());
+    const auto row = [&](const std::vector<float>& of, size_t i) {
+        return std::vector<float>(of.begin() + static_cast<long>(i * kWidth),
+                                  of.begin() + static_cast<long>((i + 1) * kWidth));
+    };
+    for (size_t i = 0; i < kGroups; ++i) {
+        size_t same = 0;  // the entry of the other dictionary that is nearest
+        for (size_t j = 1; j < kGroups; ++j) {
+            const auto far = [&](size_t k) {
+                return testing::max_difference(row(a.queries, i), row(b.queries, k));
+            };
+            if (far(j) < far(same)) same = j;
+        }
+        EXPECT_LT(testing::max_difference(row(a.queries, i), row(b.queries, same)), 1e-6);
+        EXPECT_LT(testing::max_difference(row(a.outputs, i), row(b.outputs, same)), 1e-6);
+        EXPECT_NEAR(a.lse[i], b.lse[same], 1e-5);
+        EXPECT_EQ(a.count[i], b.count[same]);
+        EXPECT_EQ(a.count[i], 40);
+    }
+}
+
 TEST(Codebook, MomentsInPiecesEqualTheWhole) {
     // Records whose weights rise and fall by far more than f32 spans.
     StateRecords r = some_records(64, 1, 8, 13);
