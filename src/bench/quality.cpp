@@ -10,6 +10,7 @@
 #include "bench/memory_spec.h"
 #include "bench/quality_sample.h"
 #include "bench/text_hash.h"
+#include "core/digest.h"
 #include "core/error.h"
 
 namespace palimpsest {
@@ -37,6 +38,20 @@ std::string hash_of(const Sample& s) {
         hash = text_hash({text->c_str(), text->size() + 1}, hash);
     }
     return hex(hash);
+}
+
+/// Names prefixes for people, and what their memories hold for comparisons.
+std::string prefix_text(const PrefixUse& use) {
+    std::string text;
+    for (const auto& d : use.documents) {
+        Digest digest;
+        PrefixHeader header = d->header();
+        for (PrefixLayer layer : d->layers()) {
+            for (const PrefixPart& part : parts_of(layer, header)) digest.add(part.tensor->data);
+        }
+        text += cat(text.empty() ? "" : " + ", header.name, " (", digest.hex(), ")");
+    }
+    return text + (use.has_gate ? ", gate" : "");
 }
 
 /// "evict 75 %", where a ratio was asked for.
@@ -67,7 +82,8 @@ class QualityRun {
           loaded_(loaded),
           tokenizer_(loaded.require_tokenizer()),
           hooks_(hooks),
-          conditions_(quality_conditions(options)) {}
+          conditions_(quality_conditions(options)),
+          prefix_(prefix_text(options.prefix)) {}
 
     bool run() {
         samples_ = plan();
@@ -136,7 +152,9 @@ class QualityRun {
                                  .depths = options_.depths,
                                  .count_tokens = {}};
         request.count_tokens = [&](const Sample& s) {
-            return count_tokens(encode_sample(tokenizer_, s, options_.with_template)) + s.n_new;
+            return count_tokens(encode_sample(tokenizer_, s, options_.with_template,
+                                              options_.first_prefix())) +
+                   s.n_new;
         };
         for (Sample& sample : task.samples(task.name, request)) {
             PlannedSample& p = to.emplace_back();
@@ -157,9 +175,12 @@ class QualityRun {
         r.prompt = hash_of(sample);
         r.source = sample.source;
         r.model = options_.model_name;
+        r.prefix = prefix_;
         r.chunk = options_.n_chunk;
-        r.has_template =
-            options_.with_template && sample.has_template && tokenizer_.has_chat_template();
+        const PrefixDocument* prefix = options_.first_prefix();
+        r.has_template = prefix != nullptr ? !prefix->header().is_raw
+                                           : options_.with_template && sample.has_template &&
+                                                 tokenizer_.has_chat_template();
         r.depth = sample.depth;
         r.threads = options_.n_threads;
         const bool has_classes = task.metric->predicted != nullptr && !sample.references.empty();
@@ -220,6 +241,7 @@ class QualityRun {
     const Tokenizer& tokenizer_;
     const QualityHooks& hooks_;
     std::vector<QualityCondition> conditions_;
+    std::string prefix_;
     std::vector<PlannedSample> samples_;
     int64_t total_ = 0;
     std::atomic<int64_t> next_ = 0;  // sample and entry type that no job has taken
@@ -238,11 +260,14 @@ void check_options(const QualityOptions& o, const LoadedModel& loaded) {
     require(o.n_lanes >= 1, o.n_lanes, " answers at once; it must be 1 or more");
     require(o.n_chunk >= 1, "a chunk of ", o.n_chunk, " positions");
     require(o.agnostic || o.aware, "the question is neither known nor unknown");
-    const int64_t most = loaded.config().n_ctx_train;
+    check_prefixes(o.prefix, loaded.config().memory_shape());
+    const int64_t n_prefix = o.prefix.n_positions();
+    const int64_t most = loaded.config().n_ctx_train - n_prefix;
+    const std::string behind = n_prefix > 0 ? cat(" behind a prefix of ", n_prefix) : "";
     for (const int64_t length : o.lengths) {
         require(length >= 1 && length <= most, "a length of ", length,
                 " tokens; the full cache that everything is compared with holds 1 to ", most,
-                ", what this model was trained for");
+                behind, ", what this model was trained for");
     }
 }
 

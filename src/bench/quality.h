@@ -8,6 +8,7 @@
 #include "bench/quality_result.h"
 #include "bench/task.h"
 #include "memory/eviction.h"
+#include "memory/prefix_reader.h"
 #include "model/load.h"
 
 namespace palimpsest {
@@ -38,6 +39,12 @@ struct QualityOptions {
     bool with_template = true;
     std::string model_name;  // what results call the model
     std::shared_ptr<const EvictionWeights> learned = {};
+    /// What every sample is read behind, under every memory: they are requests to it.
+    PrefixUse prefix = {};
+
+    [[nodiscard]] const PrefixDocument* first_prefix() const {
+        return prefix.is_empty() ? nullptr : prefix.documents.front().get();
+    }
 };
 
 /// What the caller is told and asked; by one job at a time.

@@ -137,6 +137,7 @@ void write_optional_fields(Json& line, const QualityResult& r) {
         write("predicted", r.predicted);
     }
     if (r.depth >= 0) write("depth", r.depth);
+    if (!r.prefix.empty()) write("prefix", r.prefix);
     if (r.metric != "kl") return;
     write("nll", r.nll);
     write("nll_full", r.nll_full);
@@ -153,6 +154,7 @@ void read_optional_fields(const Json& line, QualityResult& r) {
     read.optional("label", r.label);
     read.optional("predicted", r.predicted);
     read.optional("depth", r.depth);
+    read.optional("prefix", r.prefix);
     if (r.metric != "kl") return;
     read("nll", r.nll);
     read("nll_full", r.nll_full);
@@ -242,6 +244,7 @@ std::string QualityResult::key() const {
     Json values = Json::array();
     KeyWriter write{values};
     visit_key(write, *this);
+    if (!prefix.empty()) values.push_back(prefix);  // most results, and all older ones, have none
     return compact(values);
 }
 

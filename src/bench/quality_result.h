@@ -23,6 +23,7 @@ struct QualityResult {
     std::string prompt;  // a hash of its texts
     std::string source;  // where they are from
     std::string model;   // the file's name and a hash of its head
+    std::string prefix;  // memories of prefixes before it, with hashes; empty: none
     std::string memory = "kv", policy = "full", allocator = "none", residue = "none";
     std::string options;                // of policy, allocator and residue: "a=1,b=2"
     std::string entries = "f16";        // type

@@ -53,7 +53,8 @@ bool is_prediction(const TaskKind& task) { return task.metric->name == "kl"; }
 SampleRun::SampleRun(SampleSetting setting)
     : setting_(std::move(setting)),
       tokenizer_(setting_.loaded.require_tokenizer()),
-      prompt_(encode_sample(tokenizer_, setting_.sample, setting_.options.with_template)),
+      prompt_(encode_sample(tokenizer_, setting_.sample, setting_.options.with_template,
+                            setting_.options.first_prefix())),
       question_(joined(prompt_.question, prompt_.ending)) {}
 
 bool SampleRun::run(std::vector<WantedResult>& wanted) {
@@ -82,26 +83,31 @@ EvictionOptions SampleRun::complete(EvictionOptions eviction) const {
     return eviction;
 }
 
+KvCacheOptions SampleRun::cache_options(const std::string& entries) const {
+    const PrefixUse& prefix = setting_.options.prefix;
+    return {.n_ctx = setting_.loaded.config().n_ctx_train - prefix.n_positions(),
+            .entries = entry_type(entries),
+            .prefix = prefix};
+}
+
 std::unique_ptr<KvCache> SampleRun::cache(const std::string& entries,
                                           EvictionOptions eviction) const {
-    const ModelConfig& config = setting_.loaded.config();
-    return std::make_unique<KvCache>(setting_.backend, config.memory_shape(),
-                                     KvCacheOptions{.n_ctx = config.n_ctx_train,
-                                                    .entries = entry_type(entries),
-                                                    .eviction = complete(std::move(eviction))});
+    KvCacheOptions options = cache_options(entries);
+    options.eviction = complete(std::move(eviction));
+    return std::make_unique<KvCache>(setting_.backend, setting_.loaded.config().memory_shape(),
+                                     options);
 }
 
 std::unique_ptr<KvCache> SampleRun::watched_cache(std::span<WantedResult* const> wanted) const {
-    const ModelConfig& config = setting_.loaded.config();
-    KvCacheOptions options = {.n_ctx = config.n_ctx_train,
-                              .entries = entry_type(wanted.front()->result.entries)};
+    KvCacheOptions options = cache_options(wanted.front()->result.entries);
     for (const WantedResult* w : wanted) {
         const EvictionOptions& e = w->condition->eviction;
         const auto is_same = [&](const EvictionOptions& o) { return notes_alike(o, e); };
         if (e.policy == "full" || std::ranges::any_of(options.watching, is_same)) continue;
         options.watching.push_back(complete(e));
     }
-    return std::make_unique<KvCache>(setting_.backend, config.memory_shape(), options);
+    return std::make_unique<KvCache>(setting_.backend, setting_.loaded.config().memory_shape(),
+                                     options);
 }
 
 std::unique_ptr<Session> SampleRun::session(std::unique_ptr<KvCache> memory) const {

@@ -53,6 +53,7 @@ class SampleRun {
     void note_full(Session& whole);
 
     [[nodiscard]] EvictionOptions complete(EvictionOptions eviction) const;
+    [[nodiscard]] KvCacheOptions cache_options(const std::string& entries) const;
     [[nodiscard]] std::unique_ptr<KvCache> cache(const std::string& entries,
                                                  EvictionOptions eviction) const;
     [[nodiscard]] std::unique_ptr<KvCache> watched_cache(

@@ -28,8 +28,13 @@ struct Groups {
     std::vector<std::pair<RowKey, Samples>> rows;
 };
 
+/// What reads the samples.
+std::string model_of(const QualityResult& r) {
+    return r.prefix.empty() ? r.model : cat(r.model, " behind ", r.prefix);
+}
+
 RowKey row_key(const QualityResult& r) {
-    RowKey key = {.asked = {.model = r.model,
+    RowKey key = {.asked = {.model = model_of(r),
                             .group = r.group,
                             .task = r.task,
                             .metric = r.metric,
@@ -213,7 +218,7 @@ RunFacts facts_of(std::span<const QualityResult> results) {
     RunFacts facts;
     facts.n_result = results.size();
     for (const QualityResult& r : results) {
-        facts.models.insert(r.model);
+        facts.models.insert(model_of(r));
         facts.sources.insert(r.source);
         facts.commits.insert(r.commit);
         facts.processors.insert(r.processor);

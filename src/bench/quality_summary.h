@@ -33,7 +33,8 @@ std::string to_string(const MemoryMethod& method, bool with_chunk = false);
 
 /// What was asked, as often as there are samples.
 struct AskedTask {
-    std::string model, group, task, metric;
+    std::string model;  // and the prefixes it reads behind
+    std::string group, task, metric;
     int64_t length = 0;
     bool has_template = true;
 

@@ -1,6 +1,7 @@
 #include "bench/sample_prompt.h"
 
 #include "core/error.h"
+#include "engine/prefix_text.h"
 
 namespace palimpsest {
 
@@ -10,19 +11,22 @@ void append(std::vector<TokenId>& to, std::span<const TokenId> tokens) {
     to.insert(to.end(), tokens.begin(), tokens.end());
 }
 
-}  // namespace
-
-SamplePrompt encode_sample(const Tokenizer& tokenizer, const Sample& sample, bool with_template) {
+std::vector<Segment> segments_of(const Tokenizer& tokenizer, const Sample& sample,
+                                 bool with_template, const PrefixDocument* prefix) {
     const std::vector<TextPart> parts = {{.text = sample.context, .is_context = true},
                                          {.text = sample.question}};
+    if (prefix != nullptr) return request_after(*prefix, tokenizer, parts);
     const bool is_chat = with_template && sample.has_template && tokenizer.has_chat_template();
-    std::vector<Segment> segments;
-    if (is_chat) {
-        const ChatMessage message = {.role = "user", .parts = parts};
-        segments = tokenizer.encode_chat(std::span(&message, 1));
-    } else {
-        segments = tokenizer.encode_raw(parts);
-    }
+    if (!is_chat) return tokenizer.encode_raw(parts);
+    const ChatMessage message = {.role = "user", .parts = parts};
+    return tokenizer.encode_chat(std::span(&message, 1));
+}
+
+}  // namespace
+
+SamplePrompt encode_sample(const Tokenizer& tokenizer, const Sample& sample, bool with_template,
+                           const PrefixDocument* prefix) {
+    const std::vector<Segment> segments = segments_of(tokenizer, sample, with_template, prefix);
     size_t n_before = 0;  // segments that stand before the question
     for (size_t i = 0; i < segments.size(); ++i) {
         if (segments[i].is_context) n_before = i + 1;

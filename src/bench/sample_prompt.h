@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "bench/task.h"
+#include "memory/prefix_document.h"
 #include "text/tokenizer.h"
 
 namespace palimpsest {
@@ -18,7 +19,9 @@ struct SamplePrompt {
 
 /// Goes through the chat template if the sample asks for it, `with_template` allows it and the
 /// model has one; then `context`, `question` and `ending` are tokenized apart from each other.
-SamplePrompt encode_sample(const Tokenizer& tokenizer, const Sample& sample, bool with_template);
+/// Behind a prefix, which may be nullptr, it is a request to that: in a chat if the prefix is.
+SamplePrompt encode_sample(const Tokenizer& tokenizer, const Sample& sample, bool with_template,
+                           const PrefixDocument* prefix = nullptr);
 
 /// Tokens of all three.
 int64_t count_tokens(const SamplePrompt& prompt);

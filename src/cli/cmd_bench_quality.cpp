@@ -117,6 +117,7 @@ void bench_quality(const QualityFlags& f) {
     options.model_name = model_name(path, loaded.file());
     options.learned = load_sidecar(f.model.sidecar, loaded, backend);
     options.memories = parse_memory_specs(f.memories, options.learned.get());
+    options.prefix = prefix_use(f.model, loaded);
     ResultsFile file(f.out, read_known);
     const size_t before = file.size();
     catch_interrupts();
@@ -244,6 +245,7 @@ void add_bench_quality(CLI::App& bench) {
                     "JSON lines; what stands there already is not computed again")
         ->capture_default_str();
     add_memory_list_flags(command, *f);
+    add_prefix_flags(command, f->model);
     add_data_flags(command, *f);
     command.footer(
         "\nA run can be stopped and started again: it goes on where it was.\n"

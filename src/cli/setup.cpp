@@ -117,14 +117,20 @@ Engine load_engine(const ModelFlags& flags) {
     return e;
 }
 
-Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
-    Engine e = load_engine(flags);
-    e.prefixes = read_prefixes_for(e.loaded->file(), flags.prefixes);
+PrefixUse prefix_use(const ModelFlags& flags, const LoadedModel& loaded) {
+    PrefixUse use = {.documents = read_prefixes_for(loaded.file(), flags.prefixes),
+                     .has_gate = flags.prefix_gate};
     const bool has_exact =
-        std::ranges::any_of(e.prefixes, [](const auto& d) { return d->has_exact(); });
+        std::ranges::any_of(use.documents, [](const auto& d) { return d->has_exact(); });
     require(!flags.prefix_gate || has_exact,
             "--prefix-gate needs a prefix memory that was built with --keep-exact");
-    const PrefixUse prefix = {.documents = e.prefixes, .has_gate = flags.prefix_gate};
+    return use;
+}
+
+Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
+    Engine e = load_engine(flags);
+    const PrefixUse prefix = prefix_use(flags, *e.loaded);
+    e.prefixes = prefix.documents;
     const ModelConfig& config = e.loaded->config();
     const int64_t n_ctx = flags.context > 0
                               ? flags.context

@@ -46,6 +46,10 @@ Engine make_engine(const ModelFlags& flags, EvictionOptions eviction = {});
 /// The model alone, as make_engine() opens it; no session.
 Engine load_engine(const ModelFlags& flags);
 
+/// What --prefix and --prefix-gate name, made for that model. Throws as read_prefixes_for() does,
+/// and kInvalidArgument for a gate without an exact prefix.
+PrefixUse prefix_use(const ModelFlags& flags, const LoadedModel& loaded);
+
 /// Threads that `flags` mean.
 [[nodiscard]] int thread_count(const ModelFlags& flags);
 

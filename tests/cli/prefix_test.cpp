@@ -179,6 +179,35 @@ TEST_F(PrefixProgram, ChatsOnTopOfIt) {
     EXPECT_NE((report.out + report.err).find("lookups"), std::string::npos) << report.err;
 }
 
+/// Samples are then requests to it, under every memory; results say so and stand by themselves.
+TEST_F(PrefixProgram, QualityIsMeasuredBehindIt) {
+    build("rules.txt", "a.prefix.gguf");
+    std::string text;
+    for (int i = 0; i < 200; ++i) text += cat(i % 7, i % 5 == 0 ? "\n" : " ");
+    write("text.txt", text);
+    const Words quality = {"bench",        "quality",   "--tasks", "text",    "--text",
+                           at("text.txt"), "--lengths", "80",      "-n",      "1",
+                           "--ratios",     "0.5",       "-p",      "snap-kv", "-o",
+                           at("q.jsonl"),  "-j",        "1"};
+    Words behind = quality;
+    behind.insert(behind.end(), {"--prefix", at("a.prefix.gguf")});
+    const auto says = [&](const Words& words, const std::string& what) {
+        const ProgramResult r = program(words);
+        EXPECT_EQ(r.status, 0) << r.err;
+        EXPECT_NE(r.err.find(what), std::string::npos) << r.err;
+    };
+    says(behind, "3 results added");
+    says(behind, "0 results added");
+    says(quality, "3 results added");
+    const std::string lines = testing::read_text(at("q.jsonl"));
+    EXPECT_NE(lines.find("\"prefix\":\"rules ("), std::string::npos) << lines;
+    const ProgramResult report = run_palimpsest({"bench", "report", at("q.jsonl")});
+    expect_says(report, " behind rules (");
+    Words long_ones = behind;
+    long_ones[7] = "500";
+    expect_refused(program(long_ones), 2, "behind a prefix of");
+}
+
 TEST_F(PrefixProgram, ReadsWhatIsTooLongInPieces) {
     std::string text;
     for (int i = 0; i < 40; ++i) text += cat("Rule ", i, ": pay ", i * 7, " in room ", i, ".\n");
