@@ -36,7 +36,7 @@ class Demo {
           options_(options),
           task_options_(options.task),
           text_(tokenizer(), make_task(seed, is_shuffled), true),
-          questions_(with, task_) {
+          questions_(with, task_, options.asks_validation ? task_.validation : task_.tests) {
         const auto folder = std::filesystem::path(options.work_folder) /
                             cat(task_options_.name, "_", seed, is_shuffled ? "_shuffled" : "");
         std::filesystem::create_directories(folder);
@@ -106,7 +106,7 @@ class Demo {
         Answers answers = questions_.ask_with(before, r);
         r.size = count;
         r.held_bytes = task_.prefix().size();
-        r.moved_bytes = cache_bytes(n_tokens / std::ssize(task_.tests));
+        r.moved_bytes = cache_bytes(n_tokens / options_.task.n_tests);
         return answers;
     }
 
@@ -142,11 +142,10 @@ class Demo {
         return follow(some, r);
     }
 
-    /// Builds a memory of so many bytes, or of `o.k` entries, and asks it.
+    /// Builds a memory of so many bytes, or of `o.k` entries a dictionary, and asks it.
     Answers memory(PrefixResult& r, PrefixBuildOptions o) {
         o.name = "demo";
-        o.budget_bytes =
-            o.k > 0 ? 0 : static_cast<size_t>(r.share * static_cast<double>(full_bytes()));
+        o.budget_bytes = static_cast<size_t>(r.share * static_cast<double>(full_bytes()));
         o.seed = r.cluster_seed;
         o.is_forced = true;
         o.n_held_out = kHeldOut;
@@ -158,7 +157,11 @@ class Demo {
         r.e_out = b.errors.e_out;
         r.e_out_worst = b.errors.e_out_worst;
         r.e_out_answer = b.errors.e_out_answer;
-        for (const PrefixLayerErrors& l : b.errors.layers) r.e_out_by_layer.push_back(l.e_out);
+        for (const PrefixLayerErrors& l : b.errors.layers) {
+            r.e_out_by_layer.push_back(l.e_out);
+            r.e_state_by_layer.push_back(l.e_state);
+            r.e_lse_by_layer.push_back(l.e_lse);
+        }
         r.prefill_s = b.prefill_s;
         r.traces_s = b.traces_s;
         r.clustering_s = b.clustering_s;
@@ -288,7 +291,7 @@ struct Method {
     bool is_of_wrong_prefix = false;
 };
 
-constexpr std::array<Method, 17> kMethods = {{
+constexpr std::array<Method, 19> kMethods = {{
     {{"full", "full prefix"}, [](Demo& d, PrefixResult& r) { return d.full(r); }, Shares::kNone},
     {{"none", "no prefix"}, [](Demo& d, PrefixResult& r) { return d.none(r); }, Shares::kNone},
     {{"truncated", "truncated prefix"}, [](Demo& d, PrefixResult& r) { return d.truncated(r); }},
@@ -333,9 +336,19 @@ constexpr std::array<Method, 17> kMethods = {{
      [](Demo& d, PrefixResult& r) { return d.memory(r, {.k = 1}); },
      Shares::kNone,
      true},
+    // As many kept entries as "memory-kept" has: what its dictionaries add to them.
+    {{"mean-kept", "kept entries and a mean (control)", true},
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {.k = 1, .kept_share = 0.5}); },
+     Shares::kAll,
+     true},
     // A wrong prefix is told best by the largest memory.
     {{"wrong", "memory of a wrong prefix (control)", true},
      [](Demo& d, PrefixResult& r) { return d.memory(r, {.whiten = true}); },
+     Shares::kLargest,
+     true,
+     true},
+    {{"wrong-kept", "kept entries of a wrong prefix (control)", true},
+     [](Demo& d, PrefixResult& r) { return d.memory(r, {.kept_share = 0.5}); },
      Shares::kLargest,
      true,
      true},
@@ -401,6 +414,7 @@ void run_prefix_demo(const PrefixRuntime& with, const PrefixDemoOptions& o,
                                   .n_traces = o.task.n_traces,
                                   .n_tests = o.task.n_tests,
                                   .traced = o.task.traced,
+                                  .is_validation = o.asks_validation,
                                   .seed = seed,
                                   .cluster_seed = build,
                                   .method = std::string(m->info.name),

@@ -17,6 +17,7 @@ struct PrefixDemoOptions {
     /// Bytes held, as shares of the full prefix's: every method that has a size gets these.
     std::vector<double> shares = {0.03125, 0.0625, 0.125, 0.25};
     std::vector<std::string> methods = {};  // names; empty: all
+    bool asks_validation = false;           // in place of the tests
     std::string model_name;
     std::string work_folder;  // where records wait, a folder a seed
 };

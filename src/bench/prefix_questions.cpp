@@ -41,9 +41,10 @@ double seconds_of(Session& session, const std::vector<TokenId>& tokens) {
 
 }  // namespace
 
-PrefixQuestions::PrefixQuestions(const PrefixRuntime& with, const PrefixTask& task)
-    : with_(with), task_(task) {
-    for (const PrefixTask::Item& item : task.tests) {
+PrefixQuestions::PrefixQuestions(const PrefixRuntime& with, const PrefixTask& task,
+                                 const std::vector<PrefixTask::Item>& asked)
+    : with_(with), task_(task), asked_(asked) {
+    for (const PrefixTask::Item& item : asked) {
         tests_.push_back(with.loaded.require_tokenizer().encode(item.prompt));
     }
 }
@@ -74,7 +75,7 @@ PrefixQuestions::Answers PrefixQuestions::ask(const MakeMemory& make, PrefixResu
 PrefixQuestions::Answers PrefixQuestions::ask_with(const Before& before, PrefixResult& into) const {
     Answers answers;
     for (size_t i = 0; i < tests_.size(); ++i) {
-        std::vector<TokenId> tokens = before(task_.tests[i].prompt);
+        std::vector<TokenId> tokens = before(asked_[i].prompt);
         tokens.insert(tokens.end(), tests_[i].begin(), tests_[i].end());
         Session session(
             with_.loaded.model(), with_.backend,
@@ -91,7 +92,7 @@ PrefixQuestions::Answers PrefixQuestions::ask_with(const Before& before, PrefixR
 void PrefixQuestions::count(const Answers& answers, const Answers& full, PrefixResult& r) const {
     r.n = std::ssize(answers);
     for (size_t i = 0; i < answers.size(); ++i) {
-        const PrefixTask::Item& test = task_.tests[i];
+        const PrefixTask::Item& test = asked_[i];
         const auto label = static_cast<size_t>(test.label);
         const bool is_right = best(answers[i]) == label;
         const bool full_is_right = best(full[i]) == label;

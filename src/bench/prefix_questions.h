@@ -11,11 +11,12 @@
 
 namespace palimpsest {
 
-/// The tests of a prefix task, asked behind whatever stands for the prefix.
+/// The tests of a prefix task, or its validation, asked behind whatever stands for the prefix.
 class PrefixQuestions {
  public:
     /// All must outlive it.
-    PrefixQuestions(const PrefixRuntime& with, const PrefixTask& task);
+    PrefixQuestions(const PrefixRuntime& with, const PrefixTask& task,
+                    const std::vector<PrefixTask::Item>& asked);
 
     /// Logits of the labels, test by test.
     using Answers = std::vector<std::vector<float>>;
@@ -37,6 +38,7 @@ class PrefixQuestions {
 
     const PrefixRuntime& with_;
     const PrefixTask& task_;
+    const std::vector<PrefixTask::Item>& asked_;
     std::vector<std::vector<TokenId>> tests_;
 };
 

@@ -31,6 +31,10 @@ PrefixResult result_of(const json& line) {
                     cat("a result of format version ", version, "; this program reads ", kVersion));
     }
     auto r = line.get<PrefixResult>();
+    // What the first lines of this version do not have.
+    r.is_validation = line.value("is_validation", false);
+    r.e_state_by_layer = line.value("e_state_by_layer", std::vector<double>());
+    r.e_lse_by_layer = line.value("e_lse_by_layer", std::vector<double>());
     const auto is_part = [&](int64_t some) { return some >= 0 && some <= r.n; };
     const bool is_sane = r.n > 0 && is_part(r.n_right) && is_part(r.n_same) &&
                          is_part(r.n_only_full) && is_part(r.n_only_this) && is_part(r.n_traced) &&
@@ -43,12 +47,16 @@ PrefixResult result_of(const json& line) {
 }  // namespace
 
 std::string PrefixResult::key() const {
-    return json{task, model, length, n_traces, n_tests, traced, seed, cluster_seed, method, share}
-        .dump();
+    json key = {task, model, length, n_traces, n_tests, traced, seed, cluster_seed, method, share};
+    if (is_validation) key.push_back("validation");
+    return key.dump();
 }
 
 std::string to_json_line(const PrefixResult& result) {
     json line = result;
+    if (result.is_validation) line["is_validation"] = true;
+    if (!result.e_state_by_layer.empty()) line["e_state_by_layer"] = result.e_state_by_layer;
+    if (!result.e_lse_by_layer.empty()) line["e_lse_by_layer"] = result.e_lse_by_layer;
     line["kind"] = "prefix";
     line["version"] = kVersion;
     return line.dump();

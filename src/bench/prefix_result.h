@@ -12,7 +12,8 @@ struct PrefixResult {
     // What was asked: equal questions have equal keys.
     std::string task, model;
     int64_t length = 0, n_traces = 0, n_tests = 0;
-    double traced = 1;  // share of intents or rules that traces come from
+    double traced = 1;           // share of intents or rules that traces come from
+    bool is_validation = false;  // requests that choices are made by, not the tests
     uint64_t seed = 0, cluster_seed = 0;
     std::string method;
     double share = 0;  // of the full prefix's bytes, to be held; 0: the method has no size
@@ -31,6 +32,7 @@ struct PrefixResult {
     double prefill_s = 0, traces_s = 0, clustering_s = 0;  // of a build, where not kept from before
     double e_out = -1, e_out_worst = -1, e_out_answer = -1;
     std::vector<double> e_out_by_layer = {};
+    std::vector<double> e_state_by_layer = {}, e_lse_by_layer = {};  // not in older lines
     std::string commit = {}, processor = {};
     int64_t threads = 0;
 

@@ -9,7 +9,7 @@
 namespace palimpsest {
 
 /// A generated task whose answers are arbitrary words: all that a model can know of them stands in
-/// the prefix. Prefix, traces and tests share no prompt.
+/// the prefix. Prefix, traces, tests and validation share no prompt.
 struct PrefixTask {
     struct Item {
         std::string prompt;  // ends where the label follows
@@ -21,6 +21,7 @@ struct PrefixTask {
     std::vector<std::string> demonstrations;  // or rules: whatever the prefix consists of
     std::vector<TraceText> traces;
     std::vector<Item> tests;
+    std::vector<Item> validation;  // as many: what choices are made by
 
     [[nodiscard]] std::string prefix() const;
 };

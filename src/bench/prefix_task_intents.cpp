@@ -125,16 +125,20 @@ PrefixTask make_intents_task(const Tokenizer& tokenizer, const PrefixTaskOptions
     const auto n_traced = static_cast<int64_t>(o.traced * static_cast<double>(n_intents));
     require(n_traced >= 1, "traces of ", o.traced, " of ", n_intents, " intents: that is none");
     size_t intent = 0;
-    for (int64_t i = 0; i < o.n_tests; ++i) {
-        std::string prompt = make(n_intents, intent);
-        task.tests.push_back({.prompt = std::move(prompt),
-                              .label = static_cast<int64_t>(intent),
-                              .is_traced = static_cast<int64_t>(intent) < n_traced});
-    }
+    const auto add_items = [&](std::vector<PrefixTask::Item>& to) {
+        for (int64_t i = 0; i < o.n_tests; ++i) {
+            std::string prompt = make(n_intents, intent);
+            to.push_back({.prompt = std::move(prompt),
+                          .label = static_cast<int64_t>(intent),
+                          .is_traced = static_cast<int64_t>(intent) < n_traced});
+        }
+    };
+    add_items(task.tests);
     for (int64_t i = 0; i < o.n_traces; ++i) {
         std::string prompt = make(n_traced, intent);
         task.traces.push_back({std::move(prompt), task.labels[intent] + "\n\n"});
     }
+    add_items(task.validation);
     return task;
 }
 

@@ -118,16 +118,20 @@ PrefixTask make_rules_task(const Tokenizer& tokenizer, const PrefixTaskOptions& 
     require(n_traced >= 1, "traces of ", o.traced, " of ", rules.size(), " rules: that is none");
     Requests requests(o.seed + 2000);
     size_t rule = 0;
-    for (int64_t i = 0; i < o.n_tests; ++i) {
-        std::string prompt = requests.make(rules, std::ssize(rules), rule);
-        task.tests.push_back({.prompt = std::move(prompt),
-                              .label = static_cast<int64_t>(rules[rule].tariff),
-                              .is_traced = static_cast<int64_t>(rule) < n_traced});
-    }
+    const auto add_items = [&](std::vector<PrefixTask::Item>& to) {
+        for (int64_t i = 0; i < o.n_tests; ++i) {
+            std::string prompt = requests.make(rules, std::ssize(rules), rule);
+            to.push_back({.prompt = std::move(prompt),
+                          .label = static_cast<int64_t>(rules[rule].tariff),
+                          .is_traced = static_cast<int64_t>(rule) < n_traced});
+        }
+    };
+    add_items(task.tests);
     for (int64_t i = 0; i < o.n_traces; ++i) {
         std::string prompt = requests.make(rules, n_traced, rule);
         task.traces.push_back({std::move(prompt), task.labels[rules[rule].tariff] + ".\n"});
     }
+    add_items(task.validation);
     return task;
 }
 

@@ -15,8 +15,8 @@ namespace palimpsest {
 namespace {
 
 using Lines = std::vector<const PrefixResult*>;
-/// Task, model, length, traces, share of what is traced: what may be compared.
-using PrefixKey = std::tuple<std::string, std::string, int64_t, int64_t, double>;
+/// Task, model, length, traces, share of what is traced, validation: what may be compared.
+using PrefixKey = std::tuple<std::string, std::string, int64_t, int64_t, double, bool>;
 
 /// All seeds of one method at one share.
 struct PrefixRow {
@@ -211,24 +211,30 @@ ReportFigure error_by_size(const std::vector<PrefixRow>& rows) {
     return {.caption = chart.title, .svg = line_chart_svg(chart)};
 }
 
-ReportFigure error_by_layer(const std::vector<PrefixRow>& rows) {
-    LineChart chart = {.title = "E_out by layer",
+/// One of a check's errors, a curve for each of the first memories.
+ReportFigure error_by_layer(const std::vector<PrefixRow>& rows, const std::string& name,
+                            std::vector<double> PrefixResult::*errors) {
+    LineChart chart = {.title = name + " by layer",
                        .x = {.title = "layer"},
                        .y = {.title = "", .low = 0, .high = 0.1},
                        .series = {}};
     for (const PrefixRow& row : rows) {
-        if (!row.first->method.starts_with("memory") || row.first->e_out_by_layer.empty()) continue;
+        Lines lines;  // those that have it
+        for (const PrefixResult* r : row.lines) {
+            if (!(r->*errors).empty()) lines.push_back(r);
+        }
+        if (!row.first->method.starts_with("memory") || lines.empty()) continue;
         if (chart.series.size() == 8) break;
         ChartSeries s = {.label = cat(row.first->method, ", ", fixed(row.held_percent(), 1), " %"),
                          .colour = std::min(8, static_cast<int>(chart.series.size()) + 1),
                          .points = {}};
-        for (size_t layer = 0; layer < row.first->e_out_by_layer.size(); ++layer) {
+        for (size_t layer = 0; layer < (lines.front()->*errors).size(); ++layer) {
             double sum = 0;
-            for (const PrefixResult* r : row.lines) {
-                sum += layer < r->e_out_by_layer.size() ? r->e_out_by_layer[layer] : 0;
+            for (const PrefixResult* r : lines) {
+                sum += layer < (r->*errors).size() ? (r->*errors)[layer] : 0;
             }
-            s.points.push_back({.x = static_cast<double>(layer),
-                                .y = sum / static_cast<double>(row.lines.size())});
+            s.points.push_back(
+                {.x = static_cast<double>(layer), .y = sum / static_cast<double>(lines.size())});
         }
         chart.series.push_back(std::move(s));
     }
@@ -236,7 +242,7 @@ ReportFigure error_by_layer(const std::vector<PrefixRow>& rows) {
 }
 
 std::string conditions(const PrefixKey& key, const Lines& lines) {
-    const auto& [task, model, length, traces, traced] = key;
+    const auto& [task, model, length, traces, traced, is_validation] = key;
     std::set<uint64_t> seeds;
     std::set<uint64_t> builds;
     std::set<std::string> commits;
@@ -262,7 +268,7 @@ void add_prefixes(ReportDocument& document, std::span<const PrefixResult> result
     if (results.empty()) return;
     std::vector<std::pair<PrefixKey, Lines>> groups;
     for (const PrefixResult& r : results) {
-        PrefixKey key = {r.task, r.model, r.length, r.n_traces, r.traced};
+        PrefixKey key = {r.task, r.model, r.length, r.n_traces, r.traced, r.is_validation};
         auto same = std::ranges::find(groups, key, &std::pair<PrefixKey, Lines>::first);
         if (same == groups.end()) {
             groups.emplace_back(std::move(key), Lines{});
@@ -279,10 +285,11 @@ void add_prefixes(ReportDocument& document, std::span<const PrefixResult> result
                          "Prefix memories and trace-aware eviction have seen sample requests "
                          "(traces), other methods have not."}}});
     for (const auto& [key, lines] : groups) {
-        const auto& [task, model, length, traces, traced] = key;
+        const auto& [task, model, length, traces, traced, is_validation] = key;
         const std::vector<PrefixRow> rows = rows_of(lines);
         ReportPart part = {.level = 3, .title = cat(task, ", ", length, " tokens")};
         if (traced < 1) part.title += cat(", traces of ", fixed(100 * traced, 0), " %");
+        if (is_validation) part.title += ", validation";
         part.blocks.push_back({.text = conditions(key, lines)});
         part.blocks.push_back({.table = prefix_table(rows)});
         ReportBlock figures;
@@ -295,7 +302,10 @@ void add_prefixes(ReportDocument& document, std::span<const PrefixResult> result
                                   "held, of the full prefix", held, right),
                            curves(rows, "Right answers against bytes moved for a token",
                                   "moved, of the full prefix", moved, right),
-                           error_by_size(rows), error_by_layer(rows)};
+                           error_by_size(rows),
+                           error_by_layer(rows, "E_out", &PrefixResult::e_out_by_layer),
+                           error_by_layer(rows, "E_a", &PrefixResult::e_state_by_layer),
+                           error_by_layer(rows, "E_l, nats,", &PrefixResult::e_lse_by_layer)};
         std::erase_if(figures.figures, [](const ReportFigure& f) { return f.svg.empty(); });
         part.blocks.push_back(std::move(figures));
         if (traced < 1) part.blocks.push_back({.table = coverage_table(rows)});

@@ -25,6 +25,7 @@ struct PrefixBenchFlags {
     PrefixDemoOptions options;
     std::string out = "prefix.jsonl";
     std::string export_to;
+    std::string asked = "tests";
     bool list = false;
 };
 
@@ -69,6 +70,7 @@ void export_task(const PrefixBenchFlags& f, const Tokenizer& tokenizer) {
 void measure(PrefixBenchFlags& f, const Engine& e) {
     f.options.model_name =
         model_name(f.model.model.empty() ? default_model_path() : f.model.model, e.loaded->file());
+    f.options.asks_validation = f.asked == "validation";
     const bool is_ours = f.options.work_folder.empty();
     if (is_ours) f.options.work_folder = f.out + ".work";
     ResultsFile file(f.out, read_known);
@@ -135,6 +137,10 @@ void add_bench_prefix(CLI::App& bench_command) {
         ->capture_default_str();
     c.add_option("--tests", o.task.n_tests, "requests that are answered")
         ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+        ->capture_default_str();
+    c.add_option("--ask", f->asked,
+                 "tests, or as many other requests that choices of a memory's form are made by")
+        ->check(CLI::IsMember({"tests", "validation"}))
         ->capture_default_str();
     c.add_option("--shares", o.shares, "bytes held, of the full prefix's keys and values")
         ->delimiter(',')

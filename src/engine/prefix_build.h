@@ -22,7 +22,7 @@ struct PrefixBuildOptions {
     PrefixKeys keys = PrefixKeys::kPre;
     bool whiten = false;
     PrefixStorage storage = PrefixStorage::kI8;
-    int64_t k = 0;            // entries; 0: what the budget holds
+    int64_t k = 0;            // entries a dictionary; 0: what the budget holds
     size_t budget_bytes = 0;  // of held bytes; 0: a quarter of the prefix's cache
     /// Of what is held, the share that goes to the prefix's own entries which are attended to most:
     /// they are kept beside the dictionaries, whose states leave them out. None given: half, and

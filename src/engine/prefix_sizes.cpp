@@ -75,10 +75,11 @@ class Sizing {
     }
 
     [[nodiscard]] int64_t kept_of_share() const {
-        // With a number of entries, so much that their bytes are the rest.
+        // With a number of entries and no budget, so much that their bytes are the rest.
         const double held =
-            o_.k > 0 ? static_cast<double>(dictionary_bytes(o_.k)) / (1 - from_.kept_share)
-                     : static_cast<double>(budget_);
+            o_.k > 0 && o_.budget_bytes == 0
+                ? static_cast<double>(dictionary_bytes(o_.k)) / (1 - from_.kept_share)
+                : static_cast<double>(budget_);
         const auto bytes = static_cast<size_t>(held * from_.kept_share);
         const int64_t n = kept_in(bytes);
         require(n > 0 || !o_.kept_share, "a share of ", from_.kept_share, " of what is held (",

@@ -54,9 +54,12 @@ TEST_P(RealPrefixTasks, ShareNoPromptAndFit) {
     std::set<std::string> prompts;
     for (const TraceText& t : task.traces) prompts.insert(t.prompt);
     EXPECT_EQ(std::ssize(prompts), o.n_traces);
-    for (const PrefixTask::Item& t : task.tests) {
-        EXPECT_TRUE(prompts.insert(t.prompt).second) << t.prompt;
-        EXPECT_TRUE(t.is_traced);
+    EXPECT_EQ(std::ssize(task.validation), o.n_tests);
+    for (const auto* asked : {&task.tests, &task.validation}) {
+        for (const PrefixTask::Item& t : *asked) {
+            EXPECT_TRUE(prompts.insert(t.prompt).second) << t.prompt;
+            EXPECT_TRUE(t.is_traced);
+        }
     }
     for (const std::string& p : prompts) EXPECT_EQ(prefix.find(p), std::string::npos) << p;
     EXPECT_EQ(std::set(task.labels.begin(), task.labels.end()).size(), task.labels.size());
@@ -149,6 +152,14 @@ TEST(PrefixResult, ComesBackFromItsLine) {
     EXPECT_EQ(read[0].key(), r.key());
     r.share = 0.5;
     EXPECT_NE(read[0].key(), r.key());
+    r.share = 0.25;
+    r.is_validation = true;
+    r.e_state_by_layer = {0.5};
+    r.e_lse_by_layer = {0.25, 0.125};
+    EXPECT_NE(read[0].key(), r.key());
+    const auto again = read_prefix_results(to_json_line(r) + "\n", "f");
+    EXPECT_EQ(again[0].key(), r.key());
+    EXPECT_EQ(to_json_line(again[0]), to_json_line(r));
     EXPECT_TRUE(read_quality_results(line + "\n", "f").empty());
 }
 
@@ -192,6 +203,17 @@ TEST(PrefixResult, ReportPoolsSeedsAndDrawsBothKindsOfBytes) {
     const std::string page = report_html(document);
     for (const char* title : {"against bytes held", "against bytes moved", "E_out against"}) {
         EXPECT_NE(page.find(title), std::string::npos) << title;
+    }
+    EXPECT_EQ(page.find("E_a by layer"), std::string::npos);
+    results.back().e_state_by_layer = {0.1, 0.2};
+    results.back().method = "memory";
+    results.push_back(some_result("memory", 0.25));
+    results.back().is_validation = true;
+    results.back().e_lse_by_layer = {0.1, 0.2};
+    const ReportDocument both = make_report(summarize({}), {.prefixes = results}, "t");
+    const std::string pages = report_html(both);
+    for (const char* title : {"intents, 100 tokens, validation", "E_a by layer", "E_l, nats, by"}) {
+        EXPECT_NE(pages.find(title), std::string::npos) << title;
     }
 }
 
