@@ -125,7 +125,8 @@ std::string kept_of(const PrefixDocument& d) {
                " a KV head");
 }
 
-std::string summary(const PrefixBuild& b) {
+/// `study_s`: what asking itself took; 0 where traces were given.
+std::string summary(const PrefixBuild& b, double study_s) {
     const PrefixDocument& d = *b.document;
     const PrefixHeader& h = d.header();
     std::string out;
@@ -142,9 +143,10 @@ std::string summary(const PrefixBuild& b) {
                " % of the prefix's cache (", human_bytes(b.cache_bytes), ")\n  moved  ",
                human_bytes(d.moved_bytes()), " a token, ", 100 * d.moved_bytes() / b.cache_bytes,
                " % of it\n");
-    const double all = b.prefill_s + b.traces_s + b.clustering_s + b.checking_s;
-    out += cat("built in ", human_seconds(all), ": prefix ", human_seconds(b.prefill_s),
-               ", traces ", human_seconds(b.traces_s), ", clustering ",
+    const double all = study_s + b.prefill_s + b.traces_s + b.clustering_s + b.checking_s;
+    out += cat("built in ", human_seconds(all), ": ",
+               study_s > 0 ? cat("asking itself ", human_seconds(study_s), ", ") : "", "prefix ",
+               human_seconds(b.prefill_s), ", traces ", human_seconds(b.traces_s), ", clustering ",
                human_seconds(b.clustering_s), ", checking ", human_seconds(b.checking_s), "\n");
     if (b.prefill_s > 1) {
         std::array<char, 32> n{};
@@ -168,8 +170,12 @@ void build(const BuildFlags& f) {
         const std::string why = why_none_is_kept(with, text, f.chunks, options.kept_by);
         require(why.empty(), why);
     }
-    const PrefixBuild built = build_prefix(with, text, traces_of(f, with, text), options);
-    write_output(errors_for_people(built.errors) + summary(built));
+    const auto start = std::chrono::steady_clock::now();
+    const std::vector<TraceText> traces = traces_of(f, with, text);
+    const std::chrono::duration<double> asking = std::chrono::steady_clock::now() - start;
+    const PrefixBuild built = build_prefix(with, text, traces, options);
+    write_output(errors_for_people(built.errors) +
+                 summary(built, f.self_study > 0 ? asking.count() : 0));
     if (built.errors.n_traces < kFewHeldOut) {
         write_message(cat("palimpsest: the check stands on ", built.errors.n_traces,
                           " held-out traces, an eighth of all; from ", kFewHeldOut,

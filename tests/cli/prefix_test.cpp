@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -177,6 +178,25 @@ TEST_F(PrefixProgram, ChatsOnTopOfIt) {
         program({"run", "hello", "-n", "5", "--prefix", at("a.prefix.gguf"), "--report"});
     EXPECT_EQ(report.status, 0) << report.err;
     EXPECT_NE((report.out + report.err).find("lookups"), std::string::npos) << report.err;
+}
+
+TEST_F(PrefixProgram, AsksItselfWhereThereAreNoTraces) {
+    const Words study = {
+        "prefix", "build", "-f", at("rules.txt"), "-o", at("s.prefix.gguf"), "--self-study",
+        "10",     "-k",    "4",  "--force"};
+    const ProgramResult r = program(study);
+    expect_says(r, "built in ");
+    expect_says(r, ": asking itself ");
+    int n_kept = 0;  // what it asked, for the next time
+    for (const auto& file : fs::directory_iterator(work.path())) {
+        if (file.path().string().find(".self_study.") == std::string::npos) continue;
+        ++n_kept;
+        EXPECT_EQ(std::ranges::count(testing::read_text(file.path().string()), '\n'), 10);
+    }
+    EXPECT_EQ(n_kept, 1);
+    const std::string first = testing::read_text(at("s.prefix.gguf"));
+    expect_says(program(study), "written: ");
+    EXPECT_EQ(testing::read_text(at("s.prefix.gguf")), first);
 }
 
 /// Samples are then requests to it, under every memory; results say so and stand by themselves.
