@@ -12,6 +12,9 @@
 #include "bench/text_hash.h"
 #include "core/digest.h"
 #include "core/error.h"
+#include "memory/eviction_weights.h"
+#include "memory/policies.h"
+#include "memory/residues.h"
 
 namespace palimpsest {
 
@@ -62,7 +65,8 @@ std::string budget_text(const Budget& b) {
     return text.str();
 }
 
-QualityResult describe(QualityResult about, const QualityCondition& c, const std::string& entries) {
+QualityResult describe(QualityResult about, const QualityCondition& c, const std::string& entries,
+                       const EvictionWeights* learned) {
     about.entries = entries;
     if (c.eviction.policy == "full") return about;
     about.policy = c.eviction.policy;
@@ -72,6 +76,9 @@ QualityResult describe(QualityResult about, const QualityCondition& c, const std
     about.budget = budget_text(c.eviction.budget);
     about.protocol = c.eviction.one_shot ? "one-shot" : "streaming";
     about.question = c.is_question_known ? "aware" : "agnostic";
+    const bool is_learned =
+        find_policy(about.policy).is_learned() || find_residue(about.residue).is_learned;
+    if (is_learned && learned != nullptr) about.weights = learned->fingerprint();
     return about;
 }
 
@@ -202,7 +209,8 @@ class QualityRun {
         const std::lock_guard lock(mutex_);
         std::vector<WantedResult> wanted;
         for (const QualityCondition* c : conditions_of(*s.task)) {
-            WantedResult w = {.condition = c, .result = describe(s.about, *c, entries)};
+            WantedResult w = {.condition = c,
+                              .result = describe(s.about, *c, entries, options_.learned.get())};
             if (hooks_.is_known && hooks_.is_known(w.result.key())) {
                 ++done_;
             } else {
@@ -261,8 +269,12 @@ void check_options(const QualityOptions& o, const LoadedModel& loaded) {
     require(o.n_chunk >= 1, "a chunk of ", o.n_chunk, " positions");
     require(o.agnostic || o.aware, "the question is neither known nor unknown");
     check_prefixes(o.prefix, loaded.config().memory_shape());
+    require(o.with_template || o.prefix.is_empty() || o.first_prefix()->header().is_raw,
+            "a prefix memory that is what the system says needs the chat template");
     const int64_t n_prefix = o.prefix.n_positions();
     const int64_t most = loaded.config().n_ctx_train - n_prefix;
+    require(most >= 1, "a prefix of ", n_prefix, " positions leaves no room in the ",
+            loaded.config().n_ctx_train, " that this model was trained for");
     const std::string behind = n_prefix > 0 ? cat(" behind a prefix of ", n_prefix) : "";
     for (const int64_t length : o.lengths) {
         require(length >= 1 && length <= most, "a length of ", length,

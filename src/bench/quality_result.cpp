@@ -138,6 +138,7 @@ void write_optional_fields(Json& line, const QualityResult& r) {
     }
     if (r.depth >= 0) write("depth", r.depth);
     if (!r.prefix.empty()) write("prefix", r.prefix);
+    if (!r.weights.empty()) write("weights", r.weights);
     if (r.metric != "kl") return;
     write("nll", r.nll);
     write("nll_full", r.nll_full);
@@ -155,6 +156,7 @@ void read_optional_fields(const Json& line, QualityResult& r) {
     read.optional("predicted", r.predicted);
     read.optional("depth", r.depth);
     read.optional("prefix", r.prefix);
+    read.optional("weights", r.weights);
     if (r.metric != "kl") return;
     read("nll", r.nll);
     read("nll_full", r.nll_full);
@@ -244,7 +246,9 @@ std::string QualityResult::key() const {
     Json values = Json::array();
     KeyWriter write{values};
     visit_key(write, *this);
-    if (!prefix.empty()) values.push_back(prefix);  // most results, and all older ones, have none
+    // Most results, and all older ones, have neither.
+    if (!prefix.empty()) values.push_back(cat("prefix ", prefix));
+    if (!weights.empty()) values.push_back(cat("weights ", weights));
     return compact(values);
 }
 

@@ -26,6 +26,7 @@ struct QualityResult {
     std::string prefix;  // memories of prefixes before it, with hashes; empty: none
     std::string memory = "kv", policy = "full", allocator = "none", residue = "none";
     std::string options;                // of policy, allocator and residue: "a=1,b=2"
+    std::string weights;                // hash of the sidecar that a trained part is from
     std::string entries = "f16";        // type
     std::string budget = "everything";  // "evict 50 %", "1024 entries a head", "25 %"
     std::string protocol = "full";      // "full", "one-shot", "streaming"

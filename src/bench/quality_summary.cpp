@@ -33,7 +33,16 @@ std::string model_of(const QualityResult& r) {
     return r.prefix.empty() ? r.model : cat(r.model, " behind ", r.prefix);
 }
 
-RowKey row_key(const QualityResult& r) {
+/// Are there trained parts of more than one sidecar? Older results do not say of which they are.
+bool have_several_weights(std::span<const QualityResult> results) {
+    std::set<std::string> all;
+    for (const QualityResult& r : results) {
+        if (!r.weights.empty()) all.insert(r.weights);
+    }
+    return all.size() > 1;
+}
+
+RowKey row_key(const QualityResult& r, bool with_weights) {
     RowKey key = {.asked = {.model = model_of(r),
                             .group = r.group,
                             .task = r.task,
@@ -49,7 +58,8 @@ RowKey row_key(const QualityResult& r) {
                              .residue = r.residue,
                              .options = r.options,
                              .entries = r.entries,
-                             .chunk = r.chunk}};
+                             .chunk = r.chunk,
+                             .weights = with_weights ? r.weights : std::string()}};
     if (r.protocol == "full") {
         key.question.clear();
         key.method.chunk = 0;
@@ -59,8 +69,9 @@ RowKey row_key(const QualityResult& r) {
 
 Groups group(std::span<const QualityResult> results) {
     Groups groups;
+    const bool with_weights = have_several_weights(results);
     for (const QualityResult& r : results) {
-        RowKey key = row_key(r);
+        RowKey key = row_key(r, with_weights);
         const auto [at, is_new] = groups.index.try_emplace(key, groups.rows.size());
         if (is_new) groups.rows.emplace_back(std::move(key), Samples{});
         groups.rows[at->second].second[{r.seed, r.sample, r.prompt}] = &r;
@@ -254,6 +265,7 @@ std::string to_string(const MemoryMethod& m, bool with_chunk) {
     if (!m.options.empty()) text += " (" + m.options + ")";
     if (m.entries != "f16") text += ", " + m.entries;
     if (with_chunk && m.chunk > 0) text += cat(", chunk ", m.chunk);
+    if (!m.weights.empty()) text += cat(", weights ", m.weights.substr(0, 8));
     return text;
 }
 

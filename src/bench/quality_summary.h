@@ -17,13 +17,14 @@ namespace palimpsest {
 /// What remembers, whatever its budget.
 struct MemoryMethod {
     std::string memory, policy, allocator, residue, options, entries;
-    int64_t chunk = 0;  // 0 for the full cache, to which chunks make no difference
+    int64_t chunk = 0;    // 0 for the full cache, to which chunks make no difference
+    std::string weights;  // of trained parts, where results are of several; else empty
 
     auto operator<=>(const MemoryMethod&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
-/// "snap-kv/adaptive+merge (a=1), q8_0": what differs from the usual is named. `with_chunk`: the
-/// chunk too.
+/// "snap-kv/adaptive+merge (a=1), q8_0": what differs from the usual is named, and weights if
+/// there are several. `with_chunk`: the chunk too.
 std::string to_string(const MemoryMethod& method, bool with_chunk = false);
 
 /// Keeps every entry, by key and value.

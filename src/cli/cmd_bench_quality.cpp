@@ -131,6 +131,7 @@ void bench_quality(const QualityFlags& f) {
                 whole.processor = processor_name();
                 file.add(whole.key(), to_json_line(whole));
             },
+        .on_left_out = [](const std::string& why) { write_message(cat("left out: ", why, "\n")); },
         .on_progress = [&](int64_t done, int64_t total,
                            const std::string& what) { return progress.show(done, total, what); }};
     const bool whole = measure_quality(options, loaded, hooks);

@@ -36,6 +36,8 @@ QualityResult whole_result() {
     r.kept = 1.0 / 3;
     r.cut_s = 0.125;
     r.lanes = 4;
+    r.prefix = "rules (0123456789abcdef)";
+    r.weights = "fedcba9876543210";
     return r;
 }
 
@@ -144,6 +146,9 @@ TEST(QualityResult, KeyChangesWithEverythingAsked) {
         [](auto& x) { x.has_template = !x.has_template; },
         [](auto& x) { x.memory += "x"; },
         [](auto& x) { x.source += "x"; },
+        [](auto& x) { x.prefix += "x"; },
+        [](auto& x) { x.weights += "x"; },
+        [](auto& x) { std::swap(x.prefix, x.weights); },
         [](auto& x) { std::swap(x.task, x.group); }};
     for (size_t i = 0; i < changes.size(); ++i) {
         QualityResult other = r;

@@ -186,6 +186,19 @@ TEST(QualitySummary, ProtocolsBudgetsAndMethodsAreNotMixed) {
     EXPECT_EQ(s.rows[5].label, "h2o, chunk 128");
 }
 
+/// Of one training all is one method; of two, each is its own.
+TEST(QualitySummary, WeightsOfSeveralTrainingsAreNotMixed) {
+    std::vector<QualityResult> results = {policy_result("gate", "vt", "1", 1),
+                                          policy_result("gate", "vt", "2", 0)};
+    results[0].weights = "0123456789abcdef";
+    EXPECT_EQ(summarize(results).rows.size(), 1U);
+    EXPECT_EQ(summarize(results).rows[0].label, "gate");
+    results[1].weights = "fedcba9876543210";
+    const QualitySummary two = summarize(results);
+    ASSERT_EQ(two.rows.size(), 2U);
+    EXPECT_EQ(two.rows[1].label, "gate, weights fedcba98");
+}
+
 TEST(QualitySummary, UsualAllocatorsAreNotNamed) {
     MemoryMethod m = {.memory = "kv",
                       .policy = "pyramid-kv",
