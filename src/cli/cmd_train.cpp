@@ -141,7 +141,10 @@ class Training {
 
     void save() {
         trainer_->save(beside(flags_.out, ".checkpoint"));
-        write_sidecar(flags_.out, flags_.model.sidecar, kind_.part, *objective_, shape_, base_);
+        const int64_t n_steps = flags_.training.schedule.n_steps;
+        const bool is_whole = trainer_->n_done() >= n_steps;
+        write_sidecar(flags_.out, flags_.model.sidecar, kind_.part, *objective_, shape_, base_,
+                      is_whole ? "" : cat("step ", trainer_->n_done(), " of ", n_steps));
         write_whole_file(beside(flags_.out, ".loss.svg"), log_->svg());
     }
 

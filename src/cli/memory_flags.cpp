@@ -83,7 +83,8 @@ std::string choose_memory(EvictionOptions& o) {
     if (is_free) o.residue = "none";
     if (!o.policy.empty()) return {};
     o.policy = kUsualPolicy;
-    // Weights that may be another model's are used if they are named, not by themselves.
+    // Weights that may be another model's, or that are half trained, are used by who names a
+    // policy.
     if (!o.learned || !o.learned->warning().empty()) return {};
     if (o.learned->indexer() != nullptr) o.policy = "indexer";
     if (o.learned->gate() != nullptr) o.policy = "gate";

@@ -65,9 +65,19 @@ class EvictionWeights::Loader {
             refuse("holds neither an indexer nor a latent memory nor a gate");
         }
         place();
+        note_unfinished();
     }
 
  private:
+    void note_unfinished() const {
+        for (const char* part : {"indexer", "memory", "gate"}) {
+            const auto at = file_.text(cat("evict.", part, ".unfinished"));
+            if (!at) continue;
+            to_.warning_ += cat(to_.warning_.empty() ? "" : "; ", "the training of the ", part,
+                                " in '", to_.path_, "' was stopped at ", *at);
+        }
+    }
+
     [[noreturn]] void refuse(const std::string& what) const {
         throw Error(ErrorCode::kCorrupt, cat("the sidecar '", to_.path_, "' ", what));
     }

@@ -23,7 +23,8 @@ constexpr auto kKeys = std::to_array<std::string_view>(
      "evict.indexer.norm_epsilon", "evict.indexer.activation", "evict.indexer.causal",
      "evict.memory.form", "evict.memory.feature_length", "evict.memory.epsilon", "evict.memory.eta",
      "evict.memory.clip", "evict.memory.gate", "evict.gate.mid_length", "evict.gate.norm_epsilon",
-     "general.name", "general.description"});
+     "evict.indexer.unfinished", "evict.memory.unfinished", "evict.gate.unfinished", "general.name",
+     "general.description"});
 
 /// Tensors are copied as they are, so all parts of a file must agree in what they share.
 void check_agrees(const GgufFile& file, const std::string& path, const MemoryShape& shape) {
@@ -62,7 +63,8 @@ void keep_others(GgufWriter& to, const std::string& from, std::string_view part,
 }  // namespace
 
 void write_sidecar(const std::string& path, const std::string& keep_from, std::string_view part,
-                   Objective& trained, const MemoryShape& shape, const BaseModel& base) {
+                   Objective& trained, const MemoryShape& shape, const BaseModel& base,
+                   const std::string& unfinished) {
     GgufWriter file;
     file.set_text("general.architecture", "evict");
     file.set_text("evict.channel_order", shape.rotation.adjacent ? "pairs" : "half_split");
@@ -72,6 +74,7 @@ void write_sidecar(const std::string& path, const std::string& keep_from, std::s
     file.set_count("evict.block_count", static_cast<uint32_t>(shape.n_layer));
     file.set_count("evict.sink_count", static_cast<uint32_t>(kTrainedSinks));
     trained.describe(file);
+    if (!unfinished.empty()) file.set_text(cat("evict.", part, ".unfinished"), unfinished);
     for (const Parameter& p : trained.parameters()) {
         file.add(p.name, p.shape, p.value, p.stored);
     }

@@ -12,9 +12,11 @@ namespace palimpsest {
 /// ObjectiveKind's. Other
 /// parts come from the sidecar at `keep_from`, unless that is empty; it must be this
 /// model's, its channels in the model's order (else kUnsupported).
-/// Written whole or not at all, so `path` may be `keep_from`.
+/// `unfinished` says how far a training is that goes on ("step 50 of 200"), else it is empty: such
+/// a part is used only by who names it. Written whole or not at all, so `path` may be `keep_from`.
 /// Throws as GgufFile::open() and GgufWriter do.
 void write_sidecar(const std::string& path, const std::string& keep_from, std::string_view part,
-                   Objective& trained, const MemoryShape& shape, const BaseModel& base);
+                   Objective& trained, const MemoryShape& shape, const BaseModel& base,
+                   const std::string& unfinished = {});
 
 }  // namespace palimpsest

@@ -64,6 +64,10 @@ TEST_F(Train, WritesASidecarThatRuns) {
                                               "--memory-budget", "64", "--policy", "gate", "-f",
                                               text.path(), "--chunk", "16", "-n", "2", "what?"});
     EXPECT_EQ(run.status, 0) << run.err;
+    const ProgramResult unnamed =
+        run_palimpsest({"run", "-m", model.path(), "--sidecar", out(), "-b", "128", "-f",
+                        text.path(), "--chunk", "16", "-n", "2", "what?"});
+    EXPECT_NE(unnamed.err.find("trained policy 'gate'"), std::string::npos) << unnamed.err;
 }
 
 TEST_F(Train, GoesOnWithTheSameFlagsOnly) {
@@ -85,6 +89,21 @@ TEST_F(Train, InterruptedItSavesAndSaysHowToGoOn) {
     EXPECT_EQ(r.status, 130) << r.err;
     EXPECT_NE(r.err.find("--resume"), std::string::npos) << r.err;
     EXPECT_TRUE(std::filesystem::exists(out()));
+    // What is half trained runs where its policy is named, and not by itself.
+    const std::vector<std::string> run = {"run", "-m",  model.path(), "--sidecar", out(),
+                                          "-b",  "128", "-f",         text.path(), "--chunk",
+                                          "16",  "-n",  "2",          "what?"};
+    const ProgramResult unnamed = run_palimpsest(run);
+    EXPECT_EQ(unnamed.status, 0) << unnamed.err;
+    EXPECT_NE(unnamed.err.find("was stopped at step "), std::string::npos) << unnamed.err;
+    EXPECT_EQ(unnamed.err.find("trained policy"), std::string::npos) << unnamed.err;
+    // A checkpoint is beside it, and goes on.
+    const ProgramResult on =
+        run_palimpsest({"train", "gate", "-m", model.path(), "-d", text.path(), "-o", out(),
+                        "--length", "32", "--steps", "100000000", "-t", "1", "--resume"},
+                       {.interrupt_after_s = 3});
+    EXPECT_EQ(on.status, 130) << on.err;
+    EXPECT_EQ(on.err.find("step 0 of"), std::string::npos) << on.err;
 }
 
 TEST_F(Train, RefusesTextsThatCannotBe) {

@@ -41,13 +41,16 @@ TrainingOptions options() {
             .examine_every = 10};
 }
 
-/// Everything of one training of a tiny model's gate.
+/// Everything of one training of something for a tiny model.
 struct TinyTraining {
-    explicit TinyTraining(int n_threads = 1)
+    using Make = std::unique_ptr<Objective> (*)(const ObjectiveInputs& in);
+
+    explicit TinyTraining(int n_threads = 1, Make make = make_gate_objective)
         : tiny({}, n_threads),
           shape(tiny.shape()),
-          objective(make_gate_objective(
-              {.shape = shape, .backend = tiny.backend(), .options = {.n_mid = 12}})),
+          objective(make({.shape = shape,
+                          .backend = tiny.backend(),
+                          .options = {.n_mid = 12, .n_feature = 6}})),
           reader(tiny.model(), tiny.backend(), repeat, objective->wanted()),
           trainer(*objective, reader, texts, options()) {}
 
@@ -121,28 +124,32 @@ TEST(Trainer, LearnsWhatItReads) {
 }
 
 TEST(Trainer, GoesOnAsIfItHadNotStopped) {
-    TinyTraining whole;
-    ASSERT_TRUE(whole.trainer.run());
-    const TemporaryFile checkpoint("");
-    for (const int64_t stop : {1, 17}) {
-        TinyTraining first;
-        first.trainer.on_step = [&](const StepReport& r) { return r.step < stop; };
-        ASSERT_FALSE(first.trainer.run());
-        ASSERT_EQ(first.trainer.n_done(), stop);
-        first.trainer.save(checkpoint.path());
-        TinyTraining second;
-        second.trainer.load(checkpoint.path());
-        ASSERT_TRUE(second.trainer.run());
-        EXPECT_EQ(second.values(), whole.values()) << "stopped after " << stop;
+    for (const auto make : {make_gate_objective, make_indexer_objective, make_latent_objective}) {
+        TinyTraining whole(1, make);
+        ASSERT_TRUE(whole.trainer.run());
+        const TemporaryFile checkpoint("");
+        for (const int64_t stop : {1, 17}) {
+            TinyTraining first(1, make);
+            first.trainer.on_step = [&](const StepReport& r) { return r.step < stop; };
+            ASSERT_FALSE(first.trainer.run());
+            ASSERT_EQ(first.trainer.n_done(), stop);
+            first.trainer.save(checkpoint.path());
+            TinyTraining second(1, make);
+            second.trainer.load(checkpoint.path());
+            ASSERT_TRUE(second.trainer.run());
+            EXPECT_EQ(second.values(), whole.values()) << "stopped after " << stop;
+        }
     }
 }
 
 TEST(Trainer, ThreadsChangeNothing) {
-    TinyTraining one(1);
-    TinyTraining three(3);
-    ASSERT_TRUE(one.trainer.run());
-    ASSERT_TRUE(three.trainer.run());
-    EXPECT_EQ(one.values(), three.values());
+    for (const auto make : {make_gate_objective, make_indexer_objective, make_latent_objective}) {
+        TinyTraining one(1, make);
+        TinyTraining three(3, make);
+        ASSERT_TRUE(one.trainer.run());
+        ASSERT_TRUE(three.trainer.run());
+        EXPECT_EQ(one.values(), three.values());
+    }
 }
 
 TEST(Trainer, StopsWhileItReads) {
