@@ -199,11 +199,14 @@ class Indexer final : public EvictionPolicy {
         size_t n = noted_at_.size() * sizeof(int32_t);
         for (const Rows& of : rows_) n += of.bytes();
         for (const auto& of : noted_) n += of.size() * sizeof(float);
+        for (const auto& of : still_held_) n += of.capacity() * sizeof(int32_t);
         return n;
     }
     [[nodiscard]] size_t bytes_per_entry() const override {
-        // A row serves all heads of a layer, and in the worst case only one holds its token.
-        return key_bytes() + sizeof(float) + sizeof(int32_t);
+        // A row serves all heads of a layer, and in the worst case only one holds its token. In a
+        // group each layer says what it holds, and waits for the others.
+        const size_t noted = reuse_ > 1 ? 2 : 1;
+        return key_bytes() + sizeof(float) + noted * sizeof(int32_t);
     }
 
     void save(std::ostream& out) const override {

@@ -74,7 +74,8 @@ class CentroidMemory final : public Residue {
     void absorb(const Eviction& e) override {
         Centroids& of = heads_[static_cast<size_t>(e.layer * shape_.n_head_kv + e.head)];
         const Points gone = read(e);
-        if (of.count == 0 || std::ssize(e.gone) > n_slots_) {
+        if (gone.size() == 0) return;
+        if (of.count == 0 || static_cast<int64_t>(gone.size()) > n_slots_) {
             divide(joined(of, gone), of.count == 0 ? kFirstSteps : kLaterSteps, of);
             return;
         }
@@ -135,7 +136,13 @@ class CentroidMemory final : public Residue {
             of.keys = take_all<float>(in, std::ssize(heads_[i].keys));
             of.values = take_all<float>(in, std::ssize(heads_[i].values));
             of.weights = take_all<float>(in, std::ssize(heads_[i].weights));
-            const bool fits = of.count >= 0 && of.count <= std::ssize(of.weights) &&
+            const auto are_numbers = [](const std::vector<float>& x) {
+                return std::ranges::all_of(x, [](float v) { return std::isfinite(v); });
+            };
+            const bool counts = are_numbers(of.keys) && are_numbers(of.values) &&
+                                are_numbers(of.weights) &&
+                                std::ranges::all_of(of.weights, [](float w) { return w >= 0; });
+            const bool fits = counts && of.count >= 0 && of.count <= std::ssize(of.weights) &&
                               of.keys.size() == heads_[i].keys.size() &&
                               of.values.size() == heads_[i].values.size() &&
                               of.weights.size() == heads_[i].weights.size();
@@ -146,18 +153,24 @@ class CentroidMemory final : public Residue {
 
  private:
     [[nodiscard]] Points read(const Eviction& e) const {
-        Points p = {.keys = {},
-                    .values = {},
-                    .weights = std::vector<float>(e.gone.size(), 1.0F),
-                    .d = static_cast<size_t>(shape_.d_head)};
+        Points p = {
+            .keys = {}, .values = {}, .weights = {}, .d = static_cast<size_t>(shape_.d_head)};
         p.keys.resize(e.gone.size() * p.d);
         p.values.resize(e.gone.size() * p.d);
         EntryRows values = e.held.rows;
         values.k = values.v;
-        for (size_t i = 0; i < e.gone.size(); ++i) {
-            read_keys(e.held.rows, e.gone[i], 1, p.keys.data() + i * p.d);
-            read_keys(values, e.gone[i], 1, p.values.data() + i * p.d);
+        size_t n = 0;  // one that is not finite is left out: it would spoil its centroid for good
+        for (const int32_t slot : e.gone) {
+            const auto key = std::span(p.keys).subspan(n * p.d, p.d);
+            const auto value = std::span(p.values).subspan(n * p.d, p.d);
+            read_keys(e.held.rows, slot, 1, key.data());
+            read_keys(values, slot, 1, value.data());
+            const auto is_number = [](float x) { return std::isfinite(x); };
+            n += std::ranges::all_of(key, is_number) && std::ranges::all_of(value, is_number);
         }
+        p.keys.resize(n * p.d);
+        p.values.resize(n * p.d);
+        p.weights.assign(n, 1.0F);
         return p;
     }
 

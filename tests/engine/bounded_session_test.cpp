@@ -11,6 +11,7 @@
 #include "engine/session.h"
 #include "memory/policies.h"
 #include "support/golden.h"
+#include "support/sidecar.h"
 #include "support/tiny_model.h"
 
 namespace palimpsest {
@@ -27,8 +28,15 @@ constexpr int64_t kBudget = 64;
 constexpr int64_t kWindow = 256;  // what the tiny model was trained for
 constexpr int64_t kChunk = 40;
 
+/// For a tiny model as it is if nothing is said.
+std::shared_ptr<const EvictionWeights> trained() {
+    static const auto kWeights = testing::small_weights(TinyModel().shape());
+    return kWeights;
+}
+
 EvictionOptions eviction(const std::string& policy) {
     EvictionOptions e = {.policy = policy};
+    e.learned = trained();
     if (policy == "snap-kv" || policy == "pyramid-kv" || policy == "chunk-kv") {
         e.settings = {{"window", "8"}};
     }
@@ -51,7 +59,7 @@ Session session_of(TinyModel& tiny, const EvictionOptions& options) {
 std::vector<std::string> evicting_policies() {
     std::vector<std::string> names;
     for (const PolicyKind& kind : policy_kinds()) {
-        if (kind.make != nullptr && !kind.is_learned()) names.emplace_back(kind.name);
+        if (kind.make != nullptr) names.emplace_back(kind.name);
     }
     return names;
 }
@@ -112,6 +120,58 @@ TEST_P(BoundedSession, AForkEqualsReadingByItself) {
         EXPECT_EQ(report.held_share, alone.memory().report().held_share) << o.policy;
         EXPECT_EQ(report.bytes.entries, alone.memory().report().bytes.entries);
         EXPECT_EQ(answer_of(forked, question), answer_of(alone, question)) << o.policy;
+    }
+}
+
+/// What goes into a residue when a fork is cut is what went when it was read alone.
+TEST(BoundedSessionForks, HaveTheResidueOfReadingByItself) {
+    TinyModel tiny;
+    const std::vector<TokenId> text = tiny_tokens(150);
+    const std::vector<TokenId> question = tiny_tokens(9, 3);
+    const auto softmax = testing::small_softmax_memory(tiny.shape());
+    for (const auto& [policy, residue, weights] : {std::tuple("gate", "latent", trained()),
+                                                   {"gate", "centroids", trained()},
+                                                   {"indexer", "latent", trained()},
+                                                   {"tova", "merge", trained()},
+                                                   {"key-diff", "latent", softmax}}) {
+        EvictionOptions o = one_shot(policy, 0.5);
+        o.residue = residue;
+        o.learned = weights;
+        EvictionOptions plain = one_shot(policy, 0);
+        plain.learned = weights;
+        auto cache = std::make_unique<KvCache>(
+            tiny.backend(), tiny.shape(),
+            KvCacheOptions{.n_ctx = kWindow, .entries = GGML_TYPE_F32, .watching = {plain}});
+        const KvCache& read = *cache;
+        Session reader(tiny.model(), tiny.backend(), std::move(cache), {.n_chunk = kChunk});
+        reader.feed(text);
+        Session alone = session_of(tiny, o);
+        alone.feed(text);
+        Session forked(tiny.model(), tiny.backend(), read.fork(o), {.n_chunk = kChunk});
+        const std::vector<float> answer = answer_of(alone, question);
+        EXPECT_EQ(answer_of(forked, question), answer) << policy << " " << residue;
+        o.residue = "none";
+        Session without(tiny.model(), tiny.backend(), read.fork(o), {.n_chunk = kChunk});
+        EXPECT_NE(answer_of(without, question), answer) << policy << " " << residue;
+    }
+}
+
+/// Nothing goes, so nothing is written to a residue, and nothing is read from it: bit for bit.
+TEST(BoundedSessionForks, WhereNothingGoesNothingChanges) {
+    TinyModel tiny;
+    const std::vector<TokenId> text = tiny_tokens(150);
+    const std::vector<TokenId> question = tiny_tokens(9, 3);
+    Session full = tiny.session(kChunk);
+    full.feed(text);
+    const std::vector<float> expected = answer_of(full, question);
+    for (const char* policy : {"indexer", "gate", "snap-kv"}) {
+        for (const char* residue : {"none", "latent", "centroids"}) {
+            EvictionOptions o = one_shot(policy, 0);
+            o.residue = residue;
+            Session session = session_of(tiny, o);
+            session.feed(text);
+            EXPECT_EQ(answer_of(session, question), expected) << policy << " " << residue;
+        }
     }
 }
 

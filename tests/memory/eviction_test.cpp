@@ -66,11 +66,13 @@ struct Case {
     int64_t chunk = 32;
     Positions positions = Positions::kAuto;
     AttentionPath path = AttentionPath::kFused;
+    bool softmax = false;  // the form of the latent memory that is published
 
     [[nodiscard]] std::string name() const {
         std::string text =
             cat(policy, "_", allocator, "_", residue, "_", ggml_type_name(entries), "_", chunk, "_",
-                static_cast<int>(positions), path == AttentionPath::kFused ? "" : "_reference");
+                static_cast<int>(positions), path == AttentionPath::kFused ? "" : "_reference",
+                softmax ? "_softmax" : "");
         std::ranges::replace(text, '-', '_');
         return text;
     }
@@ -78,7 +80,8 @@ struct Case {
         EvictionOptions e = {.policy = policy, .allocator = allocator, .residue = residue};
         e.settings = small(policy);
         if (find_policy(policy).is_learned() || find_residue(residue).is_learned) {
-            e.learned = testing::small_weights(shape_of());
+            e.learned = softmax ? testing::small_softmax_memory(shape_of())
+                                : testing::small_weights(shape_of());
         }
         e.budget = {.kind = Budget::Kind::kEntries, .count = kBudget, .share = 0};
         e.n_sink = 4;
@@ -288,6 +291,17 @@ std::vector<Case> all_cases() {
                 {.policy = policy, .allocator = usual, .residue = std::string(residue.name)});
         }
     }
+    for (const char* policy : {"window", "key-diff"}) {
+        const std::string usual(find_policy(policy).allocator);
+        for (const Positions positions : {Positions::kAuto, Positions::kCompact}) {
+            cases.push_back({.policy = policy,
+                             .allocator = usual,
+                             .residue = "latent",
+                             .entries = GGML_TYPE_F16,
+                             .positions = positions,
+                             .softmax = true});
+        }
+    }
     return cases;
 }
 
@@ -439,9 +453,14 @@ TEST(Eviction, AByteBudgetHoldsAtEveryMoment) {
     const MemoryScript script(shape, kLength);
     Backend backend(1);
     for (const std::string& policy : scored_policies()) {
-        for (const char* allocator : {"uniform", "adaptive", "mass"}) {
+        for (const auto& [allocator, residue] : {std::pair("uniform", "none"),
+                                                 {"adaptive", "none"},
+                                                 {"mass", "none"},
+                                                 {"uniform", "merge"},
+                                                 {"uniform", "latent"},
+                                                 {"uniform", "centroids"}}) {
             if (policy == "chunk-kv") continue;
-            Case c = {.policy = policy, .allocator = allocator};
+            Case c = {.policy = policy, .allocator = allocator, .residue = residue};
             KvCacheOptions options = c.options();
             options.eviction.budget = {.kind = Budget::Kind::kBytes, .count = 600000, .share = 0};
             KvCache memory(backend, shape, options);
@@ -449,7 +468,8 @@ TEST(Eviction, AByteBudgetHoldsAtEveryMoment) {
             for (int64_t at = 0; at < kLength; at += 32) {
                 script.step(backend, memory, at, std::min<int64_t>(32, kLength - at));
             }
-            EXPECT_LE(memory.report().peak_bytes, 600000) << policy << " " << allocator;
+            EXPECT_LE(memory.report().peak_bytes, 600000)
+                << policy << " " << allocator << " " << residue;
         }
     }
 }

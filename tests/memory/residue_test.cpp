@@ -303,16 +303,19 @@ TEST(Latent, AnEmptyStateSaysNothing) {
 }
 
 /// What is no number is forgotten, not written: one such entry would spoil every later answer.
-TEST(Latent, EntriesThatAreNotFiniteLeaveNothing) {
+TEST(Residues, EntriesThatAreNotFiniteLeaveNothing) {
     constexpr int64_t kChannels = 32;
-    for (const bool softmax : {false, true}) {
+    for (const char* which : {"latent", "latent in the softmax", "centroids"}) {
+        SCOPED_TRACE(which);
+        const bool softmax = std::string(which).ends_with("softmax");
         const auto learned = softmax ? testing::small_softmax_memory(shape_of())
                                      : testing::small_weights(shape_of());
         const OptionMap none;
-        OptionReader reader("residue 'latent'", none);
+        OptionReader reader("a residue", none);
         const MemoryShape shape = shape_of();
-        const auto residue =
-            make_latent({.shape = shape, .options = reader, .learned = learned.get()});
+        const PartInputs in = {.shape = shape, .options = reader, .learned = learned.get()};
+        const bool is_latent = std::string(which) != "centroids";
+        const auto residue = is_latent ? make_latent(in) : make_centroids(in);
         std::vector<float> keys(4 * kChannels, 0.5F);
         std::vector<float> values(4 * kChannels, 1.0F);
         keys[kChannels + 3] = std::numeric_limits<float>::quiet_NaN();
@@ -329,21 +332,23 @@ TEST(Latent, EntriesThatAreNotFiniteLeaveNothing) {
                                            .d = kChannels}},
                          .kept = {},
                          .gone = gone});
-        const LatentState state = state_of(*residue, 1, 1);
+        const std::vector<NamedState> parts = residue->state(1, 1);
+        for (const NamedState& part : parts) {
+            for (const float x : part.values) EXPECT_TRUE(std::isfinite(x)) << part.name;
+        }
         double written = 0;
-        for (const float x : state.b) written += static_cast<double>(x);
+        for (const float x : parts.back().values) written += static_cast<double>(x);
         EXPECT_GT(written, 0);
-        if (softmax) {
+        if (softmax || !is_latent) {
             EXPECT_NEAR(written, 2, 1e-5) << "two of four entries";
         }
-        for (const float x : state.m) EXPECT_TRUE(std::isfinite(x));
         // Nor does a saved state bring one in.
         std::stringstream saved;
         residue->save(saved);
         std::string bytes = saved.str();
         const float wrong = std::numeric_limits<float>::quiet_NaN();
-        bytes.replace(sizeof(int64_t), sizeof wrong, reinterpret_cast<const char*>(&wrong),
-                      sizeof wrong);
+        const size_t first = is_latent ? sizeof(int64_t) : 2 * sizeof(int64_t);
+        bytes.replace(first, sizeof wrong, reinterpret_cast<const char*>(&wrong), sizeof wrong);
         std::istringstream in(bytes);
         EXPECT_THROW(residue->load(in), Error);
         std::istringstream good(saved.str());
