@@ -47,11 +47,13 @@ class Demo {
     [[nodiscard]] size_t full_bytes() const { return cache_bytes(n_prefix()); }
     /// Tokens whose keys and values a share of the full prefix's bytes holds.
     [[nodiscard]] int64_t tokens_of(double share, ggml_type entries = GGML_TYPE_F16) const {
-        const double ratio = static_cast<double>(cache_bytes(n_prefix())) /
-                             static_cast<double>(cache_bytes(n_prefix(), entries));
-        const auto n = static_cast<int64_t>(share * ratio * static_cast<double>(n_prefix()));
+        const auto most = static_cast<size_t>(share * static_cast<double>(full_bytes()));
+        int64_t n = 0;
+        for (int64_t step = int64_t{1} << 40; step > 0; step /= 2) {
+            if (n + step <= n_prefix() && cache_bytes(n + step, entries) <= most) n += step;
+        }
         require(n >= 1, "a share of ", share, " of ", n_prefix(), " tokens is none");
-        return std::min(n, n_prefix());
+        return n;
     }
 
     /// Answers with the whole prefix in memory: what all others are compared with.
@@ -80,10 +82,9 @@ class Demo {
     Answers truncated(PrefixResult& r) {
         const int64_t most = tokens_of(r.share);
         std::string text;
-        int64_t n = 1;
         for (auto d = task_.demonstrations.rbegin(); d != task_.demonstrations.rend(); ++d) {
-            n += std::ssize(tokenizer().encode(*d));
-            if (n > most) break;
+            // Joined, they have fewer or more tokens than each alone.
+            if (std::ssize(PrefixText(tokenizer(), *d + text, true).tokens()) > most) break;
             text.insert(0, *d);
         }
         if (text.empty()) return none(r);
@@ -182,9 +183,7 @@ class Demo {
 
     /// Bytes of so many tokens' keys and values.
     [[nodiscard]] size_t cache_bytes(int64_t tokens, ggml_type entries = GGML_TYPE_F16) const {
-        const MemoryShape s = shape();
-        return static_cast<size_t>(s.n_layer * s.n_head_kv * tokens) * 2 *
-               ggml_row_size(entries, s.d_head);
+        return bytes_of_all(shape(), entries, tokens);
     }
 
     void hold(PrefixResult& r, int64_t tokens, ggml_type entries = GGML_TYPE_F16) const {
@@ -289,6 +288,7 @@ struct Method {
     Shares shares = Shares::kAll;
     bool is_built = false;  // anew for every seed of the clustering
     bool is_of_wrong_prefix = false;
+    bool needs_whole_layers = false;  // without a window
 };
 
 constexpr std::array<Method, 19> kMethods = {{
@@ -303,7 +303,11 @@ constexpr std::array<Method, 19> kMethods = {{
     {{"kvzip-q8", "eviction, KVzip, q8_0"},
      [](Demo& d, PrefixResult& r) { return d.evicted(r, "kvzip", GGML_TYPE_Q8_0); }},
     {{"trace-aware", "eviction, trace-aware"},
-     [](Demo& d, PrefixResult& r) { return d.trace_aware(r); }},
+     [](Demo& d, PrefixResult& r) { return d.trace_aware(r); },
+     Shares::kAll,
+     false,
+     false,
+     true},
     {{"nearest-4", "nearest 4, read anew"},
      [](Demo& d, PrefixResult& r) { return d.nearest(r, 4); },
      Shares::kNone},
@@ -382,6 +386,18 @@ std::vector<std::pair<double, uint64_t>> runs_of(const Method& m, const PrefixDe
     return runs;
 }
 
+void leave_out_impossible(const MemoryShape& shape, const PrefixDemoHooks& hooks,
+                          std::vector<const Method*>& methods) {
+    if (!shape.slides()) return;
+    std::erase_if(methods, [&](const Method* m) {
+        if (m->needs_whole_layers && hooks.on_left_out) {
+            hooks.on_left_out(cat("'", m->info.name, "' keeps as many entries of every layer, ",
+                                  "which a model with sliding windows cannot"));
+        }
+        return m->needs_whole_layers;
+    });
+}
+
 void check_options(const PrefixDemoOptions& o) {
     require(!o.seeds.empty() && !o.cluster_seeds.empty() && !o.shares.empty(),
             "seeds, seeds of the clustering and shares: at least one of each");
@@ -402,7 +418,8 @@ std::vector<PrefixMethodInfo> prefix_methods() {
 void run_prefix_demo(const PrefixRuntime& with, const PrefixDemoOptions& o,
                      const PrefixDemoHooks& hooks) {
     check_options(o);
-    const std::vector<const Method*> methods = chosen_methods(o.methods);
+    std::vector<const Method*> methods = chosen_methods(o.methods);
+    leave_out_impossible(with.loaded.config().memory_shape(), hooks, methods);
     for (const uint64_t seed : o.seeds) {
         std::optional<Demo> demo;
         std::optional<Demo> wrong;

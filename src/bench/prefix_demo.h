@@ -25,6 +25,8 @@ struct PrefixDemoOptions {
 struct PrefixDemoHooks {
     std::function<bool(const std::string& key)> is_known;  // what need not be done again
     std::function<void(const PrefixResult&)> on_result;
+    /// A method that the model cannot have is left out, and why.
+    std::function<void(const std::string& why)> on_left_out = {};
 };
 
 struct PrefixMethodInfo {

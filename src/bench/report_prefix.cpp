@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 #include <tuple>
 
@@ -15,28 +16,39 @@ namespace palimpsest {
 namespace {
 
 using Lines = std::vector<const PrefixResult*>;
-/// Task, model, length, traces, share of what is traced, validation: what may be compared.
-using PrefixKey = std::tuple<std::string, std::string, int64_t, int64_t, double, bool>;
+/// Task, model, length, traces, tests, share of what is traced, validation: what may be compared.
+using PrefixKey = std::tuple<std::string, std::string, int64_t, int64_t, int64_t, double, bool>;
 
-/// All seeds of one method at one share.
+/// All seeds of one method at one share. Clusterings of one seed ask the same questions, so each
+/// seed counts once, as the mean of its clusterings.
 struct PrefixRow {
     const PrefixResult* first = nullptr;
     Lines lines;
 
+    /// Of every seed, added up.
+    template <class Value>
+    [[nodiscard]] double total(Value value) const {
+        std::map<uint64_t, std::pair<double, double>> by_seed;  // sum, and of how many
+        for (const PrefixResult* r : lines) {
+            by_seed[r->seed].first += static_cast<double>((*r).*value);
+            by_seed[r->seed].second += 1;
+        }
+        double all = 0;
+        for (const auto& [seed, of] : by_seed) all += of.first / of.second;
+        return all;
+    }
     template <class Value>
     [[nodiscard]] double mean(Value value) const {
-        double sum = 0;
-        for (const PrefixResult* r : lines) sum += static_cast<double>((*r).*value);
-        return sum / static_cast<double>(lines.size());
+        std::set<uint64_t> seeds;
+        for (const PrefixResult* r : lines) seeds.insert(r->seed);
+        return total(value) / static_cast<double>(seeds.size());
     }
     [[nodiscard]] int64_t sum(int64_t PrefixResult::*value) const {
-        int64_t all = 0;
-        for (const PrefixResult* r : lines) all += (*r).*value;
-        return all;
+        return std::llround(total(value));
     }
     [[nodiscard]] double percent_of(int64_t PrefixResult::*hits,
                                     int64_t PrefixResult::*of = &PrefixResult::n) const {
-        return 100.0 * static_cast<double>(sum(hits)) / static_cast<double>(sum(of));
+        return 100.0 * total(hits) / total(of);
     }
     [[nodiscard]] double held_percent() const {
         return 100 * mean(&PrefixResult::held_bytes) / mean(&PrefixResult::full_bytes);
@@ -242,7 +254,7 @@ ReportFigure error_by_layer(const std::vector<PrefixRow>& rows, const std::strin
 }
 
 std::string conditions(const PrefixKey& key, const Lines& lines) {
-    const auto& [task, model, length, traces, traced, is_validation] = key;
+    const auto& [task, model, length, traces, tests, traced, is_validation] = key;
     std::set<uint64_t> seeds;
     std::set<uint64_t> builds;
     std::set<std::string> commits;
@@ -258,8 +270,9 @@ std::string conditions(const PrefixKey& key, const Lines& lines) {
         for (const auto& x : of) out += cat(out.empty() ? "" : ", ", x);
         return out;
     };
-    return cat(model, ", ", traces, " traces; seeds ", list(seeds), ", of the clustering ",
-               list(builds), "; ", list(processors), "; commit ", list(commits), ".");
+    return cat(model, ", ", traces, " traces, ", tests, " requests a seed; seeds ", list(seeds),
+               ", of the clustering ", list(builds), "; ", list(processors), "; commit ",
+               list(commits), ".");
 }
 
 }  // namespace
@@ -268,7 +281,8 @@ void add_prefixes(ReportDocument& document, std::span<const PrefixResult> result
     if (results.empty()) return;
     std::vector<std::pair<PrefixKey, Lines>> groups;
     for (const PrefixResult& r : results) {
-        PrefixKey key = {r.task, r.model, r.length, r.n_traces, r.traced, r.is_validation};
+        PrefixKey key = {r.task,    r.model,  r.length,       r.n_traces,
+                         r.n_tests, r.traced, r.is_validation};
         auto same = std::ranges::find(groups, key, &std::pair<PrefixKey, Lines>::first);
         if (same == groups.end()) {
             groups.emplace_back(std::move(key), Lines{});
@@ -285,7 +299,7 @@ void add_prefixes(ReportDocument& document, std::span<const PrefixResult> result
                          "Prefix memories and trace-aware eviction have seen sample requests "
                          "(traces), other methods have not."}}});
     for (const auto& [key, lines] : groups) {
-        const auto& [task, model, length, traces, traced, is_validation] = key;
+        const auto& [task, model, length, traces, tests, traced, is_validation] = key;
         const std::vector<PrefixRow> rows = rows_of(lines);
         ReportPart part = {.level = 3, .title = cat(task, ", ", length, " tokens")};
         if (traced < 1) part.title += cat(", traces of ", fixed(100 * traced, 0), " %");

@@ -97,7 +97,8 @@ void measure(PrefixBenchFlags& f, const Engine& e) {
                 write_message(dim(cat("seed ", whole.seed, ", ", whole.method, " ", whole.size,
                                       ": ", whole.n_right, " of ", whole.n, " right, ",
                                       whole.n_same, " as the full prefix\n")));
-            }};
+            },
+        .on_left_out = [](const std::string& why) { write_message(cat("left out: ", why, "\n")); }};
     run_prefix_demo(with, f.options, hooks);
     std::error_code ignored;
     if (is_ours) fs::remove_all(f.options.work_folder, ignored);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -71,7 +72,7 @@ PrefixRuntime runtime(const Engine& e, const ModelFlags& flags, Phases& phases) 
 PrefixBuildOptions build_options(const BuildFlags& f) {
     PrefixBuildOptions o;
     o.name = f.name.empty() ? std::filesystem::path(f.file).stem().string() : f.name;
-    o.heads_per_key = f.keys_of == "group" ? 0 : 1;
+    o.heads_per_key = f.keys_of == "group" ? 0 : f.keys_of == "head" ? 1 : std::stoll(f.keys_of);
     o.is_shared = f.codebooks == "shared";
     o.keys = f.position == "post" ? PrefixKeys::kPost : PrefixKeys::kPre;
     o.whiten = f.whiten;
@@ -118,7 +119,9 @@ std::vector<TraceText> traces_of(const BuildFlags& f, const PrefixRuntime& with,
 
 std::string kept_of(const PrefixDocument& d) {
     std::vector<int64_t> counts;
-    for (const auto& positions : d.kept_positions()) counts.push_back(std::ssize(positions));
+    for (const auto& positions : d.kept_positions()) {
+        if (!positions.empty()) counts.push_back(std::ssize(positions));  // a layer with a window
+    }
     const auto [least, most] = std::ranges::minmax(counts);
     const int64_t all = std::accumulate(counts.begin(), counts.end(), int64_t{0});
     return cat(" beside ", human_count(all), " kept entries of its own, ", least, " to ", most,
@@ -156,6 +159,31 @@ std::string summary(const PrefixBuild& b, double study_s) {
     return out;
 }
 
+void warn_of(const PrefixErrors& errors) {
+    if (errors.is_good()) return;
+    write_message(
+        "palimpsest: the errors are above what a faithful memory has: more traces, more entries or "
+        "traces nearer to the requests would help\n");
+}
+
+constexpr double kManyAlone = 0.1;
+
+/// Of all entries, those that one record alone made.
+double share_of_single_records(const PrefixDocument& d) {
+    int64_t n = 0;
+    int64_t alone = 0;
+    for (int64_t l = 0; l < d.header().n_layer; ++l) {
+        const GgufTensor& of = d.layers()[static_cast<size_t>(l)].occupancy;
+        const auto* occupancy = reinterpret_cast<const int32_t*>(of.data.data());
+        for (int64_t c = 0; c < d.header().layout.n_codebooks(); ++c) {
+            const std::span used(occupancy + c * of.shape[0], static_cast<size_t>(d.count(l, c)));
+            n += d.count(l, c);
+            alone += std::ranges::count(used, 1);
+        }
+    }
+    return static_cast<double>(alone) / static_cast<double>(n);
+}
+
 void build(const BuildFlags& f) {
     require(f.out.ends_with(".gguf"), "the memory is a GGUF file; name it with --out FILE",
             ".prefix.gguf");
@@ -174,17 +202,19 @@ void build(const BuildFlags& f) {
     const std::vector<TraceText> traces = traces_of(f, with, text);
     const std::chrono::duration<double> asking = std::chrono::steady_clock::now() - start;
     const PrefixBuild built = build_prefix(with, text, traces, options);
-    write_output(errors_for_people(built.errors) +
+    write_output(errors_for_people(built.errors, "held-out ") +
                  summary(built, f.self_study > 0 ? asking.count() : 0));
     if (built.errors.n_traces < kFewHeldOut) {
         write_message(cat("palimpsest: the check stands on ", built.errors.n_traces,
                           " held-out traces, an eighth of all; from ", kFewHeldOut,
                           " on its figures mean more\n"));
     }
-    if (!built.errors.is_good()) {
+    warn_of(built.errors);
+    if (const double alone = share_of_single_records(*built.document); alone > kManyAlone) {
         write_message(
-            "palimpsest: the errors are above what a faithful memory has: more traces, more "
-            "entries or traces nearer to the requests would help\n");
+            cat("palimpsest: ", std::lround(100 * alone),
+                " % of the entries stand for one "
+                "record each, which is no mean: more traces, or fewer entries, would help\n"));
     }
     const std::vector<std::shared_ptr<const PrefixDocument>> all = {built.document};
     write_prefixes(f.out, all);
@@ -238,17 +268,19 @@ std::string occupancy_line(const PrefixDocument& d, int64_t l) {
 
 std::string facts_of(const PrefixDocument& d) {
     const PrefixHeader& h = d.header();
-    std::string out = cat(
-        h.name, "\n  ", human_count(d.n_tokens()), " tokens",
-        h.n_chunks > 1 ? cat(" in ", h.n_chunks, " pieces read apart") : std::string(), ", ",
-        h.is_raw ? "raw" : "for chats", ", built with ", h.model_name, " (", h.model, ")\n  ", h.k,
-        " entries", d.keeps_entries() ? kept_of(d) : "", ", ", to_string(h.keys),
-        "-rotation keys of ", h.layout.heads_per_key,
-        h.layout.heads_per_key == 1 ? " head" : " heads",
-        h.layout.is_shared ? ", one dictionary a layer" : ", one dictionary a KV head",
-        h.is_whitened ? ", whitened" : "", ", seed ", h.seed, "\n  lookup ", lookup_of(d),
-        "\n  from ", h.n_traces, " traces, ", human_count(h.n_trace_tokens), " tokens\n  holds ",
-        human_bytes(d.held_bytes()), ", a token reads ", human_bytes(d.moved_bytes()));
+    std::string out =
+        cat(h.name, "\n  ", human_count(d.n_tokens()), " tokens",
+            h.n_chunks > 1 ? cat(" in ", h.n_chunks, " pieces read apart") : std::string(), ", ",
+            h.is_raw ? "raw" : "for chats", ", built with ", h.model_name, " (", h.model, ")\n  ",
+            h.k, " entries", d.keeps_entries() ? kept_of(d) : "", ", ", to_string(h.keys),
+            "-rotation keys of ", h.layout.heads_per_key,
+            h.layout.heads_per_key == 1 ? " head" : " heads",
+            h.layout.is_shared ? ", one dictionary a layer" : ", one dictionary a KV head",
+            h.is_whitened ? ", whitened" : "", h.aggregation == "plain" ? ", plain means" : "",
+            h.kept_by.empty() ? "" : cat(", kept by ", h.kept_by), ", seed ", h.seed, "\n  lookup ",
+            lookup_of(d), "\n  from ", h.n_traces, " traces, ", human_count(h.n_trace_tokens),
+            " tokens\n  holds ", human_bytes(d.held_bytes()), ", a token reads ",
+            human_bytes(d.moved_bytes()));
     if (d.has_exact()) out += cat("; exact prefix ", human_bytes(d.exact_bytes()));
     std::array<char, 160> line{};
     std::snprintf(line.data(), line.size(),
@@ -259,7 +291,15 @@ std::string facts_of(const PrefixDocument& d) {
                   static_cast<double>(h.e_out), static_cast<double>(h.e_out_worst),
                   static_cast<double>(h.e_out_answer), static_cast<double>(h.agreement),
                   static_cast<double>(h.divergence));
-    return out + line.data();
+    out += line.data();
+    const bool is_checked = h.e_out >= 0;
+    PrefixErrors errors;
+    errors.e_out = double{h.e_out};
+    errors.e_out_answer = double{h.e_out_answer};
+    if (is_checked && !errors.is_good()) {
+        out += "  its errors are above what a faithful memory has\n";
+    }
+    return out;
 }
 
 void info(const std::string& path) {
@@ -302,13 +342,15 @@ void verify(const VerifyFlags& f) {
         std::vector<TraceTokens> traces;
         const int64_t room = e.loaded->config().n_ctx_train - d->n_positions();
         for (const TraceText& t : parse_traces(read_file(f.traces))) {
+            if (t.prompt.find_first_not_of(" \t\r\n") == std::string::npos) continue;
             TraceTokens tokens = text.trace(t);
             if (std::ssize(tokens.tokens) <= room) traces.push_back(std::move(tokens));
             if (std::ssize(traces) == f.most) break;
         }
-        require(!traces.empty(), "no trace fits behind the prefix");
-        write_output(
-            errors_for_people(PrefixPieces(with, text, h.n_chunks).check(d, nullptr, traces)));
+        require(!traces.empty(), "no trace has a prompt and fits behind the prefix");
+        const PrefixErrors errors = PrefixPieces(with, text, h.n_chunks).check(d, nullptr, traces);
+        write_output(errors_for_people(errors, ""));
+        warn_of(errors);
     }
 }
 
@@ -371,8 +413,10 @@ void add_build(CLI::App& group) {
                  "attended to by the model repeating the prefix, or by traces")
         ->check(CLI::IsMember({"repetition", "traces"}))
         ->capture_default_str();
-    c.add_option("--keys", f->keys_of, "a key is one head's query, or those of a group of heads")
-        ->check(CLI::IsMember({"head", "group"}))
+    c.add_option("--keys", f->keys_of,
+                 "a key is one head's query (head), those of so many heads, or of all that share a "
+                 "KV head (group)")
+        ->check(CLI::IsMember({"head", "group"}) | CLI::Range(int64_t{1}, int64_t{1} << 16))
         ->capture_default_str();
     c.add_option("--positions", f->position, "queries before or after their rotation")
         ->check(CLI::IsMember({"pre", "post"}))

@@ -93,15 +93,22 @@ bool take_interrupt() noexcept { return interrupt_flag().exchange(false); }
 bool interrupted() noexcept { return interrupt_flag().load(); }
 
 ProgressBar::ProgressBar(std::string label, std::string unit)
-    : label_(std::move(label)), unit_(std::move(unit)), start_(std::chrono::steady_clock::now()) {}
+    : label_(std::move(label)), unit_(std::move(unit)) {}
 
 ProgressBar::~ProgressBar() { clear(); }
 
 void ProgressBar::show(int64_t done, int64_t total) {
-    const double passed =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-    if (!messages_are_terminal() || done <= 0 || done >= total) return;
-    const double left = passed / static_cast<double>(done) * static_cast<double>(total - done);
+    const auto now = std::chrono::steady_clock::now();
+    if (last_ < 0 || done < last_ || total != total_) {
+        start_ = now;
+        first_ = done;
+    }
+    last_ = done;
+    total_ = total;
+    if (!messages_are_terminal() || done <= first_ || done >= total) return;
+    const double passed = std::chrono::duration<double>(now - start_).count();
+    const double left =
+        passed / static_cast<double>(done - first_) * static_cast<double>(total - done);
     if (!shown_ && passed + left < kShortWork) return;
     const std::string text = cat(" ", human_count(done), " of ", human_count(total), " ", unit_,
                                  ", ", human_seconds(left), " left");

@@ -43,7 +43,8 @@ void catch_interrupts();
 [[nodiscard]] bool interrupted() noexcept;
 
 /// A bar with the time left, on standard error, for work that takes a while. Silent if that is no
-/// terminal or the work is short.
+/// terminal or the work is short. What was done when it is first shown counts as done before, and
+/// so it does when another total, or less done, says that other work began.
 class ProgressBar {
  public:
     /// `unit` is what is counted: "tokens".
@@ -60,6 +61,7 @@ class ProgressBar {
  private:
     std::string label_, unit_;
     std::chrono::steady_clock::time_point start_;
+    int64_t first_ = 0, last_ = -1, total_ = -1;  // done when the clock started, and lately
     bool shown_ = false;
 };
 

@@ -333,6 +333,7 @@ PrefixHeader header_of(const PrefixRuntime& with, const PrefixText& text,
             " heads a key do not divide the ", shape.group(), " that share a KV head");
     h.keys = o.keys;
     h.is_whitened = o.whiten;
+    h.aggregation = o.aggregation == Aggregation::kPlain ? "plain" : "weighted";
     h.seed = static_cast<int64_t>(o.seed);
     return h;
 }
@@ -358,16 +359,16 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
         if (i < h.n_traces) h.n_trace_tokens += lengths.back();
     }
     built.n_records = h.n_chunks * h.n_trace_tokens * h.layout.rows();
-    built.cache_bytes =
-        static_cast<size_t>(shape.n_layer * shape.n_head_kv * shape.d_head * std::ssize(h.tokens)) *
-        2 * sizeof(ggml_fp16_t);
+    built.cache_bytes = bytes_of_all(shape, GGML_TYPE_F16, std::ssize(h.tokens));
     const PrefixSizes sizes = choose_sizes(o, h,
                                            {.cache_bytes = built.cache_bytes,
                                             .n_records = built.n_records,
-                                            .kept_share = share_of_kept(with, text, o)});
+                                            .kept_share = share_of_kept(with, text, o),
+                                            .n_keeping = n_keeping_layers(shape)});
     h.k = sizes.k;
     built.k_was_lowered = sizes.k_was_lowered;
     const int64_t n_kept = sizes.n_kept;
+    if (n_kept > 0) h.kept_by = to_string(o.kept_by);
 
     const fs::path work = o.work_folder;
     claim_folder(work, purpose_of(with, pieces, chosen));

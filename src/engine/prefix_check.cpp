@@ -74,7 +74,7 @@ class ExactRegime {
 
     /// What queries see beside the dictionaries: the trace, and entries as the document keeps them.
     void set_own(int64_t layer, int64_t n, const TracedLayer& seen) {
-        if (!document_.keeps_entries()) {
+        if (!document_.keeps_entries(layer)) {
             own_ = seen.own;
             own_lse_ = seen.own_lse;
             return;
@@ -359,10 +359,10 @@ PrefixErrors check_prefix(const PrefixRuntime& with, const ExactPrefix& exact,
         document, mean_state, traces);
 }
 
-std::string errors_for_people(const PrefixErrors& e) {
+std::string errors_for_people(const PrefixErrors& e, std::string_view which) {
     std::array<char, 160> line{};
     std::string out =
-        cat("errors on ", e.n_traces, " held-out traces, ", e.n_positions,
+        cat("errors on ", e.n_traces, " ", which, "traces, ", e.n_positions,
             " positions, hidden states exact",
             e.n_pieces > 1 ? cat(";\nthe whole prefix is longer than the model's ",
                                  "window: against each of its ", e.n_pieces, " pieces alone")

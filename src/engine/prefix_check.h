@@ -90,7 +90,7 @@ PrefixErrors check_prefix(const PrefixRuntime& with, const ExactPrefix& exact,
                           const std::shared_ptr<const PrefixDocument>& mean_state,
                           std::span<const TraceTokens> traces);
 
-/// Tables of both regimes beside their controls.
-std::string errors_for_people(const PrefixErrors& errors);
+/// Tables of both regimes beside their controls. `which` traces they were measured on: "held-out ".
+std::string errors_for_people(const PrefixErrors& errors, std::string_view which);
 
 }  // namespace palimpsest

@@ -20,9 +20,11 @@ std::optional<EntryMass> saved_mass(const fs::path& path, const ExactPrefix& exa
     if (!in) return std::nullopt;
     try {
         EntryMass mass(static_cast<size_t>(exact.shape().n_layer * exact.shape().n_head_kv));
-        for (std::vector<float>& of : mass) {
-            of = take_all<float>(in, exact.size());
-            if (std::ssize(of) != exact.size()) return std::nullopt;
+        for (size_t head = 0; head < mass.size(); ++head) {
+            const int64_t layer = static_cast<int64_t>(head) / exact.shape().n_head_kv;
+            const int64_t n = exact.shape().window(layer) > 0 ? 0 : exact.size();
+            mass[head] = take_all<float>(in, n);
+            if (std::ssize(mass[head]) != n) return std::nullopt;
         }
         return mass;
     } catch (const Error&) {
@@ -58,11 +60,18 @@ EntryMass weigh(const PrefixRuntime& with, const ExactPrefix& exact, const KeptS
 
 std::string_view to_string(KeptBy by) { return by == KeptBy::kTraces ? "traces" : "repetition"; }
 
+int64_t n_keeping_layers(const MemoryShape& shape) {
+    int64_t n = 0;
+    for (int64_t layer = 0; layer < shape.n_layer; ++layer) n += shape.window(layer) == 0 ? 1 : 0;
+    return n;
+}
+
 std::string why_none_is_kept(const PrefixRuntime& with, const PrefixText& text, int64_t n_chunks,
                              KeptBy by) {
     if (n_chunks > 1) return "a prefix in pieces keeps no entries; leave --kept out";
-    if (with.loaded.config().memory_shape().slides()) {
-        return "a model with a sliding window keeps no entries of a prefix; leave --kept out";
+    if (n_keeping_layers(with.loaded.config().memory_shape()) == 0) {
+        return "a model whose layers all have a sliding window keeps no entries of a prefix; leave "
+               "--kept out";
     }
     const int64_t n = std::ssize(text.tokens());
     if (by == KeptBy::kTraces || room_to_repeat(with, n) > 0) return "";

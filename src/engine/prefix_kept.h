@@ -22,6 +22,9 @@ namespace palimpsest {
 enum class KeptBy { kTraces, kRepetition };
 [[nodiscard]] std::string_view to_string(KeptBy by);
 
+/// Layers that can keep entries: those without a window.
+[[nodiscard]] int64_t n_keeping_layers(const MemoryShape& shape);
+
 /// Why a prefix can keep no entries, for people; empty: it can.
 [[nodiscard]] std::string why_none_is_kept(const PrefixRuntime& with, const PrefixText& text,
                                            int64_t n_chunks, KeptBy by);
@@ -35,8 +38,8 @@ struct KeptSearch {
 };
 
 /// The n entries that matter most, of all heads together but of each at least one and never all:
-/// [layer * KV heads + head], ascending. Throws kInvalidArgument if there is no room to repeat the
-/// prefix.
+/// [layer * KV heads + head], ascending; none of layers with a window. Throws kInvalidArgument if
+/// there is no room to repeat the prefix.
 std::vector<std::vector<int32_t>> find_kept(const PrefixRuntime& with, const ExactPrefix& exact,
                                             const KeptSearch& search, int64_t n);
 

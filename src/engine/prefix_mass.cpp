@@ -57,12 +57,16 @@ EntryMass traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
                       std::span<const TraceTokens> traces, Reduce reduce) {
     const MemoryShape& s = exact.shape();
     const int64_t n_heads = s.n_layer * s.n_head_kv;
-    EntryMass mass(static_cast<size_t>(n_heads),
-                   std::vector<float>(static_cast<size_t>(exact.size())));
+    EntryMass mass(static_cast<size_t>(n_heads));
+    for (int64_t head = 0; head < n_heads; ++head) {
+        if (s.window(head / s.n_head_kv) > 0) continue;
+        mass[static_cast<size_t>(head)].resize(static_cast<size_t>(exact.size()));
+    }
     AttentionScratch scratch(s, with.backend.n_threads());
     const MassOfStep step(exact, scratch, reduce);
     const auto on_step = [&](int64_t /*first*/, int64_t n, std::span<const TracedLayer> layers) {
         with.backend.share_out(n_heads, [&](int64_t head, int thread) {
+            if (mass[static_cast<size_t>(head)].empty()) return;
             step.add(head, n, layers[static_cast<size_t>(head / s.n_head_kv)], thread,
                      mass[static_cast<size_t>(head)].data());
         });
@@ -107,7 +111,7 @@ std::vector<std::vector<int32_t>> heaviest(const EntryMass& mass, int64_t n) {
         std::iota(order.begin(), order.end(), 0);
         std::ranges::stable_sort(order, std::greater{},
                                  [&](int32_t j) { return of[static_cast<size_t>(j)]; });
-        order.resize(static_cast<size_t>(n));
+        order.resize(std::min(of.size(), static_cast<size_t>(n)));
         std::ranges::sort(order);
         all.push_back(std::move(order));
     }
@@ -121,7 +125,10 @@ std::vector<std::vector<int32_t>> heaviest_of_all(const EntryMass& mass, int64_t
     };
     std::vector<std::vector<int32_t>> all = heaviest(mass, 1);
     std::vector<Place> others;
+    int64_t n_firsts = 0;
     for (size_t h = 0; h < mass.size(); ++h) {
+        if (mass[h].empty()) continue;
+        ++n_firsts;
         // The last of the lightest: that is another one than the first of the heaviest.
         const auto lightest = std::ranges::min_element(mass[h].rbegin(), mass[h].rend());
         const auto least = static_cast<int32_t>(mass[h].rend() - lightest) - 1;
@@ -133,7 +140,7 @@ std::vector<std::vector<int32_t>> heaviest_of_all(const EntryMass& mass, int64_t
     const auto is_before = [](const Place& a, const Place& b) {
         return std::tuple(-a.mass, a.head, a.entry) < std::tuple(-b.mass, b.head, b.entry);
     };
-    const auto rest = std::min(std::ssize(others), std::max<int64_t>(0, n - std::ssize(mass)));
+    const auto rest = std::min(std::ssize(others), std::max<int64_t>(0, n - n_firsts));
     std::ranges::nth_element(others, others.begin() + rest, is_before);
     for (const Place& p : std::span(others).first(static_cast<size_t>(rest))) {
         all[static_cast<size_t>(p.head)].push_back(p.entry);

@@ -7,7 +7,8 @@
 
 namespace palimpsest {
 
-/// Attention paid to every entry of a prefix: [layer * KV heads + head][entry].
+/// Attention paid to every entry of a prefix: [layer * KV heads + head][entry]; nothing is noted
+/// of layers with a window, whose lists are empty.
 using EntryMass = std::vector<std::vector<float>>;
 
 /// What traces pay, over all positions and query heads summed, or the largest.
@@ -22,7 +23,7 @@ EntryMass traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
 /// there is no room to.
 std::vector<TraceTokens> repetitions(const PrefixRuntime& with, std::span<const TokenId> prefix);
 
-/// The n entries of each that have the most, ascending.
+/// The n entries of each that have the most, ascending; none of an empty list.
 std::vector<std::vector<int32_t>> heaviest(const EntryMass& mass, int64_t n);
 
 /// Of all together the n that have the most, ascending in each; of each one at least, and never

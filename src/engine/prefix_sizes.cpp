@@ -42,7 +42,7 @@ class Sizing {
 
  private:
     [[nodiscard]] size_t kept_bytes(int64_t n) const {
-        return prefix_kept_bytes(h_.layout, h_.n_layer, n, o_.storage);
+        return prefix_kept_bytes(h_.layout, from_.n_keeping, n, o_.storage);
     }
     [[nodiscard]] size_t left_beside(size_t bytes) const {
         return budget_ > bytes ? budget_ - bytes : 0;
@@ -67,7 +67,7 @@ class Sizing {
 
     /// The most kept entries that so many bytes hold; 0 if fewer than one a head.
     [[nodiscard]] int64_t kept_in(size_t bytes) const {
-        const int64_t n_heads = h_.n_layer * h_.layout.n_head_kv;
+        const int64_t n_heads = from_.n_keeping * h_.layout.n_head_kv;
         const size_t first = kept_bytes(1);
         const size_t another = kept_bytes(2) - first;
         const auto n = bytes < first ? 0 : static_cast<int64_t>((bytes - first) / another) + 1;

@@ -14,6 +14,7 @@ struct PrefixSupply {
     size_t cache_bytes = 0;  // of the prefix's keys and values, f16
     int64_t n_records = 0;   // of a dictionary
     double kept_share = 0;   // of what is held, for kept entries; 0: the prefix can keep none
+    int64_t n_keeping = 0;   // layers that can keep entries
 };
 
 struct PrefixSizes {

@@ -120,6 +120,7 @@ std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& t
         const bool is_known = std::ranges::any_of(
             traces, [&](const TraceText& other) { return other.prompt == trace.prompt; });
         if (trace.prompt.size() < 4 || trace.response.empty() || is_known) {
+            with.tell("asking itself", std::ssize(traces), n);
             require(++n_failed <= 2 * n + 16,
                     "the model asks itself nothing about this prefix; give ", "traces instead");
             continue;

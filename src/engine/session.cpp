@@ -15,7 +15,7 @@ constexpr int64_t kMostRehearsed = 2048;  // positions repeated at once
 
 /// Nodes of a pass: about 30 a block, and what every lane's memory adds.
 size_t nodes_for(const ModelConfig& cfg, size_t n_lanes) {
-    return 256 + static_cast<size_t>(cfg.n_layer) * (48 + 32 * n_lanes) + 8 * n_lanes;
+    return 256 + static_cast<size_t>(cfg.n_layer) * (48 + 48 * n_lanes) + 8 * n_lanes;
 }
 
 void check_tokens(std::span<const TokenId> tokens, int64_t n_vocab) {

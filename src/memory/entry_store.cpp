@@ -2,6 +2,7 @@
 
 #include <ggml-cpu.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/error.h"
@@ -29,6 +30,15 @@ void check_shape(const MemoryShape& s, ggml_type type) {
 }
 
 }  // namespace
+
+size_t bytes_of_all(const MemoryShape& shape, ggml_type type, int64_t n) {
+    int64_t entries = 0;
+    for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
+        const int64_t window = shape.window(layer);
+        entries += window > 0 ? std::min(window, n) : n;
+    }
+    return static_cast<size_t>(entries * shape.n_head_kv) * 2 * ggml_row_size(type, shape.d_head);
+}
 
 EntryStore::EntryStore(const MemoryShape& shape, ggml_type type, int64_t n_slots)
     : shape_(shape), type_(type), n_slots_(n_slots) {

@@ -12,6 +12,10 @@
 
 namespace palimpsest {
 
+/// Bytes of the keys and values of n positions, all layers: those with a window hold no more than
+/// it sees.
+[[nodiscard]] size_t bytes_of_all(const MemoryShape& shape, ggml_type type, int64_t n);
+
 /// Keys and values of one sequence, per layer and KV head, in rows of f32, f16 or q8_0.
 ///
 /// Every head owns a run of addresses for all its slots and takes memory only for the pages it has

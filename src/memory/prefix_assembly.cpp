@@ -206,6 +206,7 @@ void PrefixAssembly::set_exact(int64_t layer, std::span<const EntryRows> heads) 
 void PrefixAssembly::set_kept(int64_t layer, std::span<const EntryRows> heads,
                               std::span<const std::vector<int32_t>> positions) {
     check(positions.size() == heads.size(), "positions for every head");
+    if (std::ranges::all_of(positions, [](const auto& of) { return of.empty(); })) return;
     HeadRows rows = {.heads = heads};
     std::vector<int32_t> all;
     std::vector<int32_t> starts = {0};

@@ -237,7 +237,6 @@ PrefixDocument::PrefixDocument(PrefixHeader header, std::vector<PrefixLayer> lay
     for (PrefixLayer& l : layers_) {
         check_layer(l, header_);
         if (l.list_keys.data.empty() == has_lists()) corrupt("not all layers have lists");
-        if (l.kept_at.data.empty() == keeps_entries()) corrupt("not all layers keep entries");
         if (l.exact_k.data.empty() == has_exact()) corrupt("not all layers have the prefix itself");
     }
 }
@@ -340,7 +339,16 @@ EntryRows PrefixDocument::kept(int64_t layer, int64_t head_kv) const {
     return rows_from(l.kept_k, l.kept_v, kept_starts(l)[static_cast<size_t>(head_kv)]);
 }
 
+bool PrefixDocument::keeps_entries() const {
+    return std::ranges::any_of(layers_, [](const auto& l) { return !l.kept_at.data.empty(); });
+}
+
+bool PrefixDocument::keeps_in_all_layers() const {
+    return std::ranges::none_of(layers_, [](const auto& l) { return l.kept_at.data.empty(); });
+}
+
 int64_t PrefixDocument::n_kept(int64_t layer, int64_t head_kv) const {
+    if (!keeps_entries(layer)) return 0;
     const std::span<const int32_t> starts = kept_starts(layers_[static_cast<size_t>(layer)]);
     return starts[static_cast<size_t>(head_kv) + 1] - starts[static_cast<size_t>(head_kv)];
 }
@@ -348,6 +356,10 @@ int64_t PrefixDocument::n_kept(int64_t layer, int64_t head_kv) const {
 std::vector<std::vector<int32_t>> PrefixDocument::kept_positions() const {
     std::vector<std::vector<int32_t>> all;
     for (const PrefixLayer& l : layers_) {
+        if (l.kept_at.data.empty()) {
+            all.resize(all.size() + static_cast<size_t>(header_.layout.n_head_kv));
+            continue;
+        }
         const std::span<const int32_t> starts = kept_starts(l);
         const auto* at = values_of<int32_t>(l.kept_at);
         for (size_t h = 0; h + 1 < starts.size(); ++h) {
@@ -373,7 +385,7 @@ size_t PrefixDocument::moved_bytes() const {
         const auto passes =
             l.list_keys.data.empty() ? static_cast<size_t>(at.n_codebooks()) : lookups;
         n += passes * bytes_matched(l, at) + l.whitening.data.size();
-        if (keeps_entries()) {
+        if (keeps_entries(i)) {
             const size_t row = ggml_row_size(l.kept_k.type, at.d_head);
             n += 2 * row * static_cast<size_t>(l.kept_at.shape[0]);
         }

@@ -34,6 +34,9 @@ struct PrefixHeader {
     PrefixKeys keys = PrefixKeys::kPre;
     bool is_whitened = false;
     int64_t k = 0;  // entries asked for
+    // How it was made; empty in older files.
+    std::string aggregation;  // "weighted" or "plain"
+    std::string kept_by;      // what showed which entries to keep; "": none are kept
     int64_t seed = 0, n_traces = 0, n_trace_tokens = 0, n_held_out = 0;
     int64_t n_chunks = 1;    // pieces of the prefix that were read apart
     int64_t chunks_end = 0;  // the position after each of them, if there are several
@@ -123,11 +126,18 @@ class PrefixDocument {
     /// The prefix's own entries of a KV head, if it has them.
     [[nodiscard]] EntryRows exact(int64_t layer, int64_t head_kv) const;
 
-    /// Of the prefix's own entries, does each KV head keep some beside its dictionary?
-    [[nodiscard]] bool keeps_entries() const { return !layers_.front().kept_at.data.empty(); }
+    /// Of the prefix's own entries, does each KV head of a layer keep some beside its dictionary?
+    [[nodiscard]] bool keeps_entries(int64_t layer) const {
+        return !layers_[static_cast<size_t>(layer)].kept_at.data.empty();
+    }
+    /// Does any layer?
+    [[nodiscard]] bool keeps_entries() const;
+    /// Does every one?
+    [[nodiscard]] bool keeps_in_all_layers() const;
     [[nodiscard]] int64_t n_kept(int64_t layer, int64_t head_kv) const;
+    /// Only where the layer keeps some.
     [[nodiscard]] EntryRows kept(int64_t layer, int64_t head_kv) const;
-    /// Their positions, ascending: [layer * n_head_kv + head_kv]. Only if there are any.
+    /// Their positions, ascending: [layer * n_head_kv + head_kv].
     [[nodiscard]] std::vector<std::vector<int32_t>> kept_positions() const;
 
     /// Memory that requests read from, all layers: keys, values, logarithms, whitening, kept
@@ -157,7 +167,7 @@ enum class PrefixStorage { kF16, kI8 };
 /// f16.
 [[nodiscard]] ggml_type kept_type(const PrefixLayout& layout, PrefixStorage storage);
 
-/// Bytes that n kept entries take, all heads of all layers together.
+/// Bytes that n kept entries take, all heads together of so many layers that keep some.
 [[nodiscard]] size_t prefix_kept_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t n,
                                        PrefixStorage storage);
 

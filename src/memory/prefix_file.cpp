@@ -16,7 +16,9 @@ namespace palimpsest {
 
 namespace {
 
-constexpr int64_t kVersion = 3;      // 1: without kept entries, and still written so
+// 1: no kept entries; 3: some in every layer; 4: in some layers. Each file is of the oldest that
+// can say what it holds.
+constexpr int64_t kVersion = 4;
 constexpr int64_t kLostVersion = 2;  // kept entries in another layout; for a day
 constexpr int64_t kMostDocuments = 1024;
 
@@ -24,8 +26,8 @@ constexpr int64_t kMostDocuments = 1024;
     throw Error(ErrorCode::kCorrupt, cat("the prefix memory is damaged: ", what));
 }
 
-/// Calls `text`, `integer`, `number` or `flag` for every value of a header: one list for writing,
-/// reading and the check sum.
+/// Calls `text`, `later_text`, `integer`, `number` or `flag` for every value of a header: one list
+/// for writing, reading and the check sum.
 template <class Header, class Visitor>
 void for_values(Header& h, Visitor& v) {
     v.text("name", h.name);
@@ -48,6 +50,8 @@ void for_values(Header& h, Visitor& v) {
     v.integer("traces", h.n_traces);
     v.integer("trace_tokens", h.n_trace_tokens);
     v.integer("held_out", h.n_held_out);
+    v.later_text("aggregation", h.aggregation);
+    v.later_text("kept_by", h.kept_by);
     v.integer("chunks", h.n_chunks);
     if (h.n_chunks > 1) {
         v.integer("chunks_end", h.chunks_end);
@@ -65,6 +69,9 @@ struct Writing {
     std::string prefix;
 
     void text(const char* key, const std::string& x) const { to.set_text(prefix + key, x); }
+    void later_text(const char* key, const std::string& x) const {
+        if (!x.empty()) text(key, x);
+    }
     void integer(const char* key, int64_t x) const { to.set_integer(prefix + key, x); }
     void number(const char* key, float x) const { to.set_number(prefix + key, x); }
     void flag(const char* key, bool x) const { to.set_boolean(prefix + key, x); }
@@ -80,6 +87,9 @@ struct Reading {
         return *x;
     }
     void text(const char* key, std::string& x) const { x = needed(key, from.text(prefix + key)); }
+    void later_text(const char* key, std::string& x) const {
+        x = std::string(from.text(prefix + key).value_or(""));
+    }
     void integer(const char* key, int64_t& x) const { x = needed(key, from.integer(prefix + key)); }
     void number(const char* key, float& x) const {
         x = static_cast<float>(needed(key, from.number(prefix + key)));
@@ -93,6 +103,9 @@ struct Summing {
     void text(const char* key, const std::string& x) const {
         to.add(key);
         to.add(x);
+    }
+    void later_text(const char* key, const std::string& x) const {
+        if (!x.empty()) text(key, x);
     }
     void integer(const char* key, int64_t x) const { text(key, std::to_string(x)); }
     void number(const char* key, float x) const {
@@ -217,9 +230,12 @@ void write_prefixes(const std::string& path,
     require(!documents.empty(), "no prefix memory is left to write");
     GgufWriter to;
     to.set_text("general.architecture", "palimpsest-prefix");
-    const bool keeps =
-        std::ranges::any_of(documents, [](const auto& d) { return d->keeps_entries(); });
-    to.set_integer("prefix.version", keeps ? kVersion : 1);
+    int64_t version = 1;
+    for (const auto& d : documents) {
+        if (d->keeps_entries())
+            version = std::max(version, d->keeps_in_all_layers() ? 3 : kVersion);
+    }
+    to.set_integer("prefix.version", version);
     to.set_integer("prefix.count", std::ssize(documents));
     for (int64_t i = 0; i < std::ssize(documents); ++i) {
         write(to, *documents[static_cast<size_t>(i)], i);
@@ -236,7 +252,7 @@ std::vector<std::shared_ptr<const PrefixDocument>> read_prefixes(const std::stri
     const int64_t version = file->integer("prefix.version").value_or(0);
     if (version < 1 || version > kVersion || version == kLostVersion) {
         throw Error(ErrorCode::kUnsupported, cat("'", path, "' is of format ", version,
-                                                 "; this program reads formats 1 and ", kVersion,
+                                                 "; this program reads formats 1, 3 and ", kVersion,
                                                  version == kLostVersion ? "; build it anew" : ""));
     }
     const int64_t n = file->integer("prefix.count").value_or(0);

@@ -52,8 +52,11 @@ void check_prefixes(const PrefixUse& use, const MemoryShape& shape) {
         require(fits, "the prefix memory '", d->header().name, "' is for a model of ",
                 d->header().n_layer, " layers with ", at.n_head, " heads of ", at.d_head,
                 "; this one has ", shape.n_layer, " with ", shape.n_head, " of ", shape.d_head);
-        require(!d->keeps_entries() || !shape.slides(), "the prefix memory '", d->header().name,
-                "' keeps entries, which no model with a sliding window can have");
+        for (int64_t l = 0; l < shape.n_layer; ++l) {
+            require(shape.window(l) == 0 || !d->keeps_entries(l), "the prefix memory '",
+                    d->header().name, "' keeps entries in layer ", l,
+                    ", which has a sliding window and can have none");
+        }
     }
 }
 
@@ -89,7 +92,10 @@ class PrefixReader::KeptEntries final : public EntrySource {
 PrefixReader::~PrefixReader() = default;
 
 PrefixReader::PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n_threads)
-    : use_(use), shape_(shape), shares_(static_cast<size_t>(n_threads)) {
+    : use_(use),
+      n_positions_(use.n_positions()),
+      shape_(shape),
+      shares_(static_cast<size_t>(n_threads)) {
     check_prefixes(use, shape);
     int64_t longest = 0;  // queries of the positions that are matched at once
     for (const auto& d : use.documents) {
@@ -119,8 +125,30 @@ void PrefixReader::begin(const Step& step) {
 
 bool PrefixReader::reaches(const PrefixDocument& document, int64_t layer, int64_t i) const {
     const int64_t window = shape_.window(layer);
-    return window == 0 || step_.first_pos + i - window + 1 < document.n_positions();
+    const int64_t position = step_.first_pos + i - shift(document);
+    return window == 0 || position - window + 1 < document.n_positions();
 }
+
+/// dst [d_head, n_head, n]: rotated queries, turned back by a number of positions.
+class PrefixReader::TurnOp final : public CustomOp {
+ public:
+    TurnOp(const Rotation& rotation, int64_t by) : rotation_(rotation), by_(by) {}
+
+    void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
+        const int64_t d = dst->ne[0];
+        const int64_t n = dst->ne[1] * dst->ne[2];
+        Turner turner(rotation_);
+        for (int64_t w = n * thread / n_threads; w < n * (thread + 1) / n_threads; ++w) {
+            float* to = static_cast<float*>(dst->data) + w * d;
+            std::copy_n(head_row(dst->src[0], w % dst->ne[1], w / dst->ne[1]), d, to);
+            turner.turn(to, -by_);
+        }
+    }
+
+ private:
+    const Rotation& rotation_;
+    int64_t by_;
+};
 
 /// dst [2, parts, rows * codebooks, n]: score and index of the best entry in every part.
 class PrefixReader::MatchOp final : public CustomOp {
@@ -191,7 +219,8 @@ class PrefixReader::MatchOp final : public CustomOp {
 };
 
 /// dst [d_head * n_head, n]; sources: attention so far, what was matched, keys' queries, rotated
-/// queries, and attention over kept entries, if there are any.
+/// queries as the document's entries are asked, and attention over kept entries, if the layer has
+/// any.
 class PrefixReader::JoinOp final : public CustomOp {
  public:
     JoinOp(PrefixReader& of, size_t document, AttentionScratch& scratch, const AttentionInputs& in)
@@ -257,7 +286,9 @@ class PrefixReader::JoinOp final : public CustomOp {
                 float lse = is_exact
                                 ? exact(dst->src[3], h, i, share)
                                 : document_.state(layer_, codebook, best.index, b, share.state);
-                if (!is_exact && kept_.scratch) lse = with_kept(dst->src[4], h, i, lse, share);
+                if (!is_exact && dst->src[4] != nullptr) {
+                    lse = with_kept(dst->src[4], h, i, lse, share);
+                }
                 join_head({out, static_cast<size_t>(at.d_head)}, *scratch_.lse(h, i), lse,
                           share.state, given);
             }
@@ -304,7 +335,7 @@ class PrefixReader::JoinOp final : public CustomOp {
 
     float exact(const ggml_tensor* q, int64_t head, int64_t i, Share& share) const {
         const int64_t window = of_.shape_.window(layer_);
-        const int64_t position = of_.step_.first_pos + i;
+        const int64_t position = of_.step_.first_pos + i - of_.shift(document_);
         float lse = 0;
         const QueryRow row = {.q = head_row(q, head, i),
                               .out = share.state.data(),
@@ -335,15 +366,22 @@ Tensor PrefixReader::join(Graph& g, const AttentionInputs& in, Tensor attended,
         const auto& document = use_.documents[which];
         const PrefixLayout& at = document->header().layout;
         const bool is_pre = document->header().keys == PrefixKeys::kPre;
-        Tensor keys = is_pre ? in.q_raw : in.q;
+        AttentionInputs asking = in;
+        if (const int64_t by = shift(*document); by > 0) {
+            const std::array<Tensor, 1> queries = {in.q};
+            asking.q = g.custom({in.q->ne[0], in.q->ne[1], in.q->ne[2], 1}, queries,
+                                std::make_unique<TurnOp>(shape_.rotation_of(in.layer), by));
+        }
+        Tensor keys = is_pre ? in.q_raw : asking.q;
         const int64_t n = in.q->ne[2];
         const std::array<Tensor, 1> asked = {keys};
         Tensor matched = g.custom({2, parts_for(n), at.n_codebooks() * at.rows(), n}, asked,
                                   std::make_unique<MatchOp>(*this, *document, in.layer));
-        std::vector<Tensor> sources = {attended, matched, keys, in.q};
+        std::vector<Tensor> sources = {attended, matched, keys, asking.q};
         const Kept& kept = kept_[which];
-        if (kept.entries) {
-            sources.push_back(g.keep(fused_attention(g, shape_, in, *kept.entries, *kept.scratch)));
+        if (document->keeps_entries(in.layer)) {
+            sources.push_back(
+                g.keep(fused_attention(g, shape_, asking, *kept.entries, *kept.scratch)));
         }
         attended = g.custom({attended->ne[0], attended->ne[1], 1, 1}, sources,
                             std::make_unique<JoinOp>(*this, which, scratch, in));

@@ -30,7 +30,8 @@ void check_prefixes(const PrefixUse& use, const MemoryShape& shape);
 
 /// Looks prefixes' states up for the queries of one sequence, and joins them to its own attention:
 /// one more entry in the softmax. Several documents count as one prefix (each state's weight is
-/// divided by their number: every one has its own attention sink).
+/// divided by their number: every one has its own attention sink). All of them end where the
+/// longest does: what a shorter one holds is asked by queries turned back by what it is shorter.
 class PrefixReader {
  public:
     PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n_threads);
@@ -55,6 +56,7 @@ class PrefixReader {
  private:
     class MatchOp;
     class JoinOp;
+    class TurnOp;
     class KeptEntries;
 
     /// One thread's counts and memory.
@@ -71,7 +73,13 @@ class PrefixReader {
         int64_t most = 0;  // of one head
     };
 
+    /// Positions between a document's end and that of the longest.
+    [[nodiscard]] int64_t shift(const PrefixDocument& document) const {
+        return n_positions_ - document.n_positions();
+    }
+
     PrefixUse use_;
+    int64_t n_positions_;
     MemoryShape shape_;
     Step step_ = {};
     std::vector<Share> shares_;  // [thread]

@@ -81,7 +81,7 @@ class TraceMemory::FrozenEntries final : public EntrySource {
     [[nodiscard]] SlotRange visible(int64_t layer, int64_t head,
                                     int64_t i) const noexcept override {
         if (is_apart_) return {0, prefix_.n_apart(layer, head)};
-        if (prefix_.is_split()) return {prefix_.n_apart(layer, head), prefix_.size()};
+        if (prefix_.is_split_in(layer)) return {prefix_.n_apart(layer, head), prefix_.size()};
         const int64_t window = prefix_.shape().window(layer);
         const int64_t oldest =
             window > 0 ? own_.next_position() + i - window + 1 - prefix_.first_position() : 0;
@@ -129,7 +129,7 @@ uint64_t TraceMemory::plan(const Step& step) {
             l.own.resize(n * d);
             l.lse.resize(n);
             l.own_lse.resize(n);
-            if (!prefix_.is_split()) continue;
+            if (!prefix_.is_split_in(&l - layers_.data())) continue;
             l.alone.resize(n * d);
             l.alone_lse.resize(n);
             l.queries.resize(n * d);
@@ -205,7 +205,7 @@ Tensor TraceMemory::attend(Graph& g, const AttentionInputs& in) {
     Tensor own = g.keep(fused_attention(g, shape_, in, own_, scratch_));
     Tensor prefix = g.keep(fused_attention(g, shape_, in, *frozen_, prefix_scratch_));
     std::vector<Tensor> sources = {own, prefix, keys_ == PrefixKeys::kPre ? in.q_raw : in.q};
-    if (prefix_.is_split()) {
+    if (prefix_.is_split_in(in.layer)) {
         sources.push_back(g.keep(fused_attention(g, shape_, in, *apart_, apart_scratch_)));
         sources.push_back(in.q);
     }
@@ -228,11 +228,15 @@ void ExactPrefix::set_apart(std::span<const std::vector<int32_t>> chosen) {
     check(!is_split() && std::ssize(chosen) == shape_.n_layer * shape_.n_head_kv,
           "entries of every head, once");
     for (size_t i = 0; i < chosen.size(); ++i) {
+        const auto at = static_cast<int64_t>(i);
+        if (shape_.window(at / shape_.n_head_kv) > 0) {
+            check(chosen[i].empty(), "no entries where a layer has a window");
+            continue;
+        }
         check(!chosen[i].empty() && std::ssize(chosen[i]) < line_.size(), "some entries, not all");
         std::vector<int32_t> order = chosen[i];
         const std::vector<int32_t> rest = complement(chosen[i], line_.size());
         order.insert(order.end(), rest.begin(), rest.end());
-        const auto at = static_cast<int64_t>(i);
         line_.arrange(at / shape_.n_head_kv, at % shape_.n_head_kv, order);
     }
     for (const auto& of : chosen) n_apart_.push_back(std::ssize(of));

@@ -89,11 +89,14 @@ class ExactPrefix final : public ContextMemory {
     void keep(std::span<const std::vector<int32_t>> kept);
     /// Moves some of every head to the front: followers attend to them and to the rest apart.
     /// Chosen as in keep(), but heads may differ in number, from entries in the order of their
-    /// positions; not where a layer has a window.
+    /// positions; none where a layer has a window.
     void set_apart(std::span<const std::vector<int32_t>> chosen);
     /// Was anything set apart?
     [[nodiscard]] bool is_split() const { return !n_apart_.empty(); }
-    /// Then slots [0, n_apart()) of that head were.
+    [[nodiscard]] bool is_split_in(int64_t layer) const {
+        return is_split() && shape_.window(layer) == 0;
+    }
+    /// Then slots [0, n_apart()) of that head were; none in layers with a window.
     [[nodiscard]] int64_t n_apart(int64_t layer, int64_t head) const {
         return n_apart_[static_cast<size_t>(layer * shape_.n_head_kv + head)];
     }

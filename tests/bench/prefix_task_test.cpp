@@ -12,6 +12,7 @@
 #include "bench/report_html.h"
 #include "bench/report_markdown.h"
 #include "core/error.h"
+#include "core/numbers.h"
 #include "engine/default_model.h"
 #include "model/load.h"
 #include "support/golden.h"
@@ -215,6 +216,32 @@ TEST(PrefixResult, ReportPoolsSeedsAndDrawsBothKindsOfBytes) {
     for (const char* title : {"intents, 100 tokens, validation", "E_a by layer", "E_l, nats, by"}) {
         EXPECT_NE(pages.find(title), std::string::npos) << title;
     }
+}
+
+/// Clusterings of one seed are asked the same questions, which are not more for that.
+TEST(PrefixResult, ReportCountsASeedOnceHoweverOftenItWasClustered) {
+    std::vector<PrefixResult> results;
+    for (const uint64_t clustering : {1, 2, 3}) {
+        results.push_back(some_result("memory", 0.25));
+        results.back().cluster_seed = clustering;
+        results.back().n_right = static_cast<int64_t>(clustering) * 4;  // 4, 8 and 12 of 20
+    }
+    results.push_back(some_result("memory", 0.25));
+    results.back().seed = 2;
+    results.back().cluster_seed = 1;
+    results.back().n_right = 10;
+    const std::string text =
+        report_markdown(make_report(summarize({}), {.prefixes = results}, "t"));
+    const ShareInterval i = wilson(18, 40);
+    EXPECT_NE(text.find(cat("45.0 (", fixed(100 * i.low, 1), " to ", fixed(100 * i.high, 1))),
+              std::string::npos)
+        << text;
+    EXPECT_NE(text.find("40 (4)"), std::string::npos) << text;
+    results.back().n_tests = 30;
+    const std::string apart =
+        report_markdown(make_report(summarize({}), {.prefixes = results}, "t"));
+    EXPECT_NE(apart.find("30 requests a seed"), std::string::npos) << apart;
+    EXPECT_NE(apart.find("20 requests a seed"), std::string::npos) << apart;
 }
 
 /// All methods on a small task; what is known is not done again.

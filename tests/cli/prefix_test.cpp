@@ -119,12 +119,13 @@ TEST_F(PrefixProgram, BuildsTellsAndVerifies) {
     expect_says(info, "whitened");
     expect_says(info, "E_out    E_a    E_l    E_w\n");
     expect_says(info, "lookup two-level: the 16 nearest of 16 lists");
+    expect_says(info, "whitened, kept by repetition, seed ");
     const ProgramResult same =
         program({"prefix", "verify", at("a.prefix.gguf"), "--text", at("rules.txt"), "--traces",
                  at("traces.jsonl"), "--most", "3"});
     expect_says(same, "as they were");
     expect_says(same, "built from this text");
-    expect_says(same, "errors on 3 held-out traces");
+    expect_says(same, "errors on 3 traces, ");
     expect_refused(program({"prefix", "verify", at("a.prefix.gguf"), "--text", at("other.txt")}), 2,
                    "not the text");
     const TemporaryFile another(testing::speaking_model_bytes({.n_ctx = 512, .seed = 9}), ".gguf");

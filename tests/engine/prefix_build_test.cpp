@@ -228,7 +228,7 @@ TEST_F(TinyBuild, APrefixBeyondTheWindowIsReadInPieces) {
     EXPECT_LT(pieces.end(), 250);
     EXPECT_EQ(built.n_records, 4 * h.n_trace_tokens * 2);
     EXPECT_EQ(built.errors.n_pieces, 4);
-    EXPECT_NE(errors_for_people(built.errors).find("each of its 4 pieces"), std::string::npos);
+    EXPECT_NE(errors_for_people(built.errors, "").find("each of its 4 pieces"), std::string::npos);
     // It survives its file, and a request starts behind the longest piece.
     const testing::TemporaryFile file("", ".prefix.gguf");
     const std::vector<std::shared_ptr<const PrefixDocument>> all = {built.document};

@@ -226,9 +226,24 @@ TEST(PrefixFile, KeptEntriesThatLieAreRefused) {
     refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_start.shape[0] = 2; }, "kept");
     refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_at.shape[0] = 6; }, "kept");
     refused([](auto& l, auto& /*at*/, auto& /*start*/) { l.kept_v.type = GGML_TYPE_Q8_0; }, "kept");
-    refused([](auto& l, auto& /*at*/,
-               auto& /*start*/) { l.kept_at = l.kept_k = l.kept_v = l.kept_start = {}; },
-            "not all layers keep");
+}
+
+/// Layers with a window keep none; older programs are told so by the file's version.
+TEST(PrefixFile, KeepsEntriesOfSomeLayers) {
+    TinyModel tiny({.architecture = "gemma3", .n_layer = 4});
+    Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, 7);
+    traced.follow(tiny_tokens(30, 2));
+    const auto d = traced.document(10);
+    EXPECT_TRUE(d->keeps_entries() && !d->keeps_in_all_layers());
+    const testing::TemporaryFile file(written(d), ".prefix.gguf");
+    EXPECT_EQ(GgufFile::open(file.path()).integer("prefix.version"), 4);
+    const auto read = read_prefixes(file.path());
+    EXPECT_EQ(read.front()->kept_positions(), d->kept_positions());
+    EXPECT_EQ(read.front()->held_bytes(), d->held_bytes());
+    EXPECT_EQ(read.front()->moved_bytes(), d->moved_bytes());
+    Session a = using_prefix(tiny, {.documents = {d}});
+    Session b = using_prefix(tiny, {.documents = read});
+    EXPECT_EQ(all_logits(a, tiny_tokens(20, 8)), all_logits(b, tiny_tokens(20, 8)));
 }
 
 TEST(PrefixFile, PiecesThatKeepEntriesAreRefused) {

@@ -209,10 +209,32 @@ TEST_F(TinyBuild, AWrongShareForKeptEntriesIsRefused) {
     EXPECT_THROW(build(text, {.k = 8, .kept_share = 0.5, .n_chunks = 2}), Error);
 }
 
-TEST_F(TinyGemmaBuild, KeepsNoEntries) {
-    EXPECT_THROW(build(text_of(rules(8)), {.k = 8, .kept_share = 0.5}), Error);
-    const PrefixBuild b = build(text_of(rules(8)), {.k = 8, .kept_share = std::nullopt});
-    EXPECT_FALSE(b.document->keeps_entries());
+TEST(PrefixMass, HeadsWithoutWeightsKeepNothing) {
+    const std::vector<std::vector<int32_t>> three = {{}, {0, 1}, {2}};
+    EXPECT_EQ(heaviest_of_all({{}, {5, 4, 0}, {1, 2, 3}}, 3), three);
+    const std::vector<std::vector<int32_t>> one = {{}, {0}, {2}};
+    EXPECT_EQ(heaviest({{}, {5, 4, 0}, {1, 2, 3}}, 1), one);
+}
+
+/// Where a window slides nothing is kept; the other layers share what there is, chosen either way.
+TEST_F(TinyGemmaBuild, KeepsEntriesWhereNoWindowSlides) {
+    const PrefixText text = text_of(rules(8));
+    for (const KeptBy by : {KeptBy::kRepetition, KeptBy::kTraces}) {
+        PrefixBuildOptions o = {.budget_bytes = 60000, .kept_share = 0.5};
+        o.kept_by = by;
+        const PrefixBuild b = build(text, o);
+        EXPECT_FALSE(b.document->keeps_entries(0));
+        EXPECT_TRUE(b.document->keeps_entries(1));
+        EXPECT_EQ(b.document->n_kept(0, 0), 0);
+        EXPECT_GT(b.document->n_kept(1, 0), 4);
+        EXPECT_LE(b.document->held_bytes(), o.budget_bytes);
+        EXPECT_GT(b.document->held_bytes(), o.budget_bytes * 8 / 10);
+    }
+    // All but one entry: what is left for the dictionary weighs next to nothing.
+    const PrefixBuild most = build(text, {.budget_bytes = 10'000'000, .kept_share = 0.9});
+    for (const size_t layer : {1, 3}) EXPECT_LT(most.errors.layers[layer].e_out, 1e-2);
+    EXPECT_TRUE(
+        build(text, {.budget_bytes = 60000, .kept_share = std::nullopt}).document->keeps_entries());
 }
 
 }  // namespace

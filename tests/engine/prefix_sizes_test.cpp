@@ -29,9 +29,11 @@ size_t held(const PrefixSizes& of, const PrefixHeader& h = header()) {
 }
 
 PrefixSizes choose(const PrefixBuildOptions& o, int64_t n_records, double kept_share) {
-    return choose_sizes(
-        o, header(),
-        {.cache_bytes = 4 * kBudget, .n_records = n_records, .kept_share = kept_share});
+    return choose_sizes(o, header(),
+                        {.cache_bytes = 4 * kBudget,
+                         .n_records = n_records,
+                         .kept_share = kept_share,
+                         .n_keeping = 2});
 }
 
 TEST(PrefixSizes, ABudgetIsFilledAndDividedByTheShare) {

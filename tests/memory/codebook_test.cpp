@@ -261,10 +261,11 @@ TEST(Codebook, TheOrderOfRecordsDoesNotMatter) {
     }
 }
 
-/// Where there is one way to divide them well, records come to the same dictionary in any order.
-TEST(Codebook, ClustersAreTheSameForRecordsInAnyOrder) {
-    constexpr size_t kGroups = 6;
-    constexpr size_t kWidth = 8;
+constexpr size_t kGroups = 6;
+constexpr size_t kWidth = 8;
+
+/// 240 records that there is one way to divide well: number i into group i % kGroups.
+StateRecords grouped_records() {
     StateRecords r = some_records(240, 1, kWidth, 21);
     for (size_t i = 0; i < 240; ++i) {
         for (size_t c = 0; c < kWidth; ++c) {
@@ -272,6 +273,49 @@ TEST(Codebook, ClustersAreTheSameForRecordsInAnyOrder) {
             x = 0.05F * x + (c == i % kGroups ? 3.0F : 0.0F);
         }
     }
+    return r;
+}
+
+/// The entry whose key has its largest channel at `group`.
+size_t entry_of(const Codebook& book, size_t group) {
+    for (size_t i = 0; i < static_cast<size_t>(book.size()); ++i) {
+        if (book.queries[i * kWidth + group] > 1.5F) return i;
+    }
+    ADD_FAILURE() << "no entry stands for group " << group;
+    return 0;
+}
+
+/// Clusters are found on some of the records, and stand for all of them (Eq. 5).
+TEST(Codebook, AThinnedRunStillHasTheMomentsOfAllRecords) {
+    const StateRecords r = grouped_records();
+    const Codebook book =
+        build_codebook(Backend(1), r, {.k = kGroups, .seed = 3, .most_points = 60});
+    ASSERT_EQ(book.size(), static_cast<int64_t>(kGroups));
+    for (size_t group = 0; group < kGroups; ++group) {
+        double z = 0;
+        std::vector<double> a(kWidth);
+        std::vector<double> q(kWidth);
+        for (size_t i = group; i < 240; i += kGroups) {
+            const double e = std::exp(double{r.lse[i]});
+            z += e;
+            for (size_t c = 0; c < kWidth; ++c) {
+                a[c] += e * double{r.outputs[i * kWidth + c]};
+                q[c] += double{r.keys[i * kWidth + c]} / 40;
+            }
+        }
+        const size_t at = entry_of(book, group);
+        EXPECT_EQ(book.count[at], 40);
+        EXPECT_NEAR(book.lse[at], std::log(z / 40), 1e-5);
+        for (size_t c = 0; c < kWidth; ++c) {
+            EXPECT_NEAR(book.outputs[at * kWidth + c], a[c] / z, 1e-5);
+            EXPECT_NEAR(book.queries[at * kWidth + c], q[c], 1e-5);
+        }
+    }
+}
+
+/// Where there is one way to divide them well, records come to the same dictionary in any order.
+TEST(Codebook, ClustersAreTheSameForRecordsInAnyOrder) {
+    const StateRecords r = grouped_records();
     StateRecords shuffled = r;
     for (size_t i = 0; i < 240; ++i) {
         const size_t to = i * 77 % 240;  // 77 and 240 have no common divisor
@@ -292,14 +336,9 @@ TEST(Codebook, ClustersAreTheSameForRecordsInAnyOrder) {
         return std::vector<float>(of.begin() + static_cast<long>(i * kWidth),
                                   of.begin() + static_cast<long>((i + 1) * kWidth));
     };
-    for (size_t i = 0; i < kGroups; ++i) {
-        size_t same = 0;  // the entry of the other dictionary that is nearest
-        for (size_t j = 1; j < kGroups; ++j) {
-            const auto far = [&](size_t k) {
-                return testing::max_difference(row(a.queries, i), row(b.queries, k));
-            };
-            if (far(j) < far(same)) same = j;
-        }
+    for (size_t group = 0; group < kGroups; ++group) {
+        const size_t i = entry_of(a, group);
+        const size_t same = entry_of(b, group);
         EXPECT_LT(testing::max_difference(row(a.queries, i), row(b.queries, same)), 1e-6);
         EXPECT_LT(testing::max_difference(row(a.outputs, i), row(b.outputs, same)), 1e-6);
         EXPECT_NEAR(a.lse[i], b.lse[same], 1e-5);
@@ -342,6 +381,24 @@ TEST(Codebook, ACommonRotationOfAllQueriesChangesNothing) {
     const Codebook b = build_codebook(Backend(1), turned, options);
     EXPECT_EQ(a.count, b.count);
     EXPECT_LT(testing::max_difference(a.outputs, b.outputs), 1e-5);
+    // And every query, turned like them, finds the entry that it found.
+    const auto most_alike = [](const Codebook& book, const float* query) {
+        std::pair<double, size_t> best = {-2, 0};
+        for (size_t i = 0; i < static_cast<size_t>(book.size()); ++i) {
+            double product = 0;
+            double squares = 0;
+            for (size_t c = 0; c < 8; ++c) {
+                const double x = double{book.queries[i * 8 + c]};
+                product += x * double{query[c]};
+                squares += x * x;
+            }
+            best = std::max(best, {product / std::sqrt(squares), i});
+        }
+        return best.second;
+    };
+    for (size_t i = 0; i < 400; ++i) {
+        EXPECT_EQ(most_alike(a, r.keys.data() + i * 8), most_alike(b, turned.keys.data() + i * 8));
+    }
 }
 
 TEST(Codebook, WhitenedKeysGiveTheCosineOfWhitenedQueries) {

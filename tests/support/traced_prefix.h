@@ -26,7 +26,7 @@ inline std::vector<float> last(const std::vector<float>& logits, size_t n_tokens
 }
 
 /// A prefix that was read, and what traces saw of it. About `n_kept` of its entries are kept,
-/// others and another number of them in every head.
+/// others and another number of them in every head of every layer without a window.
 class Traced {
  public:
     explicit Traced(TinyModel& tiny, PrefixLayout layout, PrefixKeys keys = PrefixKeys::kPost,
@@ -35,6 +35,7 @@ class Traced {
         const MemoryShape shape = tiny.shape();
         for (int32_t h = 0; n_kept > 0 && h < shape.n_layer * shape.n_head_kv; ++h) {
             std::vector<int32_t>& of = kept_.emplace_back();
+            if (shape.window(h / shape.n_head_kv) > 0) continue;
             for (int32_t i = 0; i < n_kept + h % 3; ++i) of.push_back(h % 5 + i * 2);
         }
         auto memory =
