@@ -53,8 +53,8 @@ class Trainer {
     /// Asked while a document is read, which takes longest; false: stop after the last step.
     std::function<bool()> goes_on = {};
 
-    /// Goes on to the last step. Returns false if it was stopped before. Throws kInternal if the
-    /// loss is no number any more.
+    /// Goes on to the last step. Returns false if it was stopped before. Throws
+    /// kInvalidArgument if the loss is no number any more.
     bool run();
 
     [[nodiscard]] int64_t n_done() const { return optimizer_.n_done; }
