@@ -17,8 +17,8 @@ namespace palimpsest {
 /// What remembers, whatever its budget.
 struct MemoryMethod {
     std::string memory, policy, allocator, residue, options, entries;
-    int64_t chunk = 0;    // 0 for the full cache, to which chunks make no difference
-    std::string weights;  // of trained parts, where results are of several; else empty
+    int64_t chunk = 0;         // 0 for the full cache, to which chunks make no difference
+    std::string weights = {};  // of trained parts, where results are of several; else empty
 
     auto operator<=>(const MemoryMethod&) const = default;  // NOLINT(modernize-use-nullptr)
 };

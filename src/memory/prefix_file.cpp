@@ -283,6 +283,10 @@ void set_hashes(PrefixHeader& h, const GgufFile& model) {
           "attention.sliding_window"}) {
         rotation.push_back(cat(arch, ".", key));
     }
+    // These came later: a model without them keeps the hash that it had.
+    for (const char* key : {"attention.sliding_window_pattern", "final_logit_softcapping"}) {
+        if (model.has(cat(arch, ".", key))) rotation.push_back(cat(arch, ".", key));
+    }
     h.rotation = hash_of(model, rotation);
 }
 

@@ -1,11 +1,13 @@
 #include "train/training_log.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <system_error>
 
 #include "core/error.h"
 #include "core/numbers.h"
@@ -79,7 +81,10 @@ void TrainingLog::add(const StepReport& report) {
     std::ofstream file(path_, std::ios::app);
     file << line << "\n";
     file.close();
-    if (!file) throw Error(ErrorCode::kExhausted, cat("cannot write '", path_, "'"));
+    if (!file) {
+        throw Error(ErrorCode::kExhausted,
+                    cat("cannot write '", path_, "': ", std::generic_category().message(errno)));
+    }
 }
 
 std::string TrainingLog::svg() const {

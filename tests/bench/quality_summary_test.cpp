@@ -192,11 +192,11 @@ TEST(QualitySummary, WeightsOfSeveralTrainingsAreNotMixed) {
                                           policy_result("gate", "vt", "2", 0)};
     results[0].weights = "0123456789abcdef";
     EXPECT_EQ(summarize(results).rows.size(), 1U);
-    EXPECT_EQ(summarize(results).rows[0].label, "gate");
+    EXPECT_EQ(summarize(results).rows[0].label, "gate/uniform");
     results[1].weights = "fedcba9876543210";
     const QualitySummary two = summarize(results);
     ASSERT_EQ(two.rows.size(), 2U);
-    EXPECT_EQ(two.rows[1].label, "gate, weights fedcba98");
+    EXPECT_EQ(two.rows[1].label, "gate/uniform, weights fedcba98");
 }
 
 TEST(QualitySummary, UsualAllocatorsAreNotNamed) {

@@ -349,8 +349,8 @@ TEST(Residues, EntriesThatAreNotFiniteLeaveNothing) {
         const float wrong = std::numeric_limits<float>::quiet_NaN();
         const size_t first = is_latent ? sizeof(int64_t) : 2 * sizeof(int64_t);
         bytes.replace(first, sizeof wrong, reinterpret_cast<const char*>(&wrong), sizeof wrong);
-        std::istringstream in(bytes);
-        EXPECT_THROW(residue->load(in), Error);
+        std::istringstream damaged(bytes);
+        EXPECT_THROW(residue->load(damaged), Error);
         std::istringstream good(saved.str());
         EXPECT_NO_THROW(residue->load(good));
     }
