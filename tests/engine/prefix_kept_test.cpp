@@ -232,7 +232,7 @@ TEST_F(TinyGemmaBuild, KeepsEntriesWhereNoWindowSlides) {
     }
     // All but one entry: what is left for the dictionary weighs next to nothing.
     const PrefixBuild most = build(text, {.budget_bytes = 10'000'000, .kept_share = 0.9});
-    for (const size_t layer : {1, 3}) EXPECT_LT(most.errors.layers[layer].e_out, 1e-2);
+    for (const size_t layer : {1U, 3U}) EXPECT_LT(most.errors.layers[layer].e_out, 1e-2);
     EXPECT_TRUE(
         build(text, {.budget_bytes = 60000, .kept_share = std::nullopt}).document->keeps_entries());
 }
