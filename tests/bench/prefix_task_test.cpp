@@ -221,7 +221,7 @@ TEST(PrefixResult, ReportPoolsSeedsAndDrawsBothKindsOfBytes) {
 /// Clusterings of one seed are asked the same questions, which are not more for that.
 TEST(PrefixResult, ReportCountsASeedOnceHoweverOftenItWasClustered) {
     std::vector<PrefixResult> results;
-    for (const uint64_t clustering : {1, 2, 3}) {
+    for (const uint64_t clustering : {1U, 2U, 3U}) {
         results.push_back(some_result("memory", 0.25));
         results.back().cluster_seed = clustering;
         results.back().n_right = static_cast<int64_t>(clustering) * 4;  // 4, 8 and 12 of 20
