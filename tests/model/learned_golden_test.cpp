@@ -4,13 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/fingerprint.h"
 #include "engine/session.h"
+#include "memory/index_kernel.h"
 #include "memory/memories.h"
 #include "model/load.h"
 #include "support/golden.h"
+#include "support/simd_targets.h"
 
 namespace palimpsest {
 namespace {
@@ -235,8 +238,11 @@ TEST_P(LearnedGolden, WithRoomForAllItIsThePlainCache) {
     EvictionOptions o = options_of(golden["scenarios"][0], seen);
     o.budget = {.kind = Budget::Kind::kEntries, .count = std::ssize(prompt), .share = 0};
     Session with_room = session(golden["scenarios"][0], o);
+    std::vector<int64_t> all_rows(question.size());
+    for (size_t i = 0; i < all_rows.size(); ++i) all_rows[i] = static_cast<int64_t>(i);
     feed(with_room, prompt, true, {});
-    feed(with_room, question, false, {});
+    const std::vector<float> said = feed(with_room, question, false, all_rows);
+    EXPECT_LE(testing::max_difference(said, values(golden["full_cache_question_logits"])), kLogits);
     const KvCacheOptions plain = {
         .n_ctx = 512, .entries = GGML_TYPE_F32, .path = GetParam().path, .eviction = {}};
     Session full(loaded->model(), *backend,
@@ -267,6 +273,63 @@ TEST_P(LearnedGolden, ReadInOneChunkItIsCutAsAtOnce) {
         expect_cut(scenario["events"].back(), seen.back());
         expect_state(values(scenario["M"]), 0, seen.back().m);
         expect_state(values(scenario["b"]), 0, seen.back().b);
+    }
+}
+
+/// The kernel on golden queries, keys and weights of heads: the golden importance, and the same
+/// bits however rows and queries are divided (appendix C, check 3).
+TEST(IndexKernelGolden, ImportanceIsTheSameInAnyDivision) {
+    const auto found = testing::oracles();
+    if (!found) GTEST_SKIP() << "no golden vectors; set PALIMPSEST_ORACLES to their folder";
+    for (const char* model : {"llama", "qwen3"}) {
+        const std::filesystem::path folder = *found / "learned" / model;
+        const json scenario = testing::read_json(folder / "golden.json")["scenarios"][0];
+        const auto read = [&](const char* name) {
+            return testing::read_f32(folder / scenario["arrays"][name]["file"]);
+        };
+        const std::vector<float> q = read("indexer_q");
+        const std::vector<float> k = read("indexer_k");
+        const std::vector<float> alpha = read("indexer_alpha");
+        const auto shape = scenario["arrays"]["indexer_q"]["shape"].get<std::vector<int64_t>>();
+        const int64_t n = shape[1];
+        const int64_t n_head = shape[2];
+        const int64_t d = shape[3];
+        const std::vector<float> expected =
+            testing::read_f32(folder / scenario["events"][0]["importance"]["file"]);
+        for (int64_t layer = 0; layer < shape[0]; ++layer) {
+            const IndexKeys keys = {
+                .rows = reinterpret_cast<const std::byte*>(k.data() + layer * n * d),
+                .is_f16 = false,
+                .d = d};
+            std::vector<IndexQuery> queries;
+            for (int64_t t = 0; t < n; ++t) {
+                const int64_t at = (layer * n + t) * n_head;
+                queries.push_back(
+                    {.q = q.data() + at * d, .alpha = alpha.data() + at, .n_visible = t + 1});
+            }
+            const auto importance = [&](int64_t rows_at_once, int64_t queries_at_once) {
+                std::vector<float> out(static_cast<size_t>(n), -HUGE_VALF);
+                for (int64_t i = 0; i < n; i += queries_at_once) {
+                    const auto some = std::span(queries).subspan(
+                        static_cast<size_t>(i),
+                        static_cast<size_t>(std::min(queries_at_once, n - i)));
+                    for (int64_t row = 0; row < n; row += rows_at_once) {
+                        raise_importance(keys, some, {.n_head = n_head}, row,
+                                         std::min(n, row + rows_at_once), out.data() + row);
+                    }
+                }
+                return out;
+            };
+            testing::for_each_target([&] {
+                const std::vector<float> whole = importance(n, n);
+                const auto golden =
+                    std::span(expected).subspan(static_cast<size_t>(layer * n), whole.size());
+                EXPECT_LE(testing::max_difference(whole, golden), kImportance) << model;
+                EXPECT_EQ(importance(1, n), whole);
+                EXPECT_EQ(importance(7, 1), whole);
+                EXPECT_EQ(importance(64, 33), whole);
+            });
+        }
     }
 }
 
