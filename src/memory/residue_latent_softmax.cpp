@@ -175,8 +175,8 @@ class SoftmaxLatent final : public Residue {
     /// that log is of everything together afterwards. `logits`: what the query made of them.
     static void join(const State& of, float& lse, std::span<float> out, std::span<float> logits) {
         for (size_t j = 0; j < logits.size(); ++j) {
-            const float logit = logits[j] + std::log(of.b[j]);
-            logits[j] = std::isfinite(logit) ? logit : kEmptyState;  // nothing was written, or NaN
+            logits[j] += std::log(of.b[j]);
+            if (!std::isfinite(logits[j])) logits[j] = kEmptyState;  // nothing was written, or NaN
         }
         lse = join_logits(out, lse, logits);
         for (size_t j = 0; j < logits.size(); ++j) {
