@@ -168,17 +168,21 @@ void warn_of(const PrefixErrors& errors) {
 
 constexpr double kManyAlone = 0.1;
 
+/// Records behind each entry of a dictionary.
+std::span<const int32_t> occupancy_of(const PrefixDocument& d, int64_t layer, int64_t codebook) {
+    const GgufTensor& of = d.layers()[static_cast<size_t>(layer)].occupancy;
+    const auto* first = reinterpret_cast<const int32_t*>(of.data.data());
+    return {first + codebook * of.shape[0], static_cast<size_t>(d.count(layer, codebook))};
+}
+
 /// Of all entries, those that one record alone made.
 double share_of_single_records(const PrefixDocument& d) {
     int64_t n = 0;
     int64_t alone = 0;
     for (int64_t l = 0; l < d.header().n_layer; ++l) {
-        const GgufTensor& of = d.layers()[static_cast<size_t>(l)].occupancy;
-        const auto* occupancy = reinterpret_cast<const int32_t*>(of.data.data());
         for (int64_t c = 0; c < d.header().layout.n_codebooks(); ++c) {
-            const std::span used(occupancy + c * of.shape[0], static_cast<size_t>(d.count(l, c)));
             n += d.count(l, c);
-            alone += std::ranges::count(used, 1);
+            alone += std::ranges::count(occupancy_of(d, l, c), 1);
         }
     }
     return static_cast<double>(alone) / static_cast<double>(n);
@@ -247,15 +251,13 @@ std::string errors_of(const PrefixDocument& d, int64_t l) {
 /// How many records stand behind a layer's entries, and how far these reach.
 std::string occupancy_line(const PrefixDocument& d, int64_t l) {
     const PrefixLayer& layer = d.layers()[static_cast<size_t>(l)];
-    const auto* occupancy = reinterpret_cast<const int32_t*>(layer.occupancy.data.data());
     const auto* radius = reinterpret_cast<const float*>(layer.radius.data.data());
     std::vector<int32_t> counts;
     double reach = 0;
     for (int64_t c = 0; c < d.header().layout.n_codebooks(); ++c) {
         for (int64_t i = 0; i < d.count(l, c); ++i) {
-            const int64_t at = c * layer.occupancy.shape[0] + i;
-            counts.push_back(occupancy[at]);
-            reach += double{radius[at]};
+            counts.push_back(occupancy_of(d, l, c)[static_cast<size_t>(i)]);
+            reach += double{radius[c * layer.radius.shape[0] + i]};
         }
     }
     std::ranges::sort(counts);

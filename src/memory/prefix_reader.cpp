@@ -53,9 +53,11 @@ void check_prefixes(const PrefixUse& use, const MemoryShape& shape) {
                 d->header().n_layer, " layers with ", at.n_head, " heads of ", at.d_head,
                 "; this one has ", shape.n_layer, " with ", shape.n_head, " of ", shape.d_head);
         for (int64_t l = 0; l < shape.n_layer; ++l) {
-            require(shape.window(l) == 0 || !d->keeps_entries(l), "the prefix memory '",
-                    d->header().name, "' keeps entries in layer ", l,
-                    ", which has a sliding window and can have none");
+            const bool keeps = d->keeps_entries() && shape.window(l) == 0;
+            require(
+                d->keeps_entries(l) == keeps, "the prefix memory '", d->header().name, "' keeps ",
+                keeps ? "no entries in layer " : "entries in layer ", l,
+                keeps ? ", and some in others" : ", which has a sliding window and can have none");
         }
     }
 }

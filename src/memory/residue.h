@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <iosfwd>
 #include <span>
@@ -26,6 +28,11 @@ struct NamedState {
     std::vector<int64_t> shape;
     std::vector<float> values;
 };
+
+/// What is not finite would spoil all that it is added to, for good.
+[[nodiscard]] inline bool all_finite(std::span<const float> x) {
+    return std::ranges::all_of(x, [](float v) { return std::isfinite(v); });
+}
 
 /// What evicted entries leave behind. One object a sequence. Any residue goes with any policy.
 class Residue {

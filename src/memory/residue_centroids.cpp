@@ -136,11 +136,8 @@ class CentroidMemory final : public Residue {
             of.keys = take_all<float>(in, std::ssize(heads_[i].keys));
             of.values = take_all<float>(in, std::ssize(heads_[i].values));
             of.weights = take_all<float>(in, std::ssize(heads_[i].weights));
-            const auto are_numbers = [](const std::vector<float>& x) {
-                return std::ranges::all_of(x, [](float v) { return std::isfinite(v); });
-            };
-            const bool counts = are_numbers(of.keys) && are_numbers(of.values) &&
-                                are_numbers(of.weights) &&
+            const bool counts = all_finite(of.keys) && all_finite(of.values) &&
+                                all_finite(of.weights) &&
                                 std::ranges::all_of(of.weights, [](float w) { return w >= 0; });
             const bool fits = counts && of.count >= 0 && of.count <= std::ssize(of.weights) &&
                               of.keys.size() == heads_[i].keys.size() &&
@@ -165,8 +162,7 @@ class CentroidMemory final : public Residue {
             const auto value = std::span(p.values).subspan(n * p.d, p.d);
             read_keys(e.held.rows, slot, 1, key.data());
             read_keys(values, slot, 1, value.data());
-            const auto is_number = [](float x) { return std::isfinite(x); };
-            n += std::ranges::all_of(key, is_number) && std::ranges::all_of(value, is_number);
+            if (all_finite(key) && all_finite(value)) ++n;
         }
         p.keys.resize(n * p.d);
         p.values.resize(n * p.d);

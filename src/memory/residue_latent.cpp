@@ -83,8 +83,7 @@ class Latent final : public Residue {
             read_keys(values, slot, 1, v.data());
             features(e.layer, k.data(), f);
             const float length = std::sqrt(dot(v, v.data()));
-            const auto is_number = [](float x) { return std::isfinite(x); };
-            if (!std::isfinite(length) || !std::ranges::all_of(f, is_number)) continue;
+            if (!std::isfinite(length) || !all_finite(f)) continue;
             for (size_t j = 0; j < f.size(); ++j) {
                 float* row = of.m.data() + j * d;
                 for (size_t c = 0; c < d; ++c) row[c] += f[j] * v[c];
@@ -144,9 +143,7 @@ class Latent final : public Residue {
             states[i].m = take_all<float>(in, std::ssize(states_[i].m));
             states[i].b = take_all<float>(in, std::ssize(states_[i].b));
             states[i].longest = take<float>(in);
-            const auto is_number = [](float x) { return std::isfinite(x); };
-            const bool counts = std::ranges::all_of(states[i].m, is_number) &&
-                                std::ranges::all_of(states[i].b, is_number) &&
+            const bool counts = all_finite(states[i].m) && all_finite(states[i].b) &&
                                 std::isfinite(states[i].longest) && states[i].longest >= 0;
             if (states[i].m.size() != states_[i].m.size() ||
                 states[i].b.size() != states_[i].b.size() || !counts) {

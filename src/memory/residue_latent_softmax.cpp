@@ -86,8 +86,7 @@ class SoftmaxLatent final : public Residue {
             read_keys(e.held.rows, slot, 1, k.data());
             read_keys(values, slot, 1, v.data());
             map.apply(k, a);
-            const auto is_number = [](float x) { return std::isfinite(x); };
-            if (!std::ranges::all_of(a, is_number) || !std::ranges::all_of(v, is_number)) continue;
+            if (!all_finite(a) || !all_finite(v)) continue;
             softmax_logits(a);
             for (size_t j = 0; j < a.size(); ++j) {
                 of.b[j] += a[j];
@@ -147,9 +146,8 @@ class SoftmaxLatent final : public Residue {
             State& of = states[i];
             of.m = take_all<float>(in, std::ssize(states_[i].m));
             of.b = take_all<float>(in, std::ssize(states_[i].b));
-            const bool counts =
-                std::ranges::all_of(of.b, [](float x) { return x >= 0 && std::isfinite(x); }) &&
-                std::ranges::all_of(of.m, [](float x) { return std::isfinite(x); });
+            const bool counts = all_finite(of.m) && all_finite(of.b) &&
+                                std::ranges::all_of(of.b, [](float x) { return x >= 0; });
             if (of.m.size() != states_[i].m.size() || of.b.size() != states_[i].b.size() ||
                 !counts) {
                 throw Error(ErrorCode::kCorrupt, "the saved memory's latent state does not fit");

@@ -518,8 +518,15 @@ TEST(PrefixKept, AModelWithAWindowIsRefused) {
     traced.follow(tiny_tokens(30, 2));
     MemoryShape slides = tiny.shape();
     slides.windows = {0, 8};
-    EXPECT_THROW(check_prefixes({.documents = {traced.document(8)}}, slides), Error);
-    EXPECT_NO_THROW(check_prefixes({.documents = {traced.document(8)}}, tiny.shape()));
+    const auto all = traced.document(8);
+    EXPECT_THROW(check_prefixes({.documents = {all}}, slides), Error);
+    EXPECT_NO_THROW(check_prefixes({.documents = {all}}, tiny.shape()));
+    // One layer keeps none: right for that model, and wrong for the other.
+    std::vector<PrefixLayer> layers = all->layers();
+    layers[1].kept_at = layers[1].kept_k = layers[1].kept_v = layers[1].kept_start = {};
+    const auto some = std::make_shared<const PrefixDocument>(all->header(), layers, all);
+    EXPECT_NO_THROW(check_prefixes({.documents = {some}}, slides));
+    EXPECT_THROW(check_prefixes({.documents = {some}}, tiny.shape()), Error);
 }
 
 TEST(PrefixMemory, OneForOtherHeadsIsRefused) {
