@@ -14,6 +14,7 @@
 #include "core/whole_file.h"
 #include "engine/default_model.h"
 #include "engine/rehearsal.h"
+#include "train/activations.h"
 #include "train/sidecar.h"
 #include "train/trainer.h"
 #include "train/training_log.h"
@@ -34,6 +35,8 @@ struct TrainFlags {
     ObjectiveOptions objective;
     std::string form = "softmax";
     std::string response = "repetition";
+    std::string activation = "relu";
+    std::string loss = "divergence";
     int64_t n_warm_up = -1, n_decay = -1;  // -1: a tenth of the steps, and three
     int64_t save_every = 200;
     bool resume = false;
@@ -172,8 +175,15 @@ void train(TrainFlags f, const ObjectiveKind& kind) {
     s.n_warm_up = f.n_warm_up < 0 ? s.n_steps / 10 : f.n_warm_up;
     s.n_decay = f.n_decay < 0 ? 3 * s.n_steps / 10 : f.n_decay;
     f.objective.latent_form = f.form == "softmax" ? LatentForm::kSoftmax : LatentForm::kResidual;
-    f.objective.response =
-        f.response == "repetition" ? Response::kRepetition : Response::kContinuation;
+    IndexerTrainingOptions& indexer = f.objective.indexer;
+    indexer.response = f.response == "repetition" ? Response::kRepetition : Response::kContinuation;
+    indexer.loss = f.loss == "divergence" ? IndexerLoss::kDivergence : IndexerLoss::kCuts;
+    indexer.activation = find_activation(f.activation).value();
+    const int64_t n_taught =
+        indexer.response == Response::kRepetition ? f.corpus.length : f.corpus.length / 2;
+    require(indexer.n_recent + kTrainedSinks < n_taught, "--recent ", indexer.n_recent,
+            " leaves an indexer nothing to rank: it learns from ", n_taught,
+            " tokens, of which the first ", kTrainedSinks, " stay as well");
     f.corpus.seed = f.objective.seed = f.training.seed;
     catch_interrupts();
     Training training(f, kind);
@@ -241,6 +251,48 @@ void add_data_flags(CLI::App& command, TrainFlags& f) {
         ->capture_default_str();
 }
 
+std::vector<std::string> activation_names() {
+    std::vector<std::string> names;
+    for (const auto& [name, value] : kActivations) names.emplace_back(name);
+    return names;
+}
+
+void add_indexer_flags(CLI::App& command, TrainFlags& f) {
+    IndexerTrainingOptions& o = f.objective.indexer;
+    command
+        .add_option("--response", f.response,
+                    "what teaches an indexer: a repetition of the document, or its continuation: "
+                    "its own second half")
+        ->check(CLI::IsMember({"repetition", "continuation"}))
+        ->capture_default_str();
+    command
+        .add_option("--loss", f.loss,
+                    "an indexer's: divergence of the spreads, which is the paper's, or cuts: by "
+                    "the side of a cut that tokens are on")
+        ->check(CLI::IsMember({"divergence", "cuts"}))
+        ->capture_default_str();
+    command
+        .add_option("--activation", f.activation,
+                    "what an indexer's scores go through before its heads are added up")
+        ->check(CLI::IsMember(activation_names()))
+        ->capture_default_str();
+    command.add_flag("--by-head", o.is_by_head,
+                     "an indexer's importance for each KV head, not one for all of a layer");
+    command
+        .add_option("--recent", o.n_recent,
+                    "last tokens that an indexer is not taught to rank, and never lets go")
+        ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
+        ->capture_default_str();
+    command
+        .add_option("--index-heads", o.n_head,
+                    "heads of an indexer (default: a quarter of the model's)")
+        ->check(CLI::Range(int64_t{1}, kMostIndexHeads));
+    command
+        .add_option("--index-width", o.d_head,
+                    "channels of one (default: an eighth of a head's of the model)")
+        ->check(CLI::Range(kLeastIndexWidth, kMostIndexWidth));
+}
+
 /// Every objective takes them all, so that one set of flags goes for several trainings.
 void add_objective_flags(CLI::App& command, TrainFlags& f) {
     ObjectiveOptions& o = f.objective;
@@ -260,12 +312,7 @@ void add_objective_flags(CLI::App& command, TrainFlags& f) {
                     "it, which is the paper's form")
         ->check(CLI::IsMember({"softmax", "residual"}))
         ->capture_default_str();
-    command
-        .add_option("--response", f.response,
-                    "what teaches an indexer: a repetition of the document, or its continuation: "
-                    "its own second half")
-        ->check(CLI::IsMember({"repetition", "continuation"}))
-        ->capture_default_str();
+    add_indexer_flags(command, f);
 }
 
 void add_objective(CLI::App& train_command, const ObjectiveKind& kind) {

@@ -15,9 +15,7 @@ namespace palimpsest {
 
 namespace {
 
-constexpr int64_t kMostWidth = 4096;       // of an indexer's head, of features, of a gate's middle
-constexpr int64_t kMostIndexHead = 128;    // what the kernel takes
-constexpr int64_t kMostIndexHeads = 1024;  // more than any model has heads
+constexpr int64_t kMostWidth = 4096;  // of features, of a gate's middle
 
 /// The channels of one head in the model's order: source[c] is where channel c stands in the file.
 std::vector<int64_t> channel_sources(const MemoryShape& shape, bool file_has_pairs) {
@@ -218,23 +216,28 @@ class EvictionWeights::Loader {
     }
 
     [[nodiscard]] Activation activation() const {
-        constexpr std::array<std::pair<std::string_view, Activation>, 4> kNames = {
-            {{"relu", Activation::kRelu},
-             {"leaky_relu", Activation::kLeakyRelu},
-             {"softplus", Activation::kSoftplus},
-             {"identity", Activation::kIdentity}}};
         const std::string_view wanted = text("evict.indexer.activation", "relu");
-        for (const auto& [name, value] : kNames) {
-            if (name == wanted) return value;
-        }
+        if (const auto found = find_activation(wanted)) return *found;
         refuse(cat("has the activation '", wanted,
                    "'; known are relu, leaky_relu, softplus and identity"));
+    }
+
+    /// Each group has its own heads, and its own heads of the model.
+    [[nodiscard]] int64_t group_count(int64_t n_head) const {
+        const int64_t n = count("evict.indexer.group_count", 1, 1, shape_.n_head_kv);
+        if (n_head % n != 0 || shape_.n_head_kv % n != 0) {
+            refuse(cat("has evict.indexer.group_count = ", n, "; it must divide the indexer's ",
+                       n_head, " heads and the model's ", shape_.n_head_kv, " KV heads"));
+        }
+        return n;
     }
 
     void load_indexer() {
         auto w = std::make_unique<IndexerWeights>();
         w->n_head = count("evict.indexer.head_count", 0, 1, kMostIndexHeads);
-        w->d_head = count("evict.indexer.key_length", 0, 1, kMostIndexHead);
+        w->d_head = count("evict.indexer.key_length", 0, kLeastIndexWidth, kMostIndexWidth);
+        w->n_group = group_count(w->n_head);
+        w->n_recent = count("evict.indexer.recent_count", 0, 0, 1 << 20);
         w->norm = norm_kind();
         w->epsilon = number("evict.indexer.norm_epsilon", w->norm == NormKind::kRms ? 1e-6 : 1e-5);
         w->activation = activation();
@@ -360,6 +363,20 @@ class EvictionWeights::Loader {
     std::vector<int64_t> sources_;
     std::vector<std::pair<Tensor, std::vector<float>>> placed_;
 };
+
+std::string_view activation_name(Activation activation) {
+    for (const auto& [name, value] : kActivations) {
+        if (value == activation) return name;
+    }
+    throw Error(ErrorCode::kInvalidArgument, "an activation without a name");
+}
+
+std::optional<Activation> find_activation(std::string_view name) {
+    for (const auto& [known, value] : kActivations) {
+        if (known == name) return value;
+    }
+    return std::nullopt;
+}
 
 EvictionWeights::EvictionWeights(const std::string& path, const Backend& backend,
                                  const MemoryShape& shape, const BaseModel& base)

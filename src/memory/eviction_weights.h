@@ -1,8 +1,12 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/gguf.h"
@@ -22,6 +26,24 @@ struct NormWeights {
 /// What the indexer's scores go through before its heads are added up.
 enum class Activation { kRelu, kLeakyRelu, kSoftplus, kIdentity };
 
+inline constexpr float kLeak = 0.01F;  // slope of kLeakyRelu below zero
+
+/// As files and flags name them.
+inline constexpr std::array<std::pair<std::string_view, Activation>, 4> kActivations = {
+    {{"relu", Activation::kRelu},
+     {"leaky_relu", Activation::kLeakyRelu},
+     {"softplus", Activation::kSoftplus},
+     {"identity", Activation::kIdentity}}};
+
+/// Throws kInvalidArgument for one that none has.
+[[nodiscard]] std::string_view activation_name(Activation activation);
+[[nodiscard]] std::optional<Activation> find_activation(std::string_view name);
+
+/// Channels of an indexer's head: the paper's eighth of a model's would be none in small ones, and
+/// the kernel takes so many at most.
+inline constexpr int64_t kLeastIndexWidth = 4, kMostIndexWidth = 128;
+inline constexpr int64_t kMostIndexHeads = 1024;  // more than any model has heads
+
 /// One layer's indexer (IndexMem, arXiv:2605.25475, section 3.1). Shapes in ggml order.
 struct IndexerLayer {
     Tensor q = nullptr;          // [n_head * d_head, H_i * d_i]: of the queries before RoPE
@@ -33,8 +55,10 @@ struct IndexerLayer {
 };
 
 struct IndexerWeights {
-    int64_t n_head = 0;  // H_i
-    int64_t d_head = 0;  // d_i
+    int64_t n_head = 0;    // H_i
+    int64_t d_head = 0;    // d_i
+    int64_t n_group = 1;   // of KV heads, each with its own importance and as many of the heads
+    int64_t n_recent = 0;  // last positions that it was not taught to rank: they stay
     NormKind norm = NormKind::kRms;
     float epsilon = 1e-6F;
     Activation activation = Activation::kRelu;

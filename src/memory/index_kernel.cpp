@@ -24,7 +24,6 @@ constexpr hn::ScalableTag<float> kIndexF32;
 using IndexVector = hn::Vec<decltype(kIndexF32)>;
 
 constexpr int64_t kTileRows = 64;  // keys in a tile; a multiple of any vector's lanes
-constexpr float kLeak = 0.01F;
 
 /// Keys of a tile, channel by channel: columns[c * kTileRows + t]; rows past the end are zeros.
 inline void transpose(const IndexKeys& keys, int64_t first, int64_t n, float* columns) {

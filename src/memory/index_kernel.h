@@ -28,8 +28,6 @@ struct IndexForm {
     Activation activation = Activation::kRelu;
 };
 
-inline constexpr int64_t kMostIndexWidth = 128;
-
 /// importance[t - begin] = the largest of itself and, over all queries that see row t, of
 /// sum_i alpha_i * act(q_i . k_t), for rows [begin, end). A score is computed the same way whatever
 /// the range and the other queries, so any division of the work gives the same bits.

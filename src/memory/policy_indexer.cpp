@@ -3,7 +3,8 @@
 // IndexMem (arXiv:2605.25475, section 3.1): every layer has a small attention-like scorer with one
 // key a token; an entry matters as much as the query that needs it most. While a prompt is read,
 // the maximum runs over all its queries; while text is written, over the queries since the last
-// cut, and what earlier ones found is not carried over. One score for all KV heads of a layer.
+// cut, and what earlier ones found is not carried over. One score for all KV heads of a layer, or,
+// where the weights have groups of KV heads (ours), one for each group.
 //
 // Taken from the paper where it and the released code differ: queries see earlier tokens only, and
 // the scale of the heads' weights. `reuse` (appendix B.3): the first of so many layers scores for
@@ -29,18 +30,23 @@ constexpr int64_t kMostRows = int64_t{1} << 24;
 /// What a layer has of the tokens that any of its heads still holds, in order of position.
 struct Rows {
     std::vector<int32_t> positions;
-    std::vector<float> importance;  // over the queries read so far; -inf: none has looked
+    /// [group][row], over the queries read so far; -inf: none has looked.
+    std::vector<std::vector<float>> importance;
     std::vector<std::byte> keys;
+
+    explicit Rows(int64_t n_group) : importance(static_cast<size_t>(n_group)) {}
 
     [[nodiscard]] int64_t count() const { return std::ssize(positions); }
 
     void resize(int64_t n, size_t key_bytes) {
         const auto size = static_cast<size_t>(n);
         positions.reserve(size);  // to the row: it is counted
-        importance.reserve(size);
         keys.reserve(size * key_bytes);
         positions.resize(size);
-        importance.resize(size, kNothing);
+        for (std::vector<float>& of : importance) {
+            of.reserve(size);
+            of.resize(size, kNothing);
+        }
         keys.resize(size * key_bytes);
     }
 
@@ -57,17 +63,18 @@ struct Rows {
                         kept[to], ", which is held"));
             }
             positions[to] = positions[from];
-            importance[to] = importance[from];
+            for (std::vector<float>& of : importance) of[to] = of[from];
             std::memmove(keys.data() + to * key_bytes, keys.data() + from * key_bytes, key_bytes);
         }
         positions.resize(kept.size());
-        importance.resize(kept.size());
+        for (std::vector<float>& of : importance) of.resize(kept.size());
         keys.resize(kept.size() * key_bytes);
     }
 
     [[nodiscard]] size_t bytes() const {
-        return positions.capacity() * sizeof(int32_t) + importance.capacity() * sizeof(float) +
-               keys.capacity();
+        size_t n = positions.capacity() * sizeof(int32_t) + keys.capacity();
+        for (const std::vector<float>& of : importance) n += of.capacity() * sizeof(float);
+        return n;
     }
 };
 
@@ -93,10 +100,11 @@ class Indexer final : public EvictionPolicy {
         : weights_(weights_of(in)),
           shape_(in.shape),
           n_sink_(in.learned->n_sink()),
+          n_recent_(in.options.integer("recent", weights_.n_recent, 0, 1 << 20)),
           is_f16_(in.entries != GGML_TYPE_F32),
           reuse_(in.options.integer("reuse", 1, 1, 64)),
           n_noted_(in.interval),
-          rows_(static_cast<size_t>(shape_.n_layer)),
+          rows_(static_cast<size_t>(shape_.n_layer), Rows(weights_.n_group)),
           still_held_(static_cast<size_t>(shape_.n_layer)),
           noted_(static_cast<size_t>(shape_.n_layer)),
           noted_at_(static_cast<size_t>(n_noted_)) {
@@ -107,6 +115,7 @@ class Indexer final : public EvictionPolicy {
     }
 
     [[nodiscard]] int64_t n_sink() const override { return n_sink_; }
+    [[nodiscard]] int64_t n_recent() const override { return n_recent_; }
 
     void begin(const Step& step, int64_t seen) override {
         // A step planned twice counts once.
@@ -159,16 +168,18 @@ class Indexer final : public EvictionPolicy {
 
     [[nodiscard]] Scores score(const LayerView& held) const override {
         const Rows& of = rows_[index(leader(held.layer))];
-        const std::vector<float> importance =
+        const std::vector<std::vector<float>> importance =
             mode_ == Mode::kWriting ? of_noted(leader(held.layer)) : of.importance;
         Scores scores;
         for (const HeadView& head : held.heads) {
+            const std::vector<float>& of_group =
+                importance[scores.size() * importance.size() / held.heads.size()];
             std::vector<float>& s = scores.emplace_back();
             size_t row = 0;
             for (const int32_t p : head.positions) {
                 while (row < of.positions.size() && of.positions[row] < p) ++row;
                 const bool found = row < of.positions.size() && of.positions[row] == p;
-                s.push_back(found ? importance[row] : kNothing);
+                s.push_back(found ? of_group[row] : kNothing);
             }
         }
         return scores;
@@ -186,7 +197,7 @@ class Indexer final : public EvictionPolicy {
     }
 
     void reset() override {
-        for (Rows& of : rows_) of = {};
+        for (Rows& of : rows_) of = Rows(weights_.n_group);
         for (auto& of : still_held_) of.clear();
         n_written_ = 0;
         before_ = 0;
@@ -206,7 +217,7 @@ class Indexer final : public EvictionPolicy {
         // A row serves all heads of a layer, and in the worst case only one holds its token. In a
         // group each layer says what it holds, and waits for the others.
         const size_t noted = reuse_ > 1 ? 2 : 1;
-        return key_bytes() + sizeof(float) + noted * sizeof(int32_t);
+        return key_bytes() + index(weights_.n_group) * sizeof(float) + noted * sizeof(int32_t);
     }
 
     void save(std::ostream& out) const override {
@@ -215,7 +226,7 @@ class Indexer final : public EvictionPolicy {
         put_all(out, noted_at_);
         for (size_t i = 0; i < rows_.size(); ++i) {
             put_all(out, rows_[i].positions);
-            put_all(out, rows_[i].importance);
+            for (const auto& of : rows_[i].importance) put_all(out, of);
             put_all(out, rows_[i].keys);
             put_all(out, noted_[i]);
         }
@@ -226,18 +237,20 @@ class Indexer final : public EvictionPolicy {
         const auto n_written = take<int64_t>(in);
         const auto more_follows = take<int64_t>(in);
         auto noted_at = take_all<int32_t>(in, n_noted_);
-        std::vector<Rows> rows(rows_.size());
+        std::vector<Rows> rows(rows_.size(), Rows(weights_.n_group));
         std::vector<std::vector<float>> noted(rows_.size());
         bool fits = n_written >= 0 && n_written <= std::numeric_limits<int32_t>::max() &&
                     noted_at.size() == noted_at_.size();
         for (size_t i = 0; i < rows.size(); ++i) {
             Rows& of = rows[i];
             of.positions = take_all<int32_t>(in, kMostRows);
-            of.importance = take_all<float>(in, kMostRows);
+            for (auto& group : of.importance) {
+                group = take_all<float>(in, kMostRows);
+                fits = fits && group.size() == of.positions.size();
+            }
             of.keys = take_all<std::byte>(in, kMostRows * static_cast<int64_t>(key_bytes()));
             noted[i] = take_all<float>(in, std::ssize(noted_[i]));
             fits = fits && noted[i].size() == noted_[i].size() &&
-                   of.importance.size() == of.positions.size() &&
                    of.keys.size() == of.positions.size() * key_bytes() &&
                    std::ranges::is_sorted(of.positions);
         }
@@ -301,8 +314,23 @@ class Indexer final : public EvictionPolicy {
         return {.rows = rows_[index(layer)].keys.data(), .is_f16 = is_f16_, .d = weights_.d_head};
     }
 
-    /// What the noted queries, each seeing what stood before it, would keep.
-    [[nodiscard]] std::vector<float> of_noted(int64_t layer) const {
+    /// Raises the importance of rows [begin, end) group by group. `queries` are of the first
+    /// group's heads, which the others' follow; they are used up.
+    void raise(int64_t layer, std::span<IndexQuery> queries, int64_t begin, int64_t end,
+               std::span<std::vector<float>> importance) const {
+        const int64_t n_head = weights_.n_head / weights_.n_group;
+        for (std::vector<float>& to : importance) {
+            raise_importance(keys_of(layer), queries, {n_head, weights_.activation}, begin, end,
+                             to.data() + begin);
+            for (IndexQuery& query : queries) {
+                query.q += n_head * weights_.d_head;
+                query.alpha += n_head;
+            }
+        }
+    }
+
+    /// What the noted queries, each seeing what stood before it, would keep: [group][row].
+    [[nodiscard]] std::vector<std::vector<float>> of_noted(int64_t layer) const {
         const Rows& of = rows_[index(layer)];
         const int64_t n = std::min(n_written_, n_noted_);
         const int64_t width = weights_.n_head * weights_.d_head;
@@ -315,9 +343,9 @@ class Indexer final : public EvictionPolicy {
                  .alpha = at + width,
                  .n_visible = weights_.is_causal ? end - of.positions.begin() : of.count()});
         }
-        std::vector<float> importance(of.positions.size(), kNothing);
-        raise_importance(keys_of(layer), queries, {weights_.n_head, weights_.activation}, 0,
-                         of.count(), importance.data());
+        std::vector<std::vector<float>> importance(
+            index(weights_.n_group), std::vector<float>(of.positions.size(), kNothing));
+        raise(layer, queries, 0, of.count(), importance);
         return importance;
     }
 
@@ -376,9 +404,8 @@ class Indexer final : public EvictionPolicy {
                                                              ? of_.held_[index(layer_)] + at + 1
                                                              : rows.count()};
                 }
-                raise_importance(of_.keys_of(layer_), std::span(queries).first(index(count)),
-                                 {w.n_head, w.activation}, begin, end,
-                                 rows.importance.data() + begin);
+                of_.raise(layer_, std::span(queries).first(index(count)), begin, end,
+                          rows.importance);
             }
         }
 
@@ -389,7 +416,7 @@ class Indexer final : public EvictionPolicy {
 
     const IndexerWeights& weights_;
     MemoryShape shape_;
-    int64_t n_sink_;
+    int64_t n_sink_, n_recent_;
     bool is_f16_;
     int64_t reuse_;
     int64_t n_noted_;                               // queries between two cuts while writing

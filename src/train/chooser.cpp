@@ -1,6 +1,7 @@
 #include "train/chooser.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "core/digest.h"
@@ -23,7 +24,7 @@ std::string digest_of(std::span<const std::span<const std::byte>> parts) {
     return digest.hex();
 }
 
-/// One number a row for all heads of a layer, and so many rows a layer.
+/// One number a row for all heads of a layer, or for each group of them, and so many rows a layer.
 class LayerChooser : public Chooser {
  public:
     explicit LayerChooser(const ObjectiveInputs& in)
@@ -37,15 +38,20 @@ class LayerChooser : public Chooser {
         backend_.share_out(std::ssize(layers_), [&](int64_t i, int /*thread*/) {
             const auto at = static_cast<size_t>(i);
             const ExampleLayer layer(e, layers_[at], shape_, n_prompt);
-            const std::vector<int32_t> rows =
-                rows_to_evict(importance(layer.record(), at), share, kTrainedSinks);
-            all[at].assign(static_cast<size_t>(shape_.n_head_kv), rows);
+            const std::vector<float> found = importance(layer.record(), at);
+            const int64_t n_in_group = shape_.n_head_kv * n_prompt / std::ssize(found);
+            for (auto of = found.begin(); of != found.end(); of += n_prompt) {
+                const std::vector<int32_t> rows =
+                    rows_to_evict({of, of + n_prompt}, share, kTrainedSinks);
+                all[at].insert(all[at].end(), static_cast<size_t>(n_in_group), rows);
+            }
         });
         return all;
     }
 
  private:
-    /// How important each row of the prompt is to the prompt itself, in the i-th evicting layer.
+    /// How important each row of the prompt is to the prompt itself, in the i-th evicting layer:
+    /// [group][n_prompt], the groups being of as many KV heads each.
     [[nodiscard]] virtual std::vector<float> importance(const LayerRecord& record,
                                                         size_t i) const = 0;
 
@@ -63,7 +69,7 @@ class AttentionChooser final : public LayerChooser {
     [[nodiscard]] std::vector<float> importance(const LayerRecord& record,
                                                 size_t /*i*/) const override {
         const LayerRecord prompt = record.first(record.n_prompt, record.n_prompt);
-        return indexer_target(prompt, IndexerForm::kAllPairs, 0).share;
+        return indexer_target(prompt, IndexerForm::kAllPairs, {}).share;
     }
 };
 
@@ -84,8 +90,14 @@ class WindowChooser final : public LayerChooser {
 class IndexerChooser final : public LayerChooser {
  public:
     IndexerChooser(const ObjectiveInputs& in, const IndexerWeights& w)
-        : LayerChooser(in), size_({.n_head = w.n_head, .d_head = w.d_head, .epsilon = w.epsilon}) {
-        require(w.norm == NormKind::kRms && w.activation == Activation::kRelu && w.is_causal,
+        : LayerChooser(in),
+          size_({.n_head = w.n_head,
+                 .d_head = w.d_head,
+                 .epsilon = w.epsilon,
+                 .activation = w.activation,
+                 .n_group = w.n_group}),
+          n_recent_(w.n_recent) {
+        require(w.norm == NormKind::kRms && w.is_causal,
                 "the sidecar's indexer is of a kind that is not trained here");
         for (const int64_t i : evicting_layers(in.shape)) {
             add(w.layers[static_cast<size_t>(i)]);
@@ -99,7 +111,11 @@ class IndexerChooser final : public LayerChooser {
                 parts.push_back(std::as_bytes(std::span(*part)));
             }
         }
-        return cat("chooser=", digest_of(parts));
+        std::string text = cat("chooser=", digest_of(parts));
+        if (size_.activation != Activation::kRelu) text += activation_name(size_.activation);
+        if (size_.n_group > 1) text += cat("/", size_.n_group);
+        if (n_recent_ > 0) text += cat(" recent=", n_recent_);
+        return text;
     }
 
  private:
@@ -122,15 +138,20 @@ class IndexerChooser final : public LayerChooser {
                                                 size_t i) const override {
         const Layer& of = layers_[i];
         const IndexerParts<const float> weights = {of.q, of.k, of.head, of.q_norm, of.k_norm};
-        return IndexerNet(size_, weights, record)
-            .importance({.first_query = 0,
-                         .end_query = record.n_prompt,
-                         .first_key = 0,
-                         .end_key = record.n_prompt})
-            .largest;
+        const int64_t n = record.n_prompt;
+        std::vector<float> found =
+            IndexerNet(size_, weights, record)
+                .importance({.first_query = 0, .end_query = n, .first_key = 0, .end_key = n})
+                .largest;
+        for (size_t at = 0; at < found.size(); ++at) {
+            const bool stays = static_cast<int64_t>(at) % n >= n - n_recent_;
+            if (stays) found[at] = std::numeric_limits<float>::infinity();
+        }
+        return found;
     }
 
     IndexerShape size_;
+    int64_t n_recent_;
     std::vector<Layer> layers_;
 };
 

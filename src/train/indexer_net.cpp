@@ -13,6 +13,34 @@ namespace {
 
 size_t at(int64_t i) { return static_cast<size_t>(i); }
 
+float activated(Activation activation, float x) {
+    switch (activation) {
+        case Activation::kRelu:
+            return std::max(x, 0.0F);
+        case Activation::kLeakyRelu:
+            return std::max(x, kLeak * x);
+        case Activation::kSoftplus:
+            return std::max(x, 0.0F) + std::log1p(std::exp(-std::abs(x)));
+        case Activation::kIdentity:
+            return x;
+    }
+    return x;
+}
+
+float activation_slope(Activation activation, float x) {
+    switch (activation) {
+        case Activation::kRelu:
+            return x > 0 ? 1.0F : 0.0F;
+        case Activation::kLeakyRelu:
+            return x > 0 ? 1.0F : kLeak;
+        case Activation::kSoftplus:
+            return 1.0F / (1.0F + std::exp(-x));
+        case Activation::kIdentity:
+            return 1.0F;
+    }
+    return 1.0F;
+}
+
 /// Rows of `weight`'s length over their root mean square, times `weight`; leaves one over each
 /// row's root mean square in `inverse`.
 std::vector<float> normed(std::span<const float> x, std::span<const float> weight, float epsilon,
@@ -49,14 +77,15 @@ IndexerNet::IndexerNet(const IndexerShape& shape, const IndexerParts<const float
     : shape_(shape), weights_(weights), record_(record) {
     record.check();
     const AttentionShape& a = record.shape;
-    const bool fits = shape.n_head >= 1 && shape.d_head >= 1 &&
+    const bool fits = shape.n_head >= 1 && shape.d_head >= 1 && shape.n_group >= 1 &&
+                      shape.n_head % shape.n_group == 0 &&
                       std::ssize(weights.q) == shape.width() * a.n_query_channels() &&
                       std::ssize(weights.k) == shape.d_head * a.n_embd &&
                       std::ssize(weights.head) == shape.n_head * a.n_embd &&
                       std::ssize(weights.q_norm) == shape.d_head &&
                       std::ssize(weights.k_norm) == shape.d_head;
-    require(fits, "an indexer of ", shape.n_head, " heads of width ", shape.d_head,
-            " has weights of another shape");
+    require(fits, "an indexer of ", shape.n_head, " heads of width ", shape.d_head, " in ",
+            shape.n_group, " groups has weights of another shape");
     q_in_ = through(record.q_raw, weights.q, a.n_query_channels());
     k_in_ = through(record.hidden, weights.k, a.n_embd);
     q_ = normed(q_in_, weights.q_norm, shape.epsilon, q_inverse_);
@@ -66,27 +95,31 @@ IndexerNet::IndexerNet(const IndexerShape& shape, const IndexerParts<const float
     for (float& x : alpha_) x *= factor;
 }
 
-float IndexerNet::score(int64_t query, int64_t key) const {
+float IndexerNet::score(int64_t group, int64_t query, int64_t key) const {
+    const int64_t first = query * shape_.n_head + group * shape_.n_group_head();
     float sum = 0;
-    for (int64_t i = query * shape_.n_head; i < (query + 1) * shape_.n_head; ++i) {
+    for (int64_t i = first; i < first + shape_.n_group_head(); ++i) {
         const float product =
             dot_rows(q_.data() + i * shape_.d_head, k_.data() + key * shape_.d_head, shape_.d_head);
-        if (product > 0) sum += alpha_[at(i)] * product;
+        sum += alpha_[at(i)] * activated(shape_.activation, product);
     }
     return sum;
 }
 
 Importance IndexerNet::importance(const Looking& where) const {
     Importance found;
-    found.largest.assign(at(where.n_keys()), -std::numeric_limits<float>::infinity());
-    found.asker.assign(at(where.n_keys()), -1);
+    const size_t n = at(shape_.n_group * where.n_keys());
+    found.largest.assign(n, -std::numeric_limits<float>::infinity());
+    found.asker.assign(n, -1);
     for (int64_t s = where.first_query; s < where.end_query; ++s) {
-        for (int64_t t = where.first_key; t < std::min(where.end_key, s + 1); ++t) {
-            const float x = score(s, t);
-            const size_t i = at(t - where.first_key);
-            if (found.asker[i] >= 0 && !(x > found.largest[i])) continue;
-            found.largest[i] = x;
-            found.asker[i] = s;
+        for (int64_t g = 0; g < shape_.n_group; ++g) {
+            for (int64_t t = where.first_key; t < std::min(where.end_key, s + 1); ++t) {
+                const float x = score(g, s, t);
+                const size_t i = at(g * where.n_keys() + t - where.first_key);
+                if (found.asker[i] >= 0 && !(x > found.largest[i])) continue;
+                found.largest[i] = x;
+                found.asker[i] = s;
+            }
         }
     }
     return found;
@@ -98,18 +131,21 @@ void IndexerNet::backward(const Looking& where, const Importance& found,
     std::vector<float> dk(k_.size());
     std::vector<float> d_alpha(alpha_.size());
     const int64_t d = shape_.d_head;
-    for (int64_t t = where.first_key; t < where.end_key; ++t) {
-        const size_t j = at(t - where.first_key);
-        if (found.asker[j] < 0) continue;
+    for (int64_t j = 0; j < std::ssize(found.asker); ++j) {
+        if (found.asker[at(j)] < 0) continue;
+        const int64_t t = where.first_key + j % where.n_keys();
         const float* key = k_.data() + t * d;
-        const int64_t first = found.asker[j] * shape_.n_head;
-        for (int64_t i = first; i < first + shape_.n_head; ++i) {
+        const int64_t first =
+            found.asker[at(j)] * shape_.n_head + j / where.n_keys() * shape_.n_group_head();
+        for (int64_t i = first; i < first + shape_.n_group_head(); ++i) {
             const float* query = q_.data() + i * d;
             const float product = dot_rows(query, key, d);
-            if (!(product > 0)) continue;
-            d_alpha[at(i)] += upstream[j] * product;
-            add_scaled(dq.data() + i * d, upstream[j] * alpha_[at(i)], key, d);
-            add_scaled(dk.data() + t * d, upstream[j] * alpha_[at(i)], query, d);
+            d_alpha[at(i)] += upstream[at(j)] * activated(shape_.activation, product);
+            const float pull =
+                upstream[at(j)] * alpha_[at(i)] * activation_slope(shape_.activation, product);
+            if (pull == 0) continue;
+            add_scaled(dq.data() + i * d, pull, key, d);
+            add_scaled(dk.data() + t * d, pull, query, d);
         }
     }
     for (int64_t i = 0; i < std::ssize(q_inverse_); ++i) {

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "memory/eviction_weights.h"
 #include "train/layer_record.h"
 
 namespace palimpsest {
@@ -12,12 +13,15 @@ namespace palimpsest {
 struct IndexerShape {
     int64_t n_head = 0, d_head = 0;
     float epsilon = 1e-6F;  // of the norms
+    Activation activation = Activation::kRelu;
+    int64_t n_group = 1;  // of KV heads, each with its own importance; divides n_head
 
     [[nodiscard]] int64_t width() const { return n_head * d_head; }
+    [[nodiscard]] int64_t n_group_head() const { return n_head / n_group; }
 };
 
-/// A layer's indexer, or as much room for its gradients: T is const float or float. Views. ReLU,
-/// RMS norms, no biases: what the paper has.
+/// A layer's indexer, or as much room for its gradients: T is const float or float. Views. RMS
+/// norms, no biases: what the paper has.
 template <typename T>
 struct IndexerParts {
     std::span<T> q;       // [n_head * d_head][query channels], of the queries before RoPE
@@ -27,7 +31,7 @@ struct IndexerParts {
     std::span<T> k_norm;  // [d_head]
 };
 
-/// What each key of a range means to the queries of a range that see it.
+/// What each key of a range means to the queries of a range that see it: [group][key].
 struct Importance {
     std::vector<float> largest;  // -infinity where no query sees the key
     std::vector<int64_t> asker;  // the query that the largest is of; the first of equals
@@ -44,7 +48,9 @@ struct Looking {
 /// One layer's indexer, run over one document and back.
 ///
 ///   q_s,i = norm(U_q Q_s)_i    k_t = norm(U_k X_t)    alpha_s = G X_s / sqrt(n_head d_head)
-///   importance_t = max over s >= t of sum_i alpha_s,i relu(q_s,i . k_t)
+///   importance_t = max over s >= t of sum_i alpha_s,i act(q_s,i . k_t)
+///
+/// The sum runs over all heads (the paper's), or, for each group of KV heads, over the group's.
 class IndexerNet {
  public:
     /// Runs the projections. Weights and record must outlive the object. Throws kInvalidArgument
@@ -54,13 +60,14 @@ class IndexerNet {
 
     [[nodiscard]] Importance importance(const Looking& at) const;
 
-    /// Adds to `to` the gradient of what has gradient `upstream` [at.n_keys()] with respect to
-    /// `found`, which is importance(at). It flows to the query that asked most, and to no other.
+    /// Adds to `to` the gradient of what has gradient `upstream` [n_group][at.n_keys()] with
+    /// respect to `found`, which is importance(at). It flows to the query that asked most, and to
+    /// no other.
     void backward(const Looking& at, const Importance& found, std::span<const float> upstream,
                   const IndexerParts<float>& to) const;
 
  private:
-    [[nodiscard]] float score(int64_t query, int64_t key) const;
+    [[nodiscard]] float score(int64_t group, int64_t query, int64_t key) const;
 
     IndexerShape shape_;
     IndexerParts<const float> weights_;

@@ -12,6 +12,7 @@
 #include "memory/context_memory.h"
 #include "memory/eviction_weights.h"
 #include "train/example.h"
+#include "train/objective_indexer.h"
 #include "train/parameters.h"
 
 namespace palimpsest {
@@ -56,11 +57,21 @@ enum class Response {
     kContinuation,  // its own second half
 };
 
+/// What an indexer is, and what teaches it.
+struct IndexerTrainingOptions {
+    int64_t n_head = 0, d_head = 0;  // 0: a quarter of the model's heads, an eighth of their width
+    Activation activation = Activation::kRelu;
+    bool is_by_head = false;  // an importance for each KV head, not one for all
+    int64_t n_recent = 0;     // last positions, which are not ranked and always stay
+    Response response = Response::kRepetition;
+    IndexerLoss loss = IndexerLoss::kDivergence;
+};
+
 struct ObjectiveOptions {
     int64_t n_mid = 128;     // width of a gate's middle
     int64_t n_feature = 24;  // of a latent memory, a head: 2.4 % of 1,024 f16 entries, at any width
     LatentForm latent_form = LatentForm::kSoftmax;
-    Response response = Response::kRepetition;  // teaches an indexer
+    IndexerTrainingOptions indexer = {};
     uint64_t seed = 1;
 };
 

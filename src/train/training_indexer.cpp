@@ -29,14 +29,37 @@ struct LayerPlaces {
     size_t q = 0, k = 0, head = 0, q_norm = 0, k_norm = 0;
 };
 
+/// As the paper has them where nothing is asked for: H/4 heads of width d/8, but at least as many
+/// heads as there are groups, and as many in each.
+IndexerShape size_of(const MemoryShape& model, const IndexerTrainingOptions& options) {
+    IndexerShape size = {.n_head = options.n_head,
+                         .d_head = options.d_head > 0
+                                       ? options.d_head
+                                       : std::max(kLeastIndexWidth, model.d_head / 8),
+                         .activation = options.activation,
+                         .n_group = options.is_by_head ? model.n_head_kv : 1};
+    if (size.n_head == 0) {
+        const int64_t in_group = std::max<int64_t>(1, model.n_head / 4 / size.n_group);
+        size.n_head = in_group * size.n_group;
+    }
+    require(size.n_head % size.n_group == 0, "an indexer of ", size.n_head,
+            " heads has no equal part for each of ", size.n_group,
+            " KV heads; take a multiple of these");
+    require(size.d_head >= kLeastIndexWidth && size.d_head <= kMostIndexWidth,
+            "an indexer's heads of ", size.d_head, " channels; they must have ", kLeastIndexWidth,
+            " to ", kMostIndexWidth);
+    return size;
+}
+
 class IndexerTraining final : public Objective {
  public:
     explicit IndexerTraining(const ObjectiveInputs& in)
         : backend_(in.backend),
           shape_(attention_shape(in.shape)),
-          size_({.n_head = std::max<int64_t>(1, in.shape.n_head / 4),
-                 .d_head = std::max<int64_t>(4, in.shape.d_head / 8)}),
-          response_(in.options.response) {
+          options_(in.options.indexer),
+          size_(size_of(in.shape, options_)),
+          lesson_(
+              {.n_sink = kTrainedSinks, .n_recent = options_.n_recent, .n_group = size_.n_group}) {
         Random random(in.options.seed);
         for (const int64_t i : evicting_layers(in.shape)) add_layer(i, random);
     }
@@ -45,7 +68,7 @@ class IndexerTraining final : public Objective {
         return {.hidden = true,
                 .queries = true,
                 .entries = true,
-                .scores = response_ == Response::kRepetition};
+                .scores = options_.response == Response::kRepetition};
     }
     [[nodiscard]] Parameters& parameters() override { return parameters_; }
 
@@ -77,8 +100,16 @@ class IndexerTraining final : public Objective {
     }
 
     [[nodiscard]] std::string settings() const override {
-        return response_ == Response::kRepetition ? "response=repetition, roots"
-                                                  : "response=continuation";
+        const IndexerTrainingOptions standard;
+        std::string text = options_.response == Response::kRepetition ? "response=repetition, roots"
+                                                                      : "response=continuation";
+        if (options_.loss == IndexerLoss::kCuts) text += ", cuts";
+        if (options_.activation != standard.activation) {
+            text += cat(", ", activation_name(options_.activation));
+        }
+        if (options_.is_by_head) text += ", by head";
+        if (options_.n_recent > 0) text += cat(", recent=", options_.n_recent);
+        return text;
     }
 
     void describe(GgufWriter& to) const override {
@@ -86,8 +117,14 @@ class IndexerTraining final : public Objective {
         to.set_count("evict.indexer.key_length", static_cast<uint32_t>(size_.d_head));
         to.set_text("evict.indexer.norm", "rms");
         to.set_number("evict.indexer.norm_epsilon", size_.epsilon);
-        to.set_text("evict.indexer.activation", "relu");
+        to.set_text("evict.indexer.activation", std::string(activation_name(size_.activation)));
         to.set_boolean("evict.indexer.causal", true);
+        if (size_.n_group > 1) {
+            to.set_count("evict.indexer.group_count", static_cast<uint32_t>(size_.n_group));
+        }
+        if (lesson_.n_recent > 0) {
+            to.set_count("evict.indexer.recent_count", static_cast<uint32_t>(lesson_.n_recent));
+        }
     }
 
  private:
@@ -145,12 +182,12 @@ class IndexerTraining final : public Objective {
     }
 
     [[nodiscard]] IndexerTarget target_of(const Example& e, int64_t layer) const {
-        if (response_ == Response::kRepetition) {
+        if (options_.response == Response::kRepetition) {
             return repetition_target(e.layers[static_cast<size_t>(layer)].scores, shape_.n_head_kv,
-                                     kTrainedSinks);
+                                     lesson_);
         }
         const ExampleLayer of(e, layer, shape_, e.n / 2);
-        return indexer_target(of.record(), IndexerForm::kLabelled, kTrainedSinks);
+        return indexer_target(of.record(), IndexerForm::kLabelled, lesson_);
     }
 
     double learn_document(const Example& e, double share) {
@@ -161,28 +198,38 @@ class IndexerTraining final : public Objective {
             const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
             const auto weights = parts<const float>(layers_[i], &Parameter::value);
             const IndexerNet net(size_, weights, layer.record());
-            losses[i] = indexer_loss(net, targets[i], weight,
+            losses[i] = indexer_loss(net, targets[i], options_.loss, weight,
                                      parts<float>(layers_[i], &Parameter::gradient));
         });
         return std::accumulate(losses.begin(), losses.end(), 0.0) /
                static_cast<double>(losses.size());
     }
 
-    /// The loss, and how many of the teacher's most important keys are among the indexer's.
+    /// The loss, and how many of the teacher's most important keys are among the indexer's: the
+    /// groups' mean.
     std::vector<double> examine_layer(const Example& e, size_t i, const IndexerTarget& target) {
         const ExampleLayer layer(e, layers_[i].layer, shape_, e.n / 2);
         const auto weights = parts<const float>(layers_[i], &Parameter::value);
         const IndexerNet net(size_, weights, layer.record());
-        std::vector<double> out = {indexer_loss(net, target)};
-        const auto recall = recalls(target.share, net.importance(target.at).largest);
-        out.insert(out.end(), recall.begin(), recall.end());
+        std::vector<double> out = {indexer_loss(net, target, options_.loss)};
+        out.resize(1 + kCutShares.size());
+        const std::vector<float> found = net.importance(target.at).largest;
+        const auto n_key = static_cast<size_t>(target.at.n_keys());
+        for (size_t first = 0; first < found.size(); first += n_key) {
+            const auto recall = recalls(std::span(target.share).subspan(first, n_key),
+                                        std::span(found).subspan(first, n_key));
+            for (size_t cut = 0; cut < recall.size(); ++cut) {
+                out[1 + cut] += recall.at(cut) / static_cast<double>(size_.n_group);
+            }
+        }
         return out;
     }
 
     const Backend& backend_;
     AttentionShape shape_;
+    IndexerTrainingOptions options_;
     IndexerShape size_;
-    Response response_;
+    IndexerLesson lesson_;
     Parameters parameters_;
     std::vector<LayerPlaces> layers_;
     ExampleNotes<IndexerTarget> targets_;

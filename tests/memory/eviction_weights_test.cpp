@@ -93,6 +93,17 @@ INSTANTIATE_TEST_SUITE_P(
                 ErrorCode::kCorrupt, "head_count"},
         Refusal{"too_wide", [](auto& f) { f.set("evict.indexer.key_length", uint32_t{1} << 20U); },
                 ErrorCode::kCorrupt, "key_length"},
+        Refusal{"too_narrow", [](auto& f) { f.set("evict.indexer.key_length", uint32_t{3}); },
+                ErrorCode::kCorrupt, "key_length = 3; it must be 4 to 128"},
+        Refusal{"uneven_groups",
+                [](auto& f) {
+                    f.set("evict.indexer.head_count", uint32_t{3});
+                    f.set("evict.indexer.group_count", uint32_t{2});
+                },
+                ErrorCode::kCorrupt, "group_count = 2; it must divide"},
+        Refusal{"more_groups_than_heads",
+                [](auto& f) { f.set("evict.indexer.group_count", uint32_t{4}); },
+                ErrorCode::kCorrupt, "group_count"},
         Refusal{"unknown_norm", [](auto& f) { f.set_text("evict.indexer.norm", "batch"); },
                 ErrorCode::kCorrupt, "batch"},
         Refusal{"unknown_activation",

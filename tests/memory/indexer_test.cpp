@@ -1,11 +1,16 @@
-// The indexer where one layer scores for several.
+// The indexer against plain loops, whatever its form; and where one layer scores for several.
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <functional>
 #include <map>
+#include <random>
 
 #include "memory/kv_cache.h"
+#include "support/golden.h"
 #include "support/reference_attention.h"
 #include "support/sidecar.h"
 
@@ -18,6 +23,235 @@ MemoryShape shape_of() {
     return {.n_layer = 4, .n_head = 4, .n_head_kv = 2, .d_head = 32, .windows = {}, .n_embd = 48};
 }
 
+// ---- against plain loops ------------------------------------------------------------------------
+
+/// What of an indexer can be chosen, and how a file says it.
+struct Form {
+    std::string name;
+    std::string activation = "relu";
+    std::string norm = "rms";
+    bool has_biases = false, is_causal = true;
+    int64_t n_head = 2, n_group = 1;
+    int64_t n_recent = 0;
+};
+
+constexpr int64_t kWidth = 8, kLength = 90;
+
+/// Numbers of one layer's indexer, as they stand in a file.
+using LayerTensors = std::map<std::string, std::vector<float>>;
+
+std::vector<double> normed(const std::vector<double>& x, const LayerTensors& of,
+                           const std::string& norm, bool has_mean) {
+    double mean = 0;
+    if (has_mean) {
+        for (const double y : x) mean += y / static_cast<double>(x.size());
+    }
+    double square = 0;
+    for (const double y : x) square += (y - mean) * (y - mean) / static_cast<double>(x.size());
+    std::vector<double> out;
+    for (size_t i = 0; i < x.size(); ++i) {
+        double y = (x[i] - mean) / std::sqrt(square + (has_mean ? 1e-5 : 1e-6));
+        y *= static_cast<double>(of.at(norm + ".weight")[i]);
+        const auto bias = of.find(norm + ".bias");
+        out.push_back(bias == of.end() ? y : y + static_cast<double>(bias->second[i]));
+    }
+    return out;
+}
+
+/// A row through a matrix of the file, and its bias if there is one.
+std::vector<double> through(std::span<const float> x, const LayerTensors& of,
+                            const std::string& name) {
+    const std::vector<float>& w = of.at(name + ".weight");
+    const auto bias = of.find(name + ".bias");
+    std::vector<double> y;
+    for (size_t row = 0; row < w.size() / x.size(); ++row) {
+        double sum = bias == of.end() ? 0.0 : static_cast<double>(bias->second[row]);
+        for (size_t c = 0; c < x.size(); ++c) {
+            sum += static_cast<double>(w[row * x.size() + c]) * static_cast<double>(x[c]);
+        }
+        y.push_back(sum);
+    }
+    return y;
+}
+
+double activated(const std::string& name, double x) {
+    if (name == "relu") return std::max(x, 0.0);
+    if (name == "leaky_relu") return x > 0 ? x : 0.01 * x;
+    if (name == "softplus") return std::log1p(std::exp(x));
+    return x;
+}
+
+class IndexerForm : public ::testing::TestWithParam<Form> {
+ protected:
+    [[nodiscard]] static testing::GgufBuilder sidecar() {
+        const Form& form = GetParam();
+        testing::GgufBuilder f = testing::small_sidecar(shape_of());
+        f.set("evict.indexer.head_count", static_cast<uint32_t>(form.n_head));
+        f.set_text("evict.indexer.activation", form.activation);
+        f.set_text("evict.indexer.norm", form.norm);
+        f.set_bool("evict.indexer.causal", form.is_causal);
+        if (form.n_group > 1) {
+            f.set("evict.indexer.group_count", static_cast<uint32_t>(form.n_group));
+        }
+        if (form.n_recent > 0) {
+            f.set("evict.indexer.recent_count", static_cast<uint32_t>(form.n_recent));
+        }
+        const auto n_head = static_cast<uint64_t>(form.n_head);
+        std::mt19937 engine(5);
+        for (int64_t i = 0; i < shape_of().n_layer; ++i) {
+            const std::string at = "blk." + std::to_string(i) + ".indexer_";
+            f.remove_tensor(at + "q.weight").remove_tensor(at + "head.weight");
+            f.add_f32(at + "q.weight", {uint64_t{4} * 32, n_head * kWidth});
+            f.add_f32(at + "head.weight", {48, n_head});
+            if (form.has_biases) {
+                f.add_f32(at + "k.bias", {kWidth}).add_f32(at + "head.bias", {n_head});
+                f.add_f32(at + "q_norm.bias", {kWidth}).add_f32(at + "k_norm.bias", {kWidth});
+            }
+            for (testing::TensorField& t : f.tensors) {
+                if (!t.name.starts_with(at)) continue;
+                for (size_t b = 0; b < t.data.size(); b += sizeof(float)) {
+                    const float x = static_cast<float>(engine() >> 8U) * 0x1p-23F - 1.0F;
+                    t.data.replace(b, sizeof(float), testing::raw(x));
+                }
+            }
+        }
+        return f;
+    }
+
+    static LayerTensors tensors_of(const testing::GgufBuilder& file, int64_t layer) {
+        const std::string at = "blk." + std::to_string(layer) + ".indexer_";
+        LayerTensors all;
+        for (const testing::TensorField& t : file.tensors) {
+            if (!t.name.starts_with(at)) continue;
+            std::vector<float>& x = all[t.name.substr(at.size())];
+            x.resize(t.data.size() / sizeof(float));
+            std::memcpy(x.data(), t.data.data(), t.data.size());
+        }
+        return all;
+    }
+
+    /// [group][position]: the definition, word for word.
+    static std::vector<std::vector<double>> expected(const MemoryScript& script,
+                                                     const LayerTensors& of, int64_t layer) {
+        const Form& form = GetParam();
+        const bool has_mean = form.norm == "layer";
+        std::vector<std::vector<double>> keys;
+        std::vector<std::vector<double>> queries;
+        std::vector<std::vector<double>> alphas;
+        for (int64_t t = 0; t < kLength; ++t) {
+            keys.push_back(
+                normed(through(script.hidden(layer, t), of, "k"), of, "k_norm", has_mean));
+            alphas.push_back(through(script.hidden(layer, t), of, "head"));
+            std::vector<float> flat;
+            for (int64_t h = 0; h < shape_of().n_head; ++h) {
+                const auto q = script.query(layer, h, t);
+                flat.insert(flat.end(), q.begin(), q.end());
+            }
+            std::vector<double> all;
+            const std::vector<double> q = through(flat, of, "q");
+            for (auto head = q.begin(); head != q.end(); head += kWidth) {
+                const auto one = normed({head, head + kWidth}, of, "q_norm", has_mean);
+                all.insert(all.end(), one.begin(), one.end());
+            }
+            queries.push_back(all);
+        }
+        std::vector<std::vector<double>> largest(static_cast<size_t>(form.n_group));
+        const int64_t n_in_group = form.n_head / form.n_group;
+        for (int64_t g = 0; g < form.n_group; ++g) {
+            for (size_t t = 0; t < keys.size(); ++t) {
+                double most = -HUGE_VAL;
+                for (size_t s = form.is_causal ? t : 0; s < keys.size(); ++s) {
+                    double sum = 0;
+                    for (int64_t i = g * n_in_group; i < (g + 1) * n_in_group; ++i) {
+                        double product = 0;
+                        for (size_t c = 0; c < kWidth; ++c) {
+                            product += queries[s][static_cast<size_t>(i) * kWidth + c] * keys[t][c];
+                        }
+                        sum += alphas[s][static_cast<size_t>(i)] *
+                               activated(form.activation, product) /
+                               std::sqrt(static_cast<double>(form.n_head * kWidth));
+                    }
+                    most = std::max(most, sum);
+                }
+                largest[static_cast<size_t>(g)].push_back(most);
+            }
+        }
+        return largest;
+    }
+};
+
+TEST_P(IndexerForm, ScoresAsItsDefinition) {
+    const MemoryScript script(shape_of(), kLength);
+    Backend backend(2);
+    const testing::GgufBuilder file = sidecar();
+    const testing::TemporaryFile on_disk(file.bytes());
+    int64_t n_cut = 0;
+    EvictionOptions e = {.policy = "indexer", .residue = "none"};
+    e.budget = {.kind = Budget::Kind::kEntries, .count = 40, .share = 0};
+    e.n_recent = 0;
+    e.n_chunk = 256;
+    e.learned =
+        std::make_shared<const EvictionWeights>(on_disk.path(), backend, shape_of(), BaseModel{});
+    e.on_cut = [&](const Cut& cut) {
+        ++n_cut;
+        for (size_t l = 0; l < cut.held.size(); ++l) {
+            const auto layer = static_cast<int64_t>(l);
+            const auto all = expected(script, tensors_of(file, layer), layer);
+            for (size_t h = 0; h < cut.scores[l].size(); ++h) {
+                const auto& of_group = all[h * all.size() / cut.scores[l].size()];
+                for (size_t i = 0; i < cut.scores[l][h].size(); ++i) {
+                    const double want = of_group[static_cast<size_t>(cut.held[l][h][i])];
+                    EXPECT_NEAR(static_cast<double>(cut.scores[l][h][i]), want,
+                                1e-4 * (1 + std::abs(want)))
+                        << "layer " << l << " head " << h << " entry " << i;
+                }
+                const auto& kept = cut.kept[l][h];
+                for (int64_t p = kLength - GetParam().n_recent; p < kLength; ++p) {
+                    EXPECT_TRUE(std::ranges::binary_search(kept, static_cast<int32_t>(p))) << p;
+                }
+            }
+        }
+    };
+    KvCache memory(backend, shape_of(),
+                   {.n_ctx = 512, .entries = GGML_TYPE_F32, .eviction = std::move(e)});
+    script.run(backend, memory, kLength);
+    EXPECT_EQ(n_cut, 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Forms, IndexerForm,
+    ::testing::Values(
+        Form{.name = "papers"}, Form{.name = "leaky_relu", .activation = "leaky_relu"},
+        Form{.name = "softplus", .activation = "softplus"},
+        Form{.name = "identity", .activation = "identity"},
+        Form{.name = "layer_norm", .norm = "layer", .has_biases = true},
+        Form{.name = "biases", .has_biases = true}, Form{.name = "not_causal", .is_causal = false},
+        Form{.name = "by_head", .n_head = 4, .n_group = 2}, Form{.name = "recent", .n_recent = 16},
+        Form{.name = "by_head_not_causal",
+             .activation = "softplus",
+             .is_causal = false,
+             .n_head = 2,
+             .n_group = 2}),
+    [](const auto& test) { return test.param.name; });
+
+TEST(Indexer, HeadsOfTheirOwnKeepOthers) {
+    const MemoryScript script(shape_of(), kLength);
+    Backend backend(1);
+    testing::GgufBuilder file = testing::small_sidecar(shape_of());
+    file.set("evict.indexer.group_count", uint32_t{2});
+    const testing::TemporaryFile on_disk(file.bytes());
+    EvictionOptions e = {.policy = "indexer", .residue = "none"};
+    e.budget = {.kind = Budget::Kind::kEntries, .count = 40, .share = 0};
+    e.n_chunk = 32;
+    e.learned =
+        std::make_shared<const EvictionWeights>(on_disk.path(), backend, shape_of(), BaseModel{});
+    KvCache memory(backend, shape_of(), {.n_ctx = 512, .eviction = std::move(e)});
+    script.run(backend, memory, 32);
+    EXPECT_FALSE(std::ranges::equal(memory.positions(0, 0), memory.positions(0, 1)));
+}
+
+// ---- in groups of layers ------------------------------------------------------------------------
+
 struct Counted {
     int64_t unscored = 0;  // entries without a score, in all cuts
     int64_t others = 0;    // entries whose score is another than the first layer gives their token
@@ -26,8 +260,7 @@ struct Counted {
 /// Of layers that share a scorer, or do not; heads keep as many as their attention needs, so layers
 /// hold different ones.
 Counted count(const char* reuse) {
-    constexpr int64_t kLength = 200;
-    const MemoryScript script(shape_of(), kLength);
+    const MemoryScript script(shape_of(), 200);
     Backend backend(2);
     Counted counted;
     int64_t n_differing = 0;

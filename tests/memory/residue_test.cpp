@@ -302,6 +302,30 @@ TEST(Latent, AnEmptyStateSaysNothing) {
     }
 }
 
+/// A state of zero keys has a denominator of zero, and so has a query of zeros.
+TEST(Latent, ZeroQueriesAndKeysAreAnsweredFinitely) {
+    for (const bool softmax : {false, true}) {
+        for (const int64_t n_silent : {kKept, int64_t{2} * kKept + 1}) {
+            SCOPED_TRACE(cat(softmax ? "softmax, " : "residual, ", n_silent, " silent"));
+            MemoryScript script(shape_of(), 2 * kKept + 1);
+            script.silence(0, n_silent);
+            Backend backend(1);
+            KvCacheOptions o = options("window", "latent", {});
+            if (softmax) o.eviction.learned = testing::small_softmax_memory(shape_of());
+            std::vector<float> noted;
+            o.eviction.on_cut = [&](const Cut& cut) {
+                for (const NamedState& part : cut.residue->state(0, 1)) {
+                    noted.insert(noted.end(), part.values.begin(), part.values.end());
+                }
+            };
+            KvCache memory(backend, shape_of(), o);
+            for (const float x : script.run(backend, memory, 32)) EXPECT_TRUE(std::isfinite(x));
+            ASSERT_FALSE(noted.empty());
+            for (const float x : noted) EXPECT_TRUE(std::isfinite(x));
+        }
+    }
+}
+
 /// What is no number is forgotten, not written: one such entry would spoil every later answer.
 TEST(Residues, EntriesThatAreNotFiniteLeaveNothing) {
     constexpr int64_t kChannels = 32;

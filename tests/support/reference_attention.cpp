@@ -124,6 +124,15 @@ std::vector<float> MemoryScript::run(Backend& backend, ContextMemory& memory, in
     return out;
 }
 
+void MemoryScript::silence(int64_t first, int64_t n) {
+    for (Layer& l : layers_) {
+        const int64_t of_q = shape_.n_head * shape_.d_head;
+        const int64_t of_k = shape_.n_head_kv * shape_.d_head;
+        std::fill_n(l.q.begin() + first * of_q, n * of_q, 0.0F);
+        std::fill_n(l.k.begin() + first * of_k, n * of_k, 0.0F);
+    }
+}
+
 ReferenceEntry MemoryScript::entry(int64_t layer, int64_t head_kv, int64_t position) const {
     const Layer& l = layers_[static_cast<size_t>(layer)];
     const int64_t d = shape_.d_head;

@@ -49,6 +49,9 @@ class MemoryScript {
     std::vector<float> run(Backend& backend, ContextMemory& memory, int64_t n_chunk,
                            int64_t first = 0) const;
 
+    /// Queries and keys of positions [first, first + n) become zeros.
+    void silence(int64_t first, int64_t n);
+
     /// What a layer's KV head stores for a position, and what a head asks there.
     [[nodiscard]] ReferenceEntry entry(int64_t layer, int64_t head_kv, int64_t position) const;
     [[nodiscard]] std::span<const float> query(int64_t layer, int64_t head, int64_t position) const;

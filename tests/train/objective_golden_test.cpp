@@ -103,7 +103,8 @@ class ObjectiveGolden : public ::testing::TestWithParam<const char*> {
                 const LayerRecord record =
                     tapped_samples[i][static_cast<size_t>(layer)].record(prompt_lengths[i]);
                 const IndexerNet net(indexer_shape, indexer, record);
-                of_indexer += indexer_loss(net, indexer_target(record, form, kSinks), share,
+                of_indexer += indexer_loss(net, indexer_target(record, form, {.n_sink = kSinks}),
+                                           IndexerLoss::kDivergence, share,
                                            indexer_of<float>(gradient, layer));
                 const HeadRows gone(static_cast<size_t>(record.shape.n_head_kv),
                                     evicted(net, prompt_lengths[i]));

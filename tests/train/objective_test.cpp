@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <string>
 
 #include "core/error.h"
 #include "support/layer_tap.h"
@@ -30,12 +31,12 @@ std::vector<float> numbers(int64_t n, uint32_t seed, float scale = 1.0F) {
 struct ToyIndexer {
     std::vector<float> q, k, head, q_norm, k_norm;
 
-    explicit ToyIndexer(uint32_t seed)
-        : q(numbers(int64_t{15} * 24, seed, 0.3F)),
-          k(numbers(int64_t{5} * 12, seed + 1, 0.3F)),
-          head(numbers(int64_t{3} * 12, seed + 2)),
-          q_norm(numbers(5, seed + 3)),
-          k_norm(numbers(5, seed + 4)) {}
+    explicit ToyIndexer(uint32_t seed, const IndexerShape& shape = kIndexer)
+        : q(numbers(shape.width() * kShape.n_query_channels(), seed, 0.3F)),
+          k(numbers(shape.d_head * kShape.n_embd, seed + 1, 0.3F)),
+          head(numbers(shape.n_head * kShape.n_embd, seed + 2)),
+          q_norm(numbers(shape.d_head, seed + 3)),
+          k_norm(numbers(shape.d_head, seed + 4)) {}
     [[nodiscard]] IndexerParts<const float> view() const { return {q, k, head, q_norm, k_norm}; }
     IndexerParts<float> room() { return {q, k, head, q_norm, k_norm}; }
     void clear() {
@@ -61,36 +62,70 @@ void expect_slopes(std::vector<float>& values, const std::vector<float>& gradien
     }
 }
 
-TEST(IndexerObjective, GradientsAreFiniteDifferences) {
+struct IndexerCase {
+    std::string name;
+    IndexerForm form = IndexerForm::kLabelled;
+    IndexerLoss kind = IndexerLoss::kDivergence;
+    IndexerShape shape = kIndexer;
+    int64_t n_recent = 0;
+};
+
+std::vector<IndexerCase> indexer_cases() {
+    const auto with = [](Activation activation, int64_t n_head, int64_t n_group) {
+        return IndexerShape{
+            .n_head = n_head, .d_head = 5, .activation = activation, .n_group = n_group};
+    };
+    return {{.name = "labelled"},
+            {.name = "all_pairs", .form = IndexerForm::kAllPairs},
+            {.name = "logit_max", .form = IndexerForm::kLogitMax},
+            {.name = "recent", .form = IndexerForm::kAllPairs, .n_recent = 3},
+            {.name = "leaky_relu", .shape = with(Activation::kLeakyRelu, 3, 1)},
+            {.name = "softplus", .shape = with(Activation::kSoftplus, 3, 1)},
+            {.name = "identity", .shape = with(Activation::kIdentity, 3, 1)},
+            {.name = "by_head", .shape = with(Activation::kRelu, 4, 2)},
+            {.name = "logit_max_by_head",
+             .form = IndexerForm::kLogitMax,
+             .shape = with(Activation::kRelu, 2, 2)},
+            {.name = "cuts", .form = IndexerForm::kAllPairs, .kind = IndexerLoss::kCuts},
+            {.name = "cuts_by_head",
+             .kind = IndexerLoss::kCuts,
+             .shape = with(Activation::kSoftplus, 4, 2)}};
+}
+
+class IndexerGradients : public ::testing::TestWithParam<IndexerCase> {};
+
+TEST_P(IndexerGradients, AreFiniteDifferences) {
     const testing::TappedLayer layer = testing::random_layer(kShape, 9, 1);
     const LayerRecord record = layer.record(6);
-    for (const IndexerForm form :
-         {IndexerForm::kLabelled, IndexerForm::kAllPairs, IndexerForm::kLogitMax}) {
-        const IndexerTarget target = indexer_target(record, form, 1);
-        ToyIndexer weights(7);
-        ToyIndexer gradient(0);
-        gradient.clear();
-        const auto parts = weights.view();
-        const IndexerNet net(kIndexer, parts, record);
-        const double at_rest = indexer_loss(net, target, 1.0F, gradient.room());
-        const auto loss = [&] {
-            const auto moved = weights.view();
-            return indexer_loss(IndexerNet(kIndexer, moved, record), target);
-        };
-        EXPECT_EQ(at_rest, loss());
-        EXPECT_GT(at_rest, 0);
-        expect_slopes(weights.q, gradient.q, loss, "q");
-        expect_slopes(weights.k, gradient.k, loss, "k");
-        expect_slopes(weights.head, gradient.head, loss, "head");
-        expect_slopes(weights.q_norm, gradient.q_norm, loss, "q_norm");
-        expect_slopes(weights.k_norm, gradient.k_norm, loss, "k_norm");
-    }
+    const auto& [name, form, kind, shape, n_recent] = GetParam();
+    const IndexerTarget target =
+        indexer_target(record, form, {.n_sink = 1, .n_recent = n_recent, .n_group = shape.n_group});
+    ToyIndexer weights(7, shape);
+    ToyIndexer gradient(0, shape);
+    gradient.clear();
+    const auto parts = weights.view();
+    const IndexerNet net(shape, parts, record);
+    const double at_rest = indexer_loss(net, target, kind, 1.0F, gradient.room());
+    const auto loss = [&, kind = kind, shape = shape] {
+        const auto moved = weights.view();
+        return indexer_loss(IndexerNet(shape, moved, record), target, kind);
+    };
+    EXPECT_EQ(at_rest, loss());
+    EXPECT_GT(at_rest, 0);
+    expect_slopes(weights.q, gradient.q, loss, "q");
+    expect_slopes(weights.k, gradient.k, loss, "k");
+    expect_slopes(weights.head, gradient.head, loss, "head");
+    expect_slopes(weights.q_norm, gradient.q_norm, loss, "q_norm");
+    expect_slopes(weights.k_norm, gradient.k_norm, loss, "k_norm");
 }
+
+INSTANTIATE_TEST_SUITE_P(Forms, IndexerGradients, ::testing::ValuesIn(indexer_cases()),
+                         [](const auto& test) { return test.param.name; });
 
 TEST(IndexerObjective, AStudentWithoutAnOpinionPaysForTheTeachersEntropy) {
     const testing::TappedLayer layer = testing::random_layer(kShape, 9, 2);
     const LayerRecord record = layer.record(6);
-    const IndexerTarget target = indexer_target(record, IndexerForm::kLabelled, 1);
+    const IndexerTarget target = indexer_target(record, IndexerForm::kLabelled, {.n_sink = 1});
     ToyIndexer weights(7);
     std::ranges::fill(weights.head, 0.0F);  // all importances are 0
     const auto parts = weights.view();
@@ -103,24 +138,84 @@ TEST(IndexerObjective, AStudentWithoutAnOpinionPaysForTheTeachersEntropy) {
 
 TEST(IndexerObjective, APromptOfSinksIsTaughtByAllPairs) {
     const testing::TappedLayer layer = testing::random_layer(kShape, 9, 3);
-    const IndexerTarget short_prompt = indexer_target(layer.record(2), IndexerForm::kLabelled, 4);
-    const IndexerTarget all = indexer_target(layer.record(2), IndexerForm::kAllPairs, 4);
+    const IndexerTarget short_prompt =
+        indexer_target(layer.record(2), IndexerForm::kLabelled, {.n_sink = 4});
+    const IndexerTarget all =
+        indexer_target(layer.record(2), IndexerForm::kAllPairs, {.n_sink = 4});
     EXPECT_EQ(short_prompt.share, all.share);
-    EXPECT_THROW(indexer_target(layer.record(2), IndexerForm::kAllPairs, 9), Error);
+    EXPECT_THROW(indexer_target(layer.record(2), IndexerForm::kAllPairs, {.n_sink = 9}), Error);
 }
 
 TEST(IndexerObjective, ARepetitionTeachesRootsOfTheLargestOverHeads) {
     // Five tokens, two heads; the first token is a sink.
     const std::vector<float> scores = {9, 9, 1, 4, 0, 0, 1, 0, 0, 25};
-    const IndexerTarget target = repetition_target(scores, 2, 1);
+    const IndexerTarget target = repetition_target(scores, 2, {.n_sink = 1});
     EXPECT_EQ(target.share, (std::vector<float>{0.25F, 0, 0.125F, 0.625F}));
     EXPECT_EQ(target.at.first_query, 0);
     EXPECT_EQ(target.at.end_query, 5);
     EXPECT_EQ(target.at.first_key, 1);
     EXPECT_EQ(target.at.end_key, 5);
     EXPECT_EQ(target.divisor, 1);
-    EXPECT_THROW(repetition_target(scores, 2, 5), Error);
-    EXPECT_THROW(repetition_target(std::vector<float>(10), 2, 1), Error);  // all zero
+    EXPECT_THROW(repetition_target(scores, 2, {.n_sink = 5}), Error);
+    EXPECT_THROW(repetition_target(scores, 2, {.n_sink = 1, .n_recent = 4}), Error);
+    EXPECT_THROW(repetition_target(std::vector<float>(10), 2, {.n_sink = 1}), Error);  // all zero
+}
+
+TEST(IndexerObjective, EachHeadIsTaughtByItsOwnScoresUpToTheRecent) {
+    const std::vector<float> scores = {9, 9, 1, 4, 0, 0, 1, 0, 0, 25};
+    const IndexerTarget target =
+        repetition_target(scores, 2, {.n_sink = 1, .n_recent = 1, .n_group = 2});
+    EXPECT_EQ(target.share, (std::vector<float>{0.5F, 0, 0.5F, 1, 0, 0}));
+    EXPECT_EQ(target.at.end_query, 5);
+    EXPECT_EQ(target.at.end_key, 4);
+}
+
+/// A group's teacher is the attention of the heads that share its KV heads.
+TEST(IndexerObjective, AGroupIsTaughtByItsOwnHeads) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 9, 2);
+    const LayerRecord record = layer.record(6);
+    const IndexerTarget both =
+        indexer_target(record, IndexerForm::kLabelled, {.n_sink = 1, .n_group = 2});
+    testing::TappedLayer second = layer;  // the first group's heads are the second's
+    const int64_t half = kShape.n_query_channels() / 2;
+    const int64_t half_kv = kShape.n_head_kv * kShape.d_head / 2;
+    for (int64_t t = 0; t < record.n; ++t) {
+        std::copy_n(layer.q.begin() + (2 * t + 1) * half, half, second.q.begin() + 2 * t * half);
+        std::copy_n(layer.k.begin() + (2 * t + 1) * half_kv, half_kv,
+                    second.k.begin() + 2 * t * half_kv);
+    }
+    const IndexerTarget alone =
+        indexer_target(second.record(6), IndexerForm::kLabelled, {.n_sink = 1});
+    ASSERT_EQ(both.share.size(), 2 * alone.share.size());
+    for (size_t i = 0; i < alone.share.size(); ++i) {
+        EXPECT_NEAR(both.share[alone.share.size() + i], alone.share[i], 1e-6F);
+    }
+}
+
+/// A student that ranks as its teacher, with wide gaps, pays nothing for cuts; one that ranks the
+/// other way round pays much; one without an opinion pays the entropy of the shares kept.
+TEST(IndexerObjective, CutsAskForTheTeachersOrder) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 9, 2);
+    const LayerRecord record = layer.record(6);
+    IndexerTarget target = indexer_target(record, IndexerForm::kAllPairs, {.n_sink = 1});
+    ToyIndexer weights(7);
+    for (float& x : weights.head) x *= 1000;
+    const auto parts = weights.view();
+    const IndexerNet net(kIndexer, parts, record);
+    target.share = net.importance(target.at).largest;
+    const double agreeing = indexer_loss(net, target, IndexerLoss::kCuts);
+    for (float& x : target.share) x = -x;
+    EXPECT_GT(indexer_loss(net, target, IndexerLoss::kCuts), 1);
+    EXPECT_LT(agreeing, 0.1);
+    ToyIndexer silent(7);
+    std::ranges::fill(silent.head, 0.0F);
+    const auto of_silent = silent.view();
+    double entropy = 0;  // of 8 keys 4, 2 and 1 stay
+    for (const double c : {4.0 / 8, 2.0 / 8, 1.0 / 8}) {
+        entropy -= c * std::log(c) + (1 - c) * std::log(1 - c);
+    }
+    EXPECT_NEAR(indexer_loss(IndexerNet(kIndexer, of_silent, record), target, IndexerLoss::kCuts),
+                entropy, 1e-6);
 }
 
 HeadRows in_all_heads(const std::vector<int32_t>& rows) {

@@ -122,10 +122,11 @@ TEST(IndexerTraining, AsksForARepetitionOnlyIfThatTeaches) {
     std::vector<std::string> settings;
     std::vector<double> losses;
     for (const Response response : {Response::kRepetition, Response::kContinuation}) {
-        const auto objective = find_objective("indexer").make({.shape = shape,
-                                                               .backend = backend,
-                                                               .options = {.response = response},
-                                                               .sidecar = nullptr});
+        const auto objective =
+            find_objective("indexer").make({.shape = shape,
+                                            .backend = backend,
+                                            .options = {.indexer = {.response = response}},
+                                            .sidecar = nullptr});
         EXPECT_EQ(objective->wanted().scores, response == Response::kRepetition);
         settings.push_back(objective->settings());
         if (response == Response::kContinuation) {
@@ -244,6 +245,100 @@ TEST(LatentTraining, AGateChoosesHeadByHead) {
     // And the memory learns from what such a gate leaves.
     const auto latent = find_objective("latent").make(in);
     EXPECT_GT(latent->learn(std::vector<Block>{{.of = &e, .begin = 4, .n = 8}}), 0);
+}
+
+IndexerTrainingOptions unusual_indexer() {
+    return {.n_head = 4,
+            .d_head = 6,
+            .activation = Activation::kSoftplus,
+            .is_by_head = true,
+            .n_recent = 5,
+            .loss = IndexerLoss::kCuts};
+}
+
+TEST(IndexerTraining, WhatWasAskedForStandsInTheFile) {
+    const MemoryShape shape = small_shape();
+    const Backend backend(2);
+    const ObjectiveKind& kind = find_objective("indexer");
+    const auto objective = kind.make({.shape = shape,
+                                      .backend = backend,
+                                      .options = {.indexer = unusual_indexer()},
+                                      .sidecar = nullptr});
+    const auto usual =
+        kind.make({.shape = shape, .backend = backend, .options = {}, .sidecar = nullptr});
+    EXPECT_NE(objective->settings(), usual->settings());
+    const Example e = random_example(3);
+    const std::vector<Block> blocks = {{.of = &e, .begin = 4, .n = 8}};
+    Optimizer optimizer(objective->parameters());
+    std::vector<double> losses;
+    for (int step = 0; step < 40; ++step) {
+        clear_gradients(objective->parameters());
+        losses.push_back(objective->learn(blocks));
+        optimizer.step(objective->parameters(), 0.01);
+    }
+    EXPECT_LT(losses.back(), 0.8 * losses.front());
+    // Another part is trained with it, and keeps what the file says.
+    const BaseModel base = {.architecture = "llama", .fingerprint = "abc"};
+    const testing::TemporaryFile file("", ".gguf");
+    write_sidecar(file.path(), "", kind.part, *objective, shape, base);
+    const EvictionWeights first(file.path(), backend, shape, base);
+    const ObjectiveInputs in = {
+        .shape = shape, .backend = backend, .options = {}, .sidecar = &first};
+    const auto latent = find_objective("latent").make(in);
+    EXPECT_GT(latent->learn(blocks), 0);
+    write_sidecar(file.path(), file.path(), "memory", *latent, shape, base);
+    const EvictionWeights both(file.path(), backend, shape, base);
+    ASSERT_NE(both.indexer(), nullptr);
+    EXPECT_EQ(both.indexer()->n_head, 4);
+    EXPECT_EQ(both.indexer()->d_head, 6);
+    EXPECT_EQ(both.indexer()->activation, Activation::kSoftplus);
+    EXPECT_EQ(both.indexer()->n_group, 2);
+    EXPECT_EQ(both.indexer()->n_recent, 5);
+}
+
+TEST(IndexerTraining, ChoosesAsItRunsHeadByHead) {
+    const MemoryShape shape = small_shape();
+    const Backend backend(1);
+    const auto objective =
+        find_objective("indexer").make({.shape = shape,
+                                        .backend = backend,
+                                        .options = {.indexer = {.is_by_head = true, .n_recent = 5}},
+                                        .sidecar = nullptr});
+    const EvictionWeights weights = written(find_objective("indexer"), *objective);
+    const auto chooser =
+        make_chooser({.shape = shape, .backend = backend, .options = {}, .sidecar = &weights});
+    const auto gone = chooser->choose(random_example(4), 20, 0.5);
+    ASSERT_EQ(gone.size(), 2U);
+    for (const HeadRows& layer : gone) {
+        ASSERT_EQ(layer.size(), 2U);
+        EXPECT_NE(layer[0], layer[1]);
+        for (const auto& rows : layer) {
+            EXPECT_EQ(rows.size(), 10U);
+            EXPECT_GE(rows.front(), 4);
+            EXPECT_LT(rows.back(), 15);
+        }
+    }
+}
+
+TEST(IndexerTraining, HeadsThatHaveNoEqualPartAreRefused) {
+    const MemoryShape shape = small_shape();
+    const Backend backend(1);
+    for (const IndexerTrainingOptions& wrong :
+         {IndexerTrainingOptions{.n_head = 3, .is_by_head = true},
+          IndexerTrainingOptions{.d_head = 3}, IndexerTrainingOptions{.d_head = 129}}) {
+        EXPECT_THROW((void)find_objective("indexer").make({.shape = shape,
+                                                           .backend = backend,
+                                                           .options = {.indexer = wrong},
+                                                           .sidecar = nullptr}),
+                     Error);
+    }
+    const auto too_recent =
+        find_objective("indexer").make({.shape = shape,
+                                        .backend = backend,
+                                        .options = {.indexer = {.n_recent = kTokens}},
+                                        .sidecar = nullptr});
+    const Example e = random_example(4);
+    EXPECT_THROW(too_recent->learn(std::vector<Block>{{.of = &e, .begin = 4, .n = 8}}), Error);
 }
 
 /// Values of all matrices: the paper counts neither norms nor single numbers.
