@@ -19,7 +19,7 @@ std::string_view cut_after(std::string_view& text, char mark) {
 
 }  // namespace
 
-EvictionOptions parse_memory_spec(std::string_view text) {
+EvictionOptions parse_memory_spec(std::string_view text, const EvictionWeights* learned) {
     EvictionOptions o;
     for (std::string_view settings = cut_after(text, ':'); !settings.empty();) {
         std::string_view first = settings;
@@ -30,7 +30,7 @@ EvictionOptions parse_memory_spec(std::string_view text) {
     const std::string_view allocator = cut_after(text, '/');
     const PolicyKind& policy = find_policy(text);
     o.policy = policy.name;
-    o.allocator = policy.allocator;
+    o.allocator = policy.usual_allocator(learned);
     if (!allocator.empty()) o.allocator = find_allocator(allocator).name;
     if (!residue.empty()) o.residue = find_residue(residue).name;
     return o;
@@ -41,14 +41,14 @@ std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& 
     std::vector<EvictionOptions> all;
     for (const std::string& text : texts) {
         if (text != "all") {
-            all.push_back(parse_memory_spec(text));
+            all.push_back(parse_memory_spec(text, learned));
             continue;
         }
         for (const PolicyKind& kind : policy_kinds()) {
             const bool lacks_weights =
                 kind.is_learned() && (learned == nullptr || !kind.has_weights(*learned));
             if (kind.make == nullptr || lacks_weights) continue;
-            all.push_back(parse_memory_spec(kind.name));
+            all.push_back(parse_memory_spec(kind.name, learned));
         }
     }
     return all;

@@ -177,7 +177,9 @@ void train(TrainFlags f, const ObjectiveKind& kind) {
     f.objective.latent_form = f.form == "softmax" ? LatentForm::kSoftmax : LatentForm::kResidual;
     IndexerTrainingOptions& indexer = f.objective.indexer;
     indexer.response = f.response == "repetition" ? Response::kRepetition : Response::kContinuation;
-    indexer.loss = f.loss == "divergence" ? IndexerLoss::kDivergence : IndexerLoss::kCuts;
+    indexer.loss = f.loss == "divergence" ? IndexerLoss::kDivergence
+                   : f.loss == "cuts"     ? IndexerLoss::kCuts
+                                          : IndexerLoss::kLogs;
     indexer.activation = find_activation(f.activation).value();
     const int64_t n_taught =
         indexer.response == Response::kRepetition ? f.corpus.length : f.corpus.length / 2;
@@ -267,9 +269,9 @@ void add_indexer_flags(CLI::App& command, TrainFlags& f) {
         ->capture_default_str();
     command
         .add_option("--loss", f.loss,
-                    "an indexer's: divergence of the spreads, which is the paper's, or cuts: by "
-                    "the side of a cut that tokens are on")
-        ->check(CLI::IsMember({"divergence", "cuts"}))
+                    "an indexer's: divergence of the spreads, which is the paper's; cuts: by the "
+                    "side of a cut that tokens are on; or logs, which is a gate's")
+        ->check(CLI::IsMember({"divergence", "cuts", "logs"}))
         ->capture_default_str();
     command
         .add_option("--activation", f.activation,

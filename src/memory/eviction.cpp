@@ -34,7 +34,9 @@ PartInputs part_inputs(const MemoryShape& shape, const EvictionOptions& o, Optio
 }
 
 const AllocatorKind& allocator_of(const EvictionOptions& o) {
-    return find_allocator(o.allocator.empty() ? find_policy(o.policy).allocator : o.allocator);
+    return find_allocator(o.allocator.empty()
+                              ? find_policy(o.policy).usual_allocator(o.learned.get())
+                              : std::string_view(o.allocator));
 }
 
 std::unique_ptr<EvictionPolicy> made(const PolicyKind& kind, const PartInputs& in,

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/fingerprint.h"
+#include "memory/allocation.h"
 #include "memory/match_kernel.h"
 
 namespace palimpsest {
@@ -222,6 +223,16 @@ class EvictionWeights::Loader {
                    "'; known are relu, leaky_relu, softplus and identity"));
     }
 
+    [[nodiscard]] std::string allocator() const {
+        const std::string_view wanted = text("evict.indexer.allocator", "");
+        std::string known;
+        for (const AllocatorKind& kind : allocator_kinds()) {
+            if (wanted.empty() || kind.name == wanted) return std::string(wanted);
+            known += cat(known.empty() ? "" : ", ", kind.name);
+        }
+        refuse(cat("wants the allocator '", wanted, "'; known are ", known));
+    }
+
     /// Each group has its own heads, and its own heads of the model.
     [[nodiscard]] int64_t group_count(int64_t n_head) const {
         const int64_t n = count("evict.indexer.group_count", 1, 1, shape_.n_head_kv);
@@ -238,6 +249,7 @@ class EvictionWeights::Loader {
         w->d_head = count("evict.indexer.key_length", 0, kLeastIndexWidth, kMostIndexWidth);
         w->n_group = group_count(w->n_head);
         w->n_recent = count("evict.indexer.recent_count", 0, 0, 1 << 20);
+        w->allocator = allocator();
         w->norm = norm_kind();
         w->epsilon = number("evict.indexer.norm_epsilon", w->norm == NormKind::kRms ? 1e-6 : 1e-5);
         w->activation = activation();
@@ -256,7 +268,8 @@ class EvictionWeights::Loader {
                 .head = matrix(i, "indexer_head.weight", shape_.n_embd, w->n_head),
                 .head_bias = optional_vector(i, "indexer_head.bias", w->n_head),
                 .q_norm = norm(i, "indexer_q_norm", w->d_head),
-                .k_norm = norm(i, "indexer_k_norm", w->d_head)};
+                .k_norm = norm(i, "indexer_k_norm", w->d_head),
+                .bias = values_or_zero(name_of(i, "indexer_bias"), w->n_group)};
         }
         to_.indexer_ = std::move(w);
     }

@@ -52,13 +52,15 @@ struct IndexerLayer {
     Tensor head = nullptr;       // [n_embd, H_i]: signed weights of the indexer's heads
     Tensor head_bias = nullptr;  // [H_i], or none
     NormWeights q_norm, k_norm;  // [d_i]
+    std::vector<float> bias;     // [n_group], of the importance (ours)
 };
 
 struct IndexerWeights {
-    int64_t n_head = 0;    // H_i
-    int64_t d_head = 0;    // d_i
-    int64_t n_group = 1;   // of KV heads, each with its own importance and as many of the heads
-    int64_t n_recent = 0;  // last positions that it was not taught to rank: they stay
+    int64_t n_head = 0;     // H_i
+    int64_t d_head = 0;     // d_i
+    int64_t n_group = 1;    // of KV heads, each with its own importance and as many of the heads
+    int64_t n_recent = 0;   // last positions that it was not taught to rank: they stay
+    std::string allocator;  // how heads share a budget if the user names none; empty: any way
     NormKind norm = NormKind::kRms;
     float epsilon = 1e-6F;
     Activation activation = Activation::kRelu;

@@ -29,12 +29,21 @@ constexpr std::array<PolicyKind, 17> kKinds = {{
      "what repeating the input needs; reads everything twice (arXiv:2505.23416)"},
     {"indexer", make_indexer, "uniform",
      "what a trained indexer says some query needs (arXiv:2605.25475)",
-     [](const EvictionWeights& of) { return of.indexer() != nullptr; }},
+     [](const EvictionWeights& of) { return of.indexer() != nullptr; },
+     [](const EvictionWeights& of) -> std::string_view {
+         return of.indexer() != nullptr ? of.indexer()->allocator : std::string_view();
+     }},
     {"gate", make_gate, "global", "what a trained gate rated highest when it came in",
      [](const EvictionWeights& of) { return of.gate() != nullptr; }},
 }};
 
 }  // namespace
+
+std::string_view PolicyKind::usual_allocator(const EvictionWeights* learned) const {
+    if (learned == nullptr || trained_allocator == nullptr) return allocator;
+    const std::string_view trained = trained_allocator(*learned);
+    return trained.empty() ? allocator : trained;
+}
 
 std::span<const PolicyKind> policy_kinds() { return kKinds; }
 

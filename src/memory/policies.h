@@ -14,10 +14,15 @@ struct PolicyKind {
     std::string_view name;
     /// nullptr: the policy that never evicts.
     std::unique_ptr<EvictionPolicy> (*make)(const PartInputs& in);
-    std::string_view allocator;  // used if the user names none
+    std::string_view allocator;  // used if neither the user nor the weights name one
     std::string_view summary;
     /// Of a policy that needs trained weights: are they in a file? nullptr: it needs none.
     bool (*has_weights)(const EvictionWeights& of) = nullptr;
+    /// The allocator that such weights were trained for; empty: they do not say.
+    std::string_view (*trained_allocator)(const EvictionWeights& of) = nullptr;
+
+    /// The allocator used if the user names none. `learned` may be nullptr.
+    [[nodiscard]] std::string_view usual_allocator(const EvictionWeights* learned) const;
 
     [[nodiscard]] bool is_learned() const { return has_weights != nullptr; }
 };

@@ -172,14 +172,15 @@ class Indexer final : public EvictionPolicy {
             mode_ == Mode::kWriting ? of_noted(leader(held.layer)) : of.importance;
         Scores scores;
         for (const HeadView& head : held.heads) {
-            const std::vector<float>& of_group =
-                importance[scores.size() * importance.size() / held.heads.size()];
+            const size_t group = scores.size() * importance.size() / held.heads.size();
+            const std::vector<float>& of_group = importance[group];
+            const float bias = weights_.layers[index(leader(held.layer))].bias[group];
             std::vector<float>& s = scores.emplace_back();
             size_t row = 0;
             for (const int32_t p : head.positions) {
                 while (row < of.positions.size() && of.positions[row] < p) ++row;
                 const bool found = row < of.positions.size() && of.positions[row] == p;
-                s.push_back(found ? of_group[row] : kNothing);
+                s.push_back(found ? of_group[row] + bias : kNothing);
             }
         }
         return scores;

@@ -87,11 +87,11 @@ class WindowChooser final : public LayerChooser {
     }
 };
 
-class IndexerChooser final : public LayerChooser {
+/// A sidecar's indexer, as the trainer runs it.
+class TrainedIndexer {
  public:
-    IndexerChooser(const ObjectiveInputs& in, const IndexerWeights& w)
-        : LayerChooser(in),
-          size_({.n_head = w.n_head,
+    TrainedIndexer(const ObjectiveInputs& in, const IndexerWeights& w)
+        : size_({.n_head = w.n_head,
                  .d_head = w.d_head,
                  .epsilon = w.epsilon,
                  .activation = w.activation,
@@ -104,7 +104,7 @@ class IndexerChooser final : public LayerChooser {
         }
     }
 
-    [[nodiscard]] std::string settings() const override {
+    [[nodiscard]] std::string settings() const {
         std::vector<std::span<const std::byte>> parts;
         for (const Layer& of : layers_) {
             for (const auto* part : {&of.q, &of.k, &of.head, &of.q_norm, &of.k_norm}) {
@@ -118,26 +118,12 @@ class IndexerChooser final : public LayerChooser {
         return text;
     }
 
- private:
-    struct Layer {
-        std::vector<float> q, k, head, q_norm, k_norm;
-    };
-
-    void add(const IndexerLayer& from) {
-        require(from.k_bias == nullptr && from.head_bias == nullptr &&
-                    from.q_norm.bias == nullptr && from.k_norm.bias == nullptr,
-                "the sidecar's indexer has biases, which are not trained here");
-        layers_.push_back({.q = Graph::read(from.q),
-                           .k = Graph::read(from.k),
-                           .head = Graph::read(from.head),
-                           .q_norm = Graph::read(from.q_norm.weight),
-                           .k_norm = Graph::read(from.k_norm.weight)});
-    }
-
-    [[nodiscard]] std::vector<float> importance(const LayerRecord& record,
-                                                size_t i) const override {
+    /// How important each row of the prompt is to the prompt itself, in the i-th evicting layer:
+    /// [group][n_prompt].
+    [[nodiscard]] std::vector<float> importance(const LayerRecord& record, size_t i) const {
         const Layer& of = layers_[i];
-        const IndexerParts<const float> weights = {of.q, of.k, of.head, of.q_norm, of.k_norm};
+        const IndexerParts<const float> weights = {of.q,      of.k,      of.head,
+                                                   of.q_norm, of.k_norm, of.bias};
         const int64_t n = record.n_prompt;
         std::vector<float> found =
             IndexerNet(size_, weights, record)
@@ -150,26 +136,51 @@ class IndexerChooser final : public LayerChooser {
         return found;
     }
 
+ private:
+    struct Layer {
+        std::vector<float> q, k, head, q_norm, k_norm, bias;
+    };
+
+    void add(const IndexerLayer& from) {
+        require(from.k_bias == nullptr && from.head_bias == nullptr &&
+                    from.q_norm.bias == nullptr && from.k_norm.bias == nullptr,
+                "the sidecar's indexer has biases, which are not trained here");
+        layers_.push_back({.q = Graph::read(from.q),
+                           .k = Graph::read(from.k),
+                           .head = Graph::read(from.head),
+                           .q_norm = Graph::read(from.q_norm.weight),
+                           .k_norm = Graph::read(from.k_norm.weight),
+                           .bias = from.bias});
+    }
+
     IndexerShape size_;
     int64_t n_recent_;
     std::vector<Layer> layers_;
 };
 
-/// A number a row and head; all heads of all layers compete (the policy's own allocator).
-class GateChooser final : public Chooser {
+class IndexerChooser final : public LayerChooser {
  public:
-    GateChooser(const ObjectiveInputs& in, const GateWeights& w)
-        : backend_(in.backend),
-          layers_(evicting_layers(in.shape)),
-          n_embd_(in.shape.n_embd),
-          weights_(w) {
+    IndexerChooser(const ObjectiveInputs& in, const IndexerWeights& w)
+        : LayerChooser(in), indexer_(in, w) {}
+    [[nodiscard]] std::string settings() const override { return indexer_.settings(); }
+
+ private:
+    [[nodiscard]] std::vector<float> importance(const LayerRecord& record,
+                                                size_t i) const override {
+        return indexer_.importance(record, i);
+    }
+
+    TrainedIndexer indexer_;
+};
+
+/// A number a row and head; all heads of all layers compete, as the allocator `global` has it.
+class CompetingChooser : public Chooser {
+ public:
+    explicit CompetingChooser(const ObjectiveInputs& in)
+        : backend_(in.backend), layers_(evicting_layers(in.shape)) {
         const OptionMap none;
-        OptionReader reader("the gate's allocator", none);
+        OptionReader reader("the allocator of a training", none);
         allocator_ = make_global(reader, {});
-        for (const int64_t i : layers_) {
-            require(layer(i).retention.weight.empty(),
-                    "the sidecar's gate lets scores fade, which is not trained here");
-        }
     }
 
     [[nodiscard]] std::vector<HeadRows> choose(const Example& e, int64_t n,
@@ -206,9 +217,57 @@ class GateChooser final : public Chooser {
         return gone;
     }
 
+ protected:
+    /// The evicting layers, in order.
+    [[nodiscard]] const std::vector<int64_t>& layers() const { return layers_; }
+
+ private:
+    /// Of the first `n` rows in the i-th evicting layer: [KV head][row].
+    [[nodiscard]] virtual Scores scores(const Example& e, int64_t n, size_t i) const = 0;
+
+    const Backend& backend_;
+    std::vector<int64_t> layers_;
+    std::unique_ptr<BudgetAllocator> allocator_;
+};
+
+class CompetingIndexerChooser final : public CompetingChooser {
+ public:
+    CompetingIndexerChooser(const ObjectiveInputs& in, const IndexerWeights& w)
+        : CompetingChooser(in), shape_(attention_shape(in.shape)), indexer_(in, w) {}
+    [[nodiscard]] std::string settings() const override {
+        return cat(indexer_.settings(), " global");
+    }
+
+ private:
+    [[nodiscard]] Scores scores(const Example& e, int64_t n, size_t i) const override {
+        const ExampleLayer layer(e, layers()[i], shape_, n);
+        const std::vector<float> found = indexer_.importance(layer.record(), i);
+        const int64_t n_in_group = shape_.n_head_kv * n / std::ssize(found);
+        Scores all;
+        for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
+            const auto first = found.begin() + h / n_in_group * n;
+            all.emplace_back(first, first + n);
+        }
+        return all;
+    }
+
+    AttentionShape shape_;
+    TrainedIndexer indexer_;
+};
+
+class GateChooser final : public CompetingChooser {
+ public:
+    GateChooser(const ObjectiveInputs& in, const GateWeights& w)
+        : CompetingChooser(in), n_embd_(in.shape.n_embd), weights_(w) {
+        for (const int64_t i : layers()) {
+            require(layer(i).retention.weight.empty(),
+                    "the sidecar's gate lets scores fade, which is not trained here");
+        }
+    }
+
     [[nodiscard]] std::string settings() const override {
         std::vector<std::span<const std::byte>> parts;
-        for (const int64_t i : layers_) {
+        for (const int64_t i : layers()) {
             const GateLayer& of = layer(i);
             for (const auto* part : {&of.in_norm.weight, &of.in_norm.bias, &of.mid_norm.weight,
                                      &of.mid_norm.bias, &of.magnitude.weight, &of.magnitude.bias}) {
@@ -224,12 +283,11 @@ class GateChooser final : public Chooser {
         return weights_.layers[static_cast<size_t>(i)];
     }
 
-    /// Of the first `n` rows in the i-th evicting layer: [KV head][row].
-    [[nodiscard]] Scores scores(const Example& e, int64_t n, size_t i) const {
-        const auto& halves = e.layers.at(static_cast<size_t>(layers_[i])).hidden;
+    [[nodiscard]] Scores scores(const Example& e, int64_t n, size_t i) const override {
+        const auto& halves = e.layers.at(static_cast<size_t>(layers()[i])).hidden;
         std::vector<float> rows(static_cast<size_t>(n * n_embd_));
         ggml_fp16_to_fp32_row(halves.data(), rows.data(), std::ssize(rows));
-        const GateLayer& by = layer(layers_[i]);
+        const GateLayer& by = layer(layers()[i]);
         for (int64_t t = 0; t < n; ++t) {
             float* row = rows.data() + t * n_embd_;
             normalise_for_gate(weights_, by, row, row);
@@ -240,11 +298,8 @@ class GateChooser final : public Chooser {
         return all;
     }
 
-    const Backend& backend_;
-    std::vector<int64_t> layers_;
     int64_t n_embd_;
     const GateWeights& weights_;
-    std::unique_ptr<BudgetAllocator> allocator_;
 };
 
 }  // namespace
@@ -254,7 +309,9 @@ std::unique_ptr<Chooser> make_chooser(const ObjectiveInputs& in) {
         return std::make_unique<GateChooser>(in, *in.sidecar->gate());
     }
     if (in.sidecar != nullptr && in.sidecar->indexer() != nullptr) {
-        return std::make_unique<IndexerChooser>(in, *in.sidecar->indexer());
+        const IndexerWeights& w = *in.sidecar->indexer();
+        if (w.allocator == "global") return std::make_unique<CompetingIndexerChooser>(in, w);
+        return std::make_unique<IndexerChooser>(in, w);
     }
     return std::make_unique<AttentionChooser>(in);
 }

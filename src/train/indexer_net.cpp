@@ -83,7 +83,8 @@ IndexerNet::IndexerNet(const IndexerShape& shape, const IndexerParts<const float
                       std::ssize(weights.k) == shape.d_head * a.n_embd &&
                       std::ssize(weights.head) == shape.n_head * a.n_embd &&
                       std::ssize(weights.q_norm) == shape.d_head &&
-                      std::ssize(weights.k_norm) == shape.d_head;
+                      std::ssize(weights.k_norm) == shape.d_head &&
+                      (weights.bias.empty() || std::ssize(weights.bias) == shape.n_group);
     require(fits, "an indexer of ", shape.n_head, " heads of width ", shape.d_head, " in ",
             shape.n_group, " groups has weights of another shape");
     q_in_ = through(record.q_raw, weights.q, a.n_query_channels());
@@ -122,6 +123,9 @@ Importance IndexerNet::importance(const Looking& where) const {
             }
         }
     }
+    for (size_t i = 0; i < n && !weights_.bias.empty(); ++i) {
+        found.largest[i] += weights_.bias[i / at(where.n_keys())];
+    }
     return found;
 }
 
@@ -133,6 +137,7 @@ void IndexerNet::backward(const Looking& where, const Importance& found,
     const int64_t d = shape_.d_head;
     for (int64_t j = 0; j < std::ssize(found.asker); ++j) {
         if (found.asker[at(j)] < 0) continue;
+        if (!to.bias.empty()) to.bias[at(j / where.n_keys())] += upstream[at(j)];
         const int64_t t = where.first_key + j % where.n_keys();
         const float* key = k_.data() + t * d;
         const int64_t first =

@@ -29,6 +29,7 @@ struct IndexerParts {
     std::span<T> head;    // [n_head][n_embd]
     std::span<T> q_norm;  // [d_head]
     std::span<T> k_norm;  // [d_head]
+    std::span<T> bias;    // [n_group], of the importance (ours); empty: none
 };
 
 /// What each key of a range means to the queries of a range that see it: [group][key].
@@ -48,7 +49,7 @@ struct Looking {
 /// One layer's indexer, run over one document and back.
 ///
 ///   q_s,i = norm(U_q Q_s)_i    k_t = norm(U_k X_t)    alpha_s = G X_s / sqrt(n_head d_head)
-///   importance_t = max over s >= t of sum_i alpha_s,i act(q_s,i . k_t)
+///   importance_t = bias + max over s >= t of sum_i alpha_s,i act(q_s,i . k_t)
 ///
 /// The sum runs over all heads (the paper's), or, for each group of KV heads, over the group's.
 class IndexerNet {

@@ -21,11 +21,9 @@ namespace {
 
 constexpr float kFirstDeviation = 0.02F;  // of magnitude weights: scores begin near their bias
 
-float target_of(float score) { return std::max(std::log(std::max(score, 1e-30F)), kLeastLogScore); }
-
 std::array<float, kCutShares.size()> log_cuts(const Example& of) {
     std::array<float, kCutShares.size()> logs{};
-    std::ranges::transform(of.cuts, logs.begin(), target_of);
+    std::ranges::transform(of.cuts, logs.begin(), log_score);
     return logs;
 }
 
@@ -72,7 +70,7 @@ class GateObjective final : public Objective {
                 const auto& scores = e->layers[static_cast<size_t>(at.layer)].scores;
                 n += static_cast<double>(e->n - kTrainedSinks);
                 for (size_t i = sums.size() * kTrainedSinks; i < scores.size(); ++i) {
-                    sums[i % sums.size()] += double{target_of(scores[i])};
+                    sums[i % sums.size()] += double{log_score(scores[i])};
                 }
             }
             std::vector<float>& bias = parameters_[at.magnitude_bias].value;
@@ -186,7 +184,7 @@ class GateObjective final : public Objective {
             const float* scores = b.of->layers[static_cast<size_t>(at.layer)].scores.data() +
                                   b.begin * size_.n_head_kv;
             for (int64_t i = 0; i < b.n * size_.n_head_kv; ++i) {
-                const GateLoss l = gate_loss(guess[slopes.size()], target_of(scores[i]), cuts);
+                const GateLoss l = gate_loss(guess[slopes.size()], log_score(scores[i]), cuts);
                 loss += double{l.loss};
                 slopes.push_back(l.slope * share);
             }
@@ -209,7 +207,7 @@ class GateObjective final : public Objective {
                 tensors(layers_[i], &Parameter::value), hidden_of(block, layers_[i].layer));
             for (size_t j = 0; j < per_layer; ++j) {
                 const float y =
-                    target_of(scores[static_cast<size_t>(kTrainedSinks * size_.n_head_kv) + j]);
+                    log_score(scores[static_cast<size_t>(kTrainedSinks * size_.n_head_kv) + j]);
                 truth[i * per_layer + j] = y;
                 guess[i * per_layer + j] = rated[j];
                 losses[i] += double{gate_loss(rated[j], y, cuts).loss};

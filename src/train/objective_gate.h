@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <span>
 
 #include "train/example.h"
@@ -9,6 +11,11 @@ namespace palimpsest {
 
 /// Logarithms below this are not told apart: a weight of a millionth.
 inline constexpr float kLeastLogScore = -13.8155F;
+
+/// What a gate foretells of a score.
+[[nodiscard]] inline float log_score(float score) {
+    return std::max(std::log(std::max(score, 1e-30F)), kLeastLogScore);
+}
 
 /// The loss of one entry: half the square of how far the score x is from the target y, the
 /// logarithm of what a repetition pays to the entry, and for each cut c, the logarithm of a score

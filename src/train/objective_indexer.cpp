@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "train/example.h"
+#include "train/objective_gate.h"
 #include "train/rows.h"
 
 namespace palimpsest {
@@ -139,6 +140,18 @@ GroupLoss loss_of_cuts(std::span<const float> importance, std::span<const float>
     return of;
 }
 
+GroupLoss loss_of_logs(std::span<const float> importance, std::span<const float> logs,
+                       std::span<const float> cuts) {
+    const auto n = static_cast<double>(importance.size());
+    GroupLoss of;
+    for (size_t i = 0; i < importance.size(); ++i) {
+        const GateLoss one = gate_loss(importance[i], logs[i], cuts);
+        of.loss += static_cast<double>(one.loss) / n;
+        of.slope.push_back(static_cast<double>(one.slope) / n);
+    }
+    return of;
+}
+
 /// Of all groups, their mean; slopes group after group.
 GroupLoss loss_of(const Importance& found, const IndexerTarget& target, IndexerLoss kind) {
     const auto n_key = static_cast<size_t>(target.at.n_keys());
@@ -147,9 +160,20 @@ GroupLoss loss_of(const Importance& found, const IndexerTarget& target, IndexerL
     for (size_t first = 0; first < target.share.size(); first += n_key) {
         const auto importance = std::span(found.largest).subspan(first, n_key);
         const auto share = std::span(target.share).subspan(first, n_key);
-        const GroupLoss of = kind == IndexerLoss::kDivergence
-                                 ? divergence(importance, share, target.divisor)
-                                 : loss_of_cuts(importance, share);
+        GroupLoss of;
+        switch (kind) {
+            case IndexerLoss::kDivergence:
+                of = divergence(importance, share, target.divisor);
+                break;
+            case IndexerLoss::kCuts:
+                of = loss_of_cuts(importance, share);
+                break;
+            case IndexerLoss::kLogs:
+                require(!target.logs.empty(), "logarithms are learnt from a repetition only");
+                of = loss_of_logs(importance, std::span(target.logs).subspan(first, n_key),
+                                  target.cuts);
+                break;
+        }
         all.loss += of.loss / n_group;
         for (const double x : of.slope) all.slope.push_back(x / n_group);
     }
@@ -189,7 +213,7 @@ IndexerTarget indexer_target(const LayerRecord& record, IndexerForm form,
 }
 
 IndexerTarget repetition_target(std::span<const float> scores, int64_t n_head_kv,
-                                const IndexerLesson& lesson) {
+                                const IndexerLesson& lesson, std::span<const float> cuts) {
     const int64_t n = std::ssize(scores) / n_head_kv;
     check_leaves_keys(lesson, n);
     IndexerTarget target;
@@ -198,13 +222,16 @@ IndexerTarget repetition_target(std::span<const float> scores, int64_t n_head_kv
                  .first_key = lesson.n_sink,
                  .end_key = n - lesson.n_recent};
     target.n_group = lesson.n_group;
+    for (const float cut : cuts) target.cuts.push_back(log_score(cut));
     const int64_t n_head = n_head_kv / lesson.n_group;
     for (int64_t g = 0; g < lesson.n_group; ++g) {
         std::vector<double> pooled;
         for (int64_t t = target.at.first_key; t < target.at.end_key; ++t) {
             const auto of = scores.subspan(static_cast<size_t>(t * n_head_kv + g * n_head),
                                            static_cast<size_t>(n_head));
-            pooled.push_back(std::sqrt(static_cast<double>(*std::ranges::max_element(of))));
+            const float largest = *std::ranges::max_element(of);
+            pooled.push_back(std::sqrt(static_cast<double>(largest)));
+            target.logs.push_back(log_score(largest));
         }
         add_shares(target.share, pooled);
     }

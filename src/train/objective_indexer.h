@@ -26,6 +26,7 @@ struct IndexerLesson {
 enum class IndexerLoss {
     kDivergence,  // of the spreads over the keys (section 3.1 of the paper)
     kCuts,        // by the sides of cuts that keys are on (ours)
+    kLogs,        // as a gate's: logarithms, which compare across heads and layers (ours)
 };
 
 /// What the frozen model says of one layer of one document: how attention is spread over the keys.
@@ -35,6 +36,9 @@ struct IndexerTarget {
     int64_t n_group = 1;
     std::vector<float> share;  // [n_group][at.n_keys()]; those of a group sum to 1
     double divisor = 1;        // of the divergence
+    /// Of a repetition: logarithms of the scores [n_group][at.n_keys()], and where a cache of all
+    /// layers and heads is cut; empty: there was none.
+    std::vector<float> logs, cuts;
 };
 
 /// A group's importance is taught by the query heads that share its KV heads. Throws
@@ -48,10 +52,10 @@ IndexerTarget indexer_target(const LayerRecord& record, IndexerForm form,
 /// (Example::scores), of which the largest over a group's heads counts. The divergence is spent
 /// where shares are large, and without the root on a few keys that any cut keeps; a key that one
 /// head needs must stay for all that share its importance. Those who ask the indexer are the
-/// document's own queries, as when a prompt has been read and is cut. Throws kInvalidArgument if
-/// the lesson leaves no key.
+/// document's own queries, as when a prompt has been read and is cut. `cuts`: Example::cuts. Throws
+/// kInvalidArgument if the lesson leaves no key.
 IndexerTarget repetition_target(std::span<const float> scores, int64_t n_head_kv,
-                                const IndexerLesson& lesson);
+                                const IndexerLesson& lesson, std::span<const float> cuts = {});
 
 /// The loss of a layer, mean over the groups; adds `weight` times its gradient to `gradient`.
 /// Returns the loss, without the weight.
@@ -63,6 +67,8 @@ IndexerTarget repetition_target(std::span<const float> scores, int64_t n_head_kv
 /// x - b against whether the key is among the teacher's best c n; the cut b is where the student
 /// itself keeps as many, sum_t sigmoid(x_t - b) = c n, which is where this loss is least in b. Only
 /// the teacher's order matters.
+///
+/// kLogs: the mean of gate_loss(), which needs a repetition: throws kInvalidArgument without one.
 double indexer_loss(const IndexerNet& net, const IndexerTarget& target, IndexerLoss kind,
                     float weight, const IndexerParts<float>& gradient);
 

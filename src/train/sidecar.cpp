@@ -18,18 +18,15 @@ std::string_view name_in_layer(std::string_view name) {
 }
 
 /// Keys that other parts of a sidecar may have.
-constexpr auto kKeys =
-    std::to_array<std::string_view>({"evict.indexer.head_count",  "evict.indexer.key_length",
-                                     "evict.indexer.norm",        "evict.indexer.norm_epsilon",
-                                     "evict.indexer.activation",  "evict.indexer.causal",
-                                     "evict.indexer.group_count", "evict.indexer.recent_count",
-                                     "evict.memory.form",         "evict.memory.feature_length",
-                                     "evict.memory.epsilon",      "evict.memory.eta",
-                                     "evict.memory.clip",         "evict.memory.gate",
-                                     "evict.gate.mid_length",     "evict.gate.norm_epsilon",
-                                     "evict.indexer.unfinished",  "evict.memory.unfinished",
-                                     "evict.gate.unfinished",     "general.name",
-                                     "general.description"});
+constexpr auto kKeys = std::to_array<std::string_view>(
+    {"evict.indexer.head_count",   "evict.indexer.key_length",    "evict.indexer.norm",
+     "evict.indexer.norm_epsilon", "evict.indexer.activation",    "evict.indexer.causal",
+     "evict.indexer.group_count",  "evict.indexer.allocator",     "evict.indexer.recent_count",
+     "evict.memory.form",          "evict.memory.feature_length", "evict.memory.epsilon",
+     "evict.memory.eta",           "evict.memory.clip",           "evict.memory.gate",
+     "evict.gate.mid_length",      "evict.gate.norm_epsilon",     "evict.indexer.unfinished",
+     "evict.memory.unfinished",    "evict.gate.unfinished",       "general.name",
+     "general.description"});
 
 /// Tensors are copied as they are, so all parts of a file must agree in what they share.
 void check_agrees(const GgufFile& file, const std::string& path, const MemoryShape& shape) {

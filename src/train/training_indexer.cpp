@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "bench/random.h"
 #include "core/error.h"
@@ -27,6 +28,7 @@ namespace {
 struct LayerPlaces {
     int64_t layer = 0;
     size_t q = 0, k = 0, head = 0, q_norm = 0, k_norm = 0;
+    std::optional<size_t> bias = {};
 };
 
 /// As the paper has them where nothing is asked for: H/4 heads of width d/8, but at least as many
@@ -60,6 +62,8 @@ class IndexerTraining final : public Objective {
           size_(size_of(in.shape, options_)),
           lesson_(
               {.n_sink = kTrainedSinks, .n_recent = options_.n_recent, .n_group = size_.n_group}) {
+        require(options_.loss != IndexerLoss::kLogs || options_.response == Response::kRepetition,
+                "an indexer learns logarithms from a repetition only");
         Random random(in.options.seed);
         for (const int64_t i : evicting_layers(in.shape)) add_layer(i, random);
     }
@@ -71,6 +75,29 @@ class IndexerTraining final : public Objective {
                 .scores = options_.response == Response::kRepetition};
     }
     [[nodiscard]] Parameters& parameters() override { return parameters_; }
+
+    /// Biases begin at the mean target, which Adam would take thousands of steps to reach.
+    void begin(std::span<const Example* const> examples) override {
+        if (options_.loss != IndexerLoss::kLogs) return;
+        std::vector<std::vector<double>> sums(layers_.size(),
+                                              std::vector<double>(index(size_.n_group)));
+        double n = 0;
+        for (const Example* e : examples) {
+            const std::vector<IndexerTarget>& targets = targets_of(*e);
+            for (size_t i = 0; i < targets.size(); ++i) {
+                const std::vector<float>& logs = targets[i].logs;
+                const size_t n_key = logs.size() / sums[i].size();
+                for (size_t j = 0; j < logs.size(); ++j) {
+                    sums[i][j / n_key] += static_cast<double>(logs[j]);
+                }
+            }
+            n += static_cast<double>(targets.front().at.n_keys());
+        }
+        for (size_t i = 0; i < layers_.size() && n > 0; ++i) {
+            std::vector<float>& bias = parameters_[*layers_[i].bias].value;
+            for (size_t g = 0; g < bias.size(); ++g) bias[g] = static_cast<float>(sums[i][g] / n);
+        }
+    }
 
     double learn(std::span<const Block> blocks) override {
         double loss = 0;
@@ -104,6 +131,7 @@ class IndexerTraining final : public Objective {
         std::string text = options_.response == Response::kRepetition ? "response=repetition, roots"
                                                                       : "response=continuation";
         if (options_.loss == IndexerLoss::kCuts) text += ", cuts";
+        if (options_.loss == IndexerLoss::kLogs) text += ", logs";
         if (options_.activation != standard.activation) {
             text += cat(", ", activation_name(options_.activation));
         }
@@ -122,12 +150,17 @@ class IndexerTraining final : public Objective {
         if (size_.n_group > 1) {
             to.set_count("evict.indexer.group_count", static_cast<uint32_t>(size_.n_group));
         }
+        if (options_.loss == IndexerLoss::kLogs) {
+            to.set_text("evict.indexer.allocator", "global");  // its numbers compare
+        }
         if (lesson_.n_recent > 0) {
             to.set_count("evict.indexer.recent_count", static_cast<uint32_t>(lesson_.n_recent));
         }
     }
 
  private:
+    static size_t index(int64_t i) { return static_cast<size_t>(i); }
+
     void add_layer(int64_t layer, Random& random) {
         const auto add = [&](std::string_view name, int64_t n_in, int64_t n_out, ggml_type stored) {
             return add_parameter(parameters_, cat("blk.", layer, ".indexer_", name, ".weight"),
@@ -150,6 +183,10 @@ class IndexerTraining final : public Objective {
         fill(at.head, shape_.n_embd);
         std::ranges::fill(parameters_[at.q_norm].value, 1.0F);
         std::ranges::fill(parameters_[at.k_norm].value, 1.0F);
+        if (options_.loss == IndexerLoss::kLogs) {
+            at.bias = add_parameter(parameters_, cat("blk.", layer, ".indexer_bias"),
+                                    {size_.n_group, 1, 1, 1}, GGML_TYPE_F32);
+        }
         layers_.push_back(at);
     }
 
@@ -161,7 +198,8 @@ class IndexerTraining final : public Objective {
                 .k = of(at.k),
                 .head = of(at.head),
                 .q_norm = of(at.q_norm),
-                .k_norm = of(at.k_norm)};
+                .k_norm = of(at.k_norm),
+                .bias = at.bias ? of(*at.bias) : std::span<T>()};
     }
 
     /// Layers go to threads whole, so that results do not depend on how many there are.
@@ -184,7 +222,7 @@ class IndexerTraining final : public Objective {
     [[nodiscard]] IndexerTarget target_of(const Example& e, int64_t layer) const {
         if (options_.response == Response::kRepetition) {
             return repetition_target(e.layers[static_cast<size_t>(layer)].scores, shape_.n_head_kv,
-                                     lesson_);
+                                     lesson_, e.cuts);
         }
         const ExampleLayer of(e, layer, shape_, e.n / 2);
         return indexer_target(of.record(), IndexerForm::kLabelled, lesson_);

@@ -101,6 +101,8 @@ INSTANTIATE_TEST_SUITE_P(
                     f.set("evict.indexer.group_count", uint32_t{2});
                 },
                 ErrorCode::kCorrupt, "group_count = 2; it must divide"},
+        Refusal{"unknown_allocator", [](auto& f) { f.set_text("evict.indexer.allocator", "fair"); },
+                ErrorCode::kCorrupt, "the allocator 'fair'; known are "},
         Refusal{"more_groups_than_heads",
                 [](auto& f) { f.set("evict.indexer.group_count", uint32_t{4}); },
                 ErrorCode::kCorrupt, "group_count"},

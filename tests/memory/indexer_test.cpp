@@ -103,6 +103,7 @@ class IndexerForm : public ::testing::TestWithParam<Form> {
             f.remove_tensor(at + "q.weight").remove_tensor(at + "head.weight");
             f.add_f32(at + "q.weight", {uint64_t{4} * 32, n_head * kWidth});
             f.add_f32(at + "head.weight", {48, n_head});
+            f.add_f32(at + "bias", {static_cast<uint64_t>(form.n_group)});
             if (form.has_biases) {
                 f.add_f32(at + "k.bias", {kWidth}).add_f32(at + "head.bias", {n_head});
                 f.add_f32(at + "q_norm.bias", {kWidth}).add_f32(at + "k_norm.bias", {kWidth});
@@ -173,7 +174,8 @@ class IndexerForm : public ::testing::TestWithParam<Form> {
                     }
                     most = std::max(most, sum);
                 }
-                largest[static_cast<size_t>(g)].push_back(most);
+                const float bias = of.at("bias")[static_cast<size_t>(g)];
+                largest[static_cast<size_t>(g)].push_back(most + static_cast<double>(bias));
             }
         }
         return largest;

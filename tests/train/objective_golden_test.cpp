@@ -75,7 +75,8 @@ class ObjectiveGolden : public ::testing::TestWithParam<const char*> {
                 .k = all.at(blk + "k.weight"),
                 .head = all.at(blk + "head.weight"),
                 .q_norm = all.at(blk + "q_norm.weight"),
-                .k_norm = all.at(blk + "k_norm.weight")};
+                .k_norm = all.at(blk + "k_norm.weight"),
+                .bias = {}};
     }
     template <typename T, typename All>
     static MemoryParts<T> memory_of(All& all, int64_t layer) {

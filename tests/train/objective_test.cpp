@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "support/layer_tap.h"
+#include "train/objective_gate.h"
 #include "train/objective_indexer.h"
 #include "train/objective_memory.h"
 #include "train/objective_softmax_memory.h"
@@ -29,18 +30,22 @@ std::vector<float> numbers(int64_t n, uint32_t seed, float scale = 1.0F) {
 }
 
 struct ToyIndexer {
-    std::vector<float> q, k, head, q_norm, k_norm;
+    std::vector<float> q, k, head, q_norm, k_norm, bias;
 
     explicit ToyIndexer(uint32_t seed, const IndexerShape& shape = kIndexer)
         : q(numbers(shape.width() * kShape.n_query_channels(), seed, 0.3F)),
           k(numbers(shape.d_head * kShape.n_embd, seed + 1, 0.3F)),
           head(numbers(shape.n_head * kShape.n_embd, seed + 2)),
           q_norm(numbers(shape.d_head, seed + 3)),
-          k_norm(numbers(shape.d_head, seed + 4)) {}
-    [[nodiscard]] IndexerParts<const float> view() const { return {q, k, head, q_norm, k_norm}; }
-    IndexerParts<float> room() { return {q, k, head, q_norm, k_norm}; }
+          k_norm(numbers(shape.d_head, seed + 4)),
+          bias(numbers(shape.n_group, seed + 5)) {}
+    [[nodiscard]] IndexerParts<const float> view() const {
+        return {q, k, head, q_norm, k_norm, bias};
+    }
+    IndexerParts<float> room() { return {q, k, head, q_norm, k_norm, bias}; }
     void clear() {
-        for (std::vector<float>* x : {&q, &k, &head, &q_norm, &k_norm}) std::ranges::fill(*x, 0.0F);
+        for (std::vector<float>* x : {&q, &k, &head, &q_norm, &k_norm, &bias})
+            std::ranges::fill(*x, 0.0F);
     }
 };
 
@@ -87,6 +92,10 @@ std::vector<IndexerCase> indexer_cases() {
              .form = IndexerForm::kLogitMax,
              .shape = with(Activation::kRelu, 2, 2)},
             {.name = "cuts", .form = IndexerForm::kAllPairs, .kind = IndexerLoss::kCuts},
+            {.name = "logs", .kind = IndexerLoss::kLogs},
+            {.name = "logs_by_head",
+             .kind = IndexerLoss::kLogs,
+             .shape = with(Activation::kRelu, 4, 2)},
             {.name = "cuts_by_head",
              .kind = IndexerLoss::kCuts,
              .shape = with(Activation::kSoftplus, 4, 2)}};
@@ -98,8 +107,13 @@ TEST_P(IndexerGradients, AreFiniteDifferences) {
     const testing::TappedLayer layer = testing::random_layer(kShape, 9, 1);
     const LayerRecord record = layer.record(6);
     const auto& [name, form, kind, shape, n_recent] = GetParam();
-    const IndexerTarget target =
-        indexer_target(record, form, {.n_sink = 1, .n_recent = n_recent, .n_group = shape.n_group});
+    const IndexerLesson lesson = {.n_sink = 1, .n_recent = n_recent, .n_group = shape.n_group};
+    std::vector<float> scores = numbers(record.n * kShape.n_head_kv, 3);
+    for (float& x : scores) x *= x;
+    const std::vector<float> cuts = {0.1F, 0.3F, 0.5F};
+    const IndexerTarget target = kind == IndexerLoss::kLogs
+                                     ? repetition_target(scores, kShape.n_head_kv, lesson, cuts)
+                                     : indexer_target(record, form, lesson);
     ToyIndexer weights(7, shape);
     ToyIndexer gradient(0, shape);
     gradient.clear();
@@ -117,6 +131,11 @@ TEST_P(IndexerGradients, AreFiniteDifferences) {
     expect_slopes(weights.head, gradient.head, loss, "head");
     expect_slopes(weights.q_norm, gradient.q_norm, loss, "q_norm");
     expect_slopes(weights.k_norm, gradient.k_norm, loss, "k_norm");
+    if (kind == IndexerLoss::kLogs) {
+        expect_slopes(weights.bias, gradient.bias, loss, "bias");
+    } else {  // neither a spread nor a side of a cut depends on it
+        for (const float x : gradient.bias) EXPECT_NEAR(x, 0, 1e-6);
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Forms, IndexerGradients, ::testing::ValuesIn(indexer_cases()),
@@ -216,6 +235,23 @@ TEST(IndexerObjective, CutsAskForTheTeachersOrder) {
     }
     EXPECT_NEAR(indexer_loss(IndexerNet(kIndexer, of_silent, record), target, IndexerLoss::kCuts),
                 entropy, 1e-6);
+}
+
+TEST(IndexerObjective, LogarithmsNeedARepetition) {
+    const testing::TappedLayer layer = testing::random_layer(kShape, 9, 2);
+    const LayerRecord record = layer.record(6);
+    ToyIndexer weights(7);
+    const auto parts = weights.view();
+    const IndexerNet net(kIndexer, parts, record);
+    EXPECT_THROW(indexer_loss(net, indexer_target(record, IndexerForm::kAllPairs, {.n_sink = 1}),
+                              IndexerLoss::kLogs),
+                 Error);
+    // Of a score of one the logarithm is 0, of none the least that is told apart.
+    const std::vector<float> scores = {1, 0, 1, 1, 0, 0, 1, 0, 0, 1};
+    const IndexerTarget target =
+        repetition_target(scores, 2, {.n_sink = 1}, std::vector<float>{1.0F});
+    EXPECT_EQ(target.logs, (std::vector<float>{0, kLeastLogScore, 0, 0}));
+    EXPECT_EQ(target.cuts, (std::vector<float>{0}));
 }
 
 HeadRows in_all_heads(const std::vector<int32_t>& rows) {

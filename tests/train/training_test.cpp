@@ -3,10 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <numeric>
 
 #include "bench/random.h"
 #include "core/error.h"
+#include "memory/policies.h"
 #include "support/golden.h"
 #include "train/chooser.h"
 #include "train/objective.h"
@@ -294,6 +297,53 @@ TEST(IndexerTraining, WhatWasAskedForStandsInTheFile) {
     EXPECT_EQ(both.indexer()->activation, Activation::kSoftplus);
     EXPECT_EQ(both.indexer()->n_group, 2);
     EXPECT_EQ(both.indexer()->n_recent, 5);
+}
+
+TEST(IndexerTraining, LogarithmsBeginAtTheirMeanAndFall) {
+    const MemoryShape shape = small_shape();
+    const Backend backend(2);
+    const ObjectiveKind& kind = find_objective("indexer");
+    const IndexerTrainingOptions options = {.is_by_head = true, .loss = IndexerLoss::kLogs};
+    const auto objective = kind.make(
+        {.shape = shape, .backend = backend, .options = {.indexer = options}, .sidecar = nullptr});
+    Example e = random_example(3);
+    e.cuts = {0.5F, 0.75F, 0.9F};
+    const std::vector<const Example*> examples = {&e};
+    objective->begin(examples);
+    for (const Parameter& p : objective->parameters()) {
+        if (!p.name.ends_with("indexer_bias")) continue;
+        ASSERT_EQ(p.value.size(), 2U);
+        EXPECT_NEAR(p.value[0], -1, 0.4);  // the mean logarithm of evenly spread numbers is -1
+    }
+    const std::vector<Block> blocks = {{.of = &e, .begin = 4, .n = 8}};
+    Optimizer optimizer(objective->parameters());
+    std::vector<double> losses;
+    for (int step = 0; step < 60; ++step) {
+        clear_gradients(objective->parameters());
+        losses.push_back(objective->learn(blocks));
+        optimizer.step(objective->parameters(), 0.01);
+    }
+    EXPECT_LT(losses.back(), 0.8 * losses.front());
+    const EvictionWeights weights = written(kind, *objective);
+    EXPECT_NE(weights.indexer()->layers[0].bias[0], 0);
+    EXPECT_EQ(find_policy("indexer").usual_allocator(&weights), "global");
+    // All heads of all layers compete: of 2 x 2 x 20 rows half go, not half of each head's.
+    const auto chooser =
+        make_chooser({.shape = shape, .backend = backend, .options = {}, .sidecar = &weights});
+    const auto gone = chooser->choose(random_example(4), 20, 0.5);
+    std::vector<size_t> counts;
+    for (const HeadRows& layer : gone) {
+        for (const auto& rows : layer) counts.push_back(rows.size());
+    }
+    ASSERT_EQ(counts.size(), 4U);
+    EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), size_t{0}), 40U);
+    EXPECT_NE(std::ranges::min(counts), std::ranges::max(counts));
+    EXPECT_THROW((void)kind.make({.shape = shape,
+                                  .backend = backend,
+                                  .options = {.indexer = {.response = Response::kContinuation,
+                                                          .loss = IndexerLoss::kLogs}},
+                                  .sidecar = nullptr}),
+                 Error);
 }
 
 TEST(IndexerTraining, ChoosesAsItRunsHeadByHead) {
