@@ -36,7 +36,8 @@ struct TrainFlags {
     std::string form = "softmax";
     std::string response = "repetition";
     std::string activation = "relu";
-    std::string loss = "divergence";
+    std::string loss = "logs";
+    bool is_by_layer = false;
     int64_t n_warm_up = -1, n_decay = -1;  // -1: a tenth of the steps, and three
     int64_t save_every = 200;
     bool resume = false;
@@ -181,6 +182,7 @@ void train(TrainFlags f, const ObjectiveKind& kind) {
                    : f.loss == "cuts"     ? IndexerLoss::kCuts
                                           : IndexerLoss::kLogs;
     indexer.activation = find_activation(f.activation).value();
+    indexer.is_by_head = !f.is_by_layer;
     const int64_t n_taught =
         indexer.response == Response::kRepetition ? f.corpus.length : f.corpus.length / 2;
     require(indexer.n_recent + kTrainedSinks < n_taught, "--recent ", indexer.n_recent,
@@ -269,8 +271,9 @@ void add_indexer_flags(CLI::App& command, TrainFlags& f) {
         ->capture_default_str();
     command
         .add_option("--loss", f.loss,
-                    "an indexer's: divergence of the spreads, which is the paper's; cuts: by the "
-                    "side of a cut that tokens are on; or logs, which is a gate's")
+                    "an indexer's: logs, of what a token is worth, as a gate's; divergence, of the "
+                    "spreads over tokens, which is the paper's; or cuts, by the side of a cut that "
+                    "tokens are on")
         ->check(CLI::IsMember({"divergence", "cuts", "logs"}))
         ->capture_default_str();
     command
@@ -278,8 +281,9 @@ void add_indexer_flags(CLI::App& command, TrainFlags& f) {
                     "what an indexer's scores go through before its heads are added up")
         ->check(CLI::IsMember(activation_names()))
         ->capture_default_str();
-    command.add_flag("--by-head", o.is_by_head,
-                     "an indexer's importance for each KV head, not one for all of a layer");
+    command.add_flag("--by-layer", f.is_by_layer,
+                     "an indexer's importance is one for all KV heads of a layer, as in its paper, "
+                     "not one for each");
     command
         .add_option("--recent", o.n_recent,
                     "last tokens that an indexer is not taught to rank, and never lets go")

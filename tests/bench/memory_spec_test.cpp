@@ -9,6 +9,7 @@
 #include "bench/quality.h"
 #include "core/error.h"
 #include "memory/policies.h"
+#include "support/golden.h"
 #include "support/sidecar.h"
 
 namespace palimpsest {
@@ -55,6 +56,21 @@ TEST(MemorySpec, AllIsEveryPolicyThatEvicts) {
     const auto memory_alone = testing::small_softmax_memory(shape);
     EXPECT_EQ(parse_memory_specs({"all"}, memory_alone.get()).size() + 3, policy_kinds().size());
     EXPECT_EQ(parse_memory_specs({"all"}, nullptr).size() + 3, policy_kinds().size());
+}
+
+TEST(MemorySpec, WeightsSayHowTheyShareUnlessTheUserDoes) {
+    const MemoryShape shape = {
+        .n_layer = 1, .n_head = 2, .n_head_kv = 1, .d_head = 8, .windows = {}, .n_embd = 16};
+    const Backend backend(1);
+    testing::GgufBuilder file = testing::small_sidecar(shape);
+    file.set_text("evict.indexer.allocator", "global");
+    const testing::TemporaryFile on_disk(file.bytes());
+    const EvictionWeights learned(on_disk.path(), backend, shape, BaseModel{});
+    EXPECT_EQ(parse_memory_spec("indexer").allocator, "uniform");
+    EXPECT_EQ(parse_memory_spec("indexer", &learned).allocator, "global");
+    EXPECT_EQ(parse_memory_spec("indexer/adaptive", &learned).allocator, "adaptive");
+    EXPECT_EQ(parse_memory_spec("window", &learned).allocator, "uniform");
+    EXPECT_EQ(parse_memory_specs({"indexer+latent"}, &learned)[0].allocator, "global");
 }
 
 QualityOptions some_options() {

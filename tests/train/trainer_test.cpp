@@ -41,6 +41,13 @@ TrainingOptions options() {
             .examine_every = 10};
 }
 
+/// An indexer as it is published: logarithms, head by head.
+std::unique_ptr<Objective> make_log_indexer(const ObjectiveInputs& in) {
+    ObjectiveInputs with = in;
+    with.options.indexer = {.is_by_head = true, .loss = IndexerLoss::kLogs};
+    return make_indexer_objective(with);
+}
+
 /// Everything of one training of something for a tiny model.
 struct TinyTraining {
     using Make = std::unique_ptr<Objective> (*)(const ObjectiveInputs& in);
@@ -124,7 +131,8 @@ TEST(Trainer, LearnsWhatItReads) {
 }
 
 TEST(Trainer, GoesOnAsIfItHadNotStopped) {
-    for (const auto make : {make_gate_objective, make_indexer_objective, make_latent_objective}) {
+    for (const auto make :
+         {make_gate_objective, make_indexer_objective, make_log_indexer, make_latent_objective}) {
         TinyTraining whole(1, make);
         ASSERT_TRUE(whole.trainer.run());
         const TemporaryFile checkpoint("");
@@ -143,7 +151,8 @@ TEST(Trainer, GoesOnAsIfItHadNotStopped) {
 }
 
 TEST(Trainer, ThreadsChangeNothing) {
-    for (const auto make : {make_gate_objective, make_indexer_objective, make_latent_objective}) {
+    for (const auto make :
+         {make_gate_objective, make_indexer_objective, make_log_indexer, make_latent_objective}) {
         TinyTraining one(1, make);
         TinyTraining three(3, make);
         ASSERT_TRUE(one.trainer.run());
