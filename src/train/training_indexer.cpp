@@ -62,8 +62,10 @@ class IndexerTraining final : public Objective {
           size_(size_of(in.shape, options_)),
           lesson_(
               {.n_sink = kTrainedSinks, .n_recent = options_.n_recent, .n_group = size_.n_group}) {
-        require(options_.loss != IndexerLoss::kLogs || options_.response == Response::kRepetition,
-                "an indexer learns logarithms from a repetition only");
+        require(
+            options_.loss != IndexerLoss::kLogs || options_.response == Response::kRepetition,
+            "an indexer learns logarithms from a repetition only: take --response repetition, or "
+            "--loss divergence");
         Random random(in.options.seed);
         for (const int64_t i : evicting_layers(in.shape)) add_layer(i, random);
     }
