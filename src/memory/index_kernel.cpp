@@ -25,19 +25,32 @@ using IndexVector = hn::Vec<decltype(kIndexF32)>;
 
 constexpr int64_t kTileRows = 64;  // keys in a tile; a multiple of any vector's lanes
 
+/// The same numbers as f32, `n` of them.
+inline void widen(const ggml_fp16_t* from, int64_t n, float* to) {
+    const auto lanes = static_cast<int64_t>(hn::Lanes(kIndexF32));
+    const hn::Rebind<hwy::float16_t, decltype(kIndexF32)> narrow;
+    int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        const auto halves = hn::LoadU(narrow, reinterpret_cast<const hwy::float16_t*>(from + i));
+        hn::StoreU(hn::PromoteTo(kIndexF32, halves), kIndexF32, to + i);
+    }
+    for (; i < n; ++i) to[i] = ggml_fp16_to_fp32(from[i]);
+}
+
 /// Keys of a tile, channel by channel: columns[c * kTileRows + t]; rows past the end are zeros.
 inline void transpose(const IndexKeys& keys, int64_t first, int64_t n, float* columns) {
-    for (int64_t t = 0; t < kTileRows; ++t) {
-        for (int64_t c = 0; c < keys.d; ++c) {
-            float x = 0;
-            if (t < n) {
-                const int64_t at = (first + t) * keys.d + c;
-                x = keys.is_f16
-                        ? ggml_fp16_to_fp32(reinterpret_cast<const ggml_fp16_t*>(keys.rows)[at])
-                        : reinterpret_cast<const float*>(keys.rows)[at];
-            }
-            columns[c * kTileRows + t] = x;
-        }
+    alignas(64) float widened[kTileRows * kMostIndexWidth];
+    const float* rows = widened;
+    if (keys.is_f16) {
+        widen(reinterpret_cast<const ggml_fp16_t*>(keys.rows) + first * keys.d, n * keys.d,
+              widened);
+    } else {
+        rows = reinterpret_cast<const float*>(keys.rows) + first * keys.d;
+    }
+    for (int64_t c = 0; c < keys.d; ++c) {
+        float* column = columns + c * kTileRows;
+        for (int64_t t = 0; t < n; ++t) column[t] = rows[t * keys.d + c];
+        std::fill(column + n, column + kTileRows, 0.0F);
     }
 }
 
