@@ -257,6 +257,7 @@ void add_data_flags(CLI::App& command, TrainFlags& f) {
 
 std::vector<std::string> activation_names() {
     std::vector<std::string> names;
+    names.reserve(kActivations.size());
     for (const auto& [name, value] : kActivations) names.emplace_back(name);
     return names;
 }

@@ -131,54 +131,81 @@ class IndexerForm : public ::testing::TestWithParam<Form> {
         return all;
     }
 
-    /// [group][position]: the definition, word for word.
-    static std::vector<std::vector<double>> expected(const MemoryScript& script,
-                                                     const LayerTensors& of, int64_t layer) {
-        const Form& form = GetParam();
-        const bool has_mean = form.norm == "layer";
-        std::vector<std::vector<double>> keys;
-        std::vector<std::vector<double>> queries;
-        std::vector<std::vector<double>> alphas;
+    /// What an indexer makes of every position of a layer.
+    struct Projected {
+        std::vector<std::vector<double>> keys, queries, alphas;
+
+        /// sum_i alpha_i act(q_i . k) over heads [first, last).
+        [[nodiscard]] double score(size_t s, size_t t, int64_t first, int64_t last) const {
+            double sum = 0;
+            for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(last); ++i) {
+                double product = 0;
+                for (size_t c = 0; c < kWidth; ++c)
+                    product += queries[s][i * kWidth + c] * keys[t][c];
+                sum += alphas[s][i] * activated(GetParam().activation, product);
+            }
+            return sum / std::sqrt(static_cast<double>(GetParam().n_head * kWidth));
+        }
+    };
+
+    static Projected project(const MemoryScript& script, const LayerTensors& of, int64_t layer) {
+        const bool has_mean = GetParam().norm == "layer";
+        Projected p;
         for (int64_t t = 0; t < kLength; ++t) {
-            keys.push_back(
-                normed(through(script.hidden(layer, t), of, "k"), of, "k_norm", has_mean));
-            alphas.push_back(through(script.hidden(layer, t), of, "head"));
+            const auto hidden = script.hidden(layer, t);
+            p.keys.push_back(normed(through(hidden, of, "k"), of, "k_norm", has_mean));
+            p.alphas.push_back(through(hidden, of, "head"));
             std::vector<float> flat;
             for (int64_t h = 0; h < shape_of().n_head; ++h) {
                 const auto q = script.query(layer, h, t);
                 flat.insert(flat.end(), q.begin(), q.end());
             }
-            std::vector<double> all;
+            std::vector<double>& all = p.queries.emplace_back();
             const std::vector<double> q = through(flat, of, "q");
             for (auto head = q.begin(); head != q.end(); head += kWidth) {
                 const auto one = normed({head, head + kWidth}, of, "q_norm", has_mean);
                 all.insert(all.end(), one.begin(), one.end());
             }
-            queries.push_back(all);
         }
+        return p;
+    }
+
+    /// [group][position]: the definition, word for word.
+    static std::vector<std::vector<double>> expected(const MemoryScript& script,
+                                                     const LayerTensors& of, int64_t layer) {
+        const Form& form = GetParam();
+        const Projected p = project(script, of, layer);
         std::vector<std::vector<double>> largest(static_cast<size_t>(form.n_group));
         const int64_t n_in_group = form.n_head / form.n_group;
         for (int64_t g = 0; g < form.n_group; ++g) {
-            for (size_t t = 0; t < keys.size(); ++t) {
+            const auto group = static_cast<size_t>(g);
+            for (size_t t = 0; t < p.keys.size(); ++t) {
                 double most = -HUGE_VAL;
-                for (size_t s = form.is_causal ? t : 0; s < keys.size(); ++s) {
-                    double sum = 0;
-                    for (int64_t i = g * n_in_group; i < (g + 1) * n_in_group; ++i) {
-                        double product = 0;
-                        for (size_t c = 0; c < kWidth; ++c) {
-                            product += queries[s][static_cast<size_t>(i) * kWidth + c] * keys[t][c];
-                        }
-                        sum += alphas[s][static_cast<size_t>(i)] *
-                               activated(form.activation, product) /
-                               std::sqrt(static_cast<double>(form.n_head * kWidth));
-                    }
-                    most = std::max(most, sum);
+                for (size_t s = form.is_causal ? t : 0; s < p.keys.size(); ++s) {
+                    most = std::max(most, p.score(s, t, g * n_in_group, (g + 1) * n_in_group));
                 }
-                const float bias = of.at("bias")[static_cast<size_t>(g)];
-                largest[static_cast<size_t>(g)].push_back(most + static_cast<double>(bias));
+                largest[group].push_back(most + static_cast<double>(of.at("bias")[group]));
             }
         }
         return largest;
+    }
+
+    /// A layer of a cut: scores as expected, and the last positions kept if they are protected.
+    static void expect_layer(const Cut& cut, size_t layer,
+                             const std::vector<std::vector<double>>& all) {
+        for (size_t h = 0; h < cut.scores[layer].size(); ++h) {
+            const auto& of_group = all[h * all.size() / cut.scores[layer].size()];
+            for (size_t i = 0; i < cut.scores[layer][h].size(); ++i) {
+                const double want = of_group[static_cast<size_t>(cut.held[layer][h][i])];
+                EXPECT_NEAR(static_cast<double>(cut.scores[layer][h][i]), want,
+                            1e-4 * (1 + std::abs(want)))
+                    << "layer " << layer << " head " << h << " entry " << i;
+            }
+            for (int64_t p = kLength - GetParam().n_recent; p < kLength; ++p) {
+                EXPECT_TRUE(std::ranges::binary_search(cut.kept[layer][h], static_cast<int32_t>(p)))
+                    << p;
+            }
+        }
     }
 };
 
@@ -198,20 +225,7 @@ TEST_P(IndexerForm, ScoresAsItsDefinition) {
         ++n_cut;
         for (size_t l = 0; l < cut.held.size(); ++l) {
             const auto layer = static_cast<int64_t>(l);
-            const auto all = expected(script, tensors_of(file, layer), layer);
-            for (size_t h = 0; h < cut.scores[l].size(); ++h) {
-                const auto& of_group = all[h * all.size() / cut.scores[l].size()];
-                for (size_t i = 0; i < cut.scores[l][h].size(); ++i) {
-                    const double want = of_group[static_cast<size_t>(cut.held[l][h][i])];
-                    EXPECT_NEAR(static_cast<double>(cut.scores[l][h][i]), want,
-                                1e-4 * (1 + std::abs(want)))
-                        << "layer " << l << " head " << h << " entry " << i;
-                }
-                const auto& kept = cut.kept[l][h];
-                for (int64_t p = kLength - GetParam().n_recent; p < kLength; ++p) {
-                    EXPECT_TRUE(std::ranges::binary_search(kept, static_cast<int32_t>(p))) << p;
-                }
-            }
+            expect_layer(cut, l, expected(script, tensors_of(file, layer), layer));
         }
     };
     KvCache memory(backend, shape_of(),
@@ -255,8 +269,24 @@ TEST(Indexer, HeadsOfTheirOwnKeepOthers) {
 // ---- in groups of layers ------------------------------------------------------------------------
 
 struct Counted {
-    int64_t unscored = 0;  // entries without a score, in all cuts
-    int64_t others = 0;    // entries whose score is another than the first layer gives their token
+    int64_t unscored = 0;   // entries without a score, in all cuts
+    int64_t others = 0;     // entries whose score is another than the first layer gives their token
+    int64_t differing = 0;  // layers that hold others than the first
+
+    void add(const Cut& cut) {
+        std::map<int32_t, float> first;
+        for (size_t l = 0; l < cut.held.size(); ++l) {
+            differing += cut.held[l] != cut.held[0] ? 1 : 0;
+            for (size_t h = 0; h < cut.scores[l].size(); ++h) {
+                for (size_t i = 0; i < cut.scores[l][h].size(); ++i) {
+                    const float s = cut.scores[l][h][i];
+                    unscored += std::isfinite(s) ? 0 : 1;
+                    const auto [at, is_new] = first.try_emplace(cut.held[l][h][i], s);
+                    others += at->second != s ? 1 : 0;
+                }
+            }
+        }
+    }
 };
 
 /// Of layers that share a scorer, or do not; heads keep as many as their attention needs, so layers
@@ -265,31 +295,17 @@ Counted count(const char* reuse) {
     const MemoryScript script(shape_of(), 200);
     Backend backend(2);
     Counted counted;
-    int64_t n_differing = 0;
     EvictionOptions e = {.policy = "indexer", .allocator = "mass", .residue = "none"};
     e.settings = {{"reuse", reuse}, {"mass-floor", "1"}};
     e.budget = {.kind = Budget::Kind::kEntries, .count = 48, .share = 0};
     e.n_recent = 4;
     e.n_chunk = 32;
     e.learned = testing::small_weights(shape_of());
-    e.on_cut = [&](const Cut& cut) {
-        std::map<int32_t, float> first;
-        for (size_t l = 0; l < cut.held.size(); ++l) {
-            n_differing += cut.held[l] != cut.held[0] ? 1 : 0;
-            for (size_t h = 0; h < cut.scores[l].size(); ++h) {
-                for (size_t i = 0; i < cut.scores[l][h].size(); ++i) {
-                    const float s = cut.scores[l][h][i];
-                    counted.unscored += std::isfinite(s) ? 0 : 1;
-                    const auto [at, is_new] = first.try_emplace(cut.held[l][h][i], s);
-                    counted.others += at->second != s ? 1 : 0;
-                }
-            }
-        }
-    };
+    e.on_cut = [&](const Cut& cut) { counted.add(cut); };
     KvCache memory(backend, shape_of(),
                    {.n_ctx = 512, .entries = GGML_TYPE_F32, .eviction = std::move(e)});
     script.run(backend, memory, 32);
-    EXPECT_GT(n_differing, 0);
+    EXPECT_GT(counted.differing, 0);
     return counted;
 }
 
