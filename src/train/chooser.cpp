@@ -107,7 +107,7 @@ class TrainedIndexer {
     [[nodiscard]] std::string settings() const {
         std::vector<std::span<const std::byte>> parts;
         for (const Layer& of : layers_) {
-            for (const auto* part : {&of.q, &of.k, &of.head, &of.q_norm, &of.k_norm}) {
+            for (const auto* part : {&of.q, &of.k, &of.head, &of.q_norm, &of.k_norm, &of.bias}) {
                 parts.push_back(std::as_bytes(std::span(*part)));
             }
         }

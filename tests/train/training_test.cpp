@@ -54,6 +54,18 @@ Example random_example(uint64_t seed) {
     return e;
 }
 
+/// Of so many steps over the same blocks.
+std::vector<double> losses_of(Objective& objective, std::span<const Block> blocks, int n_step) {
+    Optimizer optimizer(objective.parameters());
+    std::vector<double> losses;
+    for (int step = 0; step < n_step; ++step) {
+        clear_gradients(objective.parameters());
+        losses.push_back(objective.learn(blocks));
+        optimizer.step(objective.parameters(), 0.01);
+    }
+    return losses;
+}
+
 class WholeDocumentTraining : public ::testing::TestWithParam<const char*> {
  protected:
     /// Losses of 40 steps over two documents.
@@ -68,13 +80,7 @@ class WholeDocumentTraining : public ::testing::TestWithParam<const char*> {
         const std::vector<Block> blocks = {{.of = &a, .begin = 4, .n = 8},
                                            {.of = &b, .begin = 9, .n = 8},
                                            {.of = &a, .begin = 7, .n = 8}};
-        Optimizer optimizer(objective->parameters());
-        std::vector<double> all;
-        for (int step = 0; step < 40; ++step) {
-            clear_gradients(objective->parameters());
-            all.push_back(objective->learn(blocks));
-            optimizer.step(objective->parameters(), 0.01);
-        }
+        std::vector<double> all = losses_of(*objective, blocks, 40);
         const std::vector<const Example*> held_out = {&a};
         for (const Measure& m : objective->examine(held_out)) all.push_back(m.value);
         return all;
@@ -272,13 +278,7 @@ TEST(IndexerTraining, WhatWasAskedForStandsInTheFile) {
     EXPECT_NE(objective->settings(), usual->settings());
     const Example e = random_example(3);
     const std::vector<Block> blocks = {{.of = &e, .begin = 4, .n = 8}};
-    Optimizer optimizer(objective->parameters());
-    std::vector<double> losses;
-    for (int step = 0; step < 40; ++step) {
-        clear_gradients(objective->parameters());
-        losses.push_back(objective->learn(blocks));
-        optimizer.step(objective->parameters(), 0.01);
-    }
+    const std::vector<double> losses = losses_of(*objective, blocks, 40);
     EXPECT_LT(losses.back(), 0.8 * losses.front());
     // Another part is trained with it, and keeps what the file says.
     const BaseModel base = {.architecture = "llama", .fingerprint = "abc"};
@@ -316,15 +316,16 @@ TEST(IndexerTraining, LogarithmsBeginAtTheirMeanAndFall) {
         EXPECT_NEAR(p.value[0], -1, 0.4);  // the mean logarithm of evenly spread numbers is -1
     }
     const std::vector<Block> blocks = {{.of = &e, .begin = 4, .n = 8}};
-    Optimizer optimizer(objective->parameters());
-    std::vector<double> losses;
-    for (int step = 0; step < 60; ++step) {
-        clear_gradients(objective->parameters());
-        losses.push_back(objective->learn(blocks));
-        optimizer.step(objective->parameters(), 0.01);
-    }
+    const std::vector<double> losses = losses_of(*objective, blocks, 60);
     EXPECT_LT(losses.back(), 0.8 * losses.front());
-    const EvictionWeights weights = written(kind, *objective);
+    // How it shares stands in the file, and stays there when another part is trained.
+    const BaseModel base = {.architecture = "llama", .fingerprint = "abc"};
+    const testing::TemporaryFile file("", ".gguf");
+    write_sidecar(file.path(), "", kind.part, *objective, shape, base);
+    const auto latent = find_objective("latent").make(
+        {.shape = shape, .backend = backend, .options = {}, .sidecar = nullptr});
+    write_sidecar(file.path(), file.path(), "memory", *latent, shape, base);
+    const EvictionWeights weights(file.path(), backend, shape, base);
     EXPECT_NE(weights.indexer()->layers[0].bias[0], 0);
     EXPECT_EQ(find_policy("indexer").usual_allocator(&weights), "global");
     // All heads of all layers compete: of 2 x 2 x 20 rows half go, not half of each head's.
