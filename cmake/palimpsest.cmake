@@ -11,9 +11,9 @@ target_compile_options(palimpsest_warnings INTERFACE -Wall -Wextra -Wpedantic -W
 
 set(PALIMPSEST_FOLDERS "" CACHE INTERNAL "")
 
-# palimpsest_folder(NAME LIB...): src/NAME/*.cpp as objects that may use LIB...
+# palimpsest_folder(NAME LIB...): the sources in src/NAME as objects that may use LIB...
 function(palimpsest_folder name)
-  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
   list(REMOVE_ITEM sources ${PROJECT_SOURCE_DIR}/src/${name}/main.cpp)
   add_library(palimpsest_${name} STATIC ${sources})
   target_include_directories(palimpsest_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "engine/generate.h"
-#include "memory/memories.h"
+#include "memory/cache/memories.h"
 #include "model/load.h"
 
 using namespace palimpsest;

@@ -10,8 +10,8 @@
 #include "bench/process.h"
 #include "core/error.h"
 #include "engine/session.h"
-#include "memory/memories.h"
-#include "memory/prefix_file.h"
+#include "memory/cache/memories.h"
+#include "memory/prefix/prefix_file.h"
 #include "model/load.h"
 
 namespace palimpsest {

@@ -15,7 +15,7 @@
 #include "cli/version.h"
 #include "core/error.h"
 #include "engine/default_model.h"
-#include "memory/attention_kernel.h"
+#include "memory/kernels/attention_kernel.h"
 
 namespace palimpsest {
 

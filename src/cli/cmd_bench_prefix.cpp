@@ -4,7 +4,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "bench/prefix_demo.h"
+#include "bench/prefix/prefix_demo.h"
 #include "bench/process.h"
 #include "cli/bench_commands.h"
 #include "cli/results_file.h"

@@ -3,9 +3,8 @@
 #include <chrono>
 #include <memory>
 
-#include "bench/memory_spec.h"
 #include "bench/process.h"
-#include "bench/quality.h"
+#include "bench/quality/quality.h"
 #include "cli/bench_commands.h"
 #include "cli/results_file.h"
 #include "cli/setup.h"
@@ -13,6 +12,7 @@
 #include "cli/version.h"
 #include "core/error.h"
 #include "engine/default_model.h"
+#include "engine/memory_spec.h"
 
 namespace palimpsest {
 

@@ -3,10 +3,10 @@
 #include <filesystem>
 #include <memory>
 
-#include "bench/report_csv.h"
-#include "bench/report_figures.h"
-#include "bench/report_html.h"
-#include "bench/report_markdown.h"
+#include "bench/report/report_csv.h"
+#include "bench/report/report_figures.h"
+#include "bench/report/report_html.h"
+#include "bench/report/report_markdown.h"
 #include "cli/bench_commands.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"

@@ -14,10 +14,10 @@
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
-#include "engine/prefix_build.h"
-#include "engine/self_study.h"
 #include "memory/budget.h"
-#include "memory/prefix_file.h"
+#include "memory/prefix/prefix_file.h"
+#include "prefix/prefix_build.h"
+#include "prefix/self_study.h"
 
 namespace palimpsest {
 

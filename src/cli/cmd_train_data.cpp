@@ -10,7 +10,7 @@
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "core/whole_file.h"
-#include "train/material.h"
+#include "train/material/material.h"
 
 namespace palimpsest {
 

@@ -1,8 +1,8 @@
 #include "cli/memory_flags.h"
 
 #include "core/error.h"
-#include "memory/policies.h"
-#include "memory/residues.h"
+#include "memory/policy/policies.h"
+#include "memory/residue/residues.h"
 
 namespace palimpsest {
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "memory/eviction.h"
+#include "memory/eviction/eviction.h"
 
 namespace palimpsest {
 

@@ -10,10 +10,10 @@
 #include <sstream>
 #include <system_error>
 
-#include "bench/text_hash.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "core/text_hash.h"
 
 namespace palimpsest {
 

@@ -15,7 +15,7 @@
 #include "core/error.h"
 #include "engine/default_model.h"
 #include "engine/rehearsal.h"
-#include "memory/prefix_file.h"
+#include "memory/prefix/prefix_file.h"
 #include "text/utf8.h"
 
 namespace palimpsest {

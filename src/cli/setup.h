@@ -5,7 +5,7 @@
 #include <string>
 
 #include "engine/session.h"
-#include "memory/memories.h"
+#include "memory/cache/memories.h"
 #include "model/load.h"
 
 namespace palimpsest {

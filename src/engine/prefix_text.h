@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "memory/prefix_document.h"
+#include "memory/prefix/prefix_document.h"
 #include "text/tokenizer.h"
 
 namespace palimpsest {

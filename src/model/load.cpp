@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/fingerprint.h"
+#include "memory/eviction/allocation.h"
 #include "model/families.h"
 
 namespace palimpsest {
@@ -73,8 +74,10 @@ std::shared_ptr<const EvictionWeights> load_sidecar(const std::string& named,
     const BaseModel base = {
         .architecture = std::string(model.file().text("general.architecture").value_or("")),
         .fingerprint = model_fingerprint(model.file())};
-    return std::make_shared<const EvictionWeights>(path, backend, model.config().memory_shape(),
-                                                   base);
+    auto weights =
+        std::make_shared<const EvictionWeights>(path, backend, model.config().memory_shape(), base);
+    check_trained_allocator(*weights);
+    return weights;
 }
 
 }  // namespace palimpsest

@@ -6,7 +6,7 @@
 
 #include "core/gguf.h"
 #include "core/weights.h"
-#include "memory/eviction_weights.h"
+#include "memory/policy/eviction_weights.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
 

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "memory/kv_cache.h"
+#include "memory/cache/kv_cache.h"
 
 namespace palimpsest {
 

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <limits>
 
-#include "bench/input_files.h"
-#include "bench/random.h"
 #include "core/error.h"
+#include "core/random.h"
+#include "text/input_files.h"
 
 namespace palimpsest {
 

@@ -10,9 +10,9 @@
 #include "core/gguf_writer.h"
 #include "core/graph.h"
 #include "memory/context_memory.h"
-#include "memory/eviction_weights.h"
+#include "memory/policy/eviction_weights.h"
 #include "train/example.h"
-#include "train/objective_indexer.h"
+#include "train/indexer/objective_indexer.h"
 #include "train/parameters.h"
 
 namespace palimpsest {

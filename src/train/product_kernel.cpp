@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "memory/simd_targets.h"
+#include "memory/kernels/simd_targets.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "train/product_kernel.cpp"
 #include <hwy/foreach_target.h>

@@ -3,7 +3,7 @@
 #include <string>
 #include <string_view>
 
-#include "memory/eviction_weights.h"
+#include "memory/policy/eviction_weights.h"
 #include "train/objective.h"
 
 namespace palimpsest {

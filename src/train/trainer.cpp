@@ -7,8 +7,8 @@
 #include <numeric>
 #include <sstream>
 
-#include "bench/random.h"
 #include "core/error.h"
+#include "core/random.h"
 #include "train/checkpoint.h"
 
 namespace palimpsest {

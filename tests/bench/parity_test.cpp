@@ -8,7 +8,7 @@
 
 #include "bench/peer.h"
 #include "engine/session.h"
-#include "memory/memories.h"
+#include "memory/cache/memories.h"
 #include "model/load.h"
 #include "support/golden.h"
 

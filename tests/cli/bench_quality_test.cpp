@@ -6,7 +6,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "bench/quality_result.h"
+#include "bench/quality/quality_result.h"
 #include "engine/default_model.h"
 #include "support/golden.h"
 #include "support/process.h"

@@ -9,7 +9,7 @@
 #include "core/error.h"
 #include "engine/report.h"
 #include "engine/session.h"
-#include "memory/policies.h"
+#include "memory/policy/policies.h"
 #include "support/golden.h"
 #include "support/sidecar.h"
 #include "support/tiny_model.h"

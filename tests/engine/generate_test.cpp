@@ -7,7 +7,7 @@
 #include <string>
 
 #include "core/error.h"
-#include "memory/memories.h"
+#include "memory/cache/memories.h"
 #include "model/load.h"
 #include "support/golden.h"
 

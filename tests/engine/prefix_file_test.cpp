@@ -1,6 +1,6 @@
 // Files of prefix memories: what comes back from them, and what is refused.
 
-#include "memory/prefix_file.h"
+#include "memory/prefix/prefix_file.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include <functional>
 
 #include "core/error.h"
-#include "memory/prefix_assembly.h"
+#include "memory/prefix/prefix_assembly.h"
 #include "support/gguf_builder.h"
 #include "support/golden.h"
 #include "support/traced_prefix.h"

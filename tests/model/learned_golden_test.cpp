@@ -9,8 +9,8 @@
 
 #include "core/fingerprint.h"
 #include "engine/session.h"
-#include "memory/index_kernel.h"
-#include "memory/memories.h"
+#include "memory/cache/memories.h"
+#include "memory/policy/index_kernel.h"
 #include "model/load.h"
 #include "support/golden.h"
 #include "support/simd_targets.h"

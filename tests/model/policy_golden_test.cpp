@@ -6,7 +6,7 @@
 #include <map>
 
 #include "engine/session.h"
-#include "memory/memories.h"
+#include "memory/cache/memories.h"
 #include "model/load.h"
 #include "support/golden.h"
 

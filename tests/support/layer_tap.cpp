@@ -4,7 +4,7 @@
 #include <random>
 
 #include "engine/session.h"
-#include "memory/memories.h"
+#include "memory/cache/memories.h"
 
 namespace palimpsest::testing {
 

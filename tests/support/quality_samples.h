@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "bench/quality_result.h"
+#include "bench/quality/quality_result.h"
 
 namespace palimpsest::testing {
 

@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "memory/eviction_weights.h"
+#include "memory/policy/eviction_weights.h"
 #include "support/gguf_builder.h"
 
 namespace palimpsest::testing {

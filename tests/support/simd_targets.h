@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "memory/attention_kernel.h"
+#include "memory/kernels/attention_kernel.h"
 
 namespace palimpsest::testing {
 

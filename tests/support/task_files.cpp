@@ -5,10 +5,10 @@
 #include <atomic>
 #include <fstream>
 
-#include "bench/random.h"
-#include "bench/text_hash.h"
-#include "bench/text_parts.h"
-#include "bench/word_list.h"
+#include "bench/tasks/word_list.h"
+#include "core/random.h"
+#include "core/text_hash.h"
+#include "text/text_parts.h"
 
 namespace palimpsest::testing {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "bench/task.h"
+#include "bench/tasks/task.h"
 
 namespace palimpsest::testing {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "engine/prefix_build.h"
+#include "prefix/prefix_build.h"
 #include "support/golden.h"
 #include "support/task_files.h"
 #include "support/tiny_model.h"

@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "engine/session.h"
-#include "memory/prefix_assembly.h"
-#include "memory/prefix_file.h"
-#include "memory/prefix_trace.h"
+#include "memory/prefix/prefix_assembly.h"
+#include "memory/prefix/prefix_file.h"
+#include "memory/prefix/prefix_trace.h"
 #include "support/tiny_model.h"
 
 namespace palimpsest::testing {

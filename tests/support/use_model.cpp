@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "engine/session.h"
-#include "memory/memories.h"
+#include "memory/cache/memories.h"
 
 namespace palimpsest::testing {
 

@@ -11,8 +11,8 @@
 
 #include "support/golden.h"
 #include "support/layer_tap.h"
-#include "train/objective_indexer.h"
-#include "train/objective_memory.h"
+#include "train/indexer/objective_indexer.h"
+#include "train/latent/objective_memory.h"
 #include "train/optimizer.h"
 
 namespace palimpsest {

@@ -10,10 +10,10 @@
 
 #include "core/error.h"
 #include "support/layer_tap.h"
-#include "train/objective_gate.h"
-#include "train/objective_indexer.h"
-#include "train/objective_memory.h"
-#include "train/objective_softmax_memory.h"
+#include "train/gate/objective_gate.h"
+#include "train/indexer/objective_indexer.h"
+#include "train/latent/objective_memory.h"
+#include "train/latent/objective_softmax_memory.h"
 
 namespace palimpsest {
 namespace {

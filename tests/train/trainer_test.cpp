@@ -9,12 +9,12 @@
 #include <fstream>
 
 #include "core/error.h"
-#include "memory/policies.h"
+#include "memory/policy/policies.h"
 #include "support/golden.h"
 #include "support/sidecar.h"
 #include "support/tiny_model.h"
 #include "train/checkpoint.h"
-#include "train/gate_network.h"
+#include "train/gate/gate_network.h"
 #include "train/sidecar.h"
 #include "train/training_log.h"
 

@@ -7,11 +7,11 @@
 #include <filesystem>
 #include <numeric>
 
-#include "bench/random.h"
 #include "core/error.h"
-#include "memory/policies.h"
+#include "core/random.h"
+#include "memory/policy/policies.h"
 #include "support/golden.h"
-#include "train/chooser.h"
+#include "train/latent/chooser.h"
 #include "train/objective.h"
 #include "train/optimizer.h"
 #include "train/sidecar.h"

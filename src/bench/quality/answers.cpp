@@ -1,0 +1,62 @@
+#include "bench/quality/answers.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "text/utf8.h"
+
+namespace palimpsest {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// One answer as it is being written.
+struct Writing {
+    Session* session = nullptr;
+    size_t index = 0;  // of the answer
+    std::vector<TokenId> tokens = {};
+};
+
+TokenId likeliest(std::span<const float> logits) {
+    return static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin());
+}
+
+bool is_finished(const Writing& w, const Answer& answer, const Sample& sample,
+                 const Metric& metric) {
+    if (answer.n_tokens >= sample.n_new || w.session->room() < 1) return true;
+    return metric.only_rises && metric.score(answer.text, sample) >= 1;
+}
+
+}  // namespace
+
+std::vector<Answer> write_answers(std::span<Session* const> sessions, SessionBatch& batch,
+                                  const Tokenizer& tokenizer, std::span<const TokenId> rest,
+                                  const Sample& sample, const Metric& metric) {
+    batch.read(sessions, rest);
+    const auto start = Clock::now();
+    std::vector<Answer> answers(sessions.size());
+    std::vector<Writing> open;
+    for (size_t i = 0; i < sessions.size(); ++i) open.push_back({sessions[i], i});
+    while (!open.empty()) {
+        std::vector<Session*> next;
+        std::vector<TokenId> picked;
+        std::erase_if(open, [&](Writing& w) {
+            Answer& answer = answers[w.index];
+            answer.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+            const TokenId token = likeliest(w.session->logits());
+            if (tokenizer.ends_text(token)) return true;
+            w.tokens.push_back(token);
+            ++answer.n_tokens;
+            answer.text = replace_invalid_utf8(tokenizer.decode(w.tokens));
+            if (is_finished(w, answer, sample, metric)) return true;
+            next.push_back(w.session);
+            picked.push_back(token);
+            return false;
+        });
+        if (!open.empty()) batch.accept(next, picked);
+    }
+    return answers;
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bench/tasks/task.h"
+#include "engine/session.h"
+#include "text/tokenizer.h"
+
+namespace palimpsest {
+
+/// What a session answered.
+struct Answer {
+    std::string text;
+    int64_t n_tokens = 0;
+    double seconds = 0;  // from the end of the question to the end of this answer
+};
+
+/// All sessions read what is left of the prompt on top of what they hold and answer greedily, at
+/// once. An answer ends with the model's end token, after the sample's n_new tokens, where the
+/// context is full, or as soon as more text cannot change its score.
+std::vector<Answer> write_answers(std::span<Session* const> sessions, SessionBatch& batch,
+                                  const Tokenizer& tokenizer, std::span<const TokenId> rest,
+                                  const Sample& sample, const Metric& metric);
+
+}  // namespace palimpsest

@@ -1,0 +1,256 @@
+#include "bench/quality/quality_sample.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "bench/quality/answers.h"
+#include "core/error.h"
+#include "engine/rehearsal.h"
+#include "memory/cache/memories.h"
+
+namespace palimpsest {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::vector<TokenId> joined(std::span<const TokenId> a, std::span<const TokenId> b) {
+    std::vector<TokenId> out(a.begin(), a.end());
+    out.insert(out.end(), b.begin(), b.end());
+    return out;
+}
+
+/// What n positions take if every entry is kept.
+size_t full_bytes(const MemoryShape& shape, const std::string& entries, int64_t n) {
+    const size_t entry = 2 * ggml_row_size(entry_type(entries), shape.d_head) + sizeof(int32_t);
+    size_t bytes = 0;
+    for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
+        const int64_t window = shape.window(layer);
+        bytes += static_cast<size_t>(window > 0 ? std::min(window, n) : n) * entry;
+    }
+    return bytes * static_cast<size_t>(shape.n_head_kv);
+}
+
+double kept_share(const MemoryReport& report) {
+    int64_t held = 0;
+    int64_t seen = 0;
+    for (const MemoryReport::Layer& layer : report.layers) {
+        if (layer.window > 0) continue;
+        for (const int64_t n : layer.held) held += n;
+        seen += report.positions_seen * std::ssize(layer.held);
+    }
+    return seen > 0 ? static_cast<double>(held) / static_cast<double>(seen) : 1;
+}
+
+}  // namespace
+
+bool is_prediction(const TaskKind& task) { return task.metric->name == "kl"; }
+
+SampleRun::SampleRun(SampleSetting setting)
+    : setting_(std::move(setting)),
+      tokenizer_(setting_.loaded.require_tokenizer()),
+      prompt_(encode_sample(tokenizer_, setting_.sample, setting_.options.with_template,
+                            setting_.options.first_prefix())),
+      question_(joined(prompt_.question, prompt_.ending)) {}
+
+bool SampleRun::run(std::vector<WantedResult>& wanted) {
+    std::vector<WantedResult*> once;
+    std::vector<WantedResult*> streaming;
+    const MemoryShape shape = setting_.loaded.config().memory_shape();
+    for (WantedResult& w : wanted) {
+        w.result.n_context = std::ssize(prompt_.context);
+        w.result.n_question = std::ssize(question_);
+        w.result.full_bytes = full_bytes(shape, w.result.entries, w.result.n_context);
+        (w.result.protocol == "streaming" ? streaming : once).push_back(&w);
+    }
+    if (!once.empty() && !run_one_shot(once)) return false;
+    return std::ranges::all_of(streaming, [&](WantedResult* w) { return run_streaming(*w); });
+}
+
+// ---- memories and sessions
+// -----------------------------------------------------------------------
+
+EvictionOptions SampleRun::complete(EvictionOptions eviction) const {
+    eviction.n_chunk = setting_.options.n_chunk;
+    eviction.learned = setting_.options.learned;
+    eviction.output_weights = [&loaded = setting_.loaded](int64_t layer) {
+        return loaded.output_projection(layer);
+    };
+    return eviction;
+}
+
+KvCacheOptions SampleRun::cache_options(const std::string& entries) const {
+    const PrefixUse& prefix = setting_.options.prefix;
+    return {.n_ctx = setting_.loaded.config().n_ctx_train - prefix.n_positions(),
+            .entries = entry_type(entries),
+            .prefix = prefix};
+}
+
+std::unique_ptr<KvCache> SampleRun::cache(const std::string& entries,
+                                          EvictionOptions eviction) const {
+    KvCacheOptions options = cache_options(entries);
+    options.eviction = complete(std::move(eviction));
+    return std::make_unique<KvCache>(setting_.backend, setting_.loaded.config().memory_shape(),
+                                     options);
+}
+
+std::unique_ptr<KvCache> SampleRun::watched_cache(std::span<WantedResult* const> wanted) const {
+    KvCacheOptions options = cache_options(wanted.front()->result.entries);
+    for (const WantedResult* w : wanted) {
+        const EvictionOptions& e = w->condition->eviction;
+        const auto is_same = [&](const EvictionOptions& o) { return notes_alike(o, e); };
+        if (e.policy == "full" || std::ranges::any_of(options.watching, is_same)) continue;
+        options.watching.push_back(complete(e));
+    }
+    return std::make_unique<KvCache>(setting_.backend, setting_.loaded.config().memory_shape(),
+                                     options);
+}
+
+std::unique_ptr<Session> SampleRun::session(std::unique_ptr<KvCache> memory) const {
+    return std::make_unique<Session>(setting_.loaded.model(), setting_.backend, std::move(memory),
+                                     SessionOptions{.n_chunk = setting_.options.n_chunk,
+                                                    .rehearsal = rehearsal_texts(tokenizer_)});
+}
+
+std::unique_ptr<Session> SampleRun::fork(const KvCache& read, WantedResult& wanted) const {
+    auto forked = session(read.fork(complete(wanted.condition->eviction)));
+    note_memory(forked->memory().report(), wanted.result);
+    return forked;
+}
+
+FeedHooks SampleRun::reading(std::string who) const {
+    return {.on_progress = [this, who = std::move(who)](int64_t done, int64_t total) {
+        return setting_.go_on(cat(", ", who, "reading ", done, " of ", total));
+    }};
+}
+
+// ---- cut once
+// ------------------------------------------------------------------------------------
+
+bool SampleRun::run_one_shot(std::span<WantedResult* const> wanted) {
+    std::unique_ptr<KvCache> memory = watched_cache(wanted);
+    const KvCache& read = *memory;
+    const std::unique_ptr<Session> reader = session(std::move(memory));
+    std::vector<WantedResult*> agnostic;
+    std::vector<WantedResult*> aware;
+    for (WantedResult* w : wanted) {
+        (w->condition->is_question_known ? aware : agnostic).push_back(w);
+    }
+    double seconds = 0;
+    const auto feed = [&](const std::vector<TokenId>& tokens, std::span<WantedResult* const> of) {
+        const auto start = Clock::now();
+        if (!tokens.empty() && !reader->feed(tokens, reading(""))) return false;
+        seconds += seconds_since(start);
+        for (WantedResult* w : of) w->result.prefill_s = seconds;
+        return true;
+    };
+    if (!feed(prompt_.context, agnostic)) return false;
+    if (is_prediction(setting_.task)) return predict_forks(read, agnostic);
+    if (!answer_forks(read, agnostic, question_)) return false;
+    if (aware.empty()) return true;
+    return feed(prompt_.question, aware) && answer_forks(read, aware, prompt_.ending);
+}
+
+bool SampleRun::answer_forks(const KvCache& read, std::span<WantedResult* const> wanted,
+                             std::span<const TokenId> rest) {
+    const auto n_lanes = static_cast<size_t>(setting_.options.n_lanes);
+    for (size_t first = 0; first < wanted.size(); first += n_lanes) {
+        const auto group = wanted.subspan(first, std::min(n_lanes, wanted.size() - first));
+        std::vector<std::unique_ptr<Session>> sessions;
+        std::vector<Session*> lanes;
+        for (WantedResult* w : group) {
+            lanes.push_back(sessions.emplace_back(fork(read, *w)).get());
+            w->result.lanes = std::ssize(group);
+        }
+        SessionBatch batch(setting_.loaded.model(), setting_.backend);
+        const std::vector<Answer> answers =
+            write_answers(lanes, batch, tokenizer_, rest, setting_.sample, *setting_.task.metric);
+        for (size_t i = 0; i < group.size(); ++i) {
+            note_answer(answers[i], group[i]->result);
+            setting_.on_result(group[i]->result);
+        }
+        if (!setting_.go_on("")) return false;
+    }
+    return true;
+}
+
+bool SampleRun::predict_forks(const KvCache& read, std::span<WantedResult* const> wanted) {
+    note_full(*session(read.fork({})));
+    return std::ranges::all_of(wanted, [&](WantedResult* w) {
+        predict(*fork(read, *w), w->result);
+        return setting_.go_on("");
+    });
+}
+
+// ---- cut all along
+// -------------------------------------------------------------------------------
+
+bool SampleRun::run_streaming(WantedResult& w) {
+    const std::unique_ptr<Session> lane = session(cache(w.result.entries, w.condition->eviction));
+    const bool is_known = w.condition->is_question_known;
+    const auto start = Clock::now();
+    const bool whole =
+        lane->feed(is_known ? joined(prompt_.context, prompt_.question) : prompt_.context,
+                   reading(cat(w.result.policy, " ")));
+    if (!whole) return false;
+    w.result.prefill_s = seconds_since(start);
+    note_memory(lane->memory().report(), w.result);
+    if (is_prediction(setting_.task)) {
+        predict(*lane, w.result);
+        return setting_.go_on("");
+    }
+    SessionBatch batch(setting_.loaded.model(), setting_.backend);
+    Session* const alone = lane.get();
+    const std::vector<Answer> answers = write_answers(std::span(&alone, 1), batch, tokenizer_,
+                                                      is_known ? prompt_.ending : question_,
+                                                      setting_.sample, *setting_.task.metric);
+    note_answer(answers.front(), w.result);
+    setting_.on_result(w.result);
+    return setting_.go_on("");
+}
+
+// ---- results
+// -------------------------------------------------------------------------------------
+
+/// `whole` has read the context and forgotten nothing of it.
+void SampleRun::note_full(Session& whole) {
+    full_ = std::make_unique<Predictions>(setting_.loaded.config().n_vocab);
+    whole.feed(question_, {.on_logits = [&](int64_t, auto row) { full_->add(row); }});
+}
+
+void SampleRun::predict(Session& session, QualityResult& result) {
+    if (full_ == nullptr) {
+        const std::unique_ptr<Session> whole = this->session(cache(result.entries, {}));
+        whole->feed(prompt_.context);
+        note_full(*whole);
+    }
+    Divergence divergence(*full_, question_);
+    session.feed(question_, {.on_logits = [&](int64_t, auto row) { divergence.add(row); },
+                             .may_forget = false});
+    divergence.write_to(result);
+    setting_.on_result(result);
+}
+
+void SampleRun::note_memory(const MemoryReport& report, QualityResult& r) const {
+    r.kept = kept_share(report);
+    r.bytes = report.bytes.entries + report.bytes.bookkeeping + report.bytes.residue;
+    // What is cut once has no more use for its policy's notes; what goes on cutting has.
+    if (!report.one_shot) r.bytes += report.bytes.policy;
+    r.peak_bytes = report.peak_bytes;
+    r.cut_s = report.scoring_s + report.cutting_s;
+}
+
+void SampleRun::note_answer(const Answer& answer, QualityResult& r) const {
+    r.output = answer.text;
+    r.n_written = answer.n_tokens;
+    r.decode_s = answer.seconds;
+    const Metric& metric = *setting_.task.metric;
+    r.score = metric.score(answer.text, setting_.sample);
+    if (metric.predicted != nullptr) r.predicted = metric.predicted(answer.text, setting_.sample);
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,202 @@
+// Keeps what the model needs to repeat its input.
+//
+// KVzip (Kim et al., 2025, arXiv:2505.23416): the input is read once more as the answer to "repeat
+// it"; an entry matters as much as the largest weight that any of these queries pays to it, with a
+// softmax over the sinks, the entries of the piece that is repeated and the repetition itself. The
+// original repeats the whole input and then cuts once (--one-shot); while a prompt is read chunk by
+// chunk, each chunk is repeated as soon as it was read, so that the budget holds at every moment.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "memory/binary_stream.h"
+#include "memory/kernels/scoring_kernel.h"
+#include "memory/policy/policies.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+float log_sum(float a, float b) {
+    const float peak = std::max(a, b);
+    return peak == kNever ? kNever : peak + std::log(std::exp(a - peak) + std::exp(b - peak));
+}
+
+class KvZip final : public EvictionPolicy {
+ public:
+    KvZip(const MemoryShape& shape, OptionReader& options)
+        : shape_(shape),
+          n_sink_(options.integer("sinks", 4, 0, 1 << 20)),
+          weights_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)),
+          held_(weights_.size()) {}
+
+    [[nodiscard]] bool rehearses() const override { return true; }
+
+    void begin(const Step& step, int64_t seen) override {
+        rehearsal_ = step.rehearsal;
+        if (rehearsal_) return;
+        for (size_t i = 0; i < weights_.size(); ++i) {
+            if (seen != planned_at_) held_[i] = std::ssize(weights_[i]);
+            const auto n = static_cast<size_t>(held_[i] + step.n);
+            weights_[i].reserve(n);  // to the entry: it is counted
+            weights_[i].resize(n, 0.0F);
+        }
+        planned_at_ = seen;
+        seen_ = seen + step.n;
+    }
+
+    void observe(Graph& g, const AttentionInputs& in, EntrySource& source,
+                 AttentionScratch& scratch) override {
+        const std::array<Tensor, 1> sources = {in.q};
+        g.keep(g.custom({1, 1, 1, 1}, sources,
+                        std::make_unique<RepeatOp>(*this, source, scratch, in)));
+    }
+
+    [[nodiscard]] Scores score(const LayerView& held) const override {
+        Scores scores;
+        for (size_t h = 0; h < held.heads.size(); ++h) {
+            std::vector<float>& of =
+                scores.emplace_back(weights_[index(held.layer, static_cast<int64_t>(h))]);
+            const auto positions = held.heads[h].positions;
+            of.resize(positions.size());
+            for (size_t i = 0; i < of.size() && positions[i] < n_sink_; ++i) of[i] = 1.0F;
+        }
+        return scores;
+    }
+
+    void keep(int64_t layer, int64_t head, std::span<const int32_t> kept) override {
+        std::vector<float>& of = weights_[index(layer, head)];
+        for (size_t i = 0; i < kept.size(); ++i) of[i] = of[static_cast<size_t>(kept[i])];
+        of.resize(kept.size());
+    }
+
+    void held(int64_t layer, std::span<const std::span<const int32_t>> heads) override {
+        for (size_t h = 0; h < heads.size(); ++h) {
+            check_notes("kvzip", std::ssize(weights_[index(layer, static_cast<int64_t>(h))]),
+                        std::ssize(heads[h]));
+        }
+    }
+
+    void reset() override {
+        for (auto& of : weights_) of.clear();
+        planned_at_ = -1;
+        seen_ = 0;
+    }
+    [[nodiscard]] size_t bytes() const override {
+        size_t n = 0;
+        for (const auto& of : weights_) n += of.capacity() * sizeof(float);
+        return n;
+    }
+    [[nodiscard]] size_t bytes_per_entry() const override { return sizeof(float); }
+    void save(std::ostream& out) const override {
+        put(out, seen_);
+        for (const auto& of : weights_) put_all(out, of);
+    }
+    void load(std::istream& in) override {
+        reset();
+        seen_ = take<int64_t>(in);
+        for (auto& of : weights_) of = take_all<float>(in, int64_t{1} << 24);
+    }
+
+ private:
+    [[nodiscard]] size_t index(int64_t layer, int64_t head) const {
+        return static_cast<size_t>(layer * shape_.n_head_kv + head);
+    }
+
+    /// By KV heads.
+    class RepeatOp final : public CustomOp {
+     public:
+        RepeatOp(KvZip& policy, EntrySource& source, AttentionScratch& scratch,
+                 const AttentionInputs& in)
+            : policy_(policy),
+              source_(source),
+              scratch_(scratch),
+              layer_(in.layer),
+              scale_(in.scale) {}
+
+        void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
+            if (!policy_.rehearsal_) return;
+            for (int64_t h = thread; h < policy_.shape_.n_head_kv; h += n_threads) {
+                run_head(dst->src[0], h, thread);
+            }
+        }
+
+     private:
+        /// Slots of a head: sinks, the repeated piece, and where the repetition begins.
+        struct Slots {
+            SlotRange sinks, piece;
+            int64_t own = 0;
+        };
+
+        /// The piece is what was read last, and nothing of it has gone yet.
+        [[nodiscard]] Slots slots(int64_t h) const {
+            Slots s;
+            s.own = std::ssize(policy_.weights_[policy_.index(layer_, h)]);
+            s.piece.end = s.own - (policy_.seen_ - policy_.rehearsal_->end);
+            s.piece.begin = s.piece.end - (policy_.rehearsal_->end - policy_.rehearsal_->begin);
+            s.sinks.end = std::clamp<int64_t>(s.piece.begin, 0, policy_.n_sink_);
+            return s;
+        }
+
+        void run_head(const ggml_tensor* q, int64_t h, int thread) {
+            const int64_t group = policy_.shape_.group();
+            const int64_t n_rows = q->ne[2] * group;
+            const Slots s = slots(h);
+            std::array<QueryRow, kMaxRows> rows;
+            std::array<float, kMaxRows> lse{};
+            std::array<float, kMaxRows> total{};
+            float* weights = policy_.weights_[policy_.index(layer_, h)].data();
+            for (int64_t first = 0; first < n_rows; first += kMaxRows) {
+                const auto count = static_cast<size_t>(std::min(kMaxRows, n_rows - first));
+                const auto sum = [&](const auto& range_of) {
+                    for (size_t r = 0; r < count; ++r) {
+                        const int64_t i = (first + static_cast<int64_t>(r)) / group;
+                        const int64_t head = h * group + (first + static_cast<int64_t>(r)) % group;
+                        const SlotRange range = range_of(i);
+                        rows.at(r) = {.q = head_row(q, head, i),
+                                      .out = nullptr,
+                                      .lse = &lse.at(r),
+                                      .begin = range.begin,
+                                      .end = range.end};
+                    }
+                    sum_logits(source_.rows(layer_, h), std::span(rows).first(count), scale_,
+                               scratch_.of_thread(thread));
+                    for (size_t r = 0; r < count; ++r)
+                        total.at(r) = log_sum(total.at(r), lse.at(r));
+                };
+                total.fill(kNever);
+                sum([&](int64_t /*i*/) { return s.sinks; });
+                sum([&](int64_t i) { return SlotRange{s.own, source_.visible(layer_, h, i).end}; });
+                sum([&](int64_t /*i*/) { return s.piece; });
+                for (size_t r = 0; r < count; ++r) rows.at(r).lse = &total.at(r);
+                add_mass(source_.rows(layer_, h), std::span(rows).first(count), s.piece, scale_,
+                         {weights + s.piece.begin, Reduce::kMax}, scratch_.of_thread(thread));
+            }
+        }
+
+        KvZip& policy_;
+        EntrySource& source_;
+        AttentionScratch& scratch_;
+        int64_t layer_;
+        float scale_;
+    };
+
+    MemoryShape shape_;
+    int64_t n_sink_;
+    std::vector<std::vector<float>> weights_;  // [layer * KV heads + head][entry]
+    std::vector<int64_t> held_;                // entries before the running step
+    int64_t planned_at_ = -1;                  // positions seen when it was planned
+    int64_t seen_ = 0;
+    std::optional<Rehearsal> rehearsal_;
+};
+
+}  // namespace
+
+MadePolicy make_kvzip(const PartInputs& in) {
+    return std::make_unique<KvZip>(in.shape, in.options);
+}
+
+}  // namespace palimpsest

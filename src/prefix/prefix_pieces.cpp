@@ -1,0 +1,111 @@
+#include "prefix/prefix_pieces.h"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+void require_window(int64_t n_tokens, int64_t window) {
+    // Pieces that leave a quarter of the window to traces.
+    const int64_t n = n_tokens / std::max<int64_t>(1, window * 3 / 4) + 1;
+    require(n_tokens < window, "the prefix has ", n_tokens, " tokens, and this model sees ", window,
+            "; read it in pieces with --chunks ", std::max<int64_t>(2, n),
+            ", or build parts of it on their own and join them with 'palimpsest prefix compose'");
+}
+
+}  // namespace
+
+ReadPrefix read_prefix(const PrefixRuntime& with, const PrefixText& text, const ReadPlace& place) {
+    const ModelConfig& config = with.loaded.config();
+    const int64_t n = std::ssize(text.tokens());
+    require_window(n, config.n_ctx_train);
+    const int64_t first = place.end > 0 ? place.end - n : 0;
+    auto memory =
+        std::make_unique<ExactPrefix>(with.backend, config.memory_shape(), GGML_TYPE_F16, n, first);
+    ReadPrefix read = {.session = nullptr, .exact = memory.get()};
+    bool is_there = false;
+    if (!place.saved_in.empty() && fs::exists(place.saved_in)) {
+        std::ifstream in(place.saved_in, std::ios::binary);
+        try {
+            memory->load(in);
+            is_there = read.exact->size() == n;
+        } catch (const Error&) {
+            is_there = false;  // an interrupted run's: read it again
+        }
+        if (!is_there) memory->reset();
+    }
+    read.session = std::make_unique<Session>(with.loaded.model(), with.backend, std::move(memory),
+                                             SessionOptions{.n_chunk = with.n_chunk});
+    if (is_there) return read;
+    read.session->feed(text.tokens(), {.on_progress = [&](int64_t done, int64_t total) {
+                           with.tell("reading the prefix", done, total);
+                           return true;
+                       }});
+    if (!place.saved_in.empty()) {
+        std::ofstream out(place.saved_in, std::ios::binary);
+        read.exact->save(out);
+    }
+    return read;
+}
+
+PrefixPieces::PrefixPieces(const PrefixRuntime& with, const PrefixText& text, int64_t n,
+                           std::string folder)
+    : with_(with),
+      whole_(text),
+      texts_(n > 1 ? text.pieces(n) : std::vector<PrefixText>{text}),
+      folder_(std::move(folder)) {
+    for (const PrefixText& t : texts_) end_ = std::max(end_, std::ssize(t.tokens()));
+    const int64_t window = with.loaded.config().n_ctx_train;
+    if (n == 1) require_window(end_, window);
+    require(end_ < window, "the longest of ", n, " pieces has ", end_,
+            " tokens, and this model sees ", window, "; raise --chunks");
+}
+
+void PrefixPieces::set_apart(std::vector<std::vector<int32_t>> chosen) {
+    palimpsest::check(size() == 1, "a prefix in one piece");
+    if (apart_ == chosen) return;
+    apart_ = std::move(chosen);
+    last_ = {};
+    last_is_ = -1;
+}
+
+const ExactPrefix& PrefixPieces::read(int64_t i) {
+    if (last_is_ == i) return *last_.exact;
+    last_ = {};  // gone before the next one needs its place
+    last_is_ = -1;
+    const auto start = std::chrono::steady_clock::now();
+    const std::string saved_in =
+        folder_.empty() ? "" : (fs::path(folder_) / cat("piece_", i, ".entries")).string();
+    last_ = read_prefix(with_, texts_[static_cast<size_t>(i)], {.saved_in = saved_in, .end = end_});
+    last_is_ = i;
+    if (!apart_.empty()) last_.exact->set_apart(apart_);
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return *last_.exact;
+}
+
+PrefixErrors PrefixPieces::check(const std::shared_ptr<const PrefixDocument>& document,
+                                 const std::shared_ptr<const PrefixDocument>& mean_state,
+                                 std::span<const TraceTokens> traces) {
+    if (document->keeps_entries()) set_apart(document->kept_positions());
+    int64_t longest = 0;
+    for (const TraceTokens& t : traces) longest = std::max(longest, std::ssize(t.tokens));
+    const int64_t whole = std::ssize(whole_.tokens());
+    if (size() > 1 && whole + longest <= with_.loaded.config().n_ctx_train) {
+        // It ends where the pieces do: requests start there.
+        const ReadPrefix exact = read_prefix(with_, whole_, {.saved_in = "", .end = end_});
+        return check_prefix(with_, *exact.exact, document, mean_state, traces);
+    }
+    return check_prefix(
+        with_, {.n = size(), .read = [this](int64_t i) -> const ExactPrefix& { return read(i); }},
+        document, mean_state, traces);
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,136 @@
+#include "prefix/self_study.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <sstream>
+
+#include "core/digest.h"
+#include "core/error.h"
+#include "engine/generate.h"
+#include "engine/session.h"
+#include "memory/binary_stream.h"
+#include "memory/prefix/prefix_file.h"
+#include "prefix/prefix_pieces.h"
+
+namespace palimpsest {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kQuoted = 200;  // characters of the prefix that a question starts from
+
+/// What a model is asked to ask; {} stands for a piece of the text.
+std::vector<std::string> askings() {
+    std::vector<std::string> ways = {
+        "Write one short question that the text answers.",
+        "Write one question about a detail in this part of the text: \"{}\".",
+        "Write a request that somebody who knows the text could be asked to carry out.",
+        "Write one question about what this means: \"{}\".",
+        "Write one question that compares two things in the text."};
+    for (std::string& way : ways) {
+        const bool is_request = way.find("request") != std::string::npos;
+        way += is_request ? " Write the request only." : " Write the question only.";
+    }
+    return ways;
+}
+
+/// A piece of the prefix's text that begins and ends at a space.
+std::string quote(const std::string& text, uint64_t random) {
+    if (text.size() <= kQuoted) return text;
+    size_t begin = random % (text.size() - kQuoted);
+    begin = std::min(text.find(' ', begin), text.size() - kQuoted) + 1;
+    const size_t end = text.rfind(' ', std::min(text.size() - 1, begin + kQuoted));
+    return end == std::string::npos || end <= begin ? "" : text.substr(begin, end - begin);
+}
+
+/// Everything that a study depends on.
+std::string study_of(const PrefixRuntime& with, const PrefixText& text, uint64_t seed) {
+    PrefixHeader h;
+    set_hashes(h, with.loaded.file());
+    Digest sum;
+    sum.add(cat(h.model, " ", h.tokenizer, " ", h.chat_template, " ", seed));
+    sum.add(std::as_bytes(std::span(text.tokens())));
+    return sum.hex();
+}
+
+/// What an earlier run asked. A last line that it did not finish is cut off, from the file too.
+std::vector<TraceText> saved_study(const std::string& path) {
+    if (!fs::exists(path)) return {};
+    std::ostringstream lines;
+    lines << std::ifstream(path, std::ios::binary).rdbuf();
+    std::string whole = lines.str();
+    whole.resize(whole.rfind('\n') + 1);  // npos + 1 = 0: no line is whole
+    if (whole.size() < lines.str().size()) fs::resize_file(path, whole.size());
+    return whole.empty() ? std::vector<TraceText>() : parse_traces(whole);
+}
+
+void save(const TraceText& trace, const std::string& path) {
+    std::ofstream out(path, std::ios::binary | std::ios::app);
+    out << to_json_line(trace);
+    finish(out, path);
+}
+
+}  // namespace
+
+std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& text, int64_t n,
+                                  uint64_t seed, const std::string& beside) {
+    require(!text.is_raw(), "a model can ask itself only in a chat; a raw prefix needs traces");
+    // Named after what it depends on: another text's questions are none of this one's.
+    const std::string saved_in = cat(beside, ".", study_of(with, text, seed), ".jsonl");
+    std::vector<TraceText> traces = saved_study(saved_in);
+    if (std::ssize(traces) > n) traces.resize(static_cast<size_t>(n));
+    if (std::ssize(traces) == n) return traces;
+    const Tokenizer& tokenizer = with.loaded.require_tokenizer();
+    const ReadPrefix prefix = read_prefix(with, text, {.saved_in = saved_in + ".entries"});
+    const int64_t room = with.loaded.config().n_ctx_train - std::ssize(text.tokens());
+    const auto say = [&](const std::string& request, const GenerateOptions& options) {
+        const std::vector<Segment> tokens = text.request({{request}});
+        int64_t length = options.max_tokens;
+        for (const Segment& s : tokens) length += std::ssize(s.tokens);
+        if (length > room) return std::string();
+        Session session(with.loaded.model(), with.backend,
+                        std::make_unique<TraceMemory>(with.backend, *prefix.exact, length + 1,
+                                                      PrefixKeys::kPre, TraceMemory::OnStep()),
+                        {.n_chunk = with.n_chunk});
+        return generate(session, tokenizer, tokens, options, {}).text;
+    };
+    const std::vector<std::string> ways = askings();
+    int64_t n_failed = 0;
+    for (uint64_t i = traces.size(); std::ssize(traces) < n; ++i) {
+        std::mt19937_64 random(seed + i);
+        std::string ask = ways[i % ways.size()];
+        if (const size_t at = ask.find("{}"); at != std::string::npos) {
+            ask.replace(at, 2, quote(text.text(), random()));
+        }
+        const auto of_seed = static_cast<uint32_t>(random());
+        TraceText trace;
+        GenerateOptions asking;
+        asking.sampling.temperature = 0.9F;
+        asking.sampling.seed = of_seed;
+        asking.max_tokens = 48;
+        asking.stop = {"\n"};
+        trace.prompt = say(ask, asking);
+        GenerateOptions answering;
+        answering.max_tokens = 80;
+        if (trace.prompt.size() >= 4) trace.response = say(trace.prompt, answering);
+        // A study that goes on asks again what failed before, and so what came after it.
+        const bool is_known = std::ranges::any_of(
+            traces, [&](const TraceText& other) { return other.prompt == trace.prompt; });
+        if (trace.prompt.size() < 4 || trace.response.empty() || is_known) {
+            with.tell("asking itself", std::ssize(traces), n);
+            require(++n_failed <= 2 * n + 16,
+                    "the model asks itself nothing about this prefix; give ", "traces instead");
+            continue;
+        }
+        save(trace, saved_in);
+        traces.push_back(std::move(trace));
+        with.tell("asking itself", std::ssize(traces), n);
+    }
+    fs::remove(saved_in + ".entries");
+    return traces;
+}
+
+}  // namespace palimpsest

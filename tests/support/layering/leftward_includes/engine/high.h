@@ -1,0 +1,1 @@
+#include "memory/cache/any.h"

@@ -1,0 +1,2 @@
+// What the layering test must refuse: a folder that stands in no line.
+#include "attic/high.h"

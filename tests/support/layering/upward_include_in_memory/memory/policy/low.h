@@ -1,0 +1,2 @@
+// What the layering test must refuse: a policy includes the cache.
+#include "memory/cache/high.h"
