@@ -16,7 +16,7 @@ function(palimpsest_folder name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
   list(REMOVE_ITEM sources ${PROJECT_SOURCE_DIR}/src/${name}/main.cpp)
   add_library(palimpsest_${name} STATIC ${sources})
-  target_include_directories(palimpsest_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
+  target_include_directories(palimpsest_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
   target_link_libraries(palimpsest_${name} PUBLIC ${ARGN} PRIVATE $<BUILD_INTERFACE:palimpsest_warnings>)
   set_target_properties(palimpsest_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   set(PALIMPSEST_FOLDERS ${PALIMPSEST_FOLDERS} ${name} CACHE INTERNAL "")
@@ -33,6 +33,8 @@ function(palimpsest_library)
   set_target_properties(palimpsest PROPERTIES LINKER_LANGUAGE CXX)
   target_include_directories(palimpsest INTERFACE
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
+    $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
     $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/palimpsest>)
   target_compile_features(palimpsest INTERFACE cxx_std_20)
   target_link_libraries(palimpsest INTERFACE ggml::ggml llama Threads::Threads $<BUILD_INTERFACE:Highway::Highway>
@@ -69,6 +71,7 @@ function(palimpsest_install)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/src/core ${PROJECT_SOURCE_DIR}/src/text
     ${PROJECT_SOURCE_DIR}/src/memory ${PROJECT_SOURCE_DIR}/src/model ${PROJECT_SOURCE_DIR}/src/engine
     DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/palimpsest FILES_MATCHING PATTERN "*.h")
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/palimpsest DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
   install(EXPORT palimpsest-targets NAMESPACE palimpsest:: DESTINATION ${package_dir})
   # The prefix set-up used, so that a consumer finds the same ggml without knowing about it.
   set(PALIMPSEST_DEPS_PREFIX "${PALIMPSEST_DEPS_PREFIX}")

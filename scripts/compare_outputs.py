@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What may differ between two runs of the same program.
 SCRUBBED = [
     (r'((?:_s|seconds|commit|processor|scoring|evicting)":\s?)("[^"]{0,99}"|[-0-9.e+]{1,24})', r"\1?"),
+    (r"after [0-9.,]{1,12} requests", "after ? requests"),
     (r"\b[0-9][0-9.,]{0,12} (ms|s|min|h|tokens/s)\b", r"? \1"),
 ]
 

@@ -9,10 +9,10 @@
 #include "bench/peer.h"
 #include "bench/process.h"
 #include "core/error.h"
-#include "engine/session.h"
-#include "memory/cache/memories.h"
+#include "engine/memory_choice.h"
+#include "engine/runtime.h"
 #include "memory/prefix/prefix_file.h"
-#include "model/load.h"
+#include "palimpsest/engine.h"
 
 namespace palimpsest {
 
@@ -60,60 +60,44 @@ class Runner {
     [[nodiscard]] virtual MemoryReport report() const { return {}; }
 };
 
-/// Tokens read in one step.
+/// Tokens read in one step by whoever reads the prefix, if there is one.
 int64_t chunk_of(const SpeedOptions& o) {
     constexpr int64_t kUsual = 512;  // a short request says nothing of how a prefix is read
-    return o.prefixes.empty() ? o.n_prefill : std::max(o.n_prefill, kUsual);
+    return o.memory.prefixes.empty() ? o.n_prefill : std::max(o.n_prefill, kUsual);
 }
-
-/// What ours does in place of keeping everything.
-struct OurMemory {
-    EvictionOptions eviction = {};
-    PrefixUse prefix = {};
-};
 
 class OurRunner final : public Runner {
  public:
-    OurRunner(const SpeedOptions& o, int64_t n_ctx, const OurMemory& memory)
-        : backend_(o.n_threads),
-          loaded_(o.model_path, backend_),
-          has_prefix_(!memory.prefix.documents.empty()),
-          session_(loaded_.model(), backend_, make(o, n_ctx, memory), {.n_chunk = chunk_of(o)}) {}
+    OurRunner(const SpeedOptions& o, int64_t n_ctx, const MemoryChoice& choice)
+        : engine_({.model = o.model_path,
+                   .threads = o.n_threads,
+                   .chunk = is_bounded(choice) ? o.n_prefill : chunk_of(o)}),
+          session_(engine_.runtime().make_session(make(n_ctx, choice))) {}
     void feed(std::span<const TokenId> tokens) override {
         if (tokens.size() == 1) {
-            session_.accept(tokens.front());
+            session_->accept(tokens.front());
         } else {
-            session_.feed(std::vector<TokenId>(tokens.begin(), tokens.end()));
+            session_->feed(std::vector<TokenId>(tokens.begin(), tokens.end()));
         }
     }
-    void reset() override { session_.reset(); }
-    [[nodiscard]] bool has_prefix() const override { return has_prefix_; }
-    [[nodiscard]] MemoryReport report() const override { return session_.memory().report(); }
+    void reset() override { session_->reset(); }
+    [[nodiscard]] bool has_prefix() const override { return n_prefix_ > 0; }
+    [[nodiscard]] int64_t n_prefix() const { return n_prefix_; }
+    [[nodiscard]] MemoryReport report() const override { return session_->memory().report(); }
 
  private:
-    std::unique_ptr<ContextMemory> make(const SpeedOptions& o, int64_t n_ctx,
-                                        const OurMemory& memory) {
-        EvictionOptions eviction = memory.eviction;
-        eviction.n_chunk = o.n_prefill;
-        if (eviction.policy != "full") {
-            eviction.learned = load_sidecar(o.sidecar, loaded_, backend_);
-        }
-        eviction.output_weights = [this](int64_t layer) {
-            return loaded_.output_projection(layer);
-        };
+    std::unique_ptr<ContextMemory> make(int64_t n_ctx, MemoryChoice choice) {
         // A bounded memory lives inside the trained length, as it does in use.
-        const bool is_bounded = eviction.policy != "full" && !eviction.one_shot;
-        return make_memory("kv", backend_, loaded_.config().memory_shape(),
-                           {.n_ctx = is_bounded ? loaded_.config().n_ctx_train : n_ctx,
-                            .entries = entry_type(o.entries),
-                            .eviction = std::move(eviction),
-                            .prefix = memory.prefix});
+        const bool is_inside = is_bounded(choice) && !choice.one_shot;
+        choice.context = is_inside ? engine_.trained_context() : n_ctx;
+        const KvCacheOptions options = engine_.runtime().plan(choice).options;
+        n_prefix_ = options.prefix.n_positions();
+        return engine_.runtime().make_cache(options);
     }
 
-    Backend backend_;
-    LoadedModel loaded_;
-    bool has_prefix_;
-    Session session_;
+    Engine engine_;
+    int64_t n_prefix_ = 0;
+    std::unique_ptr<Session> session_;
 };
 
 class PeerRunner final : public Runner {
@@ -222,9 +206,9 @@ void summarise(SpeedResult& r) {
 }
 
 /// What somebody without the memories would have to read: every document whole, one after another.
-int64_t tokens_of(const PrefixUse& prefix) {
+int64_t tokens_of(std::span<const std::shared_ptr<const PrefixDocument>> documents) {
     int64_t n = 0;
-    for (const auto& d : prefix.documents) n += d->n_tokens();
+    for (const auto& d : documents) n += d->n_tokens();
     return n;
 }
 
@@ -235,16 +219,15 @@ SpeedReport measure_speed(const SpeedOptions& o,
     check_options(o);
     const int64_t deepest = o.depths.empty() ? 0 : o.depths.back();
     const GgufFile model = GgufFile::open(o.model_path);
-    OurMemory memory = {.eviction = o.eviction};
-    memory.prefix = {.documents = read_prefixes_for(model, o.prefixes), .has_gate = o.has_gate};
-    const int64_t n_prefix = tokens_of(memory.prefix);
+    const int64_t n_prefix = tokens_of(read_prefixes_for(model, o.memory.prefixes));
     int64_t n_ctx = deepest + o.n_prefill + std::max(o.n_decode, kWarmUp);
     for (const int64_t n : o.prompts) n_ctx = std::max(n_ctx, n);
     n_ctx += n_prefix;
     const ModelConfig config = read_config(model);
     const std::vector<TokenId> tokens = some_tokens(n_ctx, config.n_vocab);
-    const MakeRunner ours = [&] { return std::make_unique<OurRunner>(o, n_ctx, memory); };
-    const MakeRunner full = [&] { return std::make_unique<OurRunner>(o, n_ctx, OurMemory{}); };
+    const MemoryChoice everything = {.entries = o.memory.entries};
+    const MakeRunner ours = [&] { return std::make_unique<OurRunner>(o, n_ctx, o.memory); };
+    const MakeRunner full = [&] { return std::make_unique<OurRunner>(o, n_ctx, everything); };
     const auto peer = [&](bool flash) -> MakeRunner {
         return [&o, n_ctx, flash] { return std::make_unique<PeerRunner>(o, n_ctx, flash); };
     };

@@ -5,24 +5,21 @@
 #include <string>
 #include <vector>
 
-#include "memory/eviction/eviction.h"
+#include "palimpsest/memory_choice.h"
+#include "palimpsest/report.h"
 
 namespace palimpsest {
 
 struct SpeedOptions {
     std::string model_path;
-    std::string sidecar;  // trained weights for evicting; empty: those beside the model
     std::vector<int64_t> depths = {0, 2048, 4096, 7168};
     int64_t n_prefill = 512;
     int64_t n_decode = 64;
     int64_t n_repeat = 3;
     int n_threads = 1;
-    std::string entries = "f16";
     std::vector<int64_t> prompts = {};  // whole prompts of so many tokens, each read from nothing
-    EvictionOptions eviction = {};      // of our memory
-    /// Files of prefix memories: ours looks them up, everybody else reads and keeps as many tokens.
-    std::vector<std::string> prefixes = {};
-    bool has_gate = false;
+    /// Ours. Prefix memories: ours looks them up, everybody else reads and keeps as many tokens.
+    MemoryChoice memory = {};
     bool with_full = false;  // our unbounded memory beside it
     bool with_peer = false;
     bool with_footprint = true;  // memory and load time, which read everything once more

@@ -14,7 +14,7 @@
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "core/error.h"
-#include "engine/default_model.h"
+#include "engine/memory_choice.h"
 #include "memory/kernels/attention_kernel.h"
 
 namespace palimpsest {
@@ -26,8 +26,8 @@ constexpr int64_t kMostTokens = int64_t{1} << 28;
 
 struct BenchFlags {
     ModelFlags model;
-    MemoryFlags memory;
     SpeedOptions options;
+    EvictionOptions eviction;  // what the memory comes to
     std::string peer;
     bool json = false;
 };
@@ -65,8 +65,8 @@ std::string ratio(double ours, double peer, int digits = 2) {
 
 /// "full", or "snap-kv, 1024 entries a head".
 std::string memory_name(const BenchFlags& f) {
-    const EvictionOptions& e = f.options.eviction;
-    const size_t n = f.options.prefixes.size();
+    const EvictionOptions& e = f.eviction;
+    const size_t n = f.model.memory.prefixes.size();
     const std::string behind =
         n == 0 ? "" : cat(n, n == 1 ? " prefix memory, " : " prefix memories, ");
     if (e.policy == "full") return behind + e.policy;
@@ -86,10 +86,10 @@ std::string past_training(const SpeedReport& report) {
 std::string heading(const BenchFlags& f, const SpeedReport& report) {
     const SpeedOptions& o = f.options;
     return cat(processor_name(), ", ", o.n_threads, " threads, kernel ", attention_target(),
-               ", entries ", o.entries, ", commit ", kCommit, "\nmodel ", file_name(o.model_path),
-               "\nprefill of ", o.n_prefill, " tokens, decode of ", o.n_decode, ", medians of ",
-               o.n_repeat, " interleaved repeats; memory ", memory_name(f), past_training(report),
-               "\n\n");
+               ", entries ", o.memory.entries, ", commit ", kCommit, "\nmodel ",
+               file_name(o.model_path), "\nprefill of ", o.n_prefill, " tokens, decode of ",
+               o.n_decode, ", medians of ", o.n_repeat, " interleaved repeats; memory ",
+               memory_name(f), past_training(report), "\n\n");
 }
 
 /// How much of the last whole prompt's time went into deciding what stays.
@@ -169,7 +169,7 @@ void print_json(const BenchFlags& f, const SpeedReport& report) {
                                {"ours_peak_rss_bytes", report.ours.peak_rss_bytes},
                                {"ours_load_s", report.ours.load_s},
                                {"threads", f.options.n_threads},
-                               {"entries", f.options.entries},
+                               {"entries", f.options.memory.entries},
                                {"tokens", r.phase == "decode"    ? f.options.n_decode
                                           : r.phase == "prefill" ? f.options.n_prefill
                                                                  : r.depth},
@@ -205,25 +205,16 @@ void print_json(const BenchFlags& f, const SpeedReport& report) {
     }
 }
 
-/// As every command chooses it; the weights themselves are loaded where the memory is measured.
-void name_memory(const BenchFlags& f, EvictionOptions& eviction) {
-    if (eviction.policy.empty()) {
-        const Engine e = load_engine(f.model);
-        eviction.learned = load_sidecar(f.model.sidecar, *e.loaded, *e.backend);
-    }
-    choose_memory(eviction);
-    eviction.learned.reset();
-}
-
 void bench_speed(BenchFlags& f) {
-    f.options.model_path = f.model.model.empty() ? default_model_path() : f.model.model;
-    f.options.n_threads = thread_count(f.model);
+    f.options.model_path = model_path(f.model.engine);
+    f.options.n_threads = thread_count(f.model.engine);
     f.options.with_peer = f.peer == "llama";
-    f.options.eviction = eviction_options(f.memory);
-    name_memory(f, f.options.eviction);
-    f.options.sidecar = f.model.sidecar;
-    f.options.prefixes = f.model.prefixes;
-    f.options.has_gate = f.model.prefix_gate;
+    f.options.memory = f.model.memory;
+    f.eviction = choose_eviction(f.model.memory, nullptr).eviction;
+    if (is_bounded(f.model.memory) && f.model.memory.policy.empty()) {
+        const Engine e(f.model.engine);
+        f.eviction = plan_memory(e.runtime(), f.model.memory).options.eviction;
+    }
     const SpeedReport report =
         measure_speed(f.options, [](const std::string& what) { write_message(dim(what + "\n")); });
     f.json ? print_json(f, report) : print_table(f, report);
@@ -239,7 +230,7 @@ void add_bench(CLI::App& command) {
     auto f = std::make_shared<BenchFlags>();
     CLI::App* speed = command.add_subcommand("speed", "prefill and decode, at several depths");
     add_model_flag(*speed, f->model);
-    speed->add_option("-t,--threads", f->model.threads, "threads (default: all processors)")
+    speed->add_option("-t,--threads", f->model.engine.threads, "threads (default: all processors)")
         ->check(CLI::Range(1, GGML_MAX_N_THREADS));
     speed->add_option("--peer", f->peer, "measure libllama beside us, interleaved")
         ->check(CLI::IsMember({"llama"}));
@@ -270,10 +261,10 @@ void add_bench(CLI::App& command) {
     speed->add_option("--repeats", f->options.n_repeat, "medians are taken over so many")
         ->check(CLI::Range(1, 1000))
         ->capture_default_str();
-    speed->add_option("--entries", f->options.entries, "how our keys and values are stored")
+    speed->add_option("--entries", f->model.memory.entries, "how our keys and values are stored")
         ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
         ->capture_default_str();
-    add_memory_flags(*speed, f->memory);
+    add_memory_flags(*speed, f->model.memory);
     add_prefix_flags(*speed, f->model);
     speed->add_flag("--json", f->json, "print one JSON line a measurement");
     speed->footer(

@@ -12,7 +12,6 @@
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "core/error.h"
-#include "engine/default_model.h"
 
 namespace palimpsest {
 
@@ -68,8 +67,7 @@ void export_task(const PrefixBenchFlags& f, const Tokenizer& tokenizer) {
 }
 
 void measure(PrefixBenchFlags& f, const Engine& e) {
-    f.options.model_name =
-        model_name(f.model.model.empty() ? default_model_path() : f.model.model, e.loaded->file());
+    f.options.model_name = model_name(model_path(f.model.engine), e.runtime().loaded().file());
     f.options.asks_validation = f.asked == "validation";
     const bool is_ours = f.options.work_folder.empty();
     if (is_ours) f.options.work_folder = f.out + ".work";
@@ -77,9 +75,7 @@ void measure(PrefixBenchFlags& f, const Engine& e) {
     catch_interrupts();
     ProgressBar bar("starting", "steps");
     const PrefixRuntime with = {
-        .loaded = *e.loaded,
-        .backend = *e.backend,
-        .n_chunk = f.model.chunk,
+        .engine = e.runtime(),
         .progress = [&](std::string_view phase, int64_t done, int64_t total) {
             bar.set_label(std::string(phase));
             bar.show(done, total);
@@ -108,8 +104,8 @@ void measure(PrefixBenchFlags& f, const Engine& e) {
 
 void bench(PrefixBenchFlags& f) {
     if (f.list) return list_methods();
-    const Engine e = load_engine(f.model);
-    if (!f.export_to.empty()) return export_task(f, e.loaded->require_tokenizer());
+    const Engine e(f.model.engine);
+    if (!f.export_to.empty()) return export_task(f, e.runtime().loaded().require_tokenizer());
     measure(f, e);
 }
 

@@ -11,8 +11,7 @@
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "core/error.h"
-#include "engine/default_model.h"
-#include "engine/memory_spec.h"
+#include "engine/memory_choice.h"
 
 namespace palimpsest {
 
@@ -107,17 +106,17 @@ void list_tasks() {
 void bench_quality(const QualityFlags& f) {
     if (f.list) return list_tasks();
     QualityOptions options = quality_options(f);
-    const std::string path = f.model.model.empty() ? default_model_path() : f.model.model;
-    options.n_threads = f.model.threads > 0 ? f.model.threads : 1;
+    const std::string path = model_path(f.model.engine);
+    options.n_threads = f.model.engine.threads > 0 ? f.model.engine.threads : 1;
     if (options.n_jobs == 0) {
         options.n_jobs = std::max(1, Backend::available_threads() / options.n_threads);
     }
     const Backend backend(options.n_threads);
     const LoadedModel loaded(path, backend);
     options.model_name = model_name(path, loaded.file());
-    options.learned = load_sidecar(f.model.sidecar, loaded, backend);
+    options.learned = load_sidecar(f.model.memory.sidecar, loaded, backend);
     options.memories = parse_memory_specs(f.memories, options.learned.get());
-    options.prefix = prefix_use(f.model, loaded);
+    options.prefix = prefix_use(f.model.memory, loaded);
     ResultsFile file(f.out, read_known);
     const size_t before = file.size();
     catch_interrupts();
@@ -206,7 +205,7 @@ void add_bench_quality(CLI::App& bench) {
         .add_option("-j,--jobs", f->options.n_jobs,
                     "samples run at once (default: as many as there are processors)")
         ->check(CLI::Range(1, GGML_MAX_N_THREADS));
-    command.add_option("-t,--threads", f->model.threads, "threads of each job (default: 1)")
+    command.add_option("-t,--threads", f->model.engine.threads, "threads of each job (default: 1)")
         ->check(CLI::Range(1, GGML_MAX_N_THREADS));
     command.add_option("--chunk", f->options.n_chunk, "tokens read in one step")
         ->check(CLI::Range(int64_t{1}, int64_t{65536}))

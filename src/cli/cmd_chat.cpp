@@ -15,6 +15,8 @@
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "engine/default_model.h"
+#include "engine/generate.h"
+#include "engine/memory_choice.h"
 #include "engine/prefix_text.h"
 #include "engine/report.h"
 
@@ -32,7 +34,6 @@ constexpr const char* kHelp =
 
 struct ChatFlags {
     ModelFlags model;
-    MemoryFlags memory;
     TextFlags text;
     AnswerFlags answer;
 };
@@ -84,8 +85,8 @@ class Chat {
     explicit Chat(const ChatFlags& f)
         : flags_(f),
           options_(generate_options(f.answer)),
-          engine_(make_engine(f.model, eviction_options(f.memory))),
-          tokenizer_(engine_.loaded->require_tokenizer()) {
+          engine_(open_session(f.model)),
+          tokenizer_(engine_.engine.runtime().loaded().require_tokenizer()) {
         if (!f.answer.chat_template.empty()) {
             tokenizer_.set_chat_template(f.answer.chat_template);
         }
@@ -107,7 +108,7 @@ class Chat {
         LineReader reader;
         if (reader.is_terminal()) {
             write_message(
-                dim(cat(engine_.loaded->config().name, ", ", room(), ". /help lists commands.\n")));
+                dim(cat(engine_.engine.model_name(), ", ", room(), ". /help lists commands.\n")));
         }
         std::string text;
         while (read_message(reader, text)) {
@@ -132,8 +133,8 @@ class Chat {
 
  private:
     [[nodiscard]] std::string room() const {
-        if (flags_.memory.is_bounded() && flags_.memory.policy != "full") {
-            return cat("a memory of ", to_string(eviction_options(flags_.memory).budget));
+        if (is_bounded(flags_.model.memory)) {
+            return cat("a memory of ", to_string(parse_budget(flags_.model.memory.budget)));
         }
         return cat(human_count(engine_.session->room()), " tokens of context");
     }
@@ -226,7 +227,7 @@ class Chat {
 
     const ChatFlags& flags_;
     GenerateOptions options_;
-    Engine engine_;
+    OpenedSession engine_;
     Tokenizer& tokenizer_;
     std::vector<TextPart> documents_;
     std::vector<TokenId> unread_;
@@ -239,7 +240,7 @@ void add_chat(CLI::App& command) {
     f->answer.sampling.temperature = 0.7F;  // the likeliest token every time runs in circles
     add_model_flags(command, f->model);
     add_prefix_flags(command, f->model);
-    add_memory_flags(command, f->memory);
+    add_memory_flags(command, f->model.memory);
     add_answer_flags(command, f->answer);
     add_text_flags(command, f->text);
     command.footer(cat("\nIn the conversation:\n", kHelp));

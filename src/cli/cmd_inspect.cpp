@@ -10,7 +10,6 @@
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
-#include "engine/default_model.h"
 #include "model/families.h"
 
 namespace palimpsest {
@@ -182,8 +181,8 @@ std::string cost_facts(const Facts& f) {
 }
 
 void inspect(const InspectFlags& f) {
-    const std::string path = f.model.model.empty() ? default_model_path() : f.model.model;
-    const Backend backend(thread_count(f.model));
+    const std::string path = model_path(f.model.engine);
+    const Backend backend(thread_count(f.model.engine));
     const LoadedModel loaded(path, backend);
     // A tenth stays free: activations, and whatever else the machine is doing.
     const size_t available = available_memory_bytes();
@@ -203,7 +202,7 @@ void inspect(const InspectFlags& f) {
 
 void add_inspect(CLI::App& command) {
     auto f = std::make_shared<InspectFlags>();
-    command.add_option("model,-m,--model", f->model.model,
+    command.add_option("model,-m,--model", f->model.engine.model,
                        "GGUF file (default: the one set-up fetched)");
     command.add_flag("--json", f->json, "print one JSON object");
     command.callback([f] { inspect(*f); });

@@ -60,10 +60,8 @@ class Phases {
     std::chrono::steady_clock::time_point start_;
 };
 
-PrefixRuntime runtime(const Engine& e, const ModelFlags& flags, Phases& phases) {
-    return {.loaded = *e.loaded,
-            .backend = *e.backend,
-            .n_chunk = flags.chunk,
+PrefixRuntime runtime(const Engine& e, Phases& phases) {
+    return {.engine = e.runtime(),
             .progress = [&phases](std::string_view phase, int64_t done, int64_t total) {
                 return phases.show(phase, done, total);
             }};
@@ -192,11 +190,11 @@ void build(const BuildFlags& f) {
     require(f.out.ends_with(".gguf"), "the memory is a GGUF file; name it with --out FILE",
             ".prefix.gguf");
     const PrefixBuildOptions options = build_options(f);
-    const Engine e = load_engine(f.model);
-    const Tokenizer& tokenizer = e.loaded->require_tokenizer();
+    const Engine e(f.model.engine);
+    const Tokenizer& tokenizer = e.runtime().loaded().require_tokenizer();
     catch_interrupts();
     Phases phases;
-    const PrefixRuntime with = runtime(e, f.model, phases);
+    const PrefixRuntime with = runtime(e, phases);
     const PrefixText text(tokenizer, prepared(read_file(f.file), f.text, tokenizer), f.raw);
     if (f.kept.value_or(0) > 0) {  // before a self-study
         const std::string why = why_none_is_kept(with, text, f.chunks, options.kept_by);
@@ -323,13 +321,13 @@ struct VerifyFlags {
 
 void verify(const VerifyFlags& f) {
     const auto documents = read_prefixes(f.file);
-    const Engine e = load_engine(f.model);
-    const Tokenizer& tokenizer = e.loaded->require_tokenizer();
-    for (const auto& d : documents) check_made_for(d->header(), e.loaded->file());
+    const Engine e(f.model.engine);
+    const Tokenizer& tokenizer = e.runtime().loaded().require_tokenizer();
+    for (const auto& d : documents) check_made_for(d->header(), e.runtime().loaded().file());
     write_output("file, model, tokenizer, template and positions: as they were\n");
     catch_interrupts();
     Phases phases;
-    const PrefixRuntime with = runtime(e, f.model, phases);
+    const PrefixRuntime with = runtime(e, phases);
     for (const auto& d : documents) {
         const PrefixHeader& h = d->header();
         if (!f.text_file.empty()) {
@@ -342,7 +340,7 @@ void verify(const VerifyFlags& f) {
                 "' gives other tokens now; build it again");
         if (f.traces.empty()) continue;
         std::vector<TraceTokens> traces;
-        const int64_t room = e.loaded->config().n_ctx_train - d->n_positions();
+        const int64_t room = e.runtime().loaded().config().n_ctx_train - d->n_positions();
         for (const TraceText& t : parse_traces(read_file(f.traces))) {
             if (t.prompt.find_first_not_of(" \t\r\n") == std::string::npos) continue;
             TraceTokens tokens = text.trace(t);

@@ -11,6 +11,8 @@
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "engine/generate.h"
+#include "engine/memory_choice.h"
 #include "engine/prefix_text.h"
 #include "engine/report.h"
 
@@ -20,7 +22,6 @@ namespace {
 
 struct RunFlags {
     ModelFlags model;
-    MemoryFlags memory;
     TextFlags text;
     AnswerFlags answer;
     std::vector<std::string> prompt;
@@ -60,7 +61,7 @@ void check_marks(const RunFlags& f, const std::vector<TextPart>& parts) {
         require(found, "--keep-text '", mark, "' does not occur in the documents");
     }
     const bool marks = !f.keep_files.empty() || !f.keep_texts.empty();
-    require(!marks || f.memory.is_bounded(),
+    require(!marks || is_bounded(f.model.memory),
             "--keep-file and --keep-text protect from eviction, but nothing is evicted without "
             "--memory-budget");
 }
@@ -96,7 +97,7 @@ std::vector<TextPart> read_parts(const RunFlags& f, const Tokenizer& tokenizer) 
     return parts;
 }
 
-std::vector<Segment> encode(const RunFlags& f, const Engine& e, Tokenizer& tokenizer) {
+std::vector<Segment> encode(const RunFlags& f, const OpenedSession& e, Tokenizer& tokenizer) {
     const std::vector<TextPart> parts = read_parts(f, tokenizer);
     if (!e.prefixes.empty()) {
         const PrefixDocument& first = *e.prefixes.front();
@@ -147,7 +148,7 @@ std::string for_people(const GenerateResult& r, const MemoryUsage& u) {
         human_bytes(u.bytes), r.reason == StopReason::kLength ? "; cut at its length" : "", "\n");
 }
 
-void show_report(const RunFlags& f, const Engine& e, const Tokenizer& tokenizer) {
+void show_report(const RunFlags& f, const OpenedSession& e, const Tokenizer& tokenizer) {
     if (!f.report && f.report_file.empty()) return;
     const MemoryReport report = e.session->memory().report();
     const auto tokens = e.session->tokens();
@@ -159,8 +160,8 @@ void show_report(const RunFlags& f, const Engine& e, const Tokenizer& tokenizer)
 
 void run(const RunFlags& f) {
     GenerateOptions options = generate_options(f.answer);
-    const Engine e = make_engine(f.model, eviction_options(f.memory));
-    Tokenizer& tokenizer = e.loaded->require_tokenizer();
+    const OpenedSession e = open_session(f.model);
+    Tokenizer& tokenizer = e.engine.runtime().loaded().require_tokenizer();
     std::vector<Segment> prompt = encode(f, e, tokenizer);
 
     catch_interrupts();
@@ -215,7 +216,7 @@ void add_run(CLI::App& command) {
         ->allow_extra_args(false);
     add_model_flags(command, f->model);
     add_prefix_flags(command, f->model);
-    add_memory_flags(command, f->memory);
+    add_memory_flags(command, f->model.memory);
     add_answer_flags(command, f->answer);
     add_text_flags(command, f->text);
     command.add_flag("--raw", f->raw, "no chat template: continue the text as it is");

@@ -7,7 +7,6 @@
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
-#include "engine/default_model.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -39,7 +38,7 @@ std::string visible(std::string_view text) {
 }
 
 void tokenize(const TokenizeFlags& f) {
-    const std::string path = f.model.model.empty() ? default_model_path() : f.model.model;
+    const std::string path = model_path(f.model.engine);
     const auto tokenizer = Tokenizer::load(path, GgufFile::open(path));
     if (tokenizer == nullptr) {
         throw Error(ErrorCode::kUnsupported, cat("'", path, "' has no vocabulary"));

@@ -13,6 +13,7 @@
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "engine/memory_choice.h"
 
 namespace palimpsest {
 
@@ -21,7 +22,6 @@ namespace {
 struct TraceFlags {
     ModelFlags model;
     TextFlags text;
-    MemoryFlags memory;
     std::string tokens_file, text_file, question_file, logits = "last", out = "-";
     std::string decode_file;
     double ratio = -1;  // share evicted
@@ -90,30 +90,27 @@ std::string number(float x) { return nlohmann::json(x).dump(); }
 
 /// The memory's flags, and a ratio instead of a budget; or beside it, in the one-shot protocol,
 /// where the budget is for what is written afterwards.
-EvictionOptions trace_eviction(const TraceFlags& f) {
-    MemoryFlags flags = f.memory;
-    const bool writes_within = f.ratio >= 0 && flags.one_shot && !flags.budget.empty();
+MemoryChoice trace_memory(const TraceFlags& f) {
+    MemoryChoice choice = f.model.memory;
+    const bool writes_within = f.ratio >= 0 && choice.one_shot && !choice.budget.empty();
     if (f.ratio >= 0) {
-        require(flags.budget.empty() || writes_within,
+        require(choice.budget.empty() || writes_within,
                 "--ratio and --memory-budget both say how much to keep; together they go with "
                 "--one-shot, where the budget is for what --decode-tokens adds");
-        require(!flags.policy.empty(), "--ratio needs --policy");
-        flags.budget = "1";  // stands in for the ratio, which a budget's text cannot say
-    }
-    EvictionOptions options = eviction_options(flags);
-    if (f.ratio >= 0) {
-        options.budget = {.kind = Budget::Kind::kEvicted, .count = 0, .share = f.ratio};
+        require(!choice.policy.empty(), "--ratio needs --policy");
+        choice.evicted = f.ratio;
+        choice.budget.clear();
     }
     if (writes_within) {
-        const Budget budget = parse_budget(f.memory.budget);
+        const Budget budget = parse_budget(f.model.memory.budget);
         require(budget.kind == Budget::Kind::kEntries,
                 "beside --ratio, --memory-budget is a number of entries a head");
-        options.n_writing = budget.count;
+        choice.n_writing = budget.count;
     }
     if (f.local_window >= 0) {
-        (writes_within ? options.n_recent_writing : options.n_recent) = f.local_window;
+        (writes_within ? choice.n_recent_writing : choice.n_recent) = f.local_window;
     }
-    return options;
+    return choice;
 }
 
 /// A matrix as a list of its rows; anything else as it is.
@@ -248,13 +245,16 @@ void trace(const TraceFlags& f) {
     require(!f.decode_file.empty() || f.logits != "decode",
             "--logits decode needs --decode-tokens");
     std::string cuts;
-    EvictionOptions eviction = trace_eviction(f);
-    eviction.on_cut = [&cuts, &f](const Cut& cut) {
+    const MemoryChoice choice = trace_memory(f);
+    static_cast<void>(choose_eviction(choice, nullptr));  // before a model is loaded for it
+    const Engine opened(f.model.engine);
+    const Runtime& engine = opened.runtime();
+    MemoryPlan plan = plan_memory(engine, choice);
+    plan.options.on_cut = [&cuts, &f](const Cut& cut) {
         cuts += cat(cuts.empty() ? "\n" : ",\n", to_json(cut, f.dump_memory).dump());
     };
-    const Engine e = make_engine(f.model, std::move(eviction));
-    Session& session = *e.session;
-    const TraceTokens t = read_all(f, *e.loaded);
+    const auto session = engine.make_session(engine.make_cache(std::move(plan.options)));
+    const TraceTokens t = read_all(f, engine.loaded());
     const auto n = std::ssize(t.prompt) + std::ssize(t.written) + std::ssize(t.question);
     catch_interrupts();
     JsonOut out(f.out);
@@ -264,10 +264,10 @@ void trace(const TraceFlags& f) {
         positions += cat(positions.empty() ? "" : ",", i);
     }
     out.write(cat("{\"tokens\":", n, ",\"logits\":{\"positions\":[", positions, "],\"rows\":["));
-    feed(session, t.prompt, true, wanted, out);
-    decode(session, t.written, wanted, out);
+    feed(*session, t.prompt, true, wanted, out);
+    decode(*session, t.written, wanted, out);
     // Read on top of what is held: nothing goes for the question.
-    if (!t.question.empty()) feed(session, t.question, false, wanted, out);
+    if (!t.question.empty()) feed(*session, t.question, false, wanted, out);
     out.write(cat("\n]},\"compressions\":[", cuts, "]}\n"));
     out.close();
 }
@@ -295,7 +295,7 @@ void add_trace(CLI::App& command) {
         ->check(CLI::IsMember({"last", "all", "question", "decode"}))
         ->capture_default_str();
     command
-        .add_option("--tau", f->memory.interval,
+        .add_option("--tau", f->model.memory.interval,
                     "the same as --eviction-interval: cut after so "
                     "many decoded tokens")
         ->check(CLI::Range(int64_t{1}, int64_t{65536}));
@@ -308,7 +308,7 @@ void add_trace(CLI::App& command) {
     command.add_option("-o,--out", f->out, "where the JSON goes")->capture_default_str();
     add_model_flags(command, f->model);
     add_prefix_flags(command, f->model);
-    add_memory_flags(command, f->memory);
+    add_memory_flags(command, f->model.memory);
     add_text_flags(command, f->text);
     command.callback([f] { trace(*f); });
 }

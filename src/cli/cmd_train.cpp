@@ -12,8 +12,6 @@
 #include "core/error.h"
 #include "core/fingerprint.h"
 #include "core/whole_file.h"
-#include "engine/default_model.h"
-#include "engine/rehearsal.h"
 #include "train/activations.h"
 #include "train/sidecar.h"
 #include "train/trainer.h"
@@ -56,19 +54,18 @@ class Training {
     Training(const TrainFlags& f, const ObjectiveKind& kind)
         : flags_(f),
           kind_(kind),
-          backend_(thread_count(f.model)),
-          loaded_(f.model.model.empty() ? default_model_path() : f.model.model, backend_),
-          shape_(loaded_.config().memory_shape()),
-          base_({.architecture = loaded_.config().architecture,
-                 .fingerprint = model_fingerprint(loaded_.file())}),
-          repeat_(rehearsal_texts(loaded_.require_tokenizer())),
+          opened_(f.model.engine),
+          engine_(opened_.runtime()),
+          shape_(engine_.shape()),
+          base_({.architecture = engine_.config().architecture,
+                 .fingerprint = model_fingerprint(engine_.loaded().file())}),
           sidecar_(sidecar_of(f)),
           objective_(kind.make({.shape = shape_,
-                                .backend = backend_,
+                                .backend = engine_.backend(),
                                 .options = f.objective,
                                 .sidecar = sidecar_.get()})),
-          reader_(loaded_.model(), backend_, repeat_, objective_->wanted()) {
-        corpus_ = read_corpus(f.documents, loaded_.require_tokenizer(), f.corpus);
+          reader_(engine_, objective_->wanted()) {
+        corpus_ = read_corpus(f.documents, engine_.loaded().require_tokenizer(), f.corpus);
         TrainingOptions options = f.training;
         options.subject = cat(kind.name, " ", objective_->settings(), " model=", base_.fingerprint,
                               " length=", f.corpus.length);
@@ -105,8 +102,9 @@ class Training {
  private:
     /// Checked as a whole before hours go into one that could not be written.
     [[nodiscard]] std::unique_ptr<EvictionWeights> sidecar_of(const TrainFlags& f) const {
-        if (f.model.sidecar.empty()) return nullptr;
-        return std::make_unique<EvictionWeights>(f.model.sidecar, backend_, shape_, base_);
+        if (f.model.memory.sidecar.empty()) return nullptr;
+        return std::make_unique<EvictionWeights>(f.model.memory.sidecar, engine_.backend(), shape_,
+                                                 base_);
     }
 
     bool after_step(const StepReport& r) {
@@ -147,19 +145,18 @@ class Training {
         trainer_->save(beside(flags_.out, ".checkpoint"));
         const int64_t n_steps = flags_.training.schedule.n_steps;
         const bool is_whole = trainer_->n_done() >= n_steps;
-        write_sidecar(flags_.out, flags_.model.sidecar, kind_.part, *objective_, shape_, base_,
-                      is_whole ? "" : cat("step ", trainer_->n_done(), " of ", n_steps));
+        write_sidecar(flags_.out, flags_.model.memory.sidecar, kind_.part, *objective_, shape_,
+                      base_, is_whole ? "" : cat("step ", trainer_->n_done(), " of ", n_steps));
         write_whole_file(beside(flags_.out, ".loss.svg"), log_->svg());
     }
 
     using Clock = std::chrono::steady_clock;
     const TrainFlags& flags_;
     const ObjectiveKind& kind_;
-    Backend backend_;
-    LoadedModel loaded_;
+    Engine opened_;
+    const Runtime& engine_;
     MemoryShape shape_;
     BaseModel base_;
-    RehearsalTexts repeat_;
     std::unique_ptr<EvictionWeights> sidecar_;
     std::unique_ptr<Objective> objective_;
     ExampleReader reader_;
@@ -326,11 +323,13 @@ void add_objective(CLI::App& train_command, const ObjectiveKind& kind) {
     CLI::App& command =
         *train_command.add_subcommand(std::string(kind.name), std::string(kind.summary));
     auto f = std::make_shared<TrainFlags>();
-    command.add_option("-m,--model", f->model.model, "GGUF file (default: the one set-up fetched)");
+    command.add_option("-m,--model", f->model.engine.model,
+                       "GGUF file (default: the one set-up fetched)");
     command.add_option("-o,--out", f->out, "the sidecar to write")->required();
-    command.add_option("--sidecar", f->model.sidecar,
+    command.add_option("--sidecar", f->model.memory.sidecar,
                        "a sidecar of this model, whose other parts are kept");
-    command.add_option("-t,--threads", f->model.threads, "threads (default: all processors)")
+    command
+        .add_option("-t,--threads", f->model.engine.threads, "threads (default: all processors)")
         ->check(CLI::Range(1, GGML_MAX_N_THREADS));
     add_objective_flags(command, *f);
     command.add_flag("--resume", f->resume, "go on from OUT's checkpoint, with the same flags");

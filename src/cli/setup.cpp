@@ -10,12 +10,9 @@
 #include <fstream>
 #include <system_error>
 
-#include "cli/memory_flags.h"
 #include "cli/terminal.h"
 #include "core/error.h"
-#include "engine/default_model.h"
-#include "engine/rehearsal.h"
-#include "memory/prefix/prefix_file.h"
+#include "engine/memory_choice.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -42,28 +39,29 @@ std::string read_descriptor(const std::string& path, int fd) {
 }  // namespace
 
 void add_model_flag(CLI::App& command, ModelFlags& flags) {
-    command.add_option("-m,--model", flags.model, "GGUF file (default: the one set-up fetched)");
-    command.add_option("--sidecar", flags.sidecar,
+    command.add_option("-m,--model", flags.engine.model,
+                       "GGUF file (default: the one set-up fetched)");
+    command.add_option("--sidecar", flags.memory.sidecar,
                        "trained weights for what is evicted (default: MODEL.evict.gguf beside "
                        "the model, if it is there)");
 }
 
 void add_model_flags(CLI::App& command, ModelFlags& flags) {
     add_model_flag(command, flags);
-    command.add_option("-t,--threads", flags.threads, "threads (default: all processors)")
+    command.add_option("-t,--threads", flags.engine.threads, "threads (default: all processors)")
         ->check(CLI::Range(1, GGML_MAX_N_THREADS));
     command
-        .add_option("-c,--context", flags.context,
+        .add_option("-c,--context", flags.memory.context,
                     "positions the memory can hold (default: what the model was trained for)")
         ->check(CLI::PositiveNumber);
-    command.add_option("--chunk", flags.chunk, "tokens read in one step")
+    command.add_option("--chunk", flags.engine.chunk, "tokens read in one step")
         ->check(CLI::Range(int64_t{1}, int64_t{65536}))
         ->capture_default_str();
-    command.add_option("--entries", flags.entries, "how keys and values are stored")
+    command.add_option("--entries", flags.memory.entries, "how keys and values are stored")
         ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
         ->capture_default_str();
     command
-        .add_option("--attention", flags.attention,
+        .add_option("--attention", flags.memory.attention,
                     "our kernel, or ggml's operations (slow, for checking)")
         ->check(CLI::IsMember({"fused", "reference"}))
         ->capture_default_str();
@@ -72,93 +70,31 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
 void add_prefix_flags(CLI::App& command, ModelFlags& flags) {
     const char* const group = "Prefix";
     command
-        .add_option("--prefix", flags.prefixes,
+        .add_option("--prefix", flags.memory.prefixes,
                     "a prefix memory that stands before everything (repeatable; 'palimpsest prefix "
                     "build' makes one)")
         ->allow_extra_args(false)
         ->group(group);
     command
-        .add_flag("--prefix-gate", flags.prefix_gate,
+        .add_flag("--prefix-gate", flags.memory.prefix_gate,
                   "where a query is unlike any trace, read the exact prefix, if the file has it")
         ->group(group);
 }
 
-int thread_count(const ModelFlags& flags) {
-    return flags.threads > 0 ? flags.threads : Backend::available_threads();
+MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice) {
+    MemoryPlan plan = engine.plan(choice);
+    for (const std::string& note : plan.notes) write_message(cat("palimpsest: ", note, "\n"));
+    return plan;
 }
 
-namespace {
-
-/// What is used if only a budget is named: what the model's trained weights are for, or the usual.
-void use_learned(const ModelFlags& flags, const Engine& e, EvictionOptions& eviction) {
-    if (eviction.policy == "full") return;
-    eviction.learned = load_sidecar(flags.sidecar, *e.loaded, *e.backend);
-    if (eviction.learned && !eviction.learned->warning().empty()) {
-        write_message(cat("palimpsest: ", eviction.learned->warning(), "\n"));
-    }
-    const std::string chosen = choose_memory(eviction);
-    if (!chosen.empty()) write_message(cat("palimpsest: ", chosen, "\n"));
-}
-
-}  // namespace
-
-Engine load_engine(const ModelFlags& flags) {
-    const std::string path = flags.model.empty() ? default_model_path() : flags.model;
-    Engine e;
-    e.backend = std::make_unique<Backend>(thread_count(flags));
-    try {
-        e.loaded = std::make_unique<LoadedModel>(path, *e.backend);
-    } catch (const Error& error) {
-        if (!flags.model.empty() || error.code() != ErrorCode::kNotFound) throw;
-        throw Error(ErrorCode::kNotFound,
-                    cat(error.what(), "; fetch the default model with 'make setup', or name one ",
-                        "with --model"));
-    }
-    return e;
-}
-
-PrefixUse prefix_use(const ModelFlags& flags, const LoadedModel& loaded) {
-    PrefixUse use = {.documents = read_prefixes_for(loaded.file(), flags.prefixes),
-                     .has_gate = flags.prefix_gate};
-    const bool has_exact =
-        std::ranges::any_of(use.documents, [](const auto& d) { return d->has_exact(); });
-    require(!flags.prefix_gate || has_exact,
-            "--prefix-gate needs a prefix memory that was built with --keep-exact");
-    return use;
-}
-
-Engine make_engine(const ModelFlags& flags, EvictionOptions eviction) {
-    Engine e = load_engine(flags);
-    const PrefixUse prefix = prefix_use(flags, *e.loaded);
-    e.prefixes = prefix.documents;
-    const ModelConfig& config = e.loaded->config();
-    const int64_t n_ctx = flags.context > 0
-                              ? flags.context
-                              : std::max<int64_t>(1, config.n_ctx_train - prefix.n_positions());
-    if (const int64_t n = n_ctx + prefix.n_positions(); n > config.n_ctx_train) {
-        write_message(cat("palimpsest: a context of ", n, " is beyond the ", config.n_ctx_train,
-                          " positions this model was trained for; answers ",
-                          "past that make little sense\n"));
-    }
-    use_learned(flags, e, eviction);
-    eviction.n_chunk = flags.chunk;
-    eviction.output_weights = [loaded = e.loaded.get()](int64_t layer) {
-        return loaded->output_projection(layer);
-    };
-    const KvCacheOptions options = {
-        .n_ctx = n_ctx,
-        .entries = entry_type(flags.entries),
-        .path = flags.attention == "reference" ? AttentionPath::kReference : AttentionPath::kFused,
-        .eviction = std::move(eviction),
-        .prefix = prefix};
-    SessionOptions session = {.n_chunk = flags.chunk};
-    if (const Tokenizer* t = e.loaded->tokenizer(); t != nullptr) {
-        session.rehearsal = rehearsal_texts(*t);
-    }
-    e.session = std::make_unique<Session>(
-        e.loaded->model(), *e.backend,
-        make_memory("kv", *e.backend, config.memory_shape(), options), session);
-    return e;
+OpenedSession open_session(const ModelFlags& flags) {
+    static_cast<void>(choose_eviction(flags.memory, nullptr));  // before a model is loaded for it
+    OpenedSession opened = {.engine = Engine(flags.engine), .prefixes = {}, .session = {}};
+    const Runtime& engine = opened.engine.runtime();
+    const MemoryPlan plan = plan_memory(engine, flags.memory);
+    opened.prefixes = plan.options.prefix.documents;
+    opened.session = engine.make_session(engine.make_cache(plan.options));
+    return opened;
 }
 
 std::string read_file(const std::string& path) {

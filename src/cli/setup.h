@@ -4,54 +4,37 @@
 #include <memory>
 #include <string>
 
-#include "engine/session.h"
-#include "memory/cache/memories.h"
-#include "model/load.h"
+#include "engine/runtime.h"
+#include "palimpsest/engine.h"
 
 namespace palimpsest {
 
 /// Flags of every command that runs a model.
 struct ModelFlags {
-    std::string model;  // path; default_model_path() if not given
-    int threads = 0;    // 0: as many as there are processors
-    int64_t context = 0;
-    int64_t chunk = 512;
-    std::string entries = "f16";
-    std::string attention = "fused";
-    std::vector<std::string> prefixes;  // files of prefix memories, used together
-    bool prefix_gate = false;
-    std::string sidecar;  // trained weights for evicting; empty: those beside the model, if any
+    EngineOptions engine;
+    MemoryChoice memory;
 };
 
-/// Declares -m/--model alone.
+/// Declares -m/--model and --sidecar alone.
 void add_model_flag(CLI::App& command, ModelFlags& flags);
-/// Declares all of them.
+/// Declares all of them but those of what is forgotten (memory_flags.h).
 void add_model_flags(CLI::App& command, ModelFlags& flags);
 
 /// Declares --prefix and --prefix-gate.
 void add_prefix_flags(CLI::App& command, ModelFlags& flags);
 
-/// A model, a backend and a session over them, made from flags.
-struct Engine {
-    std::unique_ptr<Backend> backend;
-    std::unique_ptr<LoadedModel> loaded;
-    std::unique_ptr<Session> session;
+/// What flags come to: a plan for a memory, whose notes have been written to standard error. Throws
+/// as the parts do.
+MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice);
+
+/// An engine and a session with the chosen memory.
+struct OpenedSession {
+    Engine engine;
     /// Those of --prefix, in order.
-    std::vector<std::shared_ptr<const PrefixDocument>> prefixes = {};
+    std::vector<std::shared_ptr<const PrefixDocument>> prefixes;
+    std::unique_ptr<Session> session;
 };
-
-/// Throws as the parts do; warns on standard error about a context beyond the trained length.
-Engine make_engine(const ModelFlags& flags, EvictionOptions eviction = {});
-
-/// The model alone, as make_engine() opens it; no session.
-Engine load_engine(const ModelFlags& flags);
-
-/// What --prefix and --prefix-gate name, made for that model. Throws as read_prefixes_for() does,
-/// and kInvalidArgument for a gate without an exact prefix.
-PrefixUse prefix_use(const ModelFlags& flags, const LoadedModel& loaded);
-
-/// Threads that `flags` mean.
-[[nodiscard]] int thread_count(const ModelFlags& flags);
+OpenedSession open_session(const ModelFlags& flags);
 
 /// The whole of a file, or of standard input for "-". Throws kNotFound.
 std::string read_file(const std::string& path);

@@ -1,31 +1,12 @@
 #pragma once
 
 #include <sstream>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 
+#include "palimpsest/error.h"
+
 namespace palimpsest {
-
-/// What went wrong, as far as a caller can act on it. exit_code() and http_status() map each.
-enum class ErrorCode {
-    kInvalidArgument,  // the caller asked for something impossible
-    kNotFound,         // a file, tensor or registered name is missing
-    kCorrupt,          // a file is not what it says it is
-    kUnsupported,      // valid, but this build or backend cannot
-    kExhausted,        // memory or context budget does not suffice
-    kInternal,         // our bug
-};
-
-/// The only exception type the library throws on purpose.
-class Error : public std::runtime_error {
- public:
-    Error(ErrorCode code, const std::string& what) : std::runtime_error(what), code_(code) {}
-    [[nodiscard]] ErrorCode code() const noexcept { return code_; }
-
- private:
-    ErrorCode code_;
-};
 
 /// Process exit status: 2, 3, 4, 5, 6 in the order above, 70 for kInternal.
 [[nodiscard]] int exit_code(ErrorCode code) noexcept;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/types.h"
-#include "memory/memory_report.h"
+#include "palimpsest/report.h"
 #include "text/tokenizer.h"
 
 namespace palimpsest {

@@ -12,8 +12,8 @@
 
 #include "core/graph.h"
 #include "core/types.h"
-#include "memory/memory_report.h"
 #include "memory/rotation.h"
+#include "palimpsest/report.h"
 
 namespace palimpsest {
 

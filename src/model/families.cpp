@@ -9,10 +9,13 @@ namespace palimpsest {
 namespace {
 
 constexpr std::array<Family, 4> kFamilies = {{
-    {"llama", make_llama, true, "Llama 2 and 3, Mistral, SmolLM2 and others of that shape"},
-    {"qwen2", make_qwen2, false, "Qwen 2 and 2.5"},
-    {"qwen3", make_qwen3, false, "Qwen 3, dense"},
-    {"gemma3", make_gemma3, false, "Gemma 3, text"},
+    {"llama",
+     make_pre_norm,
+     {.rope_adjacent = true},
+     "Llama 2 and 3, Mistral, SmolLM2 and others of that shape"},
+    {"qwen2", make_pre_norm, {}, "Qwen 2 and 2.5"},
+    {"qwen3", make_pre_norm, {.norms_heads = true}, "Qwen 3, dense"},
+    {"gemma3", make_gemma3, {.norms_heads = true}, "Gemma 3, text"},
 }};
 
 }  // namespace

@@ -9,12 +9,26 @@
 
 namespace palimpsest {
 
+/// What families of one form differ by.
+struct FamilyTraits {
+    bool rope_adjacent = false;  // ModelConfig::rope_adjacent
+    bool norms_heads = false;    // every head's queries and keys are normed before rotation
+};
+
+/// What a model is made from.
+struct FamilyInputs {
+    ModelConfig cfg;
+    const FamilyTraits& traits;
+    const GgufFile& file;  // supplies keys of the family's own
+    Weights& weights;
+};
+
 /// One line a family: how a model of this architecture is made from its file.
 struct Family {
     std::string_view architecture;  // as in `general.architecture`
-    /// Throws as Weights does. `file` supplies keys of the family's own.
-    std::unique_ptr<Model> (*make)(ModelConfig cfg, const GgufFile& file, Weights& weights);
-    bool rope_adjacent;  // ModelConfig::rope_adjacent
+    /// Throws as Weights does.
+    std::unique_ptr<Model> (*make)(const FamilyInputs& in);
+    FamilyTraits traits;
     std::string_view summary;
 };
 
@@ -23,9 +37,8 @@ struct Family {
 /// Throws kUnsupported, naming the architecture and listing those there are.
 const Family& find_family(std::string_view architecture);
 
-std::unique_ptr<Model> make_llama(ModelConfig cfg, const GgufFile& file, Weights& weights);
-std::unique_ptr<Model> make_qwen2(ModelConfig cfg, const GgufFile& file, Weights& weights);
-std::unique_ptr<Model> make_qwen3(ModelConfig cfg, const GgufFile& file, Weights& weights);
-std::unique_ptr<Model> make_gemma3(ModelConfig cfg, const GgufFile& file, Weights& weights);
+// One a form: family_FORM.cpp.
+std::unique_ptr<Model> make_pre_norm(const FamilyInputs& in);
+std::unique_ptr<Model> make_gemma3(const FamilyInputs& in);
 
 }  // namespace palimpsest

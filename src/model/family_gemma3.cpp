@@ -54,7 +54,8 @@ std::vector<int64_t> read_windows(const ModelConfig& cfg, const GgufFile& file) 
 
 class Gemma3 final : public Model {
  public:
-    Gemma3(ModelConfig cfg, Weights& w) : cfg_(std::move(cfg)), outer_(load_outer(w, cfg_)) {
+    Gemma3(ModelConfig cfg, const FamilyTraits& traits, Weights& w)
+        : cfg_(std::move(cfg)), outer_(load_outer(w, cfg_)) {
         for (int64_t i = 0; i < cfg_.n_layer; ++i) {
             const auto norm = [&](const char* name) {
                 return w.vector(cat("blk.", i, ".", name, ".weight"), cfg_.n_embd);
@@ -63,7 +64,7 @@ class Gemma3 final : public Model {
                                .attn_post_norm = norm("post_attention_norm"),
                                .ffn_norm = norm("ffn_norm"),
                                .ffn_post_norm = norm("post_ffw_norm"),
-                               .attn = load_attention(w, cfg_, i, true),
+                               .attn = load_attention(w, cfg_, i, traits.norms_heads),
                                .ffn = load_feed_forward(w, cfg_, i)});
             if (cfg_.n_layer == kLayersOf27B) {
                 blocks_.back().attn.scale = 1.0F / std::sqrt(static_cast<float>(cfg_.n_embd) /
@@ -101,13 +102,14 @@ class Gemma3 final : public Model {
 
 }  // namespace
 
-std::unique_ptr<Model> make_gemma3(ModelConfig cfg, const GgufFile& file, Weights& weights) {
-    cfg.windows = read_windows(cfg, file);
+std::unique_ptr<Model> make_gemma3(const FamilyInputs& in) {
+    ModelConfig cfg = in.cfg;
+    cfg.windows = read_windows(cfg, in.file);
     cfg.rope_base_window =
-        static_cast<float>(file.number("gemma3.rope.freq_base_swa").value_or(1e4));
+        static_cast<float>(in.file.number("gemma3.rope.freq_base_swa").value_or(1e4));
     cfg.final_logit_softcap =
-        static_cast<float>(file.number("gemma3.final_logit_softcapping").value_or(0));
-    return std::make_unique<Gemma3>(std::move(cfg), weights);
+        static_cast<float>(in.file.number("gemma3.final_logit_softcapping").value_or(0));
+    return std::make_unique<Gemma3>(std::move(cfg), in.traits, in.weights);
 }
 
 }  // namespace palimpsest

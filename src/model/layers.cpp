@@ -186,29 +186,4 @@ Tensor logits(const Pass& p, const OuterWeights& w, Tensor x) {
     return cap > 0 ? ggml_scale(c, ggml_tanh(c, ggml_scale(c, y, 1.0F / cap)), cap) : y;
 }
 
-DecoderBlock load_decoder_block(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms) {
-    return {.attn_norm = w.vector(block(i, "attn_norm.weight"), cfg.n_embd),
-            .ffn_norm = w.vector(block(i, "ffn_norm.weight"), cfg.n_embd),
-            .attn = load_attention(w, cfg, i, has_norms),
-            .ffn = load_feed_forward(w, cfg, i)};
-}
-
-Tensor decode_pre_norm(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes,
-                       const OuterWeights& outer, std::span<const DecoderBlock> blocks) {
-    const Pass p = begin_pass(g, cfg, lanes);
-    ggml_context* c = g.ctx();
-    Tensor x = embed(p, outer.embedding);
-    for (size_t i = 0; i < blocks.size(); ++i) {
-        const DecoderBlock& b = blocks[i];
-        Tensor a = attention(p, b.attn, rms_norm(p, x, b.attn_norm), static_cast<int64_t>(i));
-        if (i + 1 == blocks.size()) {
-            x = keep_wanted(p, x);
-            a = keep_wanted(p, a);
-        }
-        x = ggml_add(c, x, a);
-        x = ggml_add(c, x, swiglu(p, b.ffn, rms_norm(p, x, b.ffn_norm)));
-    }
-    return logits(p, outer, x);
-}
-
 }  // namespace palimpsest

@@ -65,14 +65,4 @@ Tensor geglu(const Pass& p, const FeedForwardWeights& w, Tensor x);
 /// Logits of wanted columns: [n_vocab, n_wanted].
 Tensor logits(const Pass& p, const OuterWeights& w, Tensor x);
 
-/// The pass of a pre-norm decoder: x + attention(norm(x)), then x + swiglu(norm(x)), per block.
-struct DecoderBlock {
-    Tensor attn_norm = nullptr, ffn_norm = nullptr;
-    AttentionWeights attn;
-    FeedForwardWeights ffn;
-};
-DecoderBlock load_decoder_block(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms);
-Tensor decode_pre_norm(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes,
-                       const OuterWeights& outer, std::span<const DecoderBlock> blocks);
-
 }  // namespace palimpsest

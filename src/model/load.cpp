@@ -20,8 +20,8 @@ std::unique_ptr<Model> make_model(const std::string& path, const GgufFile& file,
         if (architecture) find_family(*architecture);
         ModelConfig cfg = read_config(file);
         const Family& family = find_family(cfg.architecture);
-        cfg.rope_adjacent = family.rope_adjacent;
-        return family.make(std::move(cfg), file, weights);
+        cfg.rope_adjacent = family.traits.rope_adjacent;
+        return family.make({std::move(cfg), family.traits, file, weights});
     } catch (const Error& e) {
         throw Error(e.code(), cat("'", path, "': ", e.what()));
     }

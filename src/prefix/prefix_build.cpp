@@ -83,7 +83,7 @@ Chosen choose(int64_t room, const PrefixText& text, const std::vector<TraceText>
 std::string purpose_of(const PrefixRuntime& with, const PrefixPieces& pieces,
                        const Chosen& chosen) {
     PrefixHeader h;
-    set_hashes(h, with.loaded.file());
+    set_hashes(h, with.engine.loaded().file());
     Digest sum;
     for (const PrefixText& text : pieces.texts()) {
         sum.add(cat(text.tokens().size()));
@@ -133,7 +133,7 @@ class Recording {
 
     std::unique_ptr<TraceMemory> memory_for(const ExactPrefix& exact, int64_t i) {
         return std::make_unique<TraceMemory>(
-            with_.backend, exact, length(i), keys_,
+            with_.engine.backend(), exact, length(i), keys_,
             [this](int64_t /*first*/, int64_t /*n*/, std::span<const TracedLayer> layers) {
                 records_.add(layers);
             });
@@ -141,7 +141,7 @@ class Recording {
 
     /// One trace, part by part.
     void follow_long(const ExactPrefix& exact, int64_t i) {
-        Session session(with_.loaded.model(), with_.backend, memory_for(exact, i),
+        Session session(with_.engine.model(), with_.engine.backend(), memory_for(exact, i),
                         {.n_chunk = PrefixRecords::kMostAtOnce});
         session.feed(trace(i));
         n_done_ += length(i);
@@ -165,7 +165,7 @@ class Recording {
                              .n_logits = 0});
         }
         // Of this batch only: its graph reads memories that go with it.
-        Evaluator(with_.loaded.model(), with_.backend).evaluate(lanes);
+        Evaluator(with_.engine.loaded().model(), with_.engine.backend()).evaluate(lanes);
         n_done_ += n;
     }
 
@@ -248,20 +248,20 @@ Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
             }
             const StateRecords r = records.read(layer, at, c);
             const auto seed = o.seed + static_cast<uint64_t>(layer * at.n_codebooks() + c);
-            books.push_back(build_codebook(with.backend, r,
+            books.push_back(build_codebook(with.engine.backend(), r,
                                            {.k = header.k,
                                             .seed = seed,
                                             .whiten = o.whiten,
                                             .aggregation = o.aggregation,
                                             .most_points = 64 * header.k}));
-            means.push_back(build_codebook(with.backend, r, {.k = 1}));
+            means.push_back(build_codebook(with.engine.backend(), r, {.k = 1}));
             put_book(path, books.back());
             put_book(mean_path, means.back());
         }
         std::vector<EntryLists> lists;
         if (wants_lists(o, at, header.k)) {
             for (Codebook& book : books) {
-                lists.push_back(put_in_lists(with.backend, book, o.seed));
+                lists.push_back(put_in_lists(with.engine.backend(), book, o.seed));
             }
         }
         made.all.add_layer(books, lists);
@@ -314,9 +314,9 @@ void note_errors(const PrefixErrors& errors, PrefixHeader& h) {
 /// What is known before anything is read.
 PrefixHeader header_of(const PrefixRuntime& with, const PrefixText& text,
                        const PrefixBuildOptions& o) {
-    const MemoryShape shape = with.loaded.config().memory_shape();
+    const MemoryShape shape = with.engine.shape();
     PrefixHeader h;
-    set_hashes(h, with.loaded.file());
+    set_hashes(h, with.engine.loaded().file());
     h.name = o.name;
     h.text = text.text();
     require(h.text.find('\0') == std::string::npos,
@@ -342,7 +342,7 @@ PrefixHeader header_of(const PrefixRuntime& with, const PrefixText& text,
 
 PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
                          const std::vector<TraceText>& traces, const PrefixBuildOptions& o) {
-    const ModelConfig& config = with.loaded.config();
+    const ModelConfig& config = with.engine.config();
     const MemoryShape shape = config.memory_shape();
     PrefixBuild built;
     require(o.n_chunks == 1 || !o.keep_exact,

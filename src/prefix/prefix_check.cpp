@@ -278,7 +278,7 @@ class Checking {
         : with_(with),
           document_(std::move(document)),
           mean_state_(std::move(mean_state)),
-          shape_(with.loaded.config().memory_shape()),
+          shape_(with.engine.shape()),
           regime_(*document_, shape_) {}
 
     void add(const ExactPrefix& exact, const TraceTokens& trace) {
@@ -287,9 +287,9 @@ class Checking {
             regime_.add(first, count, seen, trace.answer);
         };
         const auto full =
-            logits_of(trace, std::make_unique<TraceMemory>(with_.backend, exact, n,
+            logits_of(trace, std::make_unique<TraceMemory>(with_.engine.backend(), exact, n,
                                                            document_->header().keys, on_step));
-        const auto width = static_cast<size_t>(with_.loaded.config().n_vocab);
+        const auto width = static_cast<size_t>(with_.engine.config().n_vocab);
         compare(full, logits_with(trace, document_), width, memory_);
         if (mean_state_) compare(full, logits_with(trace, mean_state_), width, mean_);
         compare(full, logits_with(trace, nullptr), width, none_);
@@ -308,16 +308,15 @@ class Checking {
 
  private:
     std::vector<float> logits_of(const TraceTokens& trace, std::unique_ptr<ContextMemory> of) {
-        Session session(with_.loaded.model(), with_.backend, std::move(of),
-                        {.n_chunk = with_.n_chunk});
-        return answer_logits(session, trace, with_.loaded.config().n_vocab);
+        const auto session = with_.engine.make_session(std::move(of));
+        return answer_logits(*session, trace, with_.engine.config().n_vocab);
     }
 
     std::vector<float> logits_with(const TraceTokens& trace,
                                    const std::shared_ptr<const PrefixDocument>& document) {
         KvCacheOptions options = {.n_ctx = std::ssize(trace.tokens)};
         if (document) options.prefix.documents = {document};
-        return logits_of(trace, std::make_unique<KvCache>(with_.backend, shape_, options));
+        return logits_of(trace, with_.engine.make_cache(options));
     }
 
     const PrefixRuntime& with_;
@@ -334,7 +333,7 @@ PrefixErrors check_prefix(const PrefixRuntime& with, const ExactPrefixes& exact,
                           const std::shared_ptr<const PrefixDocument>& mean_state,
                           std::span<const TraceTokens> traces) {
     // Before anything is looked up: a file may say that it is of this model and have other heads.
-    check_prefixes({.documents = {document}}, with.loaded.config().memory_shape());
+    check_prefixes({.documents = {document}}, with.engine.shape());
     Checking checking(with, document, mean_state);
     const int64_t n = std::ssize(traces);
     for (int64_t i = 0; i < exact.n; ++i) {

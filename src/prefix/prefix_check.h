@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "engine/prefix_text.h"
+#include "engine/runtime.h"
 #include "memory/prefix/prefix_trace.h"
-#include "model/load.h"
 
 namespace palimpsest {
 
@@ -63,9 +63,7 @@ using PrefixProgress = std::function<bool(std::string_view phase, int64_t done, 
 
 /// What work on a prefix runs with.
 struct PrefixRuntime {
-    const LoadedModel& loaded;
-    Backend& backend;
-    int64_t n_chunk = 512;
+    const Runtime& engine;
     PrefixProgress progress = {};  // may be empty
 
     /// Throws kExhausted if the caller wants to stop.

@@ -69,14 +69,14 @@ int64_t n_keeping_layers(const MemoryShape& shape) {
 std::string why_none_is_kept(const PrefixRuntime& with, const PrefixText& text, int64_t n_chunks,
                              KeptBy by) {
     if (n_chunks > 1) return "a prefix in pieces keeps no entries; leave --kept out";
-    if (n_keeping_layers(with.loaded.config().memory_shape()) == 0) {
+    if (n_keeping_layers(with.engine.shape()) == 0) {
         return "a model whose layers all have a sliding window keeps no entries of a prefix; leave "
                "--kept out";
     }
     const int64_t n = std::ssize(text.tokens());
     if (by == KeptBy::kTraces || room_to_repeat(with, n) > 0) return "";
     return cat(
-        "the prefix has ", n, " tokens, and this model sees ", with.loaded.config().n_ctx_train,
+        "the prefix has ", n, " tokens, and this model sees ", with.engine.config().n_ctx_train,
         ": there is no room to repeat it behind itself; ",
         "let traces choose what is kept with --kept-by traces, or keep nothing with --kept 0");
 }

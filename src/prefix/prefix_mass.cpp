@@ -62,10 +62,10 @@ EntryMass traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
         if (s.window(head / s.n_head_kv) > 0) continue;
         mass[static_cast<size_t>(head)].resize(static_cast<size_t>(exact.size()));
     }
-    AttentionScratch scratch(s, with.backend.n_threads());
+    AttentionScratch scratch(s, with.engine.backend().n_threads());
     const MassOfStep step(exact, scratch, reduce);
     const auto on_step = [&](int64_t /*first*/, int64_t n, std::span<const TracedLayer> layers) {
-        with.backend.share_out(n_heads, [&](int64_t head, int thread) {
+        with.engine.backend().share_out(n_heads, [&](int64_t head, int thread) {
             if (mass[static_cast<size_t>(head)].empty()) return;
             step.add(head, n, layers[static_cast<size_t>(head / s.n_head_kv)], thread,
                      mass[static_cast<size_t>(head)].data());
@@ -73,11 +73,9 @@ EntryMass traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
     };
     int64_t done = 0;
     for (const TraceTokens& trace : traces) {
-        Session session(with.loaded.model(), with.backend,
-                        std::make_unique<TraceMemory>(with.backend, exact, std::ssize(trace.tokens),
-                                                      PrefixKeys::kPost, on_step),
-                        {.n_chunk = with.n_chunk});
-        session.feed(trace.tokens);
+        const auto session = with.engine.make_session(std::make_unique<TraceMemory>(
+            with.engine.backend(), exact, std::ssize(trace.tokens), PrefixKeys::kPost, on_step));
+        session->feed(trace.tokens);
         with.tell("weighing the prefix", ++done, std::ssize(traces));
     }
     return mass;
@@ -85,8 +83,9 @@ EntryMass traced_mass(const PrefixRuntime& with, const ExactPrefix& exact,
 
 int64_t room_to_repeat(const PrefixRuntime& with, int64_t n) {
     constexpr int64_t kMost = 512;  // of more, what one step traces takes hundreds of megabytes
-    const int64_t asking = repetition_overhead(rehearsal_texts(with.loaded.require_tokenizer()));
-    const int64_t room = with.loaded.config().n_ctx_train - n - asking;
+    const int64_t asking =
+        repetition_overhead(rehearsal_texts(with.engine.loaded().require_tokenizer()));
+    const int64_t room = with.engine.config().n_ctx_train - n - asking;
     return room < kLeastRepeated ? 0 : std::min(kMost, room);
 }
 
@@ -94,7 +93,7 @@ std::vector<TraceTokens> repetitions(const PrefixRuntime& with, std::span<const 
     const int64_t length = std::ssize(prefix);
     const int64_t most = room_to_repeat(with, length);
     require(most > 0, "there is no room to repeat a prefix of ", length, " tokens behind itself");
-    const RehearsalTexts texts = rehearsal_texts(with.loaded.require_tokenizer());
+    const RehearsalTexts texts = rehearsal_texts(with.engine.loaded().require_tokenizer());
     std::vector<TraceTokens> traces;
     for (int64_t at = 0; at < length; at += most) {
         traces.push_back(

@@ -24,12 +24,12 @@ void require_window(int64_t n_tokens, int64_t window) {
 }  // namespace
 
 ReadPrefix read_prefix(const PrefixRuntime& with, const PrefixText& text, const ReadPlace& place) {
-    const ModelConfig& config = with.loaded.config();
+    const ModelConfig& config = with.engine.config();
     const int64_t n = std::ssize(text.tokens());
     require_window(n, config.n_ctx_train);
     const int64_t first = place.end > 0 ? place.end - n : 0;
-    auto memory =
-        std::make_unique<ExactPrefix>(with.backend, config.memory_shape(), GGML_TYPE_F16, n, first);
+    auto memory = std::make_unique<ExactPrefix>(with.engine.backend(), config.memory_shape(),
+                                                GGML_TYPE_F16, n, first);
     ReadPrefix read = {.session = nullptr, .exact = memory.get()};
     bool is_there = false;
     if (!place.saved_in.empty() && fs::exists(place.saved_in)) {
@@ -42,8 +42,7 @@ ReadPrefix read_prefix(const PrefixRuntime& with, const PrefixText& text, const 
         }
         if (!is_there) memory->reset();
     }
-    read.session = std::make_unique<Session>(with.loaded.model(), with.backend, std::move(memory),
-                                             SessionOptions{.n_chunk = with.n_chunk});
+    read.session = with.engine.make_session(std::move(memory));
     if (is_there) return read;
     read.session->feed(text.tokens(), {.on_progress = [&](int64_t done, int64_t total) {
                            with.tell("reading the prefix", done, total);
@@ -63,7 +62,7 @@ PrefixPieces::PrefixPieces(const PrefixRuntime& with, const PrefixText& text, in
       texts_(n > 1 ? text.pieces(n) : std::vector<PrefixText>{text}),
       folder_(std::move(folder)) {
     for (const PrefixText& t : texts_) end_ = std::max(end_, std::ssize(t.tokens()));
-    const int64_t window = with.loaded.config().n_ctx_train;
+    const int64_t window = with.engine.config().n_ctx_train;
     if (n == 1) require_window(end_, window);
     require(end_ < window, "the longest of ", n, " pieces has ", end_,
             " tokens, and this model sees ", window, "; raise --chunks");
@@ -98,7 +97,7 @@ PrefixErrors PrefixPieces::check(const std::shared_ptr<const PrefixDocument>& do
     int64_t longest = 0;
     for (const TraceTokens& t : traces) longest = std::max(longest, std::ssize(t.tokens));
     const int64_t whole = std::ssize(whole_.tokens());
-    if (size() > 1 && whole + longest <= with_.loaded.config().n_ctx_train) {
+    if (size() > 1 && whole + longest <= with_.engine.config().n_ctx_train) {
         // It ends where the pieces do: requests start there.
         const ReadPrefix exact = read_prefix(with_, whole_, {.saved_in = "", .end = end_});
         return check_prefix(with_, *exact.exact, document, mean_state, traces);

@@ -49,7 +49,7 @@ std::string quote(const std::string& text, uint64_t random) {
 /// Everything that a study depends on.
 std::string study_of(const PrefixRuntime& with, const PrefixText& text, uint64_t seed) {
     PrefixHeader h;
-    set_hashes(h, with.loaded.file());
+    set_hashes(h, with.engine.loaded().file());
     Digest sum;
     sum.add(cat(h.model, " ", h.tokenizer, " ", h.chat_template, " ", seed));
     sum.add(std::as_bytes(std::span(text.tokens())));
@@ -83,19 +83,18 @@ std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& t
     std::vector<TraceText> traces = saved_study(saved_in);
     if (std::ssize(traces) > n) traces.resize(static_cast<size_t>(n));
     if (std::ssize(traces) == n) return traces;
-    const Tokenizer& tokenizer = with.loaded.require_tokenizer();
+    const Tokenizer& tokenizer = with.engine.loaded().require_tokenizer();
     const ReadPrefix prefix = read_prefix(with, text, {.saved_in = saved_in + ".entries"});
-    const int64_t room = with.loaded.config().n_ctx_train - std::ssize(text.tokens());
+    const int64_t room = with.engine.config().n_ctx_train - std::ssize(text.tokens());
     const auto say = [&](const std::string& request, const GenerateOptions& options) {
         const std::vector<Segment> tokens = text.request({{request}});
         int64_t length = options.max_tokens;
         for (const Segment& s : tokens) length += std::ssize(s.tokens);
         if (length > room) return std::string();
-        Session session(with.loaded.model(), with.backend,
-                        std::make_unique<TraceMemory>(with.backend, *prefix.exact, length + 1,
-                                                      PrefixKeys::kPre, TraceMemory::OnStep()),
-                        {.n_chunk = with.n_chunk});
-        return generate(session, tokenizer, tokens, options, {}).text;
+        const auto session = with.engine.make_session(
+            std::make_unique<TraceMemory>(with.engine.backend(), *prefix.exact, length + 1,
+                                          PrefixKeys::kPre, TraceMemory::OnStep()));
+        return generate(*session, tokenizer, tokens, options, {}).text;
     };
     const std::vector<std::string> ways = askings();
     int64_t n_failed = 0;

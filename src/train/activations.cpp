@@ -159,13 +159,12 @@ void find_cuts(Example& of, int64_t n_head_kv) {
 
 }  // namespace
 
-ExampleReader::ExampleReader(const Model& model, Backend& backend, const RehearsalTexts& repeat,
-                             const Captured& wanted)
-    : model_(model), backend_(backend), repeat_(repeat), wanted_(wanted) {}
+ExampleReader::ExampleReader(const Runtime& engine, const Captured& wanted)
+    : engine_(engine), wanted_(wanted) {}
 
 std::optional<Example> ExampleReader::read(std::span<const TokenId> tokens,
                                            const std::function<bool()>& goes_on) {
-    const MemoryShape shape = model_.config().memory_shape();
+    const MemoryShape shape = engine_.shape();
     const int64_t n = std::ssize(tokens);
     require(n > kTrainedSinks + 1, "a document of ", n, " tokens is too short to be learnt from");
     Example example = room_for(n, shape, wanted_);
@@ -177,19 +176,16 @@ std::optional<Example> ExampleReader::read(std::span<const TokenId> tokens,
         options.eviction.allocator = "uniform";
         options.eviction.one_shot = true;
         options.eviction.budget = {.kind = Budget::Kind::kEvicted, .count = 0, .share = 0.5};
-        options.eviction.on_cut = [&](const Cut& cut) {
+        options.on_cut = [&](const Cut& cut) {
             take_scores(cut, example);
             has_scores = true;
         };
     }
-    Session session(
-        model_, backend_,
-        std::make_unique<TappedMemory>(std::make_unique<KvCache>(backend_, shape, options), shape,
-                                       wanted_, example),
-        {.n_chunk = 512, .rehearsal = repeat_});
+    const auto session = engine_.make_session(std::make_unique<TappedMemory>(
+        engine_.make_cache(std::move(options)), shape, wanted_, example));
     const auto ask = [&](int64_t /*done*/, int64_t /*total*/) { return !goes_on || goes_on(); };
-    const bool is_whole = session.feed(std::vector<TokenId>(tokens.begin(), tokens.end()),
-                                       {.on_progress = ask, .on_rehearsal = ask});
+    const bool is_whole = session->feed(std::vector<TokenId>(tokens.begin(), tokens.end()),
+                                        {.on_progress = ask, .on_rehearsal = ask});
     if (!is_whole) return std::nullopt;
     if (wanted_.scores) {
         check(has_scores, "a rehearsed document has been scored");

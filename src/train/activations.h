@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 
+#include "engine/runtime.h"
 #include "engine/session.h"
 #include "train/example.h"
 
@@ -16,9 +17,8 @@ inline constexpr int64_t kTrainedSinks = 4;
 /// policy `kvzip`: of every entry, the largest weight that repeating the document pays to it.
 class ExampleReader {
  public:
-    /// All must outlive the reader.
-    ExampleReader(const Model& model, Backend& backend, const RehearsalTexts& repeat,
-                  const Captured& wanted);
+    /// `engine` must outlive the reader.
+    ExampleReader(const Runtime& engine, const Captured& wanted);
 
     /// Reads one document from nothing. The same tokens give the same example, bit for bit.
     /// `goes_on` is asked now and then; nothing is returned if it says no. Throws as
@@ -27,9 +27,7 @@ class ExampleReader {
                                               const std::function<bool()>& goes_on = {});
 
  private:
-    const Model& model_;
-    Backend& backend_;
-    const RehearsalTexts& repeat_;
+    const Runtime& engine_;
     Captured wanted_;
 };
 

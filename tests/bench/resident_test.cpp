@@ -21,11 +21,11 @@ size_t peak_of(const std::string& policy, int64_t n) {
         EvictionOptions eviction = {.policy = policy};
         if (policy == "snap-kv") eviction.settings = {{"window", "16"}};
         eviction.budget = {.kind = Budget::Kind::kEntries, .count = 96, .share = 0};
-        eviction.n_chunk = 64;
         eviction.interval = 64;
         Session session(
             tiny.model(), tiny.backend(),
-            make_memory("kv", tiny.backend(), tiny.shape(), {.n_ctx = 256, .eviction = eviction}),
+            make_memory("kv", tiny.backend(), tiny.shape(),
+                        {.n_ctx = 256, .eviction = eviction, .supplies = {.n_chunk = 64}}),
             {.n_chunk = 64});
         const std::vector<TokenId> tokens = tiny_tokens(1024);
         for (int64_t at = 0; at < n; at += 1024) session.feed(tokens);

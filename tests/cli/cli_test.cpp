@@ -345,7 +345,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadMemory{"over_all", {"-b", "120%"}, 2, "over 100 %"},
         BadMemory{"no_unit", {"-b", "64M"}, 2, "unit 'M'"},
         BadMemory{"below_protected", {"-b", "20", "-p", "window", "--recent", "30"}, 2, "30 last"},
-        BadMemory{"below_window", {"-b", "40"}, 2, "64 last"},
+        BadMemory{"below_window", {"-b", "40", "-p", "snap-kv"}, 2, "64 last"},
         BadMemory{"bytes_too_few", {"-b", "3kB"}, 2, "3000 bytes"},
         BadMemory{"above_context", {"-b", "100000"}, 2, "100000"},
         BadMemory{"unknown_policy", {"-b", "99", "-p", "snapkv"}, 3, "did you mean 'snap-kv'"},

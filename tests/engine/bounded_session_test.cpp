@@ -36,24 +36,29 @@ std::shared_ptr<const EvictionWeights> trained() {
 
 EvictionOptions eviction(const std::string& policy) {
     EvictionOptions e = {.policy = policy};
-    e.learned = trained();
     if (policy == "snap-kv" || policy == "pyramid-kv" || policy == "chunk-kv") {
         e.settings = {{"window", "8"}};
     }
     e.budget = {.kind = Budget::Kind::kEntries, .count = kBudget, .share = 0};
     e.n_recent = 8;
     e.interval = 16;
-    e.n_chunk = kChunk;
     return e;
 }
 
-std::unique_ptr<ContextMemory> memory_of(TinyModel& tiny, const EvictionOptions& options) {
-    return make_memory("kv", tiny.backend(), tiny.shape(),
-                       {.n_ctx = kWindow, .entries = GGML_TYPE_F32, .eviction = options});
+EvictionSupplies supplies(std::shared_ptr<const EvictionWeights> learned = trained()) {
+    return {.n_chunk = kChunk, .learned = std::move(learned)};
 }
 
-Session session_of(TinyModel& tiny, const EvictionOptions& options) {
-    return {tiny.model(), tiny.backend(), memory_of(tiny, options), {.n_chunk = kChunk}};
+std::unique_ptr<ContextMemory> memory_of(TinyModel& tiny, const EvictionOptions& options,
+                                         const EvictionSupplies& with = supplies()) {
+    return make_memory(
+        "kv", tiny.backend(), tiny.shape(),
+        {.n_ctx = kWindow, .entries = GGML_TYPE_F32, .eviction = options, .supplies = with});
+}
+
+Session session_of(TinyModel& tiny, const EvictionOptions& options,
+                   const EvictionSupplies& with = supplies()) {
+    return {tiny.model(), tiny.backend(), memory_of(tiny, options, with), {.n_chunk = kChunk}};
 }
 
 std::vector<std::string> evicting_policies() {
@@ -107,6 +112,7 @@ TEST_P(BoundedSession, AForkEqualsReadingByItself) {
         tiny.backend(), tiny.shape(),
         KvCacheOptions{.n_ctx = kWindow,
                        .entries = GGML_TYPE_F32,
+                       .supplies = supplies(),
                        .watching = {one_shot("h2o", 0), one_shot(GetParam(), 0)}});
     const KvCache& read = *cache;
     Session reader(tiny.model(), tiny.backend(), std::move(cache), {.n_chunk = kChunk});
@@ -136,16 +142,16 @@ TEST(BoundedSessionForks, HaveTheResidueOfReadingByItself) {
                                                    {"key-diff", "latent", softmax}}) {
         EvictionOptions o = one_shot(policy, 0.5);
         o.residue = residue;
-        o.learned = weights;
         EvictionOptions plain = one_shot(policy, 0);
-        plain.learned = weights;
-        auto cache = std::make_unique<KvCache>(
-            tiny.backend(), tiny.shape(),
-            KvCacheOptions{.n_ctx = kWindow, .entries = GGML_TYPE_F32, .watching = {plain}});
+        auto cache = std::make_unique<KvCache>(tiny.backend(), tiny.shape(),
+                                               KvCacheOptions{.n_ctx = kWindow,
+                                                              .entries = GGML_TYPE_F32,
+                                                              .supplies = supplies(weights),
+                                                              .watching = {plain}});
         const KvCache& read = *cache;
         Session reader(tiny.model(), tiny.backend(), std::move(cache), {.n_chunk = kChunk});
         reader.feed(text);
-        Session alone = session_of(tiny, o);
+        Session alone = session_of(tiny, o, supplies(weights));
         alone.feed(text);
         Session forked(tiny.model(), tiny.backend(), read.fork(o), {.n_chunk = kChunk});
         const std::vector<float> answer = answer_of(alone, question);
@@ -179,9 +185,11 @@ TEST_P(BoundedSession, AReaderGoesOnAfterForks) {
     const std::vector<TokenId> text = tiny_tokens(150);
     const std::vector<TokenId> more = tiny_tokens(20, 5);
     const EvictionOptions half = one_shot(GetParam(), 0.5);
-    auto cache = std::make_unique<KvCache>(
-        tiny.backend(), tiny.shape(),
-        KvCacheOptions{.n_ctx = kWindow, .entries = GGML_TYPE_F32, .watching = {half}});
+    auto cache = std::make_unique<KvCache>(tiny.backend(), tiny.shape(),
+                                           KvCacheOptions{.n_ctx = kWindow,
+                                                          .entries = GGML_TYPE_F32,
+                                                          .supplies = supplies(),
+                                                          .watching = {half}});
     const KvCache& read = *cache;
     Session reader(tiny.model(), tiny.backend(), std::move(cache), {.n_chunk = kChunk});
     reader.feed(text);
@@ -201,9 +209,11 @@ TEST(BoundedSessionForks, ByMassNeedTheLastQueryToo) {
     EvictionOptions by_mass = one_shot("key-norm", 0.5);
     by_mass.allocator = "mass";
     const auto reading = [&](const std::vector<EvictionOptions>& watching) {
-        return std::make_unique<KvCache>(
-            tiny.backend(), tiny.shape(),
-            KvCacheOptions{.n_ctx = kWindow, .entries = GGML_TYPE_F32, .watching = watching});
+        return std::make_unique<KvCache>(tiny.backend(), tiny.shape(),
+                                         KvCacheOptions{.n_ctx = kWindow,
+                                                        .entries = GGML_TYPE_F32,
+                                                        .supplies = supplies(),
+                                                        .watching = watching});
     };
     auto cache = reading({one_shot("key-norm", 0), by_mass});
     const KvCache& read = *cache;
@@ -218,9 +228,11 @@ TEST(BoundedSessionForks, ByMassNeedTheLastQueryToo) {
 
 TEST(BoundedSessionErrors, AForkNeedsAPolicyThatWatched) {
     TinyModel tiny;
-    const KvCache cache(
-        tiny.backend(), tiny.shape(),
-        {.n_ctx = kWindow, .entries = GGML_TYPE_F32, .watching = {one_shot("snap-kv", 0)}});
+    const KvCache cache(tiny.backend(), tiny.shape(),
+                        {.n_ctx = kWindow,
+                         .entries = GGML_TYPE_F32,
+                         .supplies = supplies(),
+                         .watching = {one_shot("snap-kv", 0)}});
     EXPECT_THROW(static_cast<void>(cache.fork(one_shot("h2o", 0.5))), Error);
     EXPECT_THROW(static_cast<void>(cache.fork(eviction("snap-kv"))), Error);
     EvictionOptions other = one_shot("snap-kv", 0.5);

@@ -109,7 +109,6 @@ TEST(PrefixMemory, WorksOnTopOfEvictionAndFillsTheReport) {
         e.budget = {.kind = Budget::Kind::kEntries, .count = 24, .share = 0};
         e.n_recent = 4;
         e.interval = 8;
-        e.n_chunk = 16;
         Session session = using_prefix(tiny, use, e, 16);
         session.feed(tiny_tokens(150, 7));
         for (const float x : session.logits()) ASSERT_TRUE(std::isfinite(x));
@@ -138,7 +137,6 @@ TEST(PrefixMemory, EntriesHavePositionsOfTheirOwnBehindIt) {
     EvictionOptions e = {.policy = "window"};
     e.budget = {.kind = Budget::Kind::kEntries, .count = kRead - kPrefix, .share = 0};
     e.n_recent = 4;
-    e.n_chunk = 16;
     e.positions = Positions::kCompact;
     Session session = using_prefix(tiny, {.documents = {traced.document(16)}}, e, 16);
     const auto& memory = dynamic_cast<const KvCache&>(session.memory());
@@ -158,7 +156,6 @@ TEST(PrefixMemory, AByteBudgetHoldsWithIt) {
     e.budget = {.kind = Budget::Kind::kBytes, .count = 400000, .share = 0};
     e.n_recent = 4;
     e.interval = 8;
-    e.n_chunk = 16;
     for (const int32_t n_kept : {0, kKept}) {
         Traced traced(tiny, layout_of(tiny), PrefixKeys::kPost, n_kept);
         traced.follow(tiny_tokens(30, 2));
@@ -284,12 +281,14 @@ TEST(PrefixMemory, SessionsThatPartGoOnAsIfAlone) {
     evicting.budget = {.kind = Budget::Kind::kEntries, .count = 24, .share = 0};
     evicting.n_recent = 4;
     evicting.interval = 8;
-    evicting.n_chunk = 16;
     for (const EvictionOptions& e : {EvictionOptions{}, evicting}) {
         const auto memory = [&] {
-            return make_memory(
-                "kv", tiny.backend(), tiny.shape(),
-                {.n_ctx = 190, .entries = GGML_TYPE_F32, .eviction = e, .prefix = use});
+            return make_memory("kv", tiny.backend(), tiny.shape(),
+                               {.n_ctx = 190,
+                                .entries = GGML_TYPE_F32,
+                                .eviction = e,
+                                .supplies = {.n_chunk = 16},
+                                .prefix = use});
         };
         // A request is read once and saved; two copies go different ways, side by side.
         Session first = using_prefix(tiny, use, e, 16);

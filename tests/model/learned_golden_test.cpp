@@ -35,7 +35,7 @@ void add_state(const Residue& residue, int64_t layer, int64_t head, Seen& seen) 
     }
 }
 
-EvictionOptions options_of(const json& scenario, std::vector<Seen>& seen) {
+EvictionOptions options_of(const json& scenario) {
     EvictionOptions o = {.policy = "indexer", .residue = "latent"};
     const int64_t window = scenario["w_loc"];
     o.one_shot = !scenario.contains("chunk");
@@ -53,16 +53,20 @@ EvictionOptions options_of(const json& scenario, std::vector<Seen>& seen) {
         o.n_recent = window;
     }
     if (scenario["name"] == "oneshot_clip") o.settings["clip"] = "1";
-    o.on_cut = [&seen](const Cut& cut) {
-        seen.push_back({.cut = cut, .m = {}, .b = {}});
-        Seen& now = seen.back();
+    return o;
+}
+
+/// Notes every cut, and what the residue holds after it.
+std::function<void(const Cut&)> noting(std::vector<Seen>& seen) {
+    return [&seen](const Cut& cut) {
+        Seen now = {.cut = cut, .m = {}, .b = {}};
         for (size_t l = 0; l < cut.kept.size(); ++l) {
             for (size_t h = 0; h < cut.kept[l].size(); ++h) {
                 add_state(*cut.residue, static_cast<int64_t>(l), static_cast<int64_t>(h), now);
             }
         }
+        seen.push_back(std::move(now));
     };
-    return o;
 }
 
 /// The sidecar with all features multiplied by `factor`.
@@ -99,18 +103,22 @@ class LearnedGolden : public ::testing::TestWithParam<LearnedCase> {
             (*found / "families" / GetParam().model / "model.gguf").string(), *backend);
     }
 
-    [[nodiscard]] Session session(const json& scenario, EvictionOptions eviction) const {
+    [[nodiscard]] Session session(const json& scenario, const EvictionOptions& eviction,
+                                  std::function<void(const Cut&)> on_cut = {}) const {
         std::string path = (folder / GetParam().sidecar).string();
         std::optional<testing::TemporaryFile> scaled;
         if (scenario.contains("memory_phi_scale")) {
             scaled.emplace(scaled_features(path, scenario["memory_phi_scale"]));
             path = scaled->path();
         }
-        eviction.learned = load_sidecar(path, *loaded, *backend);
         const int64_t chunk = scenario.value("chunk", 512);
-        eviction.n_chunk = chunk;
         const KvCacheOptions options = {
-            .n_ctx = 512, .entries = GGML_TYPE_F32, .path = GetParam().path, .eviction = eviction};
+            .n_ctx = 512,
+            .entries = GGML_TYPE_F32,
+            .path = GetParam().path,
+            .eviction = eviction,
+            .supplies = {.n_chunk = chunk, .learned = load_sidecar(path, *loaded, *backend)},
+            .on_cut = std::move(on_cut)};
         return {loaded->model(),
                 *backend,
                 make_memory("kv", *backend, loaded->config().memory_shape(), options),
@@ -192,7 +200,7 @@ TEST_P(LearnedGolden, KeepsForgetsRemembersAndSaysTheSame) {
     for (const json& scenario : golden["scenarios"]) {
         SCOPED_TRACE(scenario["name"].get<std::string>());
         std::vector<Seen> seen;
-        Session s = session(scenario, options_of(scenario, seen));
+        Session s = session(scenario, options_of(scenario), noting(seen));
         expect_logits(scenario, "prompt_logits", feed(s, prompt, true, rows("prompt_logit_rows")));
         if (scenario["arrays"].contains("decode_logits")) {
             expect_logits(scenario, "decode_logits", decode(s, written, rows("decode_logit_rows")));
@@ -219,10 +227,8 @@ TEST_P(LearnedGolden, WithoutItsMemoryItIsEvictionAlone) {
     for (const json& scenario : golden["scenarios"]) {
         if (!scenario["arrays"].contains("question_logits_without_memory")) continue;
         SCOPED_TRACE(scenario["name"].get<std::string>());
-        std::vector<Seen> seen;
-        EvictionOptions o = options_of(scenario, seen);
+        EvictionOptions o = options_of(scenario);
         o.residue = "none";
-        o.on_cut = {};
         Session s = session(scenario, o);
         feed(s, prompt, true, {});
         expect_logits(scenario, "question_logits_without_memory",
@@ -235,9 +241,9 @@ TEST_P(LearnedGolden, WithRoomForAllItIsThePlainCache) {
     const auto prompt = golden["prompt"].get<std::vector<TokenId>>();
     const auto question = golden["question"].get<std::vector<TokenId>>();
     std::vector<Seen> seen;
-    EvictionOptions o = options_of(golden["scenarios"][0], seen);
+    EvictionOptions o = options_of(golden["scenarios"][0]);
     o.budget = {.kind = Budget::Kind::kEntries, .count = std::ssize(prompt), .share = 0};
-    Session with_room = session(golden["scenarios"][0], o);
+    Session with_room = session(golden["scenarios"][0], o, noting(seen));
     std::vector<int64_t> all_rows(question.size());
     for (size_t i = 0; i < all_rows.size(); ++i) all_rows[i] = static_cast<int64_t>(i);
     feed(with_room, prompt, true, {});
@@ -263,11 +269,11 @@ TEST_P(LearnedGolden, ReadInOneChunkItIsCutAsAtOnce) {
         }
         SCOPED_TRACE(scenario["name"].get<std::string>());
         std::vector<Seen> seen;
-        EvictionOptions o = options_of(scenario, seen);
+        EvictionOptions o = options_of(scenario);
         o.one_shot = false;
         json in_one_chunk = scenario;
         in_one_chunk["chunk"] = 256;
-        Session s = session(in_one_chunk, o);
+        Session s = session(in_one_chunk, o, noting(seen));
         s.feed(prompt);  // for logits it would take smaller steps
         ASSERT_EQ(seen.size(), 1);
         expect_cut(scenario["events"].back(), seen.back());

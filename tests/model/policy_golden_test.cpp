@@ -89,11 +89,15 @@ TEST_P(PolicyGolden, KeepsTheSameEntriesAndSaysTheSame) {
         }
         eviction.budget = {.kind = Budget::Kind::kEvicted, .count = 0, .share = c["ratio"]};
         eviction.one_shot = true;
-        eviction.n_chunk = GetParam().chunk;
-        eviction.output_weights = [&](int64_t layer) { return loaded.output_projection(layer); };
-        eviction.on_cut = [&](const Cut& cut) { cuts.push_back(cut); };
         const KvCacheOptions options = {
-            .n_ctx = 512, .entries = GGML_TYPE_F32, .path = GetParam().path, .eviction = eviction};
+            .n_ctx = 512,
+            .entries = GGML_TYPE_F32,
+            .path = GetParam().path,
+            .eviction = eviction,
+            .supplies = {.n_chunk = GetParam().chunk,
+                         .output_weights =
+                             [&](int64_t layer) { return loaded.output_projection(layer); }},
+            .on_cut = [&](const Cut& cut) { cuts.push_back(cut); }};
         Session session(loaded.model(), backend,
                         make_memory("kv", backend, loaded.config().memory_shape(), options),
                         {.n_chunk = GetParam().chunk});

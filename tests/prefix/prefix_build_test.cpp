@@ -305,7 +305,7 @@ TEST_F(TinyBuild, ThreadsDoNotChangeABit) {
                                 .lookup = PrefixLookup::kTwoLevel,
                                 .work_folder = folder.path()};
         const PrefixBuild built =
-            build_prefix({.loaded = its_model, .backend = its_backend}, text, requests(16), o);
+            build_prefix({.engine = Runtime(its_model, its_backend)}, text, requests(16), o);
         const testing::TemporaryFile file("", ".prefix.gguf");
         const std::vector<std::shared_ptr<const PrefixDocument>> all = {built.document};
         write_prefixes(file.path(), all);
@@ -360,7 +360,8 @@ TEST(RealPrefixBuild, SaysWhatTheFullPrefixSays) {
         }
     }
     const PrefixText text(tokenizer, prefix, true);
-    const PrefixRuntime with = {.loaded = loaded, .backend = backend};
+    const Runtime engine(loaded, backend);
+    const PrefixRuntime with = {.engine = engine};
     PrefixBuildOptions o;
     o.name = "real";
     o.k = 96;
@@ -394,7 +395,7 @@ TEST(RealPrefixBuild, TracesThatRepeatThePrefixAreLeftOut) {
                                            {"What is rule one?", " No."},
                                            {"What is rule one?", " No."}};
     try {
-        build_prefix({.loaded = loaded, .backend = backend}, text, traces, o);
+        build_prefix({.engine = Runtime(loaded, backend)}, text, traces, o);
         FAIL() << "one trace is left";
     } catch (const Error& e) {
         const std::string says = e.what();

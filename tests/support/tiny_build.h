@@ -30,7 +30,7 @@ class TinyBuild : public ::testing::Test {
     explicit TinyBuild(const TinyModelOptions& options = {.n_layer = 2, .n_ctx = 400})
         : model_file(speaking_model_bytes(options), ".gguf"), loaded(model_file.path(), backend) {}
 
-    [[nodiscard]] PrefixRuntime with() { return {.loaded = loaded, .backend = backend}; }
+    [[nodiscard]] PrefixRuntime with() { return {.engine = engine}; }
     [[nodiscard]] PrefixText text_of(const std::string& text, bool is_raw = true) {
         return {loaded.require_tokenizer(), text, is_raw};
     }
@@ -60,6 +60,7 @@ class TinyBuild : public ::testing::Test {
     TemporaryFile model_file;
     Backend backend{2};
     LoadedModel loaded;
+    Runtime engine{loaded, backend};
 };
 
 class TinyGemmaBuild : public TinyBuild {

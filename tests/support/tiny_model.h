@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/runtime.h"
 #include "engine/session.h"
 #include "memory/cache/memories.h"
 #include "model/load.h"
@@ -46,6 +47,9 @@ class TinyModel {
 
     [[nodiscard]] Backend& backend() { return backend_; }
     [[nodiscard]] const Model& model() const { return loaded_.model(); }
+    [[nodiscard]] const LoadedModel& loaded() const { return loaded_; }
+    /// Chunks of 512 positions.
+    [[nodiscard]] const Runtime& runtime() const { return runtime_; }
     [[nodiscard]] MemoryShape shape() const { return loaded_.config().memory_shape(); }
 
     /// The memory called "full", f32 entries if nothing else is said.
@@ -60,6 +64,7 @@ class TinyModel {
     TemporaryFile file_;
     Backend backend_;
     LoadedModel loaded_;
+    Runtime runtime_;
 };
 
 /// Logits of every position of a prompt, row after row.

@@ -164,10 +164,13 @@ inline PrefixLayout layout_of(const TinyModel& tiny, int64_t heads_per_key = 1,
 
 inline Session using_prefix(TinyModel& tiny, const PrefixUse& use, const EvictionOptions& e = {},
                             int64_t n_chunk = 512) {
-    return tiny.session(
-        make_memory("kv", tiny.backend(), tiny.shape(),
-                    {.n_ctx = 190, .entries = GGML_TYPE_F32, .eviction = e, .prefix = use}),
-        n_chunk);
+    return tiny.session(make_memory("kv", tiny.backend(), tiny.shape(),
+                                    {.n_ctx = 190,
+                                     .entries = GGML_TYPE_F32,
+                                     .eviction = e,
+                                     .supplies = {.n_chunk = n_chunk},
+                                     .prefix = use}),
+                        n_chunk);
 }
 
 inline std::vector<float> full_logits(TinyModel& tiny, const std::vector<TokenId>& trace) {

@@ -58,7 +58,7 @@ struct TinyTraining {
           objective(make({.shape = shape,
                           .backend = tiny.backend(),
                           .options = {.n_mid = 12, .n_feature = 6}})),
-          reader(tiny.model(), tiny.backend(), repeat, objective->wanted()),
+          reader(tiny.runtime(), objective->wanted()),
           trainer(*objective, reader, texts, options()) {}
 
     [[nodiscard]] std::vector<std::vector<float>> values() const {
@@ -69,7 +69,6 @@ struct TinyTraining {
 
     TinyModel tiny;
     MemoryShape shape;
-    RehearsalTexts repeat;
     Corpus texts = corpus();
     std::unique_ptr<Objective> objective;
     ExampleReader reader;
@@ -79,8 +78,7 @@ struct TinyTraining {
 TEST(ExampleReader, NotesWhatTheModelHad) {
     TinyModel tiny;
     const MemoryShape shape = tiny.shape();
-    const RehearsalTexts repeat;
-    ExampleReader reader(tiny.model(), tiny.backend(), repeat,
+    ExampleReader reader(tiny.runtime(),
                          {.hidden = true, .queries = true, .entries = true, .scores = true});
     const Example e = reader.read(testing::tiny_tokens(kLength)).value();
     ASSERT_EQ(std::ssize(e.layers), shape.n_layer);
@@ -294,9 +292,9 @@ TEST(Sidecar, PolicyScoresAsTheNetworkDoes) {
     cache.eviction.policy = "gate";
     cache.eviction.one_shot = true;
     cache.eviction.budget = {.kind = Budget::Kind::kEvicted, .count = 0, .share = 0.5};
-    cache.eviction.learned =
+    cache.supplies.learned =
         std::make_shared<const EvictionWeights>(made.path(), t.tiny.backend(), t.shape, base);
-    cache.eviction.on_cut = [&](const Cut& cut) { scores = cut.scores; };
+    cache.on_cut = [&](const Cut& cut) { scores = cut.scores; };
     Session session = t.tiny.session(std::make_unique<KvCache>(t.tiny.backend(), t.shape, cache));
     session.feed(t.texts.learnt[0]);
     ASSERT_EQ(std::ssize(scores), t.shape.n_layer);

@@ -123,7 +123,7 @@ class Demo {
         const KvCacheOptions options = {
             .n_ctx = n_prefix() + kOwnPositions, .entries = entries, .eviction = e};
         const auto copy = [&] {
-            auto memory = std::make_unique<KvCache>(with_.backend, shape(), options);
+            auto memory = with_.engine.make_cache(options);
             std::istringstream in(saved.str());
             memory->load(in);
             return memory;
@@ -137,7 +137,7 @@ class Demo {
         if (mass_.empty()) weigh();
         std::stringstream saved;
         exact().save(saved);
-        ExactPrefix some(with_.backend, shape(), GGML_TYPE_F16, n_prefix());
+        ExactPrefix some(with_.engine.backend(), shape(), GGML_TYPE_F16, n_prefix());
         some.load(saved);
         some.keep(heaviest(mass_, r.size));
         return follow(some, r);
@@ -168,8 +168,7 @@ class Demo {
         r.clustering_s = b.clustering_s;
         KvCacheOptions cache = {.n_ctx = kOwnPositions};
         cache.prefix.documents = {b.document};
-        return questions_.ask(
-            [&] { return std::make_unique<KvCache>(with_.backend, shape(), cache); }, r);
+        return questions_.ask([&] { return with_.engine.make_cache(cache); }, r);
     }
 
     void forget_work() const {
@@ -178,8 +177,10 @@ class Demo {
     }
 
  private:
-    [[nodiscard]] const Tokenizer& tokenizer() const { return with_.loaded.require_tokenizer(); }
-    [[nodiscard]] MemoryShape shape() const { return with_.loaded.config().memory_shape(); }
+    [[nodiscard]] const Tokenizer& tokenizer() const {
+        return with_.engine.loaded().require_tokenizer();
+    }
+    [[nodiscard]] MemoryShape shape() const { return with_.engine.shape(); }
 
     /// Bytes of so many tokens' keys and values.
     [[nodiscard]] size_t cache_bytes(int64_t tokens, ggml_type entries = GGML_TYPE_F16) const {
@@ -205,7 +206,7 @@ class Demo {
 
     Answers follow(const ExactPrefix& prefix, PrefixResult& r) const {
         const auto behind = [&] {
-            return std::make_unique<TraceMemory>(with_.backend, prefix, kOwnPositions,
+            return std::make_unique<TraceMemory>(with_.engine.backend(), prefix, kOwnPositions,
                                                  PrefixKeys::kPost, TraceMemory::OnStep());
         };
         return questions_.ask(behind, r);
@@ -220,14 +221,11 @@ class Demo {
             if (!is_wanted(policy)) continue;
             EvictionOptions e = {.policy = policy};
             e.one_shot = true;
-            e.n_chunk = with_.n_chunk;
             options.watching.push_back(e);
         }
-        auto memory = std::make_unique<KvCache>(with_.backend, shape(), options);
+        auto memory = with_.engine.make_cache(options);
         of.memory = memory.get();
-        of.session = std::make_unique<Session>(
-            with_.loaded.model(), with_.backend, std::move(memory),
-            SessionOptions{.n_chunk = with_.n_chunk, .rehearsal = rehearsal_texts(tokenizer())});
+        of.session = with_.engine.make_session(std::move(memory));
         of.session->feed(text_.tokens(), {.on_progress = [&](int64_t done, int64_t total) {
                              with_.tell("reading for policies", done, total);
                              return true;
@@ -416,7 +414,7 @@ void run_prefix_demo(const PrefixRuntime& with, const PrefixDemoOptions& o,
                      const PrefixDemoHooks& hooks) {
     check_options(o);
     std::vector<const Method*> methods = chosen_methods(o.methods);
-    leave_out_impossible(with.loaded.config().memory_shape(), hooks, methods);
+    leave_out_impossible(with.engine.shape(), hooks, methods);
     for (const uint64_t seed : o.seeds) {
         std::optional<Demo> demo;
         std::optional<Demo> wrong;
@@ -439,7 +437,7 @@ void run_prefix_demo(const PrefixRuntime& with, const PrefixDemoOptions& o,
                 Demo& asked = m->is_of_wrong_prefix ? *wrong : *demo;
                 r.n_prefix = asked.n_prefix();
                 r.full_bytes = asked.full_bytes();
-                r.threads = with.backend.n_threads();
+                r.threads = with.engine.backend().n_threads();
                 asked.count(m->run(asked, r), *demo, r);
                 hooks.on_result(r);
             }

@@ -45,7 +45,7 @@ PrefixQuestions::PrefixQuestions(const PrefixRuntime& with, const PrefixTask& ta
                                  const std::vector<PrefixTask::Item>& asked)
     : with_(with), task_(task), asked_(asked) {
     for (const PrefixTask::Item& item : asked) {
-        tests_.push_back(with.loaded.require_tokenizer().encode(item.prompt));
+        tests_.push_back(with.engine.loaded().require_tokenizer().encode(item.prompt));
     }
 }
 
@@ -60,10 +60,10 @@ PrefixQuestions::Answers PrefixQuestions::ask(const MakeMemory& make, PrefixResu
     int64_t lookups = 0;
     int64_t below = 0;
     for (const std::vector<TokenId>& test : tests_) {
-        Session session(with_.loaded.model(), with_.backend, make(), {.n_chunk = with_.n_chunk});
-        into.request_s += seconds_of(session, test) / static_cast<double>(tests_.size());
-        answers.push_back(labels_of(session.logits()));
-        const MemoryReport::Prefix seen = session.memory().report().prefix;
+        const auto session = with_.engine.make_session(make());
+        into.request_s += seconds_of(*session, test) / static_cast<double>(tests_.size());
+        answers.push_back(labels_of(session->logits()));
+        const MemoryReport::Prefix seen = session->memory().report().prefix;
         lookups += seen.lookups;
         below += seen.below_floor;
         with_.tell("answering", std::ssize(answers), std::ssize(tests_));
@@ -77,13 +77,10 @@ PrefixQuestions::Answers PrefixQuestions::ask_with(const Before& before, PrefixR
     for (size_t i = 0; i < tests_.size(); ++i) {
         std::vector<TokenId> tokens = before(asked_[i].prompt);
         tokens.insert(tokens.end(), tests_[i].begin(), tests_[i].end());
-        Session session(
-            with_.loaded.model(), with_.backend,
-            std::make_unique<KvCache>(with_.backend, with_.loaded.config().memory_shape(),
-                                      KvCacheOptions{.n_ctx = std::ssize(tokens)}),
-            {.n_chunk = with_.n_chunk});
-        into.request_s += seconds_of(session, tokens) / static_cast<double>(tests_.size());
-        answers.push_back(labels_of(session.logits()));
+        const auto session =
+            with_.engine.make_session(with_.engine.make_cache({.n_ctx = std::ssize(tokens)}));
+        into.request_s += seconds_of(*session, tokens) / static_cast<double>(tests_.size());
+        answers.push_back(labels_of(session->logits()));
         with_.tell("answering", std::ssize(answers), std::ssize(tests_));
     }
     return answers;

@@ -11,7 +11,7 @@
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/text_hash.h"
-#include "engine/memory_spec.h"
+#include "engine/memory_choice.h"
 #include "memory/policy/eviction_weights.h"
 #include "memory/policy/policies.h"
 #include "memory/residue/residues.h"
@@ -110,11 +110,12 @@ class QualityRun {
     void work() noexcept {
         try {
             Backend backend(options_.n_threads);
+            const Runtime engine(loaded_, backend, options_.n_chunk);
             const int64_t n = std::ssize(samples_) * std::ssize(options_.entries);
             for (int64_t i = next_++; i < n && !is_stopped_; i = next_++) {
                 const auto sample = static_cast<size_t>(i / std::ssize(options_.entries));
                 const auto entries = static_cast<size_t>(i % std::ssize(options_.entries));
-                if (!run_sample(backend, samples_[sample], options_.entries[entries])) {
+                if (!run_sample(engine, samples_[sample], options_.entries[entries])) {
                     is_stopped_ = true;
                 }
             }
@@ -220,7 +221,7 @@ class QualityRun {
         return wanted;
     }
 
-    bool run_sample(Backend& backend, const PlannedSample& s, const std::string& entries) {
+    bool run_sample(const Runtime& engine, const PlannedSample& s, const std::string& entries) {
         std::vector<WantedResult> wanted = wanted_of(s, entries);
         if (wanted.empty()) return true;
         const std::string name = cat(s.about.task, " ", s.about.length, " #", s.about.sample);
@@ -235,8 +236,7 @@ class QualityRun {
                    (!hooks_.on_progress || hooks_.on_progress(done_, total_, name + what));
         };
         SampleRun run({.options = options_,
-                       .loaded = loaded_,
-                       .backend = backend,
+                       .engine = engine,
                        .task = *s.task,
                        .sample = s.sample,
                        .on_result = on_result,

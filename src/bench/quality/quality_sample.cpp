@@ -5,7 +5,6 @@
 
 #include "bench/quality/answers.h"
 #include "core/error.h"
-#include "engine/rehearsal.h"
 #include "memory/cache/memories.h"
 
 namespace palimpsest {
@@ -52,7 +51,7 @@ bool is_prediction(const TaskKind& task) { return task.metric->name == "kl"; }
 
 SampleRun::SampleRun(SampleSetting setting)
     : setting_(std::move(setting)),
-      tokenizer_(setting_.loaded.require_tokenizer()),
+      tokenizer_(setting_.engine.loaded().require_tokenizer()),
       prompt_(encode_sample(tokenizer_, setting_.sample, setting_.options.with_template,
                             setting_.options.first_prefix())),
       question_(joined(prompt_.question, prompt_.ending)) {}
@@ -60,7 +59,7 @@ SampleRun::SampleRun(SampleSetting setting)
 bool SampleRun::run(std::vector<WantedResult>& wanted) {
     std::vector<WantedResult*> once;
     std::vector<WantedResult*> streaming;
-    const MemoryShape shape = setting_.loaded.config().memory_shape();
+    const MemoryShape shape = setting_.engine.shape();
     for (WantedResult& w : wanted) {
         w.result.n_context = std::ssize(prompt_.context);
         w.result.n_question = std::ssize(question_);
@@ -74,50 +73,38 @@ bool SampleRun::run(std::vector<WantedResult>& wanted) {
 // ---- memories and sessions
 // -----------------------------------------------------------------------
 
-EvictionOptions SampleRun::complete(EvictionOptions eviction) const {
-    eviction.n_chunk = setting_.options.n_chunk;
-    eviction.learned = setting_.options.learned;
-    eviction.output_weights = [&loaded = setting_.loaded](int64_t layer) {
-        return loaded.output_projection(layer);
-    };
-    return eviction;
-}
-
 KvCacheOptions SampleRun::cache_options(const std::string& entries) const {
-    const PrefixUse& prefix = setting_.options.prefix;
-    return {.n_ctx = setting_.loaded.config().n_ctx_train - prefix.n_positions(),
-            .entries = entry_type(entries),
-            .prefix = prefix};
+    return {.entries = entry_type(entries),
+            .supplies = {.learned = setting_.options.learned},
+            .prefix = setting_.options.prefix};
 }
 
 std::unique_ptr<KvCache> SampleRun::cache(const std::string& entries,
                                           EvictionOptions eviction) const {
     KvCacheOptions options = cache_options(entries);
-    options.eviction = complete(std::move(eviction));
-    return std::make_unique<KvCache>(setting_.backend, setting_.loaded.config().memory_shape(),
-                                     options);
+    options.eviction = std::move(eviction);
+    return setting_.engine.make_cache(std::move(options));
 }
 
 std::unique_ptr<KvCache> SampleRun::watched_cache(std::span<WantedResult* const> wanted) const {
     KvCacheOptions options = cache_options(wanted.front()->result.entries);
     for (const WantedResult* w : wanted) {
         const EvictionOptions& e = w->condition->eviction;
-        const auto is_same = [&](const EvictionOptions& o) { return notes_alike(o, e); };
+        const auto is_same = [&](const EvictionOptions& o) {
+            return notes_alike(o, e, options.supplies.learned.get());
+        };
         if (e.policy == "full" || std::ranges::any_of(options.watching, is_same)) continue;
-        options.watching.push_back(complete(e));
+        options.watching.push_back(e);
     }
-    return std::make_unique<KvCache>(setting_.backend, setting_.loaded.config().memory_shape(),
-                                     options);
+    return setting_.engine.make_cache(std::move(options));
 }
 
 std::unique_ptr<Session> SampleRun::session(std::unique_ptr<KvCache> memory) const {
-    return std::make_unique<Session>(setting_.loaded.model(), setting_.backend, std::move(memory),
-                                     SessionOptions{.n_chunk = setting_.options.n_chunk,
-                                                    .rehearsal = rehearsal_texts(tokenizer_)});
+    return setting_.engine.make_session(std::move(memory));
 }
 
 std::unique_ptr<Session> SampleRun::fork(const KvCache& read, WantedResult& wanted) const {
-    auto forked = session(read.fork(complete(wanted.condition->eviction)));
+    auto forked = session(read.fork(wanted.condition->eviction));
     note_memory(forked->memory().report(), wanted.result);
     return forked;
 }
@@ -166,7 +153,7 @@ bool SampleRun::answer_forks(const KvCache& read, std::span<WantedResult* const>
             lanes.push_back(sessions.emplace_back(fork(read, *w)).get());
             w->result.lanes = std::ssize(group);
         }
-        SessionBatch batch(setting_.loaded.model(), setting_.backend);
+        SessionBatch batch(setting_.engine.model(), setting_.engine.backend());
         const std::vector<Answer> answers =
             write_answers(lanes, batch, tokenizer_, rest, setting_.sample, *setting_.task.metric);
         for (size_t i = 0; i < group.size(); ++i) {
@@ -203,7 +190,7 @@ bool SampleRun::run_streaming(WantedResult& w) {
         predict(*lane, w.result);
         return setting_.go_on("");
     }
-    SessionBatch batch(setting_.loaded.model(), setting_.backend);
+    SessionBatch batch(setting_.engine.model(), setting_.engine.backend());
     Session* const alone = lane.get();
     const std::vector<Answer> answers = write_answers(std::span(&alone, 1), batch, tokenizer_,
                                                       is_known ? prompt_.ending : question_,
@@ -218,7 +205,7 @@ bool SampleRun::run_streaming(WantedResult& w) {
 
 /// `whole` has read the context and forgotten nothing of it.
 void SampleRun::note_full(Session& whole) {
-    full_ = std::make_unique<Predictions>(setting_.loaded.config().n_vocab);
+    full_ = std::make_unique<Predictions>(setting_.engine.config().n_vocab);
     whole.feed(question_, {.on_logits = [&](int64_t, auto row) { full_->add(row); }});
 }
 

@@ -10,8 +10,7 @@
 #include "bench/quality/divergence.h"
 #include "bench/quality/quality.h"
 #include "bench/quality/sample_prompt.h"
-#include "engine/session.h"
-#include "memory/cache/kv_cache.h"
+#include "engine/runtime.h"
 
 namespace palimpsest {
 
@@ -27,8 +26,7 @@ struct WantedResult {
 /// What one sample is run with. Everything must outlive the run.
 struct SampleSetting {
     const QualityOptions& options;
-    const LoadedModel& loaded;
-    Backend& backend;
+    const Runtime& engine;
     const TaskKind& task;
     const Sample& sample;
     std::function<void(const QualityResult&)> on_result;
@@ -52,7 +50,6 @@ class SampleRun {
     void predict(Session& session, QualityResult& result);
     void note_full(Session& whole);
 
-    [[nodiscard]] EvictionOptions complete(EvictionOptions eviction) const;
     [[nodiscard]] KvCacheOptions cache_options(const std::string& entries) const;
     [[nodiscard]] std::unique_ptr<KvCache> cache(const std::string& entries,
                                                  EvictionOptions eviction) const;

@@ -33,8 +33,6 @@ int64_t slots_needed(const MemoryShape& shape, int64_t n_ctx) {
 KvCacheOptions completed(KvCacheOptions options) {
     require(options.n_ctx >= 1 && options.n_ctx <= kMostPositions, "a context of ", options.n_ctx,
             " positions; it must be 1 to ", kMostPositions);
-    options.eviction.entries = options.entries;
-    for (EvictionOptions& o : options.watching) o.entries = options.entries;
     return options;
 }
 
@@ -44,9 +42,13 @@ Tensor heads_last(ggml_context* c, Tensor t) {
     return ggml_reshape_4d(c, rows, t->ne[0], t->ne[2], 1, t->ne[1]);
 }
 
+EvictionSetup setup_of(const KvCacheOptions& options, const EvictionOptions& eviction) {
+    return {.options = eviction, .supplies = options.supplies, .entries = options.entries};
+}
+
 std::unique_ptr<Evictor> make_evictor(const MemoryShape& shape, const KvCacheOptions& options) {
     if (options.eviction.policy != "full") {
-        return std::make_unique<Evictor>(shape, options.eviction, options.n_ctx);
+        return std::make_unique<Evictor>(shape, setup_of(options, options.eviction), options.n_ctx);
     }
     require(options.eviction.budget.kind == Budget::Kind::kNone,
             "policy 'full' forgets nothing and needs no memory budget; name another policy");
@@ -56,7 +58,9 @@ std::unique_ptr<Evictor> make_evictor(const MemoryShape& shape, const KvCacheOpt
 std::vector<std::unique_ptr<EvictionPolicy>> make_watching(const MemoryShape& shape,
                                                            const KvCacheOptions& options) {
     std::vector<std::unique_ptr<EvictionPolicy>> policies;
-    for (const EvictionOptions& o : options.watching) policies.push_back(make_policy(shape, o));
+    for (const EvictionOptions& o : options.watching) {
+        policies.push_back(make_policy(shape, setup_of(options, o)));
+    }
     require(policies.empty() || options.eviction.policy == "full",
             "policies can watch only where nothing is evicted");
     return policies;

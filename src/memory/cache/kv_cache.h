@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -21,11 +22,13 @@ struct KvCacheOptions {
     ggml_type entries = GGML_TYPE_F16;  // f32, f16 or q8_0
     AttentionPath path = AttentionPath::kFused;
     EvictionOptions eviction = {};  // policy `full`: nothing is evicted
+    EvictionSupplies supplies = {};
     /// Policies that note what passes as if they were to evict, for fork(): names and settings.
     std::vector<EvictionOptions> watching = {};
     /// Prefixes that became dictionaries: positions start after them, queries look them up. Fused
     /// attention only.
     PrefixUse prefix = {};
+    std::function<void(const Cut&)> on_cut = {};  // for tests and research
 };
 
 /// Softmax attention over stored keys and values. Without a budget it keeps every entry; with one,

@@ -121,7 +121,7 @@ void KvCache::tell_held(int64_t layer) {
 /// What on_cut() will want to know of the entries and scores there were; nothing, if nobody asks.
 Cut KvCache::before_cut(const std::vector<LayerCandidates>& layers) const {
     Cut told = {.n_seen = seen_, .held = {}, .scores = {}, .kept = {}};
-    if (!options_.eviction.on_cut) return told;
+    if (!options_.on_cut) return told;
     told.held.resize(static_cast<size_t>(shape_.n_layer));
     told.scores.resize(static_cast<size_t>(shape_.n_layer));
     for (const LayerCandidates& of : layers) {
@@ -135,13 +135,13 @@ Cut KvCache::before_cut(const std::vector<LayerCandidates>& layers) const {
 }
 
 void KvCache::tell_cut(Cut& told) const {
-    if (!options_.eviction.on_cut) return;
+    if (!options_.on_cut) return;
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
         auto& of = told.kept.emplace_back();
         for (int64_t h = 0; h < shape_.n_head_kv; ++h) of.push_back(head(layer, h).positions);
     }
     told.residue = evictor_->residue();
-    options_.eviction.on_cut(told);
+    options_.on_cut(told);
 }
 
 bool KvCache::must_renumber() const {

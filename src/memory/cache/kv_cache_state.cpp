@@ -46,13 +46,14 @@ std::vector<char> identity(const PrefixUse& use) {
 }
 
 /// What must be the same for a saved state to go on.
-std::vector<char> fingerprint(const EvictionOptions& o, std::string_view allocator) {
+std::vector<char> fingerprint(const EvictionOptions& o, const EvictionWeights* learned,
+                              std::string_view allocator) {
     std::string text = cat(o.policy, "/", allocator, "/", o.residue, "/", to_string(o.budget), "/",
                            o.n_sink, "/", o.n_recent, "/", o.one_shot, "/", o.n_writing);
     for (const auto& [name, value] : o.settings) text += cat("/", name, "=", value);
     const bool is_learned =
         find_policy(o.policy).is_learned() || find_residue(o.residue).is_learned;
-    if (is_learned) text += cat("/", o.learned->fingerprint());
+    if (is_learned) text += cat("/", learned->fingerprint());
     return {text.begin(), text.end()};
 }
 
@@ -85,7 +86,9 @@ std::unique_ptr<KvCache> KvCache::fork(const EvictionOptions& eviction) const {
     copy->take_entries(*this);
     if (copy->evictor_ == nullptr) return copy;
     require(eviction.one_shot, "a memory that is cut while it reads must read by itself");
-    const auto same = [&](const EvictionOptions& o) { return notes_alike(o, eviction); };
+    const auto same = [&](const EvictionOptions& o) {
+        return notes_alike(o, eviction, options.supplies.learned.get());
+    };
     const auto found = std::ranges::find_if(options_.watching, same);
     require(found != options_.watching.end(), "policy '", eviction.policy,
             "' with these settings did not watch the reading");
@@ -154,7 +157,7 @@ void KvCache::save(std::ostream& out) const {
 void KvCache::save_eviction(std::ostream& out) const {
     if (evictor_ == nullptr) return;
     const EvictionOptions& o = options_.eviction;
-    put_all(out, fingerprint(o, evictor_->allocator_name()));
+    put_all(out, fingerprint(o, options_.supplies.learned.get(), evictor_->allocator_name()));
     for (const int64_t n : {next_position_, n_cuts_, n_renumbered_, first_renumbered_at_}) {
         put(out, n);
     }
@@ -171,7 +174,8 @@ void KvCache::load_eviction(std::istream& in) {
         }
     }
     if (evictor_ == nullptr) return;
-    const std::vector<char> wanted = fingerprint(options_.eviction, evictor_->allocator_name());
+    const std::vector<char> wanted =
+        fingerprint(options_.eviction, options_.supplies.learned.get(), evictor_->allocator_name());
     if (take_all<char>(in, 1 << 16) != wanted) {
         corrupt("it was made by another policy, or with other settings or trained weights");
     }

@@ -25,18 +25,17 @@ int64_t length_of(const Segment& segment, int64_t n_embd) {
     return std::ssize(segment.rows) / n_embd;
 }
 
-PartInputs part_inputs(const MemoryShape& shape, const EvictionOptions& o, OptionReader& reader) {
+PartInputs part_inputs(const MemoryShape& shape, const EvictionSetup& setup, OptionReader& reader) {
     return {.shape = shape,
             .options = reader,
-            .learned = o.learned.get(),
-            .interval = o.interval,
-            .entries = o.entries};
+            .learned = setup.supplies.learned.get(),
+            .interval = setup.options.interval,
+            .entries = setup.entries};
 }
 
-const AllocatorKind& allocator_of(const EvictionOptions& o) {
-    return find_allocator(o.allocator.empty()
-                              ? find_policy(o.policy).usual_allocator(o.learned.get())
-                              : std::string_view(o.allocator));
+const AllocatorKind& allocator_of(const EvictionOptions& o, const EvictionWeights* learned) {
+    return find_allocator(o.allocator.empty() ? find_policy(o.policy).usual_allocator(learned)
+                                              : std::string_view(o.allocator));
 }
 
 std::unique_ptr<EvictionPolicy> made(const PolicyKind& kind, const PartInputs& in,
@@ -48,18 +47,20 @@ std::unique_ptr<EvictionPolicy> made(const PolicyKind& kind, const PartInputs& i
 
 }  // namespace
 
-bool notes_alike(const EvictionOptions& a, const EvictionOptions& b) {
+bool notes_alike(const EvictionOptions& a, const EvictionOptions& b,
+                 const EvictionWeights* learned) {
     return a.policy == b.policy && a.settings == b.settings &&
-           allocator_of(a).needs_last_query == allocator_of(b).needs_last_query;
+           allocator_of(a, learned).needs_last_query == allocator_of(b, learned).needs_last_query;
 }
 
-std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape,
-                                            const EvictionOptions& options) {
+std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape, const EvictionSetup& setup) {
+    const EvictionOptions& options = setup.options;
     const PolicyKind& kind = find_policy(options.policy);
     require(kind.make != nullptr, "policy '", options.policy, "' evicts nothing");
     // The settings of allocator and residue are read by whoever evicts.
     OptionReader reader(cat("policy '", options.policy, "'"), options.settings);
-    return made(kind, part_inputs(shape, options, reader), allocator_of(options));
+    return made(kind, part_inputs(shape, setup, reader),
+                allocator_of(options, setup.supplies.learned.get()));
 }
 
 Positions parse_positions(std::string_view name) {
@@ -70,15 +71,16 @@ Positions parse_positions(std::string_view name) {
                 cat("positions '", name, "'; they can be auto, original or compact"));
 }
 
-Evictor::Evictor(const MemoryShape& shape, const EvictionOptions& options, int64_t n_ctx)
-    : shape_(shape), options_(options), n_ctx_(n_ctx) {
+Evictor::Evictor(const MemoryShape& shape, const EvictionSetup& setup, int64_t n_ctx)
+    : shape_(shape), options_(setup.options), n_chunk_(setup.supplies.n_chunk), n_ctx_(n_ctx) {
+    const EvictionOptions& options = setup.options;
     const PolicyKind& kind = find_policy(options.policy);
     check(kind.make != nullptr, "a policy that evicts nothing needs no evictor");
     require(options.budget.kind != Budget::Kind::kNone, "policy '", options.policy,
             "' needs a memory budget");
     require(options.interval >= 1, "an eviction interval of ", options.interval,
             "; it must be 1 or more");
-    require(options.n_chunk >= 1, "a chunk of ", options.n_chunk, "; it must be 1 or more");
+    require(n_chunk_ >= 1, "a chunk of ", n_chunk_, "; it must be 1 or more");
     require(options.n_sink >= -1 && options.n_recent >= -1,
             "a negative number of protected entries");
     require(options.n_writing >= 0 && (options.n_writing == 0 || options.one_shot), "a budget of ",
@@ -88,14 +90,14 @@ Evictor::Evictor(const MemoryShape& shape, const EvictionOptions& options, int64
         require(options.budget.share >= 0 && options.budget.share < 1, "a ratio of ",
                 options.budget.share, "; it must be 0 or more and less than 1");
     }
-    const AllocatorKind& allocator = allocator_of(options);
+    const AllocatorKind& allocator = allocator_of(options, setup.supplies.learned.get());
     allocator_name_ = allocator.name;
     OptionReader reader(cat("policy '", options.policy, "' with allocator '", allocator_name_,
                             "' and residue '", options.residue, "'"),
                         options_.settings);
-    const PartInputs inputs = part_inputs(shape_, options_, reader);
+    const PartInputs inputs = part_inputs(shape_, setup, reader);
     policy_ = made(kind, inputs, allocator);
-    allocator_ = allocator.make(reader, options.output_weights);
+    allocator_ = allocator.make(reader, setup.supplies.output_weights);
     const ResidueKind& left = find_residue(options.residue);
     if (left.make != nullptr) residue_ = left.make(inputs);
     reader.finish();

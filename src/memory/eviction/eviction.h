@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -36,6 +35,7 @@ struct Cut {
     const Residue* residue = nullptr;  // what it holds afterwards; nullptr: none
 };
 
+/// What a person says of how to forget.
 struct EvictionOptions {
     std::string policy = "full";
     std::string allocator = {};  // empty: the policy's own
@@ -46,23 +46,33 @@ struct EvictionOptions {
     int64_t n_recent = -1;   // last positions that stay; -1: an eighth of the budget, at most 128,
                              // and 0 in the one-shot protocol
     int64_t interval = 128;  // cut every so many tokens while writing
-    int64_t n_chunk = 512;   // longest step while reading
     bool one_shot = false;   // cut once, after the prompt: the papers' protocol
     int64_t n_writing = 0;   // one-shot: entries a head that may stay while writing; 0: all
     int64_t n_recent_writing = -1;  // and the last positions that stay then; -1: as n_recent
     Positions positions = Positions::kAuto;
-    OutputWeights output_weights = {};                    // for the allocator `critical`
+};
+
+/// What the engine knows of the model and of how it is run.
+struct EvictionSupplies {
+    int64_t n_chunk = 512;                                // longest step while reading
     std::shared_ptr<const EvictionWeights> learned = {};  // for what is trained
-    ggml_type entries = GGML_TYPE_F16;            // what the cache stores; it says so itself
-    std::function<void(const Cut&)> on_cut = {};  // for tests and research
+    OutputWeights output_weights = {};                    // for the allocator `critical`
+};
+
+/// All that decides which entries stay.
+struct EvictionSetup {
+    EvictionOptions options = {};
+    EvictionSupplies supplies = {};
+    ggml_type entries = GGML_TYPE_F16;  // what the cache stores
 };
 
 /// The policy alone: it scores and notes, and evicts nothing by itself. Throws as Evictor does.
-std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape,
-                                            const EvictionOptions& options);
+std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape, const EvictionSetup& setup);
 
-/// Do the two note the same of what passes, so that one policy can stand for both?
-bool notes_alike(const EvictionOptions& a, const EvictionOptions& b);
+/// Do the two note the same of what passes, so that one policy can stand for both? `learned` may be
+/// nullptr.
+bool notes_alike(const EvictionOptions& a, const EvictionOptions& b,
+                 const EvictionWeights* learned);
 
 /// When to cut, down to how much, and what: the part of a bounded cache that decides. One object a
 /// sequence.
@@ -70,7 +80,7 @@ class Evictor {
  public:
     /// Throws kNotFound for an unknown name, kInvalidArgument for settings or numbers that cannot
     /// work together.
-    Evictor(const MemoryShape& shape, const EvictionOptions& options, int64_t n_ctx);
+    Evictor(const MemoryShape& shape, const EvictionSetup& setup, int64_t n_ctx);
 
     [[nodiscard]] const EvictionOptions& options() const { return options_; }
     [[nodiscard]] EvictionPolicy& policy() { return *policy_; }
@@ -81,7 +91,7 @@ class Evictor {
     [[nodiscard]] const Protection& protection() const { return protection_; }
 
     /// Positions that may lie on top of the budget between two cuts.
-    [[nodiscard]] int64_t slack() const { return std::max(options_.n_chunk, options_.interval); }
+    [[nodiscard]] int64_t slack() const { return std::max(n_chunk_, options_.interval); }
     /// Does the layer take part?
     [[nodiscard]] bool evicts(int64_t layer) const { return shape_.window(layer) == 0; }
 
@@ -124,6 +134,7 @@ class Evictor {
 
     MemoryShape shape_;
     EvictionOptions options_;
+    int64_t n_chunk_;
     int64_t n_ctx_;
     std::string allocator_name_;
     std::unique_ptr<EvictionPolicy> policy_;

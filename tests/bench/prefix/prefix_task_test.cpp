@@ -250,7 +250,8 @@ TEST(RealPrefixDemo, RunsEveryMethodOnce) {
     if (!std::filesystem::exists(path)) GTEST_SKIP() << "no model at " << path;
     Backend backend(2);
     const LoadedModel loaded(path, backend);
-    const PrefixRuntime with = {.loaded = loaded, .backend = backend};
+    const Runtime engine(loaded, backend);
+    const PrefixRuntime with = {.engine = engine};
     PrefixDemoOptions o;
     o.task = {.n_prefix_tokens = 200, .n_traces = 16, .n_tests = 3};
     o.shares = {0.5};  // whitening alone takes a third of so short a prefix

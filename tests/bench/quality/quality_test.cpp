@@ -13,7 +13,7 @@
 #include "core/error.h"
 #include "engine/default_model.h"
 #include "engine/generate.h"
-#include "engine/memory_spec.h"
+#include "engine/memory_choice.h"
 #include "memory/cache/memories.h"
 #include "model/load.h"
 #include "support/task_files.h"

@@ -319,10 +319,11 @@ class NotedState : public ::testing::TestWithParam<NotingParts> {
         e.budget = {.kind = Budget::Kind::kEntries, .count = 64, .share = 0};
         e.n_recent = 8;
         e.interval = 16;
-        e.n_chunk = 32;
-        e.learned = std::move(learned);
         return std::make_unique<KvCache>(
-            backend, shape, KvCacheOptions{.n_ctx = kContext, .eviction = std::move(e)});
+            backend, shape,
+            KvCacheOptions{.n_ctx = kContext,
+                           .eviction = std::move(e),
+                           .supplies = {.n_chunk = 32, .learned = std::move(learned)}});
     }
 
     /// Of a memory that has read `n` positions.

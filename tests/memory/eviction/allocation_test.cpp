@@ -152,8 +152,8 @@ TEST(MassAllocator, OneReadingServesOnlyThoseThatNoteTheLastQuery) {
     by_mass.allocator = "mass";
     EvictionOptions adaptive = uniform;
     adaptive.allocator = "adaptive";
-    EXPECT_TRUE(notes_alike(uniform, adaptive));
-    EXPECT_FALSE(notes_alike(uniform, by_mass));
+    EXPECT_TRUE(notes_alike(uniform, adaptive, nullptr));
+    EXPECT_FALSE(notes_alike(uniform, by_mass, nullptr));
 }
 
 }  // namespace

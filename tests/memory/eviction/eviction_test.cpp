@@ -79,24 +79,28 @@ struct Case {
     [[nodiscard]] KvCacheOptions options() const {
         EvictionOptions e = {.policy = policy, .allocator = allocator, .residue = residue};
         e.settings = small(policy);
+        EvictionSupplies with = {.n_chunk = 32};
         if (find_policy(policy).is_learned() || find_residue(residue).is_learned) {
-            e.learned = softmax ? testing::small_softmax_memory(shape_of())
-                                : testing::small_weights(shape_of());
+            with.learned = softmax ? testing::small_softmax_memory(shape_of())
+                                   : testing::small_weights(shape_of());
         }
         e.budget = {.kind = Budget::Kind::kEntries, .count = kBudget, .share = 0};
         e.n_sink = 4;
         e.n_recent = 8;
         e.interval = 16;
-        e.n_chunk = 32;
         e.positions = positions;
-        e.output_weights = [](int64_t layer) {
+        with.output_weights = [](int64_t layer) {
             std::vector<float> w(static_cast<size_t>(32 * 128));
             for (size_t i = 0; i < w.size(); ++i) {
                 w[i] = static_cast<float>((i * 7 + static_cast<size_t>(layer)) % 11) - 5.0F;
             }
             return w;
         };
-        return {.n_ctx = kTrained, .entries = entries, .path = path, .eviction = std::move(e)};
+        return {.n_ctx = kTrained,
+                .entries = entries,
+                .path = path,
+                .eviction = std::move(e),
+                .supplies = std::move(with)};
     }
 };
 
@@ -340,7 +344,7 @@ TEST(Eviction, OneShotDoesNotDependOnChunks) {
             Case c = {.policy = policy};
             KvCacheOptions options = c.options();
             options.eviction.one_shot = true;
-            options.eviction.n_chunk = 150;
+            options.supplies.n_chunk = 150;
             KvCache memory(backend, shape, options);
             script.run(backend, memory, chunk);
             const auto positions = memory.positions(1, 0);

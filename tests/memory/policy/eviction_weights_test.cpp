@@ -166,11 +166,13 @@ TEST(EvictionWeights, AFileWithoutFingerprintIsTakenWithAWarning) {
 /// Nothing untrained is switched on without a word.
 TEST(EvictionWeights, WhatIsLearnedNeedsWeightsThatHoldIt) {
     const Backend backend(1);
-    const auto make = [&](EvictionOptions e) {
+    const auto make = [&](EvictionOptions e, std::shared_ptr<const EvictionWeights> learned = {}) {
         e.budget = {.kind = Budget::Kind::kEntries, .count = 64, .share = 0};
-        e.n_chunk = 32;
         e.interval = 32;
-        return KvCache(backend, shape_of(), {.n_ctx = 256, .eviction = std::move(e)});
+        return KvCache(backend, shape_of(),
+                       {.n_ctx = 256,
+                        .eviction = std::move(e),
+                        .supplies = {.n_chunk = 32, .learned = std::move(learned)}});
     };
     GgufBuilder gate_only = small_sidecar(shape_of());
     std::erase_if(gate_only.tensors, [](const auto& t) {
@@ -183,9 +185,9 @@ TEST(EvictionWeights, WhatIsLearnedNeedsWeightsThatHoldIt) {
     EXPECT_THROW(make({.policy = "indexer"}), Error);
     EXPECT_THROW(make({.policy = "gate"}), Error);
     EXPECT_THROW(make({.policy = "window", .residue = "latent"}), Error);
-    EXPECT_THROW(make({.policy = "indexer", .learned = weights}), Error);
-    EXPECT_THROW(make({.policy = "gate", .residue = "latent", .learned = weights}), Error);
-    EXPECT_NO_THROW(make({.policy = "gate", .learned = weights}));
+    EXPECT_THROW(make({.policy = "indexer"}, weights), Error);
+    EXPECT_THROW(make({.policy = "gate", .residue = "latent"}, weights), Error);
+    EXPECT_NO_THROW(make({.policy = "gate"}, weights));
 }
 
 TEST(Fingerprint, TellsModelsApart) {

@@ -96,12 +96,13 @@ KvCacheOptions options(std::function<void(const Cut&)> on_cut) {
     e.budget = {.kind = Budget::Kind::kEntries, .count = 48, .share = 0};
     e.n_sink = 0;
     e.n_recent = 0;
-    e.n_chunk = 40;
     e.interval = 13;
     e.positions = Positions::kOriginal;
-    e.learned = testing::small_weights(shape_of());
-    e.on_cut = std::move(on_cut);
-    return {.n_ctx = 512, .entries = GGML_TYPE_F32, .eviction = std::move(e)};
+    return {.n_ctx = 512,
+            .entries = GGML_TYPE_F32,
+            .eviction = std::move(e),
+            .supplies = {.n_chunk = 40, .learned = testing::small_weights(shape_of())},
+            .on_cut = std::move(on_cut)};
 }
 
 /// The largest difference from what plain loops say, of all scores of a cut.
@@ -128,10 +129,10 @@ double worst_of(const std::vector<int64_t>& steps, int n_threads, int64_t* n_cut
     Backend backend(n_threads);
     double most = 0;
     const KvCacheOptions plain = options({});
-    const GateWeights& w = *plain.eviction.learned->gate();
+    const GateWeights& w = *plain.supplies.learned->gate();
     KvCacheOptions o =
         options([&](const Cut& cut) { most = std::max(most, worst(script, cut, w)); });
-    o.eviction.learned = plain.eviction.learned;
+    o.supplies.learned = plain.supplies.learned;
     KvCache memory(backend, shape_of(), o);
     for (const int64_t n : steps) script.step(backend, memory, memory.usage().positions_seen, n);
     if (n_cuts != nullptr) *n_cuts = memory.report().n_cuts;

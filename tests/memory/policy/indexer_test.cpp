@@ -218,18 +218,19 @@ TEST_P(IndexerForm, ScoresAsItsDefinition) {
     EvictionOptions e = {.policy = "indexer", .residue = "none"};
     e.budget = {.kind = Budget::Kind::kEntries, .count = 40, .share = 0};
     e.n_recent = 0;
-    e.n_chunk = 256;
-    e.learned =
-        std::make_shared<const EvictionWeights>(on_disk.path(), backend, shape_of(), BaseModel{});
-    e.on_cut = [&](const Cut& cut) {
+    const auto on_cut = [&](const Cut& cut) {
         ++n_cut;
         for (size_t l = 0; l < cut.held.size(); ++l) {
             const auto layer = static_cast<int64_t>(l);
             expect_layer(cut, l, expected(script, tensors_of(file, layer), layer));
         }
     };
-    KvCache memory(backend, shape_of(),
-                   {.n_ctx = 512, .entries = GGML_TYPE_F32, .eviction = std::move(e)});
+    KvCacheOptions options = {.n_ctx = 512, .entries = GGML_TYPE_F32, .eviction = e};
+    options.supplies.n_chunk = 256;
+    options.supplies.learned =
+        std::make_shared<const EvictionWeights>(on_disk.path(), backend, shape_of(), BaseModel{});
+    options.on_cut = on_cut;
+    KvCache memory(backend, shape_of(), options);
     script.run(backend, memory, kLength);
     EXPECT_EQ(n_cut, 1);
 }
@@ -258,10 +259,12 @@ TEST(Indexer, HeadsOfTheirOwnKeepOthers) {
     const testing::TemporaryFile on_disk(file.bytes());
     EvictionOptions e = {.policy = "indexer", .residue = "none"};
     e.budget = {.kind = Budget::Kind::kEntries, .count = 40, .share = 0};
-    e.n_chunk = 32;
-    e.learned =
-        std::make_shared<const EvictionWeights>(on_disk.path(), backend, shape_of(), BaseModel{});
-    KvCache memory(backend, shape_of(), {.n_ctx = 512, .eviction = std::move(e)});
+    KvCache memory(backend, shape_of(),
+                   {.n_ctx = 512,
+                    .eviction = std::move(e),
+                    .supplies = {.n_chunk = 32,
+                                 .learned = std::make_shared<const EvictionWeights>(
+                                     on_disk.path(), backend, shape_of(), BaseModel{})}});
     script.run(backend, memory, 32);
     EXPECT_FALSE(std::ranges::equal(memory.positions(0, 0), memory.positions(0, 1)));
 }
@@ -299,11 +302,12 @@ Counted count(const char* reuse) {
     e.settings = {{"reuse", reuse}, {"mass-floor", "1"}};
     e.budget = {.kind = Budget::Kind::kEntries, .count = 48, .share = 0};
     e.n_recent = 4;
-    e.n_chunk = 32;
-    e.learned = testing::small_weights(shape_of());
-    e.on_cut = [&](const Cut& cut) { counted.add(cut); };
     KvCache memory(backend, shape_of(),
-                   {.n_ctx = 512, .entries = GGML_TYPE_F32, .eviction = std::move(e)});
+                   {.n_ctx = 512,
+                    .entries = GGML_TYPE_F32,
+                    .eviction = std::move(e),
+                    .supplies = {.n_chunk = 32, .learned = testing::small_weights(shape_of())},
+                    .on_cut = [&](const Cut& cut) { counted.add(cut); }});
     script.run(backend, memory, 32);
     EXPECT_GT(counted.differing, 0);
     return counted;

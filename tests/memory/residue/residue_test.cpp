@@ -33,11 +33,12 @@ KvCacheOptions options(const std::string& policy, const std::string& residue,
     e.budget = {.kind = Budget::Kind::kEntries, .count = kKept, .share = 0};
     e.n_sink = 0;
     e.n_recent = 0;
-    e.n_chunk = 32;
     e.interval = 32;
     e.positions = Positions::kOriginal;
-    e.learned = testing::small_weights(shape_of());
-    return {.n_ctx = 512, .entries = GGML_TYPE_F32, .eviction = std::move(e)};
+    return {.n_ctx = 512,
+            .entries = GGML_TYPE_F32,
+            .eviction = std::move(e),
+            .supplies = {.n_chunk = 32, .learned = testing::small_weights(shape_of())}};
 }
 
 /// With a place for everything that goes, nothing is averaged: attention as if all were kept.
@@ -68,7 +69,7 @@ TEST(Centroids, TheirNumbersAddUpToWhatWent) {
     Backend backend(1);
     double n = 0;
     KvCacheOptions o = options("random", "centroids", {{"centroids", "5"}});
-    o.eviction.on_cut = [&](const Cut& cut) {
+    o.on_cut = [&](const Cut& cut) {
         n = 0;
         for (const NamedState& part : cut.residue->state(1, 1)) {
             if (part.name != "centroid_counts") continue;
@@ -109,11 +110,11 @@ TEST(Latent, TwoCutsAreTheFirstDecayedAndTheSecond) {
     const MemoryScript script(shape_of(), kLength);
     Backend backend(1);
     const KvCacheOptions plain = options("random", "latent");
-    const LatentLayer& w = plain.eviction.learned->latent()->layers[1];
+    const LatentLayer& w = plain.supplies.learned->latent()->layers[1];
     std::vector<LatentState> seen;
     std::vector<std::vector<int32_t>> gone;
     KvCacheOptions o = plain;
-    o.eviction.on_cut = [&](const Cut& cut) {
+    o.on_cut = [&](const Cut& cut) {
         seen.push_back(state_of(*cut.residue, 1, 0));
         std::vector<int32_t>& went = gone.emplace_back();
         std::ranges::set_difference(cut.held[1][0], cut.kept[1][0], std::back_inserter(went));
@@ -168,10 +169,10 @@ TEST(Latent, AnswersAsTheFormulaSays) {
         const MemoryScript script(shape_of(), 65);
         Backend backend(2);
         KvCacheOptions o = options("random", "latent", {{"clip", clips ? "1" : "0"}});
-        const LatentLayer& w = o.eviction.learned->latent()->layers[1];
+        const LatentLayer& w = o.supplies.learned->latent()->layers[1];
         LatentState state;
         float longest = 0;
-        o.eviction.on_cut = [&](const Cut& cut) {
+        o.on_cut = [&](const Cut& cut) {
             state = state_of(*cut.residue, 1, 1);
             std::vector<int32_t> gone;
             std::ranges::set_difference(cut.held[1][1], cut.kept[1][1], std::back_inserter(gone));
@@ -184,7 +185,7 @@ TEST(Latent, AnswersAsTheFormulaSays) {
         KvCache memory(backend, shape_of(), o);
         o.eviction.residue = "none";
         o.eviction.settings = {};
-        o.eviction.on_cut = {};
+        o.on_cut = {};
         KvCache without(backend, shape_of(), o);
         script.step(backend, memory, 0, 32);
         script.step(backend, memory, 32, 32);
@@ -220,7 +221,7 @@ std::vector<float> added(const MemoryScript& script, KvCacheOptions o) {
     std::vector<float> answers = last_answers(o);
     o.eviction.residue = "none";
     o.eviction.settings = {};
-    o.eviction.on_cut = {};
+    o.on_cut = {};
     const std::vector<float> without = last_answers(o);
     for (size_t i = 0; i < answers.size(); ++i) answers[i] -= without[i];
     return answers;
@@ -230,9 +231,9 @@ std::vector<float> added(const MemoryScript& script, KvCacheOptions o) {
 TEST(Latent, OnePairAnswersAlongItsValue) {
     const MemoryScript script(shape_of(), kKept + 2);
     KvCacheOptions o = options("random", "latent", {{"clip", "0"}});
-    const LatentLayer& w = o.eviction.learned->latent()->layers[1];
+    const LatentLayer& w = o.supplies.learned->latent()->layers[1];
     std::vector<int32_t> gone;  // [KV head]
-    o.eviction.on_cut = [&](const Cut& cut) {
+    o.on_cut = [&](const Cut& cut) {
         for (const size_t h : {0U, 1U}) {
             std::ranges::set_difference(cut.held[1][h], cut.kept[1][h], std::back_inserter(gone));
         }
@@ -274,7 +275,7 @@ TEST(Latent, EtaCancelsAboveEpsilon) {
     const MemoryScript script(shape_of(), 2 * kKept + 1);
     const auto answers = [&](float eta, float epsilon) {
         KvCacheOptions o = options("random", "latent", {{"clip", "0"}});
-        o.eviction.learned = weights_of(eta, epsilon);
+        o.supplies.learned = weights_of(eta, epsilon);
         return added(script, o);
     };
     const auto largest = [](const std::vector<float>& x) {
@@ -295,7 +296,7 @@ TEST(Latent, AnEmptyStateSaysNothing) {
         const MemoryScript script(shape_of(), 30);
         Backend backend(1);
         KvCacheOptions o = options("random", "latent");
-        if (softmax) o.eviction.learned = testing::small_softmax_memory(shape_of());
+        if (softmax) o.supplies.learned = testing::small_softmax_memory(shape_of());
         KvCache memory(backend, shape_of(), o);
         EXPECT_LE(max_difference(script.step(backend, memory, 0, 30), script.expected(0, 30)),
                   2e-5);
@@ -311,9 +312,9 @@ TEST(Latent, ZeroQueriesAndKeysAreAnsweredFinitely) {
             script.silence(0, n_silent);
             Backend backend(1);
             KvCacheOptions o = options("window", "latent", {});
-            if (softmax) o.eviction.learned = testing::small_softmax_memory(shape_of());
+            if (softmax) o.supplies.learned = testing::small_softmax_memory(shape_of());
             std::vector<float> noted;
-            o.eviction.on_cut = [&](const Cut& cut) {
+            o.on_cut = [&](const Cut& cut) {
                 for (const NamedState& part : cut.residue->state(0, 1)) {
                     noted.insert(noted.end(), part.values.begin(), part.values.end());
                 }
@@ -478,9 +479,9 @@ TEST(LatentInTheSoftmax, AnswersAsTheFormulaSays) {
         Backend backend(2);
         KvCacheOptions o = options("random", "latent");
         o.path = path;
-        o.eviction.learned = testing::small_softmax_memory(shape_of());
-        SoftmaxReference reference(script, o.eviction.learned->latent()->layers[1]);
-        o.eviction.on_cut = [&](const Cut& cut) {
+        o.supplies.learned = testing::small_softmax_memory(shape_of());
+        SoftmaxReference reference(script, o.supplies.learned->latent()->layers[1]);
+        o.on_cut = [&](const Cut& cut) {
             reference.absorb(cut);
             reference.expect_state(*cut.residue);
         };

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "memory/eviction/eviction.h"
+#include "palimpsest/memory_choice.h"
 
 namespace palimpsest {
 
@@ -21,5 +22,24 @@ std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& 
 
 /// The settings as text, "a=1,b=2", in order of their names.
 std::string settings_text(const OptionMap& settings);
+
+/// Does the choice let anything be forgotten, as far as it says?
+[[nodiscard]] bool is_bounded(const MemoryChoice& choice);
+
+/// What a choice comes to, and what a user is to be told of it; empty: nothing.
+struct ChosenEviction {
+    EvictionOptions eviction = {};
+    std::string note = {};
+};
+
+/// A choice with a budget and no policy gets what the trained weights are for, `learned` (which may
+/// be nullptr), or else kUsualPolicy. No residue unless it is named: none helps while a text is
+/// read in chunks (docs/results/learned-eviction.md). Throws kInvalidArgument for a choice that
+/// contradicts itself, kNotFound for unknown names.
+ChosenEviction choose_eviction(const MemoryChoice& choice, const EvictionWeights* learned);
+
+/// The policy for models that have no trained weights: the best of those that need none on RULER at
+/// 4,096 tokens, streaming, the question unknown (docs/results/learned-eviction.md).
+inline constexpr std::string_view kUsualPolicy = "leverage";
 
 }  // namespace palimpsest

@@ -1,0 +1,46 @@
+#include "palimpsest/engine.h"
+
+#include "core/error.h"
+#include "engine/default_model.h"
+#include "engine/runtime.h"
+
+namespace palimpsest {
+
+/// In the order in which they need each other.
+struct Engine::Parts {
+    Backend backend;
+    LoadedModel loaded;
+    Runtime runtime;
+
+    explicit Parts(const EngineOptions& o)
+        : backend(thread_count(o)),
+          loaded(model_path(o), backend),
+          runtime(loaded, backend, o.chunk) {}
+};
+
+Engine::Engine(const EngineOptions& options) try : parts_(std::make_unique<Parts>(options)) {
+} catch (const Error& e) {
+    if (!options.model.empty() || e.code() != ErrorCode::kNotFound) throw;
+    throw Error(ErrorCode::kNotFound, cat(e.what(), "; fetch the default model with 'make setup', ",
+                                          "or name one with --model"));
+}
+
+Engine::~Engine() = default;
+Engine::Engine(Engine&&) noexcept = default;
+Engine& Engine::operator=(Engine&&) noexcept = default;
+
+const std::string& Engine::model_name() const { return parts_->loaded.config().name; }
+const std::string& Engine::architecture() const { return parts_->loaded.config().architecture; }
+int64_t Engine::trained_context() const { return parts_->loaded.config().n_ctx_train; }
+bool Engine::has_vocabulary() const { return parts_->loaded.tokenizer() != nullptr; }
+Runtime& Engine::runtime() const { return parts_->runtime; }
+
+int thread_count(const EngineOptions& options) {
+    return options.threads > 0 ? options.threads : Backend::available_threads();
+}
+
+std::string model_path(const EngineOptions& options) {
+    return options.model.empty() ? default_model_path() : options.model;
+}
+
+}  // namespace palimpsest

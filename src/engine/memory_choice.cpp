@@ -1,0 +1,141 @@
+#include "engine/memory_choice.h"
+
+#include "core/error.h"
+#include "memory/policy/policies.h"
+#include "memory/residue/residues.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr const char* kBudgetForms = "entries a head (1024), bytes (64MiB) or a share (25%)";
+
+/// Cuts off what follows the first `mark`, without it; empty if there is none.
+std::string_view cut_after(std::string_view& text, char mark) {
+    const size_t at = text.find(mark);
+    if (at == std::string_view::npos) return {};
+    const std::string_view rest = text.substr(at + 1);
+    text = text.substr(0, at);
+    return rest;
+}
+
+/// The one-word form; an allocator that it does not name stays open.
+EvictionOptions read_spec(std::string_view text) {
+    EvictionOptions o;
+    for (std::string_view settings = cut_after(text, ':'); !settings.empty();) {
+        std::string_view first = settings;
+        settings = cut_after(first, ';');
+        add_option(o.settings, first);
+    }
+    const std::string_view residue = cut_after(text, '+');
+    const std::string_view allocator = cut_after(text, '/');
+    o.policy = find_policy(text).name;
+    if (!allocator.empty()) o.allocator = find_allocator(allocator).name;
+    if (!residue.empty()) o.residue = find_residue(residue).name;
+    return o;
+}
+
+/// What is kept where a budget is named and no policy.
+std::string usual_policy(const EvictionWeights* learned) {
+    // Weights that may be another model's, or that are half trained, are used by who names a
+    // policy.
+    if (learned != nullptr && learned->warning().empty()) {
+        if (learned->gate() != nullptr) return "gate";
+        if (learned->indexer() != nullptr) return "indexer";
+    }
+    return std::string(kUsualPolicy);
+}
+
+/// Nothing is evicted: what says how would go unheard.
+void check_unbounded(const MemoryChoice& c, const EvictionOptions& o) {
+    const bool more = !o.allocator.empty() || !c.allocator.empty() || o.residue != "none" ||
+                      !(c.residue.empty() || c.residue == "none") || !o.settings.empty() ||
+                      !c.settings.empty() || c.one_shot || c.n_sink >= 0 || c.n_recent >= 0 ||
+                      c.positions != "auto";
+    require(!more,
+            "these choices say how to evict, but nothing is evicted without a memory budget "
+            "(--memory-budget)");
+    require(c.budget.empty() && c.evicted < 0,
+            "policy 'full' forgets nothing and cannot keep to the budget '", c.budget,
+            "'; name another policy, or none");
+}
+
+void set_budget(const MemoryChoice& c, EvictionOptions& o) {
+    if (c.evicted < 0) {
+        require(!c.budget.empty(), "policy '", o.policy,
+                "' needs a memory budget (--memory-budget): ", kBudgetForms);
+        o.budget = parse_budget(c.budget);
+        return;
+    }
+    o.budget = {.kind = Budget::Kind::kEvicted, .count = 0, .share = c.evicted};
+    require(c.budget.empty(), "a share to evict and a memory budget both say how much to keep");
+}
+
+}  // namespace
+
+EvictionOptions parse_memory_spec(std::string_view text, const EvictionWeights* learned) {
+    EvictionOptions o = read_spec(text);
+    if (o.allocator.empty()) o.allocator = find_policy(o.policy).usual_allocator(learned);
+    return o;
+}
+
+std::vector<EvictionOptions> parse_memory_specs(const std::vector<std::string>& texts,
+                                                const EvictionWeights* learned) {
+    std::vector<EvictionOptions> all;
+    for (const std::string& text : texts) {
+        if (text != "all") {
+            all.push_back(parse_memory_spec(text, learned));
+            continue;
+        }
+        for (const PolicyKind& kind : policy_kinds()) {
+            const bool lacks_weights =
+                kind.is_learned() && (learned == nullptr || !kind.has_weights(*learned));
+            if (kind.make == nullptr || lacks_weights) continue;
+            all.push_back(parse_memory_spec(kind.name, learned));
+        }
+    }
+    return all;
+}
+
+std::string settings_text(const OptionMap& settings) {
+    std::string text;
+    for (const auto& [name, value] : settings) {
+        text += cat(text.empty() ? "" : ",", name, "=", value);
+    }
+    return text;
+}
+
+bool is_bounded(const MemoryChoice& c) {
+    return !c.budget.empty() || c.evicted >= 0 || (!c.policy.empty() && c.policy != "full");
+}
+
+ChosenEviction choose_eviction(const MemoryChoice& c, const EvictionWeights* learned) {
+    ChosenEviction chosen;
+    EvictionOptions& o = chosen.eviction;
+    if (!c.policy.empty()) o = read_spec(c.policy);
+    if (o.policy == "full" && (!c.policy.empty() || !is_bounded(c))) {
+        check_unbounded(c, o);
+        return chosen;
+    }
+    if (c.policy.empty()) {
+        o.policy = usual_policy(learned);
+        if (o.policy != kUsualPolicy) {
+            chosen.note = cat("keeping what the trained policy '", o.policy,
+                              "' ranks highest (weights: ", learned->path(), ")");
+        }
+    }
+    set_budget(c, o);
+    if (!c.allocator.empty()) o.allocator = find_allocator(c.allocator).name;
+    if (!c.residue.empty()) o.residue = find_residue(c.residue).name;
+    for (const std::string& s : c.settings) add_option(o.settings, s);
+    o.n_sink = c.n_sink;
+    o.n_recent = c.n_recent;
+    o.interval = c.interval;
+    o.one_shot = c.one_shot;
+    o.n_writing = c.n_writing;
+    o.n_recent_writing = c.n_recent_writing;
+    o.positions = parse_positions(c.positions);
+    return chosen;
+}
+
+}  // namespace palimpsest
