@@ -165,8 +165,8 @@ class Chat {
             unread_.clear();
         } else if (text == "/stats") {
             const Session& session = *engine_.session;
-            write_message(report_for_people(session.memory().report(), session.tokens(),
-                                            &tokenizer_, terminal_width()));
+            write_message(report_for_people(session.memory().report(),
+                                            {&session.tokens(), &tokenizer_}, terminal_width()));
         } else if (text.starts_with("/file ")) {
             documents_.push_back(
                 {prepared(read_file(text.substr(6)), flags_.text, tokenizer_) + "\n\n", true});

@@ -151,11 +151,11 @@ std::string for_people(const GenerateResult& r, const MemoryUsage& u) {
 void show_report(const RunFlags& f, const OpenedSession& e, const Tokenizer& tokenizer) {
     if (!f.report && f.report_file.empty()) return;
     const MemoryReport report = e.session->memory().report();
-    const auto tokens = e.session->tokens();
+    const ReportText text = {&e.session->tokens(), &tokenizer};
     if (f.report) {
-        write_message(report_for_people(report, tokens, &tokenizer, terminal_width()));
+        write_message(report_for_people(report, text, terminal_width()));
     }
-    if (!f.report_file.empty()) write_file(f.report_file, report_json(report, tokens, &tokenizer));
+    if (!f.report_file.empty()) write_file(f.report_file, report_json(report, text));
 }
 
 void run(const RunFlags& f) {

@@ -4,30 +4,27 @@
 
 namespace palimpsest {
 
-namespace {
-
-constexpr int64_t kCueTokens = 8;  // last tokens before a piece, which say where it starts
-
-}  // namespace
-
 RehearsalTexts rehearsal_texts(const Tokenizer& tokenizer) {
     return {.first = tokenizer.encode("\n\nRepeat the text above, word for word."),
             .later = tokenizer.encode("\n\nRepeat the part of the text above that starts with:"),
             .answer = tokenizer.encode("\n\n")};
 }
 
+std::vector<TokenId> request_to_repeat(const RehearsalTexts& texts,
+                                       std::span<const TokenId> before) {
+    std::vector<TokenId> all = before.empty() ? texts.first : texts.later;
+    const auto cue = before.last(std::min(before.size(), static_cast<size_t>(kCueTokens)));
+    all.insert(all.end(), cue.begin(), cue.end());
+    all.insert(all.end(), texts.answer.begin(), texts.answer.end());
+    return all;
+}
+
 std::vector<TokenId> repetition(const RehearsalTexts& texts, std::span<const TokenId> read,
                                 int64_t begin, int64_t end) {
-    std::vector<TokenId> all = begin == 0 ? texts.first : texts.later;
-    const auto add = [&](std::span<const TokenId> more) {
-        all.insert(all.end(), more.begin(), more.end());
-    };
-    const auto piece = [&](int64_t from, int64_t to) {
-        return read.subspan(static_cast<size_t>(from), static_cast<size_t>(to - from));
-    };
-    if (begin > 0) add(piece(std::max<int64_t>(0, begin - kCueTokens), begin));
-    add(texts.answer);
-    add(piece(begin, end));
+    std::vector<TokenId> all =
+        request_to_repeat(texts, read.subspan(0, static_cast<size_t>(begin)));
+    const auto piece = read.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+    all.insert(all.end(), piece.begin(), piece.end());
     std::erase(all, -1);
     return all;
 }

@@ -17,6 +17,13 @@ struct RehearsalTexts {
 /// What asks a model to repeat what it has read, for policies that learn from that; in our words.
 RehearsalTexts rehearsal_texts(const Tokenizer& tokenizer);
 
+/// Tokens that say where a piece starts.
+inline constexpr int64_t kCueTokens = 8;
+
+/// What asks for a piece that comes after `before`; empty: for the input from its beginning.
+std::vector<TokenId> request_to_repeat(const RehearsalTexts& texts,
+                                       std::span<const TokenId> before);
+
 /// Request and answer that repeat `read`'s positions [begin, end): KVzip's protocol (Kim et al.,
 /// 2025, arXiv:2505.23416). Positions without a token (-1) are not repeated.
 std::vector<TokenId> repetition(const RehearsalTexts& texts, std::span<const TokenId> read,

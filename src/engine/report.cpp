@@ -23,12 +23,9 @@ Retention retention_of(float share, bool is_readable) {
     return is_readable ? Retention::kLatent : Retention::kDropped;
 }
 
-std::string text_of(const RetentionSpan& span, std::span<const TokenId> tokens,
-                    const Tokenizer* tokenizer) {
-    if (tokenizer == nullptr || span.end > std::ssize(tokens)) return "";
-    const auto part =
-        tokens.subspan(static_cast<size_t>(span.begin), static_cast<size_t>(span.end - span.begin));
-    return replace_invalid_utf8(tokenizer->decode(part));
+std::string text_of(const RetentionSpan& span, const ReportText& text) {
+    if (text.tokenizer == nullptr || text.tokens == nullptr) return "";
+    return replace_invalid_utf8(text.tokenizer->decode(text.tokens->of(span.begin, span.end)));
 }
 
 /// At most `width` characters in one line: the beginning and the end of a longer text.
@@ -158,10 +155,11 @@ std::string layer_lines(const MemoryReport& r) {
     }
     std::string out;
     if (least == most) {
-        out = cat("  layers   every head holds ", count(most), "\n");
+        out = cat("  heads    each holds ", count(most), " entries\n");
     } else if (most > 0) {
-        out = cat("  layers   heads hold ", count(least), " to ", count(most),
-                  "; of each layer's input, in %:", shares, "\n");
+        out = cat("  heads    ", count(least), " to ", count(most), " entries a head, ",
+                  count(std::llround(mean_held(r))), " on average\n",
+                  "  layers   hold of the input, in %:", shares, "\n");
     }
     if (sliding > 0) {
         out += cat("           ", sliding, " layers slide over their last ", count(window),
@@ -174,15 +172,38 @@ std::string heading(const MemoryReport& r) {
     if (r.budget_entries == 0) {
         return cat("memory   full: everything is kept, ", r.entries, " entries\n");
     }
-    return cat("memory   ", r.policy, ", ", r.allocator, ", residue ", r.residue, ", ", r.entries,
-               " entries; budget ", r.budget, " = ", count(r.budget_entries), " a head; ",
-               r.one_shot ? "cut once after the prompt" : cat("cut ", r.n_cuts, " times"), "\n");
+    return cat("memory   policy ", r.policy, ", allocator ", r.allocator,
+               r.residue == "none" ? "" : cat(", residue ", r.residue), ", ", r.entries,
+               " entries\n", "  budget   ", count(r.budget_entries),
+               " entries a head, averaged over all heads",
+               r.budget.ends_with("a head") ? "" : cat(" (", r.budget, ")"), "; ",
+               r.one_shot ? "cut once, after the prompt" : cat("cut ", r.n_cuts, " times"), "\n");
 }
 
 std::string positions_line(const MemoryReport& r) {
     if (r.n_renumbered == 0) return "  positions as they were read\n";
     return cat("  positions made contiguous ", r.n_renumbered, " times, first after ",
                count(r.first_renumbered_at), " tokens\n");
+}
+
+/// What heads, of which each forgets by itself, still hold of the input.
+std::string held_lines(const MemoryReport& r, const Totals& totals) {
+    const auto n = static_cast<double>(std::max<int64_t>(1, r.positions_seen));
+    const auto share = [&](Retention of) {
+        return percent(static_cast<double>(totals.of(of)) / n);
+    };
+    if (r.budget_entries == 0) return "";
+    const Retention lost = r.is_residue_readable ? Retention::kLatent : Retention::kDropped;
+    std::string out =
+        cat("           ", share(Retention::kKept), " held by at least half of the heads, ",
+            share(Retention::kPartly), " by fewer, ", share(lost), " by next to none\n");
+    if (r.is_residue_readable) {
+        out += cat("           what a head let go is still read, in brief, from its ", r.residue,
+                   " memory\n");
+    } else {
+        out += cat("           ", count(totals.nowhere), " tokens held by no head at all\n");
+    }
+    return out;
 }
 
 /// Counts as columns, the highest of full height; those that are not zero can be seen.
@@ -229,15 +250,12 @@ nlohmann::json to_json(const MemoryReport::Prefix& p) {
             {"exact_bytes_on_disk", p.exact_bytes}};
 }
 
-nlohmann::json to_json(const RetentionSpan& s, std::span<const TokenId> tokens,
-                       const Tokenizer* tokenizer) {
+nlohmann::json to_json(const RetentionSpan& s, const ReportText& text) {
     nlohmann::json j = {{"begin", s.begin},
                         {"end", s.end},
                         {"state", to_string(s.retention)},
                         {"held_share", s.held_share}};
-    if (tokenizer != nullptr && s.end <= std::ssize(tokens)) {
-        j["text"] = text_of(s, tokens, tokenizer);
-    }
+    if (text.tokenizer != nullptr && text.tokens != nullptr) j["text"] = text_of(s, text);
     return j;
 }
 
@@ -275,27 +293,28 @@ std::vector<RetentionSpan> retention_spans(const MemoryReport& report) {
     return spans;
 }
 
-std::string report_for_people(const MemoryReport& r, std::span<const TokenId> tokens,
-                              const Tokenizer* tokenizer, int width) {
+double mean_held(const MemoryReport& r) {
+    int64_t held = 0;
+    int64_t n = 0;
+    for (const MemoryReport::Layer& layer : r.layers) {
+        if (layer.window > 0) continue;
+        for (const int64_t entries : layer.held) held += entries;
+        n += std::ssize(layer.held);
+    }
+    return n > 0 ? static_cast<double>(held) / static_cast<double>(n) : 0;
+}
+
+std::string report_for_people(const MemoryReport& r, const ReportText& texts, int width) {
     const std::vector<RetentionSpan> spans = retention_spans(r);
     const Totals totals(r, spans);
-    const auto n = static_cast<double>(std::max<int64_t>(1, r.positions_seen));
     std::string out = heading(r);
     out += cat("  input    ", bar(r, std::clamp(width - 12, 20, 100)), "\n");
-    out += cat("           ", count(r.positions_seen),
-               " tokens: ", percent(static_cast<double>(totals.of(Retention::kKept)) / n),
-               " kept by at least half of the heads, ",
-               percent(static_cast<double>(totals.of(Retention::kPartly)) / n), " by fewer, ");
-    if (r.is_residue_readable) {
-        out += cat(percent(static_cast<double>(totals.of(Retention::kLatent)) / n), " latent\n");
-    } else {
-        out += cat(percent(static_cast<double>(totals.of(Retention::kDropped)) / n),
-                   " dropped (by all but 5 % of them; ", count(totals.nowhere), " by all)\n");
-    }
+    out += cat("           ", count(r.positions_seen), " tokens read\n");
+    out += held_lines(r, totals);
     const std::vector<RetentionSpan> lost = largest_lost(spans);
-    if (!lost.empty()) out += cat("  largest spans ", to_string(lost.front().retention), ":\n");
+    if (!lost.empty()) out += "  largest spans that next to no head holds:\n";
     for (const RetentionSpan& s : lost) {
-        const std::string text = text_of(s, tokens, tokenizer);
+        const std::string text = text_of(s, texts);
         out +=
             cat("    ", count(s.begin), "–", count(s.end - 1), " (", count(s.end - s.begin), ")");
         if (!text.empty()) {
@@ -323,8 +342,7 @@ std::string report_for_people(const MemoryReport& r, std::span<const TokenId> to
     return out;
 }
 
-std::string report_json(const MemoryReport& r, std::span<const TokenId> tokens,
-                        const Tokenizer* tokenizer) {
+std::string report_json(const MemoryReport& r, const ReportText& text) {
     const std::vector<RetentionSpan> spans = retention_spans(r);
     const Totals totals(r, spans);
     nlohmann::json j;
@@ -334,7 +352,7 @@ std::string report_json(const MemoryReport& r, std::span<const TokenId> tokens,
     j["entry_type"] = r.entries;
     j["budget"] = {{"text", r.budget}, {"entries_per_head", r.budget_entries}};
     j["protocol"] = r.budget_entries == 0 ? "full" : (r.one_shot ? "one-shot" : "streaming");
-    j["tokens_in"] = r.positions_seen;
+    j["tokens_in"] = text.tokens == nullptr ? r.positions_seen : text.tokens->n_input();
     j["protected"] = {{"sinks", r.n_sink}, {"recent", r.n_recent}, {"marked", r.n_pinned}};
     j["thresholds"] = {{"kept_from", kKeptFrom}, {"dropped_below", kDroppedBelow}};
     j["positions"] = {{"kept", totals.of(Retention::kKept)},
@@ -342,7 +360,7 @@ std::string report_json(const MemoryReport& r, std::span<const TokenId> tokens,
                       {"latent", totals.of(Retention::kLatent)},
                       {"dropped", totals.of(Retention::kDropped)},
                       {"held_by_no_head", totals.nowhere}};
-    for (const RetentionSpan& s : spans) j["spans"].push_back(to_json(s, tokens, tokenizer));
+    for (const RetentionSpan& s : spans) j["spans"].push_back(to_json(s, text));
     for (const MemoryReport::Layer& layer : r.layers) {
         j["layers"].push_back({{"window", layer.window},
                                {"held", layer.held},

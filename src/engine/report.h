@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/types.h"
+#include "engine/read_tokens.h"
 #include "palimpsest/report.h"
 #include "text/tokenizer.h"
 
@@ -35,13 +36,19 @@ struct RetentionSpan {
 /// All positions seen, in order.
 std::vector<RetentionSpan> retention_spans(const MemoryReport& report);
 
-/// `tokens` are the ids read so far, position after position; fewer are allowed. `tokenizer` may be
-/// nullptr: spans then have no text. `width` columns.
-std::string report_for_people(const MemoryReport& report, std::span<const TokenId> tokens,
-                              const Tokenizer* tokenizer, int width);
+/// The text that positions stand for; spans have none where either is missing.
+struct ReportText {
+    const ReadTokens* tokens = nullptr;
+    const Tokenizer* tokenizer = nullptr;
+};
+
+/// `width` columns.
+std::string report_for_people(const MemoryReport& report, const ReportText& text, int width);
 
 /// The object that docs/formats.md describes.
-std::string report_json(const MemoryReport& report, std::span<const TokenId> tokens,
-                        const Tokenizer* tokenizer);
+std::string report_json(const MemoryReport& report, const ReportText& text = {});
+
+/// Entries that a head which may forget holds, on average.
+[[nodiscard]] double mean_held(const MemoryReport& report);
 
 }  // namespace palimpsest

@@ -17,6 +17,9 @@
 
 namespace palimpsest {
 
+/// Positions that are repeated at once, and what may ask for that beside them.
+inline constexpr int64_t kMostRepeated = 2048, kMostAsking = 512;
+
 /// A step whose tokens repeat positions that were just read, so that the memory can tell which
 /// entries a repetition needs. Nothing of it stays.
 struct Rehearsal {
@@ -86,10 +89,14 @@ struct MemoryUsage {
 /// to run, only reset() may follow.
 class ContextMemory {
  public:
-    ContextMemory() = default;
+    ContextMemory();
     virtual ~ContextMemory() = default;
     ContextMemory(const ContextMemory&) = delete;
     ContextMemory& operator=(const ContextMemory&) = delete;
+
+    /// Of this object and no other that this process ever makes, wherever it lies: what tells
+    /// graphs of one memory from those of another.
+    [[nodiscard]] uint64_t serial() const { return serial_; }
 
     /// What really enters the model. Default: the prompt as it is.
     virtual std::vector<Segment> admit(std::vector<Segment> prompt) { return prompt; }
@@ -127,6 +134,9 @@ class ContextMemory {
     virtual void save(std::ostream& out) const;
     /// Throws kCorrupt if `in` was not written by the same kind with the same options.
     virtual void load(std::istream& in);
+
+ private:
+    uint64_t serial_;
 };
 
 }  // namespace palimpsest

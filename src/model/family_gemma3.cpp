@@ -75,11 +75,11 @@ class Gemma3 final : public Model {
 
     [[nodiscard]] const ModelConfig& config() const override { return cfg_; }
 
-    Tensor forward(Graph& g, const std::vector<Lane>& lanes) const override {
-        const Pass p = begin_pass(g, cfg_, lanes);
+    ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
+                         int64_t least_rows) const override {
+        const Pass p = begin_pass(g, cfg_, lanes, least_rows);
         ggml_context* c = g.ctx();
-        Tensor x =
-            ggml_scale(c, embed(p, outer_.embedding), std::sqrt(static_cast<float>(cfg_.n_embd)));
+        Tensor x = embed(p, outer_.embedding, std::sqrt(static_cast<float>(cfg_.n_embd)));
         for (size_t i = 0; i < blocks_.size(); ++i) {
             const Block& b = blocks_[i];
             Tensor a = attention(p, b.attn, rms_norm(p, x, b.attn_norm), static_cast<int64_t>(i));
@@ -91,7 +91,7 @@ class Gemma3 final : public Model {
             Tensor f = geglu(p, b.ffn, rms_norm(p, x, b.ffn_norm));
             x = ggml_add(c, x, rms_norm(p, f, b.ffn_post_norm));
         }
-        return logits(p, outer_, x);
+        return outputs(p, outer_, x);
     }
 
  private:

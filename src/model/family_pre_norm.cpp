@@ -40,8 +40,9 @@ class PreNormDecoder final : public Model {
 
     [[nodiscard]] const ModelConfig& config() const override { return cfg_; }
 
-    Tensor forward(Graph& g, const std::vector<Lane>& lanes) const override {
-        const Pass p = begin_pass(g, cfg_, lanes);
+    ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
+                         int64_t least_rows) const override {
+        const Pass p = begin_pass(g, cfg_, lanes, least_rows);
         ggml_context* c = g.ctx();
         Tensor x = embed(p, outer_.embedding);
         for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -54,7 +55,7 @@ class PreNormDecoder final : public Model {
             x = ggml_add(c, x, a);
             x = ggml_add(c, x, swiglu(p, b.ffn, rms_norm(p, x, b.ffn_norm)));
         }
-        return logits(p, outer_, x);
+        return outputs(p, outer_, x);
     }
 
  private:

@@ -1,5 +1,6 @@
 #include "model/layers.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -40,6 +41,30 @@ Tensor rotate(const Pass& p, const AttentionWeights& w, Tensor t, int64_t layer)
 Tensor heads(const Pass& p, const Linear& l, Tensor x, int64_t n_head, Tensor norm) {
     Tensor t = ggml_reshape_3d(p.g.ctx(), project(p, l, x), p.cfg.d_head, n_head, x->ne[1]);
     return norm == nullptr ? t : rms_norm(p, t, norm);
+}
+
+// Positions of a lane that are in question.
+using Counted = int64_t (*)(const Lane& lane);
+int64_t n_positions(const Lane& lane) { return lane.step.n; }
+int64_t n_logits(const Lane& lane) { return lane.n_logits; }
+int64_t n_hidden(const Lane& lane) { return lane.n_hidden; }
+int64_t n_wanted(const Lane& lane) { return std::max(lane.n_logits, lane.n_hidden); }
+
+/// Places of every lane's last columns, where so many columns stand for it: [sum of counts, or
+/// least_rows] i32.
+Tensor last_columns(const Pass& p, Counted count, Counted standing) {
+    int64_t n = 0;
+    for (const Lane& lane : p.lanes) n += count(lane);
+    n = std::max(n, p.least_rows);
+    const auto fill = [&lanes = p.lanes, count, standing](std::span<std::byte> out) {
+        int64_t end = 0;
+        for (const Lane& lane : lanes) {
+            end += standing(lane);
+            for (int64_t i = end - count(lane); i < end; ++i) put(out, static_cast<int32_t>(i));
+        }
+        while (!out.empty()) put(out, 0);
+    };
+    return p.g.input(GGML_TYPE_I32, {n, 1, 1, 1}, fill);
 }
 
 /// Columns [at, at + n) of a tensor whose last used dimension runs over all lanes' positions.
@@ -88,45 +113,50 @@ OuterWeights load_outer(Weights& w, const ModelConfig& cfg) {
             .head = w.matrix(head, cfg.n_embd, cfg.n_vocab)};
 }
 
-Pass begin_pass(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes) {
+Pass begin_pass(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes,
+                int64_t least_rows) {
     Pass p = {.g = g, .cfg = cfg, .lanes = lanes, .positions = nullptr};
     for (const Lane& lane : lanes) {
         p.n += lane.step.n;
-        p.n_wanted += lane.n_logits;
+        p.n_wanted += n_wanted(lane);
     }
+    p.least_rows = least_rows;
+    p.n_filling = std::max<int64_t>(0, least_rows - p.n);
+    p.n += p.n_filling;
     p.positions = g.input(GGML_TYPE_I32, {p.n, 1, 1, 1}, [&lanes](std::span<std::byte> out) {
         for (const Lane& lane : lanes) {
             for (int64_t i = 0; i < lane.step.n; ++i) {
                 put(out, static_cast<int32_t>(lane.step.first_pos + i));
             }
         }
+        while (!out.empty()) put(out, 0);
     });
     if (p.n_wanted == p.n || p.n_wanted == 0) return p;
-    p.wanted = g.input(GGML_TYPE_I32, {p.n_wanted, 1, 1, 1}, [&lanes](std::span<std::byte> out) {
-        int64_t end = 0;
-        for (const Lane& lane : lanes) {
-            end += lane.step.n;
-            for (int64_t i = end - lane.n_logits; i < end; ++i) put(out, static_cast<int32_t>(i));
-        }
-    });
+    p.wanted = last_columns(p, n_wanted, n_positions);
     return p;
 }
 
-Tensor embed(const Pass& p, Tensor table) {
+Tensor embed(const Pass& p, Tensor table, float scale) {
     ggml_context* c = p.g.ctx();
     Tensor all = nullptr;
-    for (size_t i = 0; i < p.lanes.size(); ++i) {
-        const Lane& lane = p.lanes[i];
-        Tensor x = nullptr;
-        if (lane.rows.empty()) {
-            Tensor ids = p.g.input(GGML_TYPE_I32, {lane.step.n, 1, 1, 1},
-                                   [&lane](auto out) { copy_to(out, lane.tokens); });
-            x = ggml_get_rows(c, table, ids);
-        } else {
-            x = p.g.input(GGML_TYPE_F32, {p.cfg.n_embd, lane.step.n, 1, 1},
-                          [&lane](auto out) { copy_to(out, lane.rows); });
+    const auto join = [&](Tensor x) { all = all == nullptr ? x : ggml_concat(c, all, x, 1); };
+    for (const Lane& lane : p.lanes) {
+        for (size_t r = 0; r < lane.runs.size(); ++r) {
+            const int64_t n = lane.runs[r].size(p.cfg.n_embd);
+            if (lane.runs[r].rows.empty()) {
+                Tensor ids = p.g.input(GGML_TYPE_I32, {n, 1, 1, 1},
+                                       [&lane, r](auto out) { copy_to(out, lane.runs[r].tokens); });
+                Tensor x = ggml_get_rows(c, table, ids);
+                join(scale == 1.0F ? x : ggml_scale(c, x, scale));
+            } else {
+                join(p.g.input(GGML_TYPE_F32, {p.cfg.n_embd, n, 1, 1},
+                               [&lane, r](auto out) { copy_to(out, lane.runs[r].rows); }));
+            }
         }
-        all = all == nullptr ? x : ggml_concat(c, all, x, 1);
+    }
+    if (p.n_filling > 0) {
+        join(p.g.input(GGML_TYPE_F32, {p.cfg.n_embd, p.n_filling, 1, 1},
+                       [](auto out) { std::ranges::fill(out, std::byte{0}); }));
     }
     return all;
 }
@@ -143,7 +173,7 @@ Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t lay
     Tensor q = rotate(p, w, q_raw, layer);
     Tensor k = rotate(p, w, k_raw, layer);
 
-    const bool single = p.lanes.size() == 1;
+    const bool single = p.lanes.size() == 1 && p.n_filling == 0;
     Tensor out = nullptr;
     int64_t at = 0;
     for (const Lane& lane : p.lanes) {
@@ -158,6 +188,11 @@ Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t lay
                                              .scale = w.scale});
         out = out == nullptr ? y : ggml_concat(c, out, y, 1);
         at += lane.step.n;
+    }
+    if (p.n_filling > 0) {  // anything of the right shape
+        Tensor rest = columns(c, q_raw, at, p.n_filling);
+        rest = ggml_reshape_2d(c, ggml_cont(c, rest), p.cfg.n_head * p.cfg.d_head, p.n_filling);
+        out = ggml_concat(c, out, rest, 1);
     }
     return project(p, w.o, out);
 }
@@ -178,12 +213,23 @@ Tensor geglu(const Pass& p, const FeedForwardWeights& w, Tensor x) {
                         ggml_geglu_split(c, ggml_mul_mat(c, w.gate, x), ggml_mul_mat(c, w.up, x)));
 }
 
-Tensor logits(const Pass& p, const OuterWeights& w, Tensor x) {
-    if (p.n_wanted == 0) return nullptr;
+ModelOutputs outputs(const Pass& p, const OuterWeights& w, Tensor x) {
+    if (p.n_wanted == 0) return {};
     ggml_context* c = p.g.ctx();
-    Tensor y = ggml_mul_mat(c, w.head, rms_norm(p, x, w.norm));
+    Tensor y = rms_norm(p, x, w.norm);
+    const auto part = [&](Counted count) {
+        int64_t n = 0;
+        for (const Lane& lane : p.lanes) n += count(lane);
+        if (n == 0) return Tensor{nullptr};
+        return n == p.n_wanted ? y : ggml_get_rows(c, y, last_columns(p, count, n_wanted));
+    };
+    ModelOutputs out = {.logits = part(n_logits), .hidden = part(n_hidden)};
+    if (out.logits == nullptr) return out;
+    out.logits = ggml_mul_mat(c, w.head, out.logits);
     const float cap = p.cfg.final_logit_softcap;
-    return cap > 0 ? ggml_scale(c, ggml_tanh(c, ggml_scale(c, y, 1.0F / cap)), cap) : y;
+    if (cap <= 0) return out;
+    out.logits = ggml_scale(c, ggml_tanh(c, ggml_scale(c, out.logits, 1.0F / cap)), cap);
+    return out;
 }
 
 }  // namespace palimpsest

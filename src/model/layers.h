@@ -16,8 +16,11 @@ struct Pass {
     const ModelConfig& cfg;
     const std::vector<Lane>& lanes;
     Tensor positions = nullptr;  // [n] i32, all lanes one after another
-    Tensor wanted = nullptr;  // [n_wanted] i32, columns whose logits are wanted; nullptr: all are
-    int64_t n = 0, n_wanted = 0;
+    Tensor wanted = nullptr;  // [n_wanted] i32, columns of which anything is wanted; nullptr: all
+    int64_t n = 0;
+    int64_t n_filling = 0;  // of the n, the last: nobody reads them
+    int64_t n_wanted = 0;
+    int64_t least_rows = 1;  // of every product
 };
 
 /// A product with an optional sum: [in, out] and [out].
@@ -50,19 +53,20 @@ FeedForwardWeights load_feed_forward(Weights& w, const ModelConfig& cfg, int64_t
 /// Token table, last norm, head (the token table again where the file has no other).
 OuterWeights load_outer(Weights& w, const ModelConfig& cfg);
 
-Pass begin_pass(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes);
-/// Token rows or ready rows of every lane.
-Tensor embed(const Pass& p, Tensor table);
+Pass begin_pass(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes,
+                int64_t least_rows);
+/// Token rows, multiplied by `scale`, and ready rows of every lane.
+Tensor embed(const Pass& p, Tensor table, float scale = 1.0F);
 Tensor rms_norm(const Pass& p, Tensor x, Tensor weight);
 /// Projects, rotates, asks each lane's memory for its part, projects back.
 Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t layer);
-/// Only the columns whose logits are wanted. After it, no layer may attend.
+/// Only the columns of which anything is wanted. After it, no layer may attend.
 Tensor keep_wanted(const Pass& p, Tensor x);
 /// down(silu(gate(x)) * up(x))
 Tensor swiglu(const Pass& p, const FeedForwardWeights& w, Tensor x);
 /// down(gelu(gate(x)) * up(x)), gelu in its tanh form
 Tensor geglu(const Pass& p, const FeedForwardWeights& w, Tensor x);
-/// Logits of wanted columns: [n_vocab, n_wanted].
-Tensor logits(const Pass& p, const OuterWeights& w, Tensor x);
+/// What is wanted of the wanted columns.
+ModelOutputs outputs(const Pass& p, const OuterWeights& w, Tensor x);
 
 }  // namespace palimpsest

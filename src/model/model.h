@@ -51,13 +51,34 @@ struct ModelConfig {
 /// impossible value, kUnsupported for a variant that no family here computes (experts, ...).
 ModelConfig read_config(const GgufFile& file);
 
-/// One sequence's part of a graph evaluation. Exactly one of tokens and rows is used.
+/// Consecutive positions of one form: token ids, or ready rows. Exactly one of them is used.
+///
+/// Ready rows enter as they are, where token embeddings stand once the family has scaled them
+/// (Gemma's by sqrt(n_embd)): a row of Gemma's token table is multiplied by that before it is given
+/// here. libllama and transformers do so too.
+struct Run {
+    std::span<const TokenId> tokens = {};
+    std::span<const float> rows = {};  // n_embd values each
+
+    [[nodiscard]] int64_t size(int64_t n_embd) const {
+        return rows.empty() ? std::ssize(tokens) : std::ssize(rows) / n_embd;
+    }
+};
+
+/// One sequence's part of a graph evaluation.
 struct Lane {
     ContextMemory* memory = nullptr;
     Step step;
-    std::span<const TokenId> tokens;  // step.n ids
-    std::span<const float> rows;      // step.n * n_embd
-    int64_t n_logits = 1;             // rows of logits wanted: of the last so many positions
+    std::vector<Run> runs;  // step.n positions
+    int64_t n_logits = 1;   // rows of logits wanted: of the last so many positions
+    int64_t n_hidden = 0;   // and of hidden states after the last norm
+};
+
+/// What a pass gives, lane after lane; nullptr where nothing is wanted. Columns that fill a pass up
+/// may follow.
+struct ModelOutputs {
+    Tensor logits = nullptr;  // [n_vocab, sum of n_logits or more] f32
+    Tensor hidden = nullptr;  // [n_embd, sum of n_hidden or more] f32
 };
 
 /// Weights and the forward pass of one family. Immutable, shared by sessions.
@@ -70,10 +91,11 @@ class Model {
 
     [[nodiscard]] virtual const ModelConfig& config() const = 0;
 
-    /// Appends the pass of all lanes to `g`. Returns the wanted logits, lane after lane:
-    /// [n_vocab, sum of n_logits] f32; nullptr if none are wanted.
+    /// Appends the pass of all lanes to `g`, of `least_rows` positions or more: rows that nobody
+    /// reads fill it up.
     /// `lanes` is read again whenever the graph runs: it must stay where it is.
-    virtual Tensor forward(Graph& g, const std::vector<Lane>& lanes) const = 0;
+    virtual ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
+                                 int64_t least_rows = 1) const = 0;
 };
 
 }  // namespace palimpsest

@@ -160,12 +160,11 @@ class Recording {
                              .step = {.n = length(i),
                                       .first_pos = memories.back()->next_position(),
                                       .is_prefill = true},
-                             .tokens = trace(i),
-                             .rows = {},
+                             .runs = {{.tokens = trace(i)}},
                              .n_logits = 0});
         }
         // Of this batch only: its graph reads memories that go with it.
-        Evaluator(with_.engine.loaded().model(), with_.engine.backend()).evaluate(lanes);
+        Evaluator(with_.engine.model(), with_.engine.backend()).evaluate(lanes);
         n_done_ += n;
     }
 

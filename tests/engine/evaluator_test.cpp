@@ -1,5 +1,7 @@
 // Several sequences in one graph, on a model built in code.
 
+#include "engine/evaluator.h"
+
 #include <gtest/gtest.h>
 
 #include "core/error.h"
@@ -19,7 +21,7 @@ using testing::TinyModelOptions;
 constexpr double kOrder = 2e-5;
 
 /// One sequence: its memory, what it has read, what it reads next.
-struct Sequence {
+struct Reading {
     std::unique_ptr<ContextMemory> memory;
     std::vector<TokenId> past, next;
     int64_t n_logits;
@@ -27,8 +29,7 @@ struct Sequence {
     [[nodiscard]] Lane lane(std::span<const TokenId> tokens, int64_t first, int64_t wanted) const {
         return {.memory = memory.get(),
                 .step = {.n = std::ssize(tokens), .first_pos = first, .is_prefill = false},
-                .tokens = tokens,
-                .rows = {},
+                .runs = {{.tokens = tokens}},
                 .n_logits = wanted};
     }
     [[nodiscard]] Lane past_lane() const { return lane(past, 0, 0); }
@@ -41,8 +42,8 @@ std::vector<float> evaluate(Evaluator& evaluator, const std::vector<Lane>& lanes
 }
 
 /// Sequences of different lengths, memories, entry types and paths.
-std::vector<Sequence> sequences(const TinyModel& m) {
-    std::vector<Sequence> all;
+std::vector<Reading> sequences(const TinyModel& m) {
+    std::vector<Reading> all;
     all.push_back({m.memory(GGML_TYPE_F32), tiny_tokens(3, 1), tiny_tokens(1, 2), 1});
     all.push_back({m.memory(GGML_TYPE_F16), tiny_tokens(50, 3), tiny_tokens(17, 4), 17});
     all.push_back({m.memory(GGML_TYPE_F32, AttentionPath::kReference), tiny_tokens(20, 5),
@@ -58,15 +59,15 @@ class Lanes : public ::testing::TestWithParam<const char*> {
 
 TEST_P(Lanes, InOneGraphEqualEachAlone) {
     std::vector<float> alone;
-    for (const Sequence& s : sequences(tiny)) {
+    for (const Reading& s : sequences(tiny)) {
         evaluate(evaluator, {s.past_lane()});
         const std::vector<float> logits = evaluate(evaluator, {s.next_lane()});
         alone.insert(alone.end(), logits.begin(), logits.end());
     }
-    const std::vector<Sequence> together = sequences(tiny);
+    const std::vector<Reading> together = sequences(tiny);
     std::vector<Lane> past;
     std::vector<Lane> next;
-    for (const Sequence& s : together) {
+    for (const Reading& s : together) {
         past.push_back(s.past_lane());
         next.push_back(s.next_lane());
     }
@@ -75,12 +76,12 @@ TEST_P(Lanes, InOneGraphEqualEachAlone) {
 }
 
 TEST_P(Lanes, DoNotMixInReusedGraphs) {
-    std::vector<Sequence> all;
+    std::vector<Reading> all;
     for (uint32_t i = 0; i < 3; ++i) {
         all.push_back({tiny.memory(), tiny_tokens(5 + 4 * i, i), tiny_tokens(40, 10 + i), 1});
     }
     std::vector<float> alone;
-    for (const Sequence& s : all) {
+    for (const Reading& s : all) {
         Session session = tiny.session();
         session.feed(s.past);
         for (const TokenId token : s.next) session.accept(token);
@@ -88,12 +89,12 @@ TEST_P(Lanes, DoNotMixInReusedGraphs) {
     }
     std::vector<Lane> lanes;
     lanes.reserve(all.size());
-    for (const Sequence& s : all) lanes.push_back(s.past_lane());
+    for (const Reading& s : all) lanes.push_back(s.past_lane());
     evaluate(evaluator, lanes);
     std::vector<float> together;
     for (size_t i = 0; i < 40; ++i) {
         lanes.clear();
-        for (const Sequence& s : all) {
+        for (const Reading& s : all) {
             lanes.push_back(s.lane(std::span(s.next).subspan(i, 1),
                                    std::ssize(s.past) + static_cast<int64_t>(i), 1));
         }
@@ -108,8 +109,8 @@ INSTANTIATE_TEST_SUITE_P(Families, Lanes, ::testing::Values("llama", "gemma3"),
 TEST(Evaluator, OneFullLaneStopsTheStepBeforeAnythingHappens) {
     TinyModel m;
     Evaluator evaluator(m.model(), m.backend());
-    const Sequence roomy = {m.memory(), tiny_tokens(10, 1), tiny_tokens(5, 2), 1};
-    const Sequence full = {m.memory(), tiny_tokens(256, 3), tiny_tokens(1, 4), 1};
+    const Reading roomy = {m.memory(), tiny_tokens(10, 1), tiny_tokens(5, 2), 1};
+    const Reading full = {m.memory(), tiny_tokens(256, 3), tiny_tokens(1, 4), 1};
     evaluate(evaluator, {roomy.past_lane(), full.past_lane()});
     EXPECT_THROW(evaluate(evaluator, {roomy.next_lane(), full.next_lane()}), Error);
     EXPECT_EQ(roomy.memory->usage().positions_seen, 10);
@@ -118,13 +119,13 @@ TEST(Evaluator, OneFullLaneStopsTheStepBeforeAnythingHappens) {
 TEST(Evaluator, GoesOnWithoutTheLaneThatWasFull) {
     TinyModel m;
     Evaluator evaluator(m.model(), m.backend());
-    const Sequence roomy = {m.memory(), tiny_tokens(10, 1), tiny_tokens(5, 2), 1};
-    const Sequence full = {m.memory(), tiny_tokens(256, 3), tiny_tokens(1, 4), 1};
+    const Reading roomy = {m.memory(), tiny_tokens(10, 1), tiny_tokens(5, 2), 1};
+    const Reading full = {m.memory(), tiny_tokens(256, 3), tiny_tokens(1, 4), 1};
     evaluate(evaluator, {roomy.past_lane(), full.past_lane()});
     EXPECT_THROW(evaluate(evaluator, {roomy.next_lane(), full.next_lane()}), Error);
     const std::vector<float> after = evaluate(evaluator, {roomy.next_lane()});
 
-    const Sequence alone = {m.memory(), roomy.past, roomy.next, 1};
+    const Reading alone = {m.memory(), roomy.past, roomy.next, 1};
     evaluate(evaluator, {alone.past_lane()});
     EXPECT_LE(max_difference(after, evaluate(evaluator, {alone.next_lane()})), kOrder);
 }
@@ -132,14 +133,14 @@ TEST(Evaluator, GoesOnWithoutTheLaneThatWasFull) {
 TEST(Evaluator, ReturnsNoLogitsWhereNoneAreWanted) {
     TinyModel m;
     Evaluator evaluator(m.model(), m.backend());
-    const Sequence s = {m.memory(), tiny_tokens(10, 1), {}, 0};
+    const Reading s = {m.memory(), tiny_tokens(10, 1), {}, 0};
     EXPECT_TRUE(evaluate(evaluator, {s.past_lane()}).empty());
 }
 
 TEST(Evaluator, EqualRowsOfTheTokenTableEqualTokens) {
     TinyModel m;
     Evaluator evaluator(m.model(), m.backend());
-    const Sequence by_tokens = {m.memory(), tiny_tokens(6, 1), {}, 0};
+    const Reading by_tokens = {m.memory(), tiny_tokens(6, 1), {}, 0};
     const std::vector<float> expected = evaluate(evaluator, {by_tokens.lane(by_tokens.past, 0, 6)});
 
     const testing::TemporaryFile file = testing::tiny_model_file();
@@ -156,8 +157,7 @@ TEST(Evaluator, EqualRowsOfTheTokenTableEqualTokens) {
     const auto memory = m.memory();
     Lane lane = {.memory = memory.get(),
                  .step = {.n = 6, .first_pos = 0, .is_prefill = false},
-                 .tokens = {},
-                 .rows = rows,
+                 .runs = {{.rows = rows}},
                  .n_logits = 6};
     EXPECT_EQ(max_difference(evaluate(evaluator, {lane}), expected), 0);
 }

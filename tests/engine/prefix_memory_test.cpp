@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "core/error.h"
+#include "engine/batch.h"
 #include "engine/session.h"
 #include "memory/kernels/attention_state.h"
 #include "memory/kernels/scoring_kernel.h"
@@ -311,11 +312,11 @@ TEST(PrefixMemory, SessionsThatPartGoOnAsIfAlone) {
         }
         Session one = copy();
         Session other = copy();
-        SessionBatch batch(tiny.model(), tiny.backend());
-        const std::vector<Session*> both = {&one, &other};
+        Batch batch(tiny.model(), tiny.backend());
+        const std::vector<Sequence*> both = {&one.sequence(), &other.sequence()};
         for (size_t i = 0; i < ways[0].size(); ++i) {
-            const std::vector<TokenId> next = {ways[0][i], ways[1][i]};
-            batch.accept(both, next);
+            for (size_t s = 0; s < 2; ++s) both[s]->accept(ways[s][i]);
+            batch.run(both);
         }
         EXPECT_LT(max_difference(one.logits(), alone[0]), 1e-5);
         EXPECT_LT(max_difference(other.logits(), alone[1]), 1e-5);

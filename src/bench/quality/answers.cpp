@@ -30,17 +30,21 @@ bool is_finished(const Writing& w, const Answer& answer, const Sample& sample,
 
 }  // namespace
 
-std::vector<Answer> write_answers(std::span<Session* const> sessions, SessionBatch& batch,
+std::vector<Answer> write_answers(std::span<Session* const> sessions, Batch& batch,
                                   const Tokenizer& tokenizer, std::span<const TokenId> rest,
                                   const Sample& sample, const Metric& metric) {
-    batch.read(sessions, rest);
+    std::vector<Sequence*> all;
+    for (Session* s : sessions) {
+        s->sequence().feed({{.tokens = {rest.begin(), rest.end()}}}, {.may_forget = false});
+        all.push_back(&s->sequence());
+    }
+    batch.run(all);
     const auto start = Clock::now();
     std::vector<Answer> answers(sessions.size());
     std::vector<Writing> open;
     for (size_t i = 0; i < sessions.size(); ++i) open.push_back({sessions[i], i});
     while (!open.empty()) {
-        std::vector<Session*> next;
-        std::vector<TokenId> picked;
+        std::vector<Sequence*> next;
         std::erase_if(open, [&](Writing& w) {
             Answer& answer = answers[w.index];
             answer.seconds = std::chrono::duration<double>(Clock::now() - start).count();
@@ -50,11 +54,11 @@ std::vector<Answer> write_answers(std::span<Session* const> sessions, SessionBat
             ++answer.n_tokens;
             answer.text = replace_invalid_utf8(tokenizer.decode(w.tokens));
             if (is_finished(w, answer, sample, metric)) return true;
-            next.push_back(w.session);
-            picked.push_back(token);
+            w.session->sequence().accept(token);
+            next.push_back(&w.session->sequence());
             return false;
         });
-        if (!open.empty()) batch.accept(next, picked);
+        batch.run(next);
     }
     return answers;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bench/tasks/task.h"
+#include "engine/batch.h"
 #include "engine/session.h"
 #include "text/tokenizer.h"
 
@@ -21,7 +22,7 @@ struct Answer {
 /// All sessions read what is left of the prompt on top of what they hold and answer greedily, at
 /// once. An answer ends with the model's end token, after the sample's n_new tokens, where the
 /// context is full, or as soon as more text cannot change its score.
-std::vector<Answer> write_answers(std::span<Session* const> sessions, SessionBatch& batch,
+std::vector<Answer> write_answers(std::span<Session* const> sessions, Batch& batch,
                                   const Tokenizer& tokenizer, std::span<const TokenId> rest,
                                   const Sample& sample, const Metric& metric);
 

@@ -153,7 +153,7 @@ bool SampleRun::answer_forks(const KvCache& read, std::span<WantedResult* const>
             lanes.push_back(sessions.emplace_back(fork(read, *w)).get());
             w->result.lanes = std::ssize(group);
         }
-        SessionBatch batch(setting_.engine.model(), setting_.engine.backend());
+        Batch batch(setting_.engine.model(), setting_.engine.backend());
         const std::vector<Answer> answers =
             write_answers(lanes, batch, tokenizer_, rest, setting_.sample, *setting_.task.metric);
         for (size_t i = 0; i < group.size(); ++i) {
@@ -190,7 +190,7 @@ bool SampleRun::run_streaming(WantedResult& w) {
         predict(*lane, w.result);
         return setting_.go_on("");
     }
-    SessionBatch batch(setting_.engine.model(), setting_.engine.backend());
+    Batch batch(setting_.engine.model(), setting_.engine.backend());
     Session* const alone = lane.get();
     const std::vector<Answer> answers = write_answers(std::span(&alone, 1), batch, tokenizer_,
                                                       is_known ? prompt_.ending : question_,

@@ -20,7 +20,7 @@ namespace {
 
 constexpr int64_t kViewStep = 256;  // slots in view of a reference graph grow by this much
 constexpr int64_t kMostPositions = int64_t{1} << 23;  // the kernels count slots in f32
-constexpr int64_t kMostRehearsed = 2048 + 512;        // a piece, and what asks for it
+constexpr int64_t kMostRehearsed = kMostRepeated + kMostAsking;
 
 int64_t slots_needed(const MemoryShape& shape, int64_t n_ctx) {
     int64_t widest = 0;

@@ -1,0 +1,29 @@
+#include "engine/batch.h"
+
+namespace palimpsest {
+
+bool Batch::step(std::span<Sequence* const> sequences, int64_t limit) {
+    std::vector<Sequence*> going;
+    std::vector<Lane> lanes;
+    for (Sequence* s : sequences) {
+        if (!s->wants()) continue;
+        going.push_back(s);
+        lanes.push_back(s->next_lane(limit));
+    }
+    if (going.empty()) return false;
+    const std::span<const LaneResult> results = evaluator_.step(lanes);
+    for (size_t i = 0; i < going.size(); ++i) going[i]->took(results[i]);
+    return true;
+}
+
+void Batch::run(std::span<Sequence* const> sequences) {
+    while (step(sequences)) {
+        for (size_t i = 0; i < sequences.size(); ++i) {
+            const auto& failure = sequences[i]->failure();
+            if (!failure) continue;
+            throw Error(failure->code(), cat("sequence ", i, ": ", failure->what()));
+        }
+    }
+}
+
+}  // namespace palimpsest
