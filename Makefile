@@ -7,6 +7,8 @@ PREFIX ?= /usr/local
 CTEST_ARGS ?=
 RUN_ARGS ?=
 BENCH_ARGS ?=
+# `make lint` looks at what changed since this commit, uncommitted changes included.
+LINT_BASE ?= HEAD~1
 TRAIN_ARGS ?=
 # Where `make train-default` puts what it trains.
 WEIGHTS ?= weights
@@ -28,12 +30,13 @@ resumed = $$([ ! -e "$(WEIGHTS)/$(1).checkpoint" ] || echo --resume)
 .NOTPARALLEL:
 # Where scripts/plain_text.py puts texts.
 training_texts = $$(scripts/setup.sh where cache)/training-texts
-.PHONY: help run test setup release lint format fuzz asan tsan bench train-default install clean
+.PHONY: help run test setup program release lint lint-all format fuzz asan asan-unit tsan bench train-default \
+  install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s%s\n", $$1, $$2 }' Makefile
 
-run: release ## set up, build, and ask a model about a document
+run: program ## set up, build the program, ask a model about a document, and check its answer
 	@scripts/run_demo.sh $(RUN_ARGS)
 
 test: release ## set up, build, and run all tests
@@ -42,19 +45,28 @@ test: release ## set up, build, and run all tests
 setup: ## bring what the build needs: packages, ggml and libllama, the model
 	@scripts/setup.sh
 
-release: setup ## set up and build, in build/release
+program: setup ## set up and build the program alone, in build/release
+	@cmake --preset release --log-level=WARNING
+	@cmake --build --preset release --target palimpsest_cli_program
+
+release: setup ## set up and build everything, in build/release
 	@$(call build,release)
 
-lint: ## check the formatting, and build under clang-tidy
+lint: ## check the formatting, and what changed since LINT_BASE under clang-tidy
 	@scripts/setup.sh lint
-	@echo "lint: clang-format" && clang-format --dry-run --Werror $(sources)
-	@echo "lint: clang-tidy" && $(call build,tidy)
+	@scripts/lint.sh format
+	@scripts/lint.sh tidy "$(LINT_BASE)"
+
+lint-all: ## the same for every file; an hour on two cores
+	@scripts/setup.sh lint
+	@scripts/lint.sh format
+	@scripts/lint.sh tidy all
 
 format: ## rewrite the sources as clang-format likes them
 	@scripts/setup.sh lint
 	@clang-format -i $(sources)
 
-fuzz: ## run each fuzz target for FUZZ_SECONDS; finds go to build/fuzz-found
+fuzz: setup ## run each fuzz target for FUZZ_SECONDS; finds go to build/fuzz-found
 	@scripts/setup.sh fuzz
 	@$(call build,fuzz) --target $(fuzz_targets)
 	@mkdir -p build/fuzz-found
@@ -69,6 +81,12 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS; finds go to build/fuzz-found
 asan: setup ## run the tests under the address and undefined-behaviour sanitizers
 	@$(call build,asan)
 	@ctest --preset asan $(CTEST_ARGS)
+
+asan-unit: setup ## the same for the unit tests of core, text, memory and model
+	@cmake --preset asan --log-level=WARNING
+	@cmake --build --preset asan --target $(foreach f,core text memory model,$(f)_test)
+	@for f in core text memory model; do echo "asan: $$f" && build/asan/tests/$${f}_test --gtest_brief=1 \
+	  --gtest_filter=-*Real* || exit 1; done
 
 tsan: setup ## run the tests under the thread sanitizer
 	@$(call build,tsan)

@@ -18,27 +18,33 @@ function(palimpsest_folder name)
   add_library(palimpsest_${name} STATIC ${sources})
   target_include_directories(palimpsest_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
   target_link_libraries(palimpsest_${name} PUBLIC ${ARGN} PRIVATE $<BUILD_INTERFACE:palimpsest_warnings>)
-  set_target_properties(palimpsest_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  set_target_properties(palimpsest_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON
+    CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
   set(PALIMPSEST_FOLDERS ${PALIMPSEST_FOLDERS} ${name} CACHE INTERNAL "")
 endfunction()
 
-# The library that others link: the folders up to engine, as one archive.
+# The library that others link, from the folders up to engine: as one archive, and as a shared library
+# that shows nothing but what include/palimpsest declares.
 function(palimpsest_library)
   set(objects)
   foreach(folder ${PALIMPSEST_FOLDERS})
     list(APPEND objects $<TARGET_OBJECTS:palimpsest_${folder}>)
   endforeach()
   add_library(palimpsest STATIC ${objects})
+  add_library(palimpsest_shared SHARED ${objects})
+  set_target_properties(palimpsest_shared PROPERTIES OUTPUT_NAME palimpsest EXPORT_NAME shared
+    VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+  target_link_libraries(palimpsest INTERFACE ggml::ggml llama Threads::Threads
+    $<BUILD_INTERFACE:Highway::Highway> $<INSTALL_INTERFACE:Highway::Highway>)
+  target_link_libraries(palimpsest_shared PRIVATE ggml::ggml llama Threads::Threads Highway::Highway)
+  foreach(library palimpsest palimpsest_shared)
+    set_target_properties(${library} PROPERTIES LINKER_LANGUAGE CXX)
+    target_include_directories(${library} INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
+      $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+    target_compile_features(${library} INTERFACE cxx_std_20)
+  endforeach()
   add_library(palimpsest::palimpsest ALIAS palimpsest)
-  set_target_properties(palimpsest PROPERTIES LINKER_LANGUAGE CXX)
-  target_include_directories(palimpsest INTERFACE
-    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>
-    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
-    $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
-    $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/palimpsest>)
-  target_compile_features(palimpsest INTERFACE cxx_std_20)
-  target_link_libraries(palimpsest INTERFACE ggml::ggml llama Threads::Threads $<BUILD_INTERFACE:Highway::Highway>
-    $<INSTALL_INTERFACE:Highway::Highway>)
+  add_library(palimpsest::shared ALIAS palimpsest_shared)
 endfunction()
 
 # The version and commit that --version and every benchmark line state.
@@ -66,12 +72,12 @@ endfunction()
 function(palimpsest_install)
   include(CMakePackageConfigHelpers)
   set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/palimpsest)
-  install(TARGETS palimpsest EXPORT palimpsest-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(TARGETS palimpsest palimpsest_shared EXPORT palimpsest-targets
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
   install(TARGETS palimpsest_cli_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-  install(DIRECTORY ${PROJECT_SOURCE_DIR}/src/core ${PROJECT_SOURCE_DIR}/src/text
-    ${PROJECT_SOURCE_DIR}/src/memory ${PROJECT_SOURCE_DIR}/src/model ${PROJECT_SOURCE_DIR}/src/engine
-    DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/palimpsest FILES_MATCHING PATTERN "*.h")
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/palimpsest DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/NOTICE
+    DESTINATION ${CMAKE_INSTALL_DOCDIR})
   install(EXPORT palimpsest-targets NAMESPACE palimpsest:: DESTINATION ${package_dir})
   # The prefix set-up used, so that a consumer finds the same ggml without knowing about it.
   set(PALIMPSEST_DEPS_PREFIX "${PALIMPSEST_DEPS_PREFIX}")

@@ -1,46 +1,56 @@
-// The library from outside: answers a prompt, or continues token ids if the model has no words.
+// The library from outside: asks a model about a document it may have to forget in part, and says
+// what it kept. A model without words continues token ids.
 //
-//   answer model.gguf "Why is the sky blue?"
+//   answer model.gguf "Who signed?" contract.txt
 //   answer model.gguf 17 4 99
 
-#include <algorithm>
+#include <palimpsest/conversation.h>
+#include <palimpsest/engine.h>
+
 #include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "engine/generate.h"
-#include "memory/cache/memories.h"
-#include "model/load.h"
-
 using namespace palimpsest;
 
-int main(int argc, char** argv) try {
-    if (argc < 3) throw std::runtime_error("usage: answer MODEL PROMPT | answer MODEL TOKEN-ID...");
-    Backend backend(Backend::available_threads());
-    const LoadedModel loaded(argv[1], backend);
-    const int64_t n_ctx = std::min<int64_t>(loaded.config().n_ctx_train, 4096);
-    Session session(loaded.model(), backend,
-                    make_memory("kv", backend, loaded.config().memory_shape(), {.n_ctx = n_ctx}));
+namespace {
 
-    if (const Tokenizer* tokenizer = loaded.tokenizer()) {
-        const ChatMessage question = {.role = "user", .parts = {{.text = argv[2]}}};
-        generate(session, *tokenizer, tokenizer->encode_chat({&question, 1}), {},
-                 [](std::string_view text) { return bool(std::cout << text << std::flush); });
-    } else {
-        std::vector<TokenId> tokens;
-        std::transform(argv + 2, argv + argc, std::back_inserter(tokens), std::atoi);
-        session.feed(tokens);
-        Sampler sampler({}, loaded.config().n_vocab, nullptr);
-        for (int i = 0; i < 8; ++i) {
-            session.accept(tokens.emplace_back(sampler.pick(session.logits())));
-            std::cout << tokens.back() << ' ';
+bool print(std::string_view text) { return bool(std::cout << text << std::flush); }
+
+TextPart document(const char* path) {
+    std::ifstream file(path);
+    if (!file) throw std::runtime_error(std::string("cannot read ") + path);
+    return {.text = std::string(std::istreambuf_iterator<char>(file), {}) + "\n\n",
+            .is_context = true};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+    if (argc < 3) throw std::runtime_error("usage: answer MODEL QUESTION [FILE] | MODEL ID...");
+    const Engine engine({.model = argv[1]});
+    if (!engine.has_vocabulary()) {
+        std::vector<int32_t> tokens;
+        for (int i = 2; i < argc; ++i) tokens.push_back(std::atoi(argv[i]));
+        Conversation talk(engine);
+        for (const int32_t t : talk.go_on_from(tokens, {.max_tokens = 8}).run().tokens) {
+            std::cout << t << ' ';
         }
+        std::cout << '\n';
+        return 0;
     }
-    std::cout << '\n';
+    Conversation talk(engine, {.memory = {.budget = "1024"}});
+    for (const std::string& note : talk.notes()) std::cerr << note << '\n';
+    std::vector<TextPart> turn;
+    if (argc > 3) turn.push_back(document(argv[3]));
+    turn.push_back({.text = argv[2]});
+    talk.ask(turn).run(print);
+    std::cout << '\n' << talk.report_text();
 } catch (const std::exception& e) {
     std::cerr << e.what() << '\n';
     return 1;

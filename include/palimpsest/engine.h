@@ -4,6 +4,8 @@
 #include <memory>
 #include <string>
 
+#pragma GCC visibility push(default)
+
 namespace palimpsest {
 
 class Runtime;
@@ -52,3 +54,5 @@ class Engine {
 [[nodiscard]] std::string model_path(const EngineOptions& options);
 
 }  // namespace palimpsest
+
+#pragma GCC visibility pop

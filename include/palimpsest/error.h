@@ -3,6 +3,8 @@
 #include <stdexcept>
 #include <string>
 
+#pragma GCC visibility push(default)
+
 namespace palimpsest {
 
 /// What went wrong, as far as a caller can act on it.
@@ -26,3 +28,5 @@ class Error : public std::runtime_error {
 };
 
 }  // namespace palimpsest
+
+#pragma GCC visibility pop

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#pragma GCC visibility push(default)
+
 namespace palimpsest {
 
 /// What somebody says of how much of the past is held, and which part: in the words of the command
@@ -42,3 +44,5 @@ struct MemoryChoice {
 };
 
 }  // namespace palimpsest
+
+#pragma GCC visibility pop

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#pragma GCC visibility push(default)
+
 namespace palimpsest {
 
 /// What a memory holds and what it let go, at one moment.
@@ -60,3 +62,5 @@ struct MemoryReport {
 };
 
 }  // namespace palimpsest
+
+#pragma GCC visibility pop

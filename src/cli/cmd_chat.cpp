@@ -15,10 +15,8 @@
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "engine/default_model.h"
-#include "engine/generate.h"
 #include "engine/memory_choice.h"
-#include "engine/prefix_text.h"
-#include "engine/report.h"
+#include "memory/budget.h"
 
 namespace palimpsest {
 
@@ -28,6 +26,8 @@ constexpr const char* kHelp =
     "  /file PATH   read a document before the next question (repeatable)\n"
     "  /reset       forget the conversation\n"
     "  /stats       what the memory holds and what it let go\n"
+    "  /save PATH   save the conversation; /load PATH goes on from it, with the same model and "
+    "memory\n"
     "  /help        this list\n"
     "  /quit        leave (so does Ctrl-D)\n"
     "  Ctrl-C stops an answer. A line that ends in \\ goes on in the next.\n";
@@ -84,23 +84,17 @@ class Chat {
  public:
     explicit Chat(const ChatFlags& f)
         : flags_(f),
-          options_(generate_options(f.answer)),
-          engine_(open_session(f.model)),
-          tokenizer_(engine_.engine.runtime().loaded().require_tokenizer()) {
-        if (!f.answer.chat_template.empty()) {
-            tokenizer_.set_chat_template(f.answer.chat_template);
-        }
-        for (const auto& d : engine_.prefixes) {
-            require(
-                !d->header().is_raw && f.answer.system.empty() && f.answer.chat_template.empty(),
-                "a prefix memory for a chat is what the system says, in the model's own "
-                "template; leave out --system and --chat-template, and build it without --raw");
-        }
-        if (!tokenizer_.has_chat_template()) {
-            throw Error(ErrorCode::kUnsupported,
-                        "this model has no chat template; name one with --chat-template, or use "
-                        "'run --raw'");
-        }
+          options_(answer_options(f.answer)),
+          engine_(open_engine(f.model)),
+          tokenizer_(engine_.runtime().loaded().require_tokenizer()),
+          conversation_(begin_conversation(engine_, f.model, f.answer, false)) {
+        if (!conversation_.is_raw()) return;
+        require(f.model.memory.prefixes.empty(),
+                "a prefix memory for a chat is what the system says, in the model's own template; "
+                "build it without --raw");
+        throw Error(ErrorCode::kUnsupported,
+                    "this model has no chat template; name one with --chat-template, or use "
+                    "'run --raw'");
     }
 
     void talk() {
@@ -108,7 +102,7 @@ class Chat {
         LineReader reader;
         if (reader.is_terminal()) {
             write_message(
-                dim(cat(engine_.engine.model_name(), ", ", room(), ". /help lists commands.\n")));
+                dim(cat(engine_.model_name(), ", ", room(), ". /help lists commands.\n")));
         }
         std::string text;
         while (read_message(reader, text)) {
@@ -136,7 +130,7 @@ class Chat {
         if (is_bounded(flags_.model.memory)) {
             return cat("a memory of ", to_string(parse_budget(flags_.model.memory.budget)));
         }
-        return cat(human_count(engine_.session->room()), " tokens of context");
+        return cat(human_count(conversation_.room()), " tokens of context");
     }
 
     static std::string hint(ErrorCode code) {
@@ -160,13 +154,16 @@ class Chat {
         if (text == "/help") {
             write_message(kHelp);
         } else if (text == "/reset") {
-            engine_.session->reset();
+            conversation_.reset();
             documents_.clear();
-            unread_.clear();
         } else if (text == "/stats") {
-            const Session& session = *engine_.session;
-            write_message(report_for_people(session.memory().report(),
-                                            {&session.tokens(), &tokenizer_}, terminal_width()));
+            write_message(conversation_.report_text(terminal_width()));
+        } else if (text.starts_with("/save ")) {
+            conversation_.save(text.substr(6));
+            write_message(dim("  saved; /load goes on from here\n"));
+        } else if (text.starts_with("/load ")) {
+            conversation_.load(text.substr(6));
+            write_message(dim(cat("  ", human_count(conversation_.position()), " tokens\n")));
         } else if (text.starts_with("/file ")) {
             documents_.push_back(
                 {prepared(read_file(text.substr(6)), flags_.text, tokenizer_) + "\n\n", true});
@@ -177,60 +174,38 @@ class Chat {
         return true;
     }
 
-    [[nodiscard]] std::vector<Segment> encode(const std::string& text) const {
-        std::vector<TextPart> parts = documents_;
-        parts.push_back({prepared(text, flags_.text, tokenizer_), false});
-        if (engine_.session->position() > 0) {
-            std::vector<Segment> next = tokenizer_.encode_next_turn({"user", parts});
-            next.insert(next.begin(), {.tokens = unread_});
-            return next;
-        }
-        if (!engine_.prefixes.empty()) {
-            return request_after(*engine_.prefixes.front(), tokenizer_, parts);
-        }
-        std::vector<ChatMessage> messages;
-        if (!flags_.answer.system.empty()) {
-            messages.push_back({"system", {{flags_.answer.system, false}}});
-        }
-        messages.push_back({"user", std::move(parts)});
-        return tokenizer_.encode_chat(messages);
-    }
-
     void answer(const std::string& text) {
         ProgressBar bar("reading");
-        options_.on_prefill = [&](int64_t done, int64_t total) {
-            bar.show(done, total);
-            return !interrupted();
-        };
-        const std::vector<Segment> prompt = encode(text);
-        const GenerateResult r =
-            generate(*engine_.session, tokenizer_, prompt, options_, [&](std::string_view piece) {
+        std::vector<TextPart> parts = documents_;
+        parts.push_back({prepared(text, flags_.text, tokenizer_), false});
+        Generation answer = conversation_.ask(parts, options_);
+        const GenerateResult r = answer.run(
+            [&](std::string_view piece) {
                 bar.clear();
                 write_output(piece);
+                return !interrupted();
+            },
+            [&](const Generation::Progress& p) {
+                if (p.total > 0) bar.show(p.done, p.total);
                 return !interrupted();
             });
         bar.clear();
         write_output("\n");
         documents_.clear();
-        // The last token was picked but not read, unless the model ended the answer itself.
-        unread_.clear();
-        if (r.reason != StopReason::kEndToken && !r.tokens.empty()) {
-            unread_.push_back(r.tokens.back());
-        }
         if (take_interrupt()) {
             write_message(dim("  (stopped)\n"));
             // A prompt half read cannot be taken back, and would puzzle the model later.
-            if (r.tokens.empty()) engine_.session->reset();
+            if (r.tokens.empty()) conversation_.reset();
         }
         if (r.reason == StopReason::kLength) write_message(dim("  (cut at its length)\n"));
     }
 
     const ChatFlags& flags_;
-    GenerateOptions options_;
-    OpenedSession engine_;
-    Tokenizer& tokenizer_;
+    AnswerOptions options_;
+    Engine engine_;
+    const Tokenizer& tokenizer_;
+    Conversation conversation_;
     std::vector<TextPart> documents_;
-    std::vector<TokenId> unread_;
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -11,9 +12,7 @@
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
-#include "engine/generate.h"
 #include "engine/memory_choice.h"
-#include "engine/prefix_text.h"
 #include "engine/report.h"
 
 namespace palimpsest {
@@ -97,29 +96,6 @@ std::vector<TextPart> read_parts(const RunFlags& f, const Tokenizer& tokenizer) 
     return parts;
 }
 
-std::vector<Segment> encode(const RunFlags& f, const OpenedSession& e, Tokenizer& tokenizer) {
-    const std::vector<TextPart> parts = read_parts(f, tokenizer);
-    if (!e.prefixes.empty()) {
-        const PrefixDocument& first = *e.prefixes.front();
-        require(f.answer.system.empty() && f.answer.chat_template.empty(),
-                "a prefix memory is what the system says, in the model's own template; leave out "
-                "--system and --chat-template");
-        require(!f.raw || first.header().is_raw, "the prefix memory '", first.header().name,
-                "' was built for chats; leave out --raw, or build it with --raw");
-        return request_after(first, tokenizer, parts);
-    }
-    if (f.raw) return tokenizer.encode_raw(parts);
-    if (!f.answer.chat_template.empty()) tokenizer.set_chat_template(f.answer.chat_template);
-    if (!tokenizer.has_chat_template()) {
-        write_message("palimpsest: this model has no chat template; the text goes in as it is\n");
-        return tokenizer.encode_raw(parts);
-    }
-    std::vector<ChatMessage> messages;
-    if (!f.answer.system.empty()) messages.push_back({"system", {{f.answer.system, false}}});
-    messages.push_back({"user", parts});
-    return tokenizer.encode_chat(messages);
-}
-
 double rate(int64_t n, double seconds) {
     return seconds > 0 ? static_cast<double>(n) / seconds : 0;
 }
@@ -138,51 +114,48 @@ nlohmann::json to_json(const GenerateResult& r, const MemoryUsage& u) {
               {"bytes", u.bytes}}}};
 }
 
-std::string for_people(const GenerateResult& r, const MemoryUsage& u) {
-    return cat(
-        human_count(r.n_prompt), " tokens read, first token after ", human_seconds(r.prefill_s),
-        " (", human_count(static_cast<int64_t>(rate(r.n_prompt, r.prefill_s))), " tokens/s); ",
-        r.n_generated, " written at ",
-        human_count(static_cast<int64_t>(rate(r.n_generated, r.decode_s))),
-        " tokens/s; memory holds ", human_count(u.entries_held), " entries in ",
-        human_bytes(u.bytes), r.reason == StopReason::kLength ? "; cut at its length" : "", "\n");
+/// "1,024 entries a head of 4,081 tokens in 46 MB".
+std::string held(const MemoryReport& r) {
+    const auto mean = static_cast<int64_t>(std::llround(mean_held(r)));
+    const bool holds_all = mean == r.positions_seen;
+    return cat(holds_all ? cat("all ", human_count(r.positions_seen), " tokens")
+                         : cat(human_count(mean), " entries a head of ",
+                               human_count(r.positions_seen), " tokens"),
+               " in ", human_bytes(r.bytes.total()));
 }
 
-void show_report(const RunFlags& f, const OpenedSession& e, const Tokenizer& tokenizer) {
-    if (!f.report && f.report_file.empty()) return;
-    const MemoryReport report = e.session->memory().report();
-    const ReportText text = {&e.session->tokens(), &tokenizer};
-    if (f.report) {
-        write_message(report_for_people(report, text, terminal_width()));
-    }
-    if (!f.report_file.empty()) write_file(f.report_file, report_json(report, text));
+std::string for_people(const GenerateResult& r, const MemoryReport& report) {
+    return cat(human_count(r.n_prompt), " tokens read, first token after ",
+               human_seconds(r.prefill_s), " (",
+               human_count(static_cast<int64_t>(rate(r.n_prompt, r.prefill_s))), " tokens/s); ",
+               r.n_generated, " written at ",
+               human_count(static_cast<int64_t>(rate(r.n_generated, r.decode_s))),
+               " tokens/s; memory holds ", held(report),
+               r.reason == StopReason::kLength ? "; cut at its length" : "", "\n");
 }
 
 void run(const RunFlags& f) {
-    GenerateOptions options = generate_options(f.answer);
-    const OpenedSession e = open_session(f.model);
-    Tokenizer& tokenizer = e.engine.runtime().loaded().require_tokenizer();
-    std::vector<Segment> prompt = encode(f, e, tokenizer);
+    const AnswerOptions options = answer_options(f.answer);
+    const Engine engine = open_engine(f.model);
+    const Tokenizer& tokenizer = engine.runtime().loaded().require_tokenizer();
+    Conversation conversation = begin_conversation(engine, f.model, f.answer, f.raw);
+    Generation answer = conversation.ask(read_parts(f, tokenizer), options);
 
     catch_interrupts();
     ProgressBar bar("reading");
-    options.on_prefill = [&](int64_t done, int64_t total) {
-        if (!f.quiet) bar.show(done, total);
+    const auto on_progress = [&](const Generation::Progress& p) {
+        if (p.activity == Generation::Activity::kRepeating) bar.set_label("repeating");
+        if (p.total > 0 && !f.quiet) bar.show(p.done, p.total);
         return !interrupted();
-    };
-    options.on_rehearsal = [&](int64_t done, int64_t total) {
-        bar.set_label("repeating");
-        return options.on_prefill(done, total);
     };
     const auto on_text = [&](std::string_view piece) {
         bar.clear();
         if (!f.json) write_output(piece);
         return !interrupted();
     };
-    const GenerateResult result =
-        generate(*e.session, tokenizer, std::move(prompt), options, on_text);
+    const GenerateResult result = answer.run(on_text, on_progress);
     bar.clear();
-    const MemoryUsage usage = e.session->memory().usage();
+    const MemoryUsage usage = conversation.session().memory().usage();
     if (f.json) {
         write_output(to_json(result, usage).dump(2) + "\n");
     } else if (!result.text.ends_with('\n')) {
@@ -193,8 +166,9 @@ void run(const RunFlags& f) {
             cat("palimpsest: stopped by Ctrl-C after ", usage.positions_seen, " tokens\n"));
         throw CLI::RuntimeError(kInterrupted);
     }
-    if (!f.quiet && !f.json) write_message(dim(for_people(result, usage)));
-    show_report(f, e, tokenizer);
+    if (!f.quiet && !f.json) write_message(dim(for_people(result, conversation.report())));
+    if (f.report) write_message(conversation.report_text(terminal_width()));
+    if (!f.report_file.empty()) write_file(f.report_file, conversation.report_json());
 }
 
 }  // namespace

@@ -13,7 +13,6 @@
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
-#include "engine/memory_choice.h"
 
 namespace palimpsest {
 
@@ -246,8 +245,7 @@ void trace(const TraceFlags& f) {
             "--logits decode needs --decode-tokens");
     std::string cuts;
     const MemoryChoice choice = trace_memory(f);
-    static_cast<void>(choose_eviction(choice, nullptr));  // before a model is loaded for it
-    const Engine opened(f.model.engine);
+    const Engine opened = open_engine({.engine = f.model.engine, .memory = choice});
     const Runtime& engine = opened.runtime();
     MemoryPlan plan = plan_memory(engine, choice);
     plan.options.on_cut = [&cuts, &f](const Cut& cut) {

@@ -44,12 +44,9 @@ void add_answer_flags(CLI::App& command, AnswerFlags& flags) {
                        "libllama's name of a template, instead of the model's own");
 }
 
-GenerateOptions generate_options(const AnswerFlags& flags) {
-    GenerateOptions options = {.sampling = flags.sampling,
-                               .max_tokens = flags.max_tokens,
-                               .stop = flags.stop,
-                               .on_prefill = {},
-                               .on_rehearsal = {}};
+AnswerOptions answer_options(const AnswerFlags& flags) {
+    AnswerOptions options = {
+        .sampling = flags.sampling, .max_tokens = flags.max_tokens, .stop = flags.stop};
     if (!flags.grammar_file.empty()) options.sampling.grammar = read_file(flags.grammar_file);
     return options;
 }

@@ -20,6 +20,6 @@ struct AnswerFlags {
 
 void add_answer_flags(CLI::App& command, AnswerFlags& flags);
 /// Reads the grammar file. Throws kNotFound.
-GenerateOptions generate_options(const AnswerFlags& flags);
+AnswerOptions answer_options(const AnswerFlags& flags);
 
 }  // namespace palimpsest

@@ -81,20 +81,33 @@ void add_prefix_flags(CLI::App& command, ModelFlags& flags) {
         ->group(group);
 }
 
+namespace {
+
+void write_notes(const std::vector<std::string>& notes) {
+    for (const std::string& note : notes) write_message(cat("palimpsest: ", note, "\n"));
+}
+
+}  // namespace
+
 MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice) {
     MemoryPlan plan = engine.plan(choice);
-    for (const std::string& note : plan.notes) write_message(cat("palimpsest: ", note, "\n"));
+    write_notes(plan.notes);
     return plan;
 }
 
-OpenedSession open_session(const ModelFlags& flags) {
-    static_cast<void>(choose_eviction(flags.memory, nullptr));  // before a model is loaded for it
-    OpenedSession opened = {.engine = Engine(flags.engine), .prefixes = {}, .session = {}};
-    const Runtime& engine = opened.engine.runtime();
-    const MemoryPlan plan = plan_memory(engine, flags.memory);
-    opened.prefixes = plan.options.prefix.documents;
-    opened.session = engine.make_session(engine.make_cache(plan.options));
-    return opened;
+Engine open_engine(const ModelFlags& flags) {
+    static_cast<void>(choose_eviction(flags.memory, nullptr));
+    return Engine(flags.engine);
+}
+
+Conversation begin_conversation(const Engine& engine, const ModelFlags& flags,
+                                const AnswerFlags& answer, bool is_raw) {
+    Conversation conversation(engine, {.memory = flags.memory,
+                                       .system = answer.system,
+                                       .chat_template = answer.chat_template,
+                                       .is_raw = is_raw});
+    write_notes(conversation.notes());
+    return conversation;
 }
 
 std::string read_file(const std::string& path) {

@@ -4,8 +4,9 @@
 #include <memory>
 #include <string>
 
+#include "cli/sampling_flags.h"
 #include "engine/runtime.h"
-#include "palimpsest/engine.h"
+#include "palimpsest/conversation.h"
 
 namespace palimpsest {
 
@@ -27,14 +28,12 @@ void add_prefix_flags(CLI::App& command, ModelFlags& flags);
 /// as the parts do.
 MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice);
 
-/// An engine and a session with the chosen memory.
-struct OpenedSession {
-    Engine engine;
-    /// Those of --prefix, in order.
-    std::vector<std::shared_ptr<const PrefixDocument>> prefixes;
-    std::unique_ptr<Session> session;
-};
-OpenedSession open_session(const ModelFlags& flags);
+/// The model, once the choice of a memory was looked at: what contradicts itself costs no loading.
+Engine open_engine(const ModelFlags& flags);
+
+/// A conversation, whose notes have been written to standard error.
+Conversation begin_conversation(const Engine& engine, const ModelFlags& flags,
+                                const AnswerFlags& answer, bool is_raw);
 
 /// The whole of a file, or of standard input for "-". Throws kNotFound.
 std::string read_file(const std::string& path);

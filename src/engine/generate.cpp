@@ -16,84 +16,16 @@ double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Passes text on, but holds back what may yet turn out to be the beginning of a stop text.
-class StopFilter {
- public:
-    explicit StopFilter(const std::vector<std::string>& stops) : stops_(stops) {}
-
-    /// What may be shown after `more` has come; sets `stopped` if a stop text is complete.
-    std::string push(std::string_view more, bool& stopped) {
-        held_ += more;
-        size_t cut = std::string::npos;
-        for (const std::string& s : stops_) cut = std::min(cut, held_.find(s));
-        stopped = cut != std::string::npos;
-        const size_t safe = stopped ? cut : held_.size() - longest_beginning();
-        std::string out = held_.substr(0, safe);
-        held_.erase(0, safe);
-        return out;
-    }
-
-    std::string finish() { return std::exchange(held_, {}); }
-
- private:
-    /// Length of the longest end of the held text that begins a stop text.
-    [[nodiscard]] size_t longest_beginning() const {
-        size_t longest = 0;
-        for (const std::string& s : stops_) {
-            for (size_t n = std::min(s.size() - 1, held_.size()); n > longest; --n) {
-                if (held_.ends_with(std::string_view(s).substr(0, n))) longest = n;
-            }
-        }
-        return longest;
-    }
-
-    const std::vector<std::string>& stops_;
-    std::string held_;
-};
-
 int64_t count_tokens(const std::vector<Segment>& prompt) {
     int64_t n = 0;
     for (const Segment& s : prompt) n += std::ssize(s.tokens);
     return n;
 }
 
-void check_options(const GenerateOptions& o) {
+const AnswerOptions& checked(const AnswerOptions& o) {
     require(o.max_tokens >= 1, "at most ", o.max_tokens, " tokens; it must be 1 or more");
     for (const std::string& s : o.stop) require(!s.empty(), "a stop text is empty");
-}
-
-/// Writes until something ends it; `result` is complete afterwards but for its times.
-void write_answer(Session& session, const Tokenizer& tokenizer, const GenerateOptions& options,
-                  const std::function<bool(std::string_view)>& on_text, Sampler& sampler,
-                  GenerateResult& result) {
-    TextStream stream(tokenizer);
-    StopFilter filter(options.stop);
-    const auto show = [&](const std::string& text) {
-        result.text += text;
-        return text.empty() || !on_text || on_text(text);
-    };
-    bool stopped = false;
-    bool wanted = true;
-    while (wanted && !stopped) {
-        const TokenId token = sampler.pick(session.logits());
-        if (tokenizer.ends_text(token)) {
-            result.reason = StopReason::kEndToken;
-            break;
-        }
-        result.tokens.push_back(token);
-        wanted = show(filter.push(stream.push(token), stopped));
-        if (stopped) result.reason = StopReason::kStopText;
-        if (!wanted) result.reason = StopReason::kCancelled;
-        if (std::ssize(result.tokens) >= options.max_tokens) break;
-        if (session.room() < 1) break;
-        if (wanted && !stopped) session.accept(token);
-    }
-    if (stopped || !wanted) return;
-    // The end was not a stop text after all: show what was held back.
-    std::string rest = filter.push(stream.finish(), stopped);
-    if (stopped) result.reason = StopReason::kStopText;
-    if (!stopped) rest += filter.finish();
-    show(rest);
+    return o;
 }
 
 }  // namespace
@@ -112,27 +44,113 @@ std::string_view to_string(StopReason reason) {
     return "cancelled";
 }
 
+std::string AnswerWriter::StopFilter::push(std::string_view more, bool& stopped) {
+    held_ += more;
+    size_t cut = std::string::npos;
+    for (const std::string& s : stops_) cut = std::min(cut, held_.find(s));
+    stopped = cut != std::string::npos;
+    const size_t safe = stopped ? cut : held_.size() - longest_beginning();
+    std::string out = held_.substr(0, safe);
+    held_.erase(0, safe);
+    return out;
+}
+
+std::string AnswerWriter::StopFilter::finish() { return std::exchange(held_, {}); }
+
+/// Length of the longest end of the held text that begins a stop text.
+size_t AnswerWriter::StopFilter::longest_beginning() const {
+    size_t longest = 0;
+    for (const std::string& s : stops_) {
+        for (size_t n = std::min(s.size() - 1, held_.size()); n > longest; --n) {
+            if (held_.ends_with(std::string_view(s).substr(0, n))) longest = n;
+        }
+    }
+    return longest;
+}
+
+AnswerWriter::AnswerWriter(const Tokenizer* tokenizer, int64_t n_vocab,
+                           const AnswerOptions& options)
+    : tokenizer_(tokenizer),
+      options_(checked(options)),
+      sampler_(options.sampling, n_vocab, tokenizer == nullptr ? nullptr : tokenizer->vocab()),
+      filter_(options.stop) {
+    if (tokenizer != nullptr) stream_.emplace(*tokenizer);
+}
+
+void AnswerWriter::show(const std::string& text) {
+    result_.text += text;
+    fresh_ += text;
+}
+
+std::string AnswerWriter::take_text() { return std::exchange(fresh_, {}); }
+
+void AnswerWriter::cancel() {
+    if (!is_over_) result_.reason = StopReason::kCancelled;
+    is_over_ = true;
+}
+
+/// The end was not a stop text after all, unless it is one: shows what was held back.
+void AnswerWriter::end(StopReason reason) {
+    is_over_ = true;
+    result_.reason = reason;
+    result_.n_generated = std::ssize(result_.tokens);
+    if (!stream_) return;
+    bool stopped = false;
+    std::string rest = filter_.push(stream_->finish(), stopped);
+    if (stopped) result_.reason = StopReason::kStopText;
+    if (!stopped) rest += filter_.finish();
+    show(rest);
+}
+
+bool AnswerWriter::next(Sequence& sequence) {
+    check(!is_over_, "an answer that is over goes on");
+    const TokenId token = sampler_.pick(sequence.logits());
+    if (tokenizer_ != nullptr && tokenizer_->ends_text(token)) {
+        end(StopReason::kEndToken);
+        return false;
+    }
+    result_.tokens.push_back(token);
+    result_.n_generated = std::ssize(result_.tokens);
+    bool stopped = false;
+    if (stream_) show(filter_.push(stream_->push(token), stopped));
+    if (stopped) {
+        is_over_ = true;
+        result_.reason = StopReason::kStopText;
+    } else if (result_.n_generated >= options_.max_tokens || sequence.room() < 1) {
+        end(StopReason::kLength);
+    } else {
+        sequence.accept(token);
+    }
+    return !is_over_;
+}
+
 GenerateResult generate(Session& session, const Tokenizer& tokenizer, std::vector<Segment> prompt,
-                        const GenerateOptions& options,
-                        const std::function<bool(std::string_view)>& on_text) {
-    check_options(options);
-    // Before anything is read: a bad option must not cost a prefill.
-    Sampler sampler(options.sampling, tokenizer.n_vocab(), tokenizer.vocab());
-    GenerateResult result;
-    result.n_prompt = count_tokens(prompt);
+                        const AnswerOptions& options, const GenerateHooks& hooks) {
+    AnswerWriter writer(&tokenizer, tokenizer.n_vocab(), options);
+    writer.result().n_prompt = count_tokens(prompt);
     const auto start = Clock::now();
-    const bool whole = session.feed(std::move(prompt), {.on_progress = options.on_prefill,
-                                                        .on_rehearsal = options.on_rehearsal});
-    result.prefill_s = seconds_since(start);
+    const bool whole = session.feed(
+        std::move(prompt), {.on_progress = hooks.on_prefill, .on_rehearsal = hooks.on_rehearsal});
+    writer.result().prefill_s = seconds_since(start);
     if (!whole) {
-        result.reason = StopReason::kCancelled;
-        return result;
+        writer.cancel();
+        return writer.result();
     }
     const auto first_token = Clock::now();
-    write_answer(session, tokenizer, options, on_text, sampler, result);
-    result.decode_s = seconds_since(first_token);
-    result.n_generated = std::ssize(result.tokens);
-    return result;
+    while (true) {
+        const bool goes_on = writer.next(session.sequence());
+        const std::string text = writer.take_text();
+        if (!text.empty() && hooks.on_text && !hooks.on_text(text)) {
+            // A token that was to be read is not.
+            session.sequence().cancel();
+            writer.result().reason = StopReason::kCancelled;
+            break;
+        }
+        if (!goes_on) break;
+        session.step();
+    }
+    writer.result().decode_s = seconds_since(first_token);
+    return writer.result();
 }
 
 }  // namespace palimpsest

@@ -201,7 +201,9 @@ std::string held_lines(const MemoryReport& r, const Totals& totals) {
         out += cat("           what a head let go is still read, in brief, from its ", r.residue,
                    " memory\n");
     } else {
-        out += cat("           ", count(totals.nowhere), " tokens held by no head at all\n");
+        out += totals.nowhere == 0
+                   ? "           every token is still held by some head\n"
+                   : cat("           ", count(totals.nowhere), " tokens held by no head at all\n");
     }
     return out;
 }
@@ -331,8 +333,9 @@ std::string report_for_people(const MemoryReport& r, const ReportText& texts, in
     out += prefix_lines(r.prefix);
     out += cat("  bytes    ", bytes(r.bytes.total()), " now, ", bytes(r.peak_bytes),
                " at most: entries ", bytes(r.bytes.entries), ", positions ",
-               bytes(r.bytes.bookkeeping), ", policy ", bytes(r.bytes.policy), ", residue ",
-               bytes(r.bytes.residue), ", working memory ", bytes(r.bytes.scratch), "\n");
+               bytes(r.bytes.bookkeeping), ", policy ", bytes(r.bytes.policy),
+               r.bytes.residue > 0 ? cat(", residue ", bytes(r.bytes.residue)) : "",
+               ", working memory ", bytes(r.bytes.scratch), "\n");
     if (r.n_cuts > 0) {
         std::array<char, 96> text{};
         std::snprintf(text.data(), text.size(), "  time     scoring %.2f s, evicting %.2f s\n",

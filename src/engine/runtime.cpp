@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/fingerprint.h"
 #include "engine/memory_choice.h"
 #include "memory/cache/memories.h"
 #include "memory/prefix/prefix_file.h"
@@ -74,7 +75,9 @@ std::unique_ptr<KvCache> Runtime::make_cache(KvCacheOptions options) const {
 
 std::unique_ptr<Session> Runtime::make_session(std::unique_ptr<ContextMemory> memory) const {
     return std::make_unique<Session>(loaded_.model(), backend_, std::move(memory),
-                                     SessionOptions{.n_chunk = n_chunk_, .rehearsal = rehearsal_});
+                                     SessionOptions{.n_chunk = n_chunk_,
+                                                    .rehearsal = rehearsal_,
+                                                    .model = model_fingerprint(loaded_.file())});
 }
 
 }  // namespace palimpsest

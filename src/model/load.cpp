@@ -54,7 +54,7 @@ std::vector<float> LoadedModel::output_projection(int64_t layer) const {
     return out;
 }
 
-Tokenizer& LoadedModel::require_tokenizer() const {
+const Tokenizer& LoadedModel::require_tokenizer() const {
     if (tokenizer_ != nullptr) return *tokenizer_;
     throw Error(ErrorCode::kUnsupported,
                 cat("'", path_, "' has no vocabulary; it runs from token ids only"));

@@ -26,9 +26,9 @@ class LoadedModel {
     /// A layer's attention output weights as f32, [n_embd][n_head * d_head], row after row.
     [[nodiscard]] std::vector<float> output_projection(int64_t layer) const;
     /// nullptr if the file has no vocabulary: such a model runs from token ids.
-    [[nodiscard]] Tokenizer* tokenizer() const { return tokenizer_.get(); }
+    [[nodiscard]] const Tokenizer* tokenizer() const { return tokenizer_.get(); }
     /// Throws kUnsupported if there is none.
-    [[nodiscard]] Tokenizer& require_tokenizer() const;
+    [[nodiscard]] const Tokenizer& require_tokenizer() const;
 
  private:
     std::string path_;

@@ -86,7 +86,7 @@ std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& t
     const Tokenizer& tokenizer = with.engine.loaded().require_tokenizer();
     const ReadPrefix prefix = read_prefix(with, text, {.saved_in = saved_in + ".entries"});
     const int64_t room = with.engine.config().n_ctx_train - std::ssize(text.tokens());
-    const auto say = [&](const std::string& request, const GenerateOptions& options) {
+    const auto say = [&](const std::string& request, const AnswerOptions& options) {
         const std::vector<Segment> tokens = text.request({{request}});
         int64_t length = options.max_tokens;
         for (const Segment& s : tokens) length += std::ssize(s.tokens);
@@ -94,7 +94,7 @@ std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& t
         const auto session = with.engine.make_session(
             std::make_unique<TraceMemory>(with.engine.backend(), *prefix.exact, length + 1,
                                           PrefixKeys::kPre, TraceMemory::OnStep()));
-        return generate(*session, tokenizer, tokens, options, {}).text;
+        return generate(*session, tokenizer, tokens, options).text;
     };
     const std::vector<std::string> ways = askings();
     int64_t n_failed = 0;
@@ -106,13 +106,13 @@ std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& t
         }
         const auto of_seed = static_cast<uint32_t>(random());
         TraceText trace;
-        GenerateOptions asking;
+        AnswerOptions asking;
         asking.sampling.temperature = 0.9F;
         asking.sampling.seed = of_seed;
         asking.max_tokens = 48;
         asking.stop = {"\n"};
         trace.prompt = say(ask, asking);
-        GenerateOptions answering;
+        AnswerOptions answering;
         answering.max_tokens = 80;
         if (trace.prompt.size() >= 4) trace.response = say(trace.prompt, answering);
         // A study that goes on asks again what failed before, and so what came after it.

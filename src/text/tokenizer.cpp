@@ -273,23 +273,23 @@ bool Tokenizer::ends_text(TokenId token) const { return llama_vocab_is_eog(vocab
 
 int64_t Tokenizer::n_vocab() const { return llama_vocab_n_tokens(vocab_); }
 
-void Tokenizer::set_chat_template(std::string_view name) {
+void find_chat_template(std::string_view name) {
     std::vector<const char*> names(static_cast<size_t>(llama_chat_builtin_templates(nullptr, 0)));
     llama_chat_builtin_templates(names.data(), names.size());
     std::string all;
     for (const char* known : names) {
-        if (name == known) {
-            chat_template_ = name;
-            return;
-        }
+        if (name == known) return;
         all += cat(all.empty() ? "" : ", ", known);
     }
     throw Error(ErrorCode::kInvalidArgument,
                 cat("no chat template is called '", name, "'; there are: ", all));
 }
 
-std::string Tokenizer::render(std::span<const ChatMessage> messages) const {
-    if (chat_template_.empty()) {
+std::string Tokenizer::render(std::span<const ChatMessage> messages,
+                              std::string_view chat_template) const {
+    const std::string used(chat_template.empty() ? std::string_view(chat_template_)
+                                                 : chat_template);
+    if (used.empty()) {
         throw Error(ErrorCode::kUnsupported,
                     "the model file has no chat template; name one, or use raw text");
     }
@@ -301,8 +301,8 @@ std::string Tokenizer::render(std::span<const ChatMessage> messages) const {
     }
     std::string out(512, '\0');
     const auto apply = [&] {
-        return llama_chat_apply_template(chat_template_.c_str(), chat.data(), chat.size(), true,
-                                         out.data(), static_cast<int32_t>(out.size()));
+        return llama_chat_apply_template(used.c_str(), chat.data(), chat.size(), true, out.data(),
+                                         static_cast<int32_t>(out.size()));
     };
     int32_t n = apply();
     if (n > static_cast<int32_t>(out.size())) {
@@ -342,8 +342,9 @@ std::vector<Segment> Tokenizer::encode_rendered(std::string_view rendered,
     return segments;
 }
 
-std::vector<Segment> Tokenizer::encode_chat(std::span<const ChatMessage> messages) const {
-    std::vector<Segment> segments = encode_rendered(render(messages), messages, 0);
+std::vector<Segment> Tokenizer::encode_chat(std::span<const ChatMessage> messages,
+                                            std::string_view chat_template) const {
+    std::vector<Segment> segments = encode_rendered(render(messages, chat_template), messages, 0);
     const std::vector<TokenId> start = beginning();
     check(!segments.empty(), "a chat template wrote nothing");
     std::vector<TokenId>& first = segments.front().tokens;
@@ -354,9 +355,10 @@ std::vector<Segment> Tokenizer::encode_chat(std::span<const ChatMessage> message
     return segments;
 }
 
-std::vector<Segment> Tokenizer::encode_next_turn(const ChatMessage& message) const {
+std::vector<Segment> Tokenizer::encode_next_turn(const ChatMessage& message,
+                                                 std::string_view chat_template) const {
     const std::vector<ChatMessage> messages = {{"user", {}}, {"assistant", {}}, message};
-    const std::string rendered = render(messages);
+    const std::string rendered = render(messages, chat_template);
     const std::string answer = marker(1);
     const size_t at = rendered.find(answer);
     check(at != std::string::npos, "a chat template dropped the answer");

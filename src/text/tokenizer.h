@@ -10,21 +10,9 @@
 
 #include "core/gguf.h"
 #include "core/types.h"
+#include "palimpsest/message.h"
 
 namespace palimpsest {
-
-/// Part of a message: what somebody said, or a document they brought along.
-struct TextPart {
-    std::string text;
-    bool is_context = false;  // as in Segment
-    bool keep = false;        // as in Segment
-};
-
-/// One message of a conversation. Roles are "system", "user" and "assistant".
-struct ChatMessage {
-    std::string role;
-    std::vector<TextPart> parts;
-};
 
 /// Vocabulary and chat template of a model file, over libllama. Immutable; safe to share.
 class Tokenizer {
@@ -62,19 +50,20 @@ class Tokenizer {
     /// "BPE", "SPM" and so on, and the file's own name for it ("gpt2 / smollm").
     [[nodiscard]] std::string kind() const { return kind_; }
 
-    /// Uses the named template of libllama ("chatml", "llama3", ...) instead of the file's own.
-    /// Throws kInvalidArgument, listing the names, for an unknown one.
-    void set_chat_template(std::string_view name);
+    /// Has the file a chat template of its own?
     [[nodiscard]] bool has_chat_template() const { return !chat_template_.empty(); }
 
     /// Tokens of a conversation that ends where the assistant begins to speak. Messages' texts are
     /// never parsed for special tokens, whatever they contain. Includes beginning(). What stands
     /// before the first message that is not the system's must be kept.
+    /// `chat_template` is a name of libllama's (find_chat_template()); empty: the file's own.
     /// Throws kUnsupported if there is no template or libllama does not know it.
-    [[nodiscard]] std::vector<Segment> encode_chat(std::span<const ChatMessage> messages) const;
+    [[nodiscard]] std::vector<Segment> encode_chat(std::span<const ChatMessage> messages,
+                                                   std::string_view chat_template = {}) const;
 
     /// What follows an answer: its end, the next message, the assistant's beginning.
-    [[nodiscard]] std::vector<Segment> encode_next_turn(const ChatMessage& message) const;
+    [[nodiscard]] std::vector<Segment> encode_next_turn(const ChatMessage& message,
+                                                        std::string_view chat_template = {}) const;
 
     /// A text outside any template: its parts, after beginning().
     [[nodiscard]] std::vector<Segment> encode_raw(std::span<const TextPart> parts) const;
@@ -90,7 +79,8 @@ class Tokenizer {
     /// Throws kUnsupported if `tokens` lack a byte of `text`.
     void check_nothing_lost(std::string_view text, std::span<const TokenId> tokens,
                             bool special) const;
-    [[nodiscard]] std::string render(std::span<const ChatMessage> messages) const;
+    [[nodiscard]] std::string render(std::span<const ChatMessage> messages,
+                                     std::string_view chat_template) const;
     /// Template text and messages' texts from `rendered`, in which message i stands as marker(i).
     [[nodiscard]] std::vector<Segment> encode_rendered(std::string_view rendered,
                                                        std::span<const ChatMessage> messages,
@@ -102,6 +92,11 @@ class Tokenizer {
     std::string chat_template_;
     std::string kind_;
 };
+
+/// Throws kInvalidArgument, listing the names there are, unless libllama has a template of that
+/// name
+/// ("chatml", "llama3", ...).
+void find_chat_template(std::string_view name);
 
 /// Turns tokens into text as they come; holds back an unfinished UTF-8 character.
 class TextStream {

@@ -56,7 +56,7 @@ class RealParity : public ::testing::Test {
                                                              .flash_attention = flash_attention});
     }
 
-    [[nodiscard]] Tokenizer& tokenizer() const { return own_model->require_tokenizer(); }
+    [[nodiscard]] const Tokenizer& tokenizer() const { return own_model->require_tokenizer(); }
 
     /// Tokens of `text` as the model wants them: after its own beginning, if it has one.
     [[nodiscard]] std::vector<TokenId> begun(std::span<const TokenId> text) const {

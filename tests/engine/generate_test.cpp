@@ -19,8 +19,8 @@ namespace {
 
 /// A short answer that ends before any of `texts`. Not in braces: GCC 12 believes that a string
 /// left out of them is read before it is made.
-GenerateOptions stopping_at(std::vector<std::string> texts) {
-    GenerateOptions options = {.max_tokens = 24};
+AnswerOptions stopping_at(std::vector<std::string> texts) {
+    AnswerOptions options = {.max_tokens = 24};
     options.stop = std::move(texts);
     return options;
 }
@@ -46,11 +46,10 @@ class GenerateReal : public ::testing::Test {
         return model->require_tokenizer().encode_chat(messages);
     }
 
-    GenerateResult answer(const GenerateOptions& options,
-                          const std::function<bool(std::string_view)>& on_text = {},
+    GenerateResult answer(const AnswerOptions& options, const GenerateHooks& hooks = {},
                           int64_t n_ctx = 512) {
         Session s = session(n_ctx);
-        return generate(s, model->require_tokenizer(), question(), options, on_text);
+        return generate(s, model->require_tokenizer(), question(), options, hooks);
     }
 
     Backend backend{1};  // idle threads would spin
@@ -70,10 +69,10 @@ TEST_F(GenerateReal, EndsByItself) {
 
 TEST_F(GenerateReal, ShowsTheTextItReturns) {
     std::string shown;
-    const GenerateResult r = answer({.max_tokens = 20}, [&](std::string_view piece) {
-        shown += piece;
-        return true;
-    });
+    const GenerateResult r = answer({.max_tokens = 20}, {.on_text = [&](std::string_view piece) {
+                                        shown += piece;
+                                        return true;
+                                    }});
     EXPECT_EQ(shown, r.text);
 }
 
@@ -117,24 +116,24 @@ TEST_F(GenerateReal, NeverShowsAPartOfAStopText) {
     const std::string whole = answer({.max_tokens = 24}).text;
     const std::string stop = whole.substr(9, 12);
     std::string shown;
-    answer(stopping_at({stop}), [&](std::string_view piece) {
-        shown += piece;
-        return true;
-    });
+    answer(stopping_at({stop}), {.on_text = [&](std::string_view piece) {
+               shown += piece;
+               return true;
+           }});
     EXPECT_EQ(shown, whole.substr(0, whole.find(stop)));
 }
 
 TEST_F(GenerateReal, StopsWhenTheTextIsNotWanted) {
     int pieces = 0;
     const GenerateResult r =
-        answer({.max_tokens = 50}, [&](std::string_view) { return ++pieces < 3; });
+        answer({.max_tokens = 50}, {.on_text = [&](std::string_view) { return ++pieces < 3; }});
     EXPECT_EQ(r.reason, StopReason::kCancelled);
     EXPECT_EQ(pieces, 3);
 }
 
 TEST_F(GenerateReal, StopsWhileReadingWhenAskedTo) {
     const GenerateResult r =
-        answer({.max_tokens = 50, .on_prefill = [](int64_t, int64_t) { return false; }});
+        answer({.max_tokens = 50}, {.on_prefill = [](int64_t, int64_t) { return false; }});
     EXPECT_EQ(r.reason, StopReason::kCancelled);
     EXPECT_EQ(r.n_generated, 0);
 }
@@ -158,16 +157,15 @@ TEST_F(GenerateReal, APromptThatDoesNotFitIsExhausted) {
 
 TEST_F(GenerateReal, ABadOptionCostsNoReading) {
     Session s = session();
-    for (const GenerateOptions& options : {GenerateOptions{.sampling = {.temperature = -1}},
-                                           GenerateOptions{.max_tokens = 0}, stopping_at({""})}) {
+    for (const AnswerOptions& options : {AnswerOptions{.sampling = {.temperature = -1}},
+                                         AnswerOptions{.max_tokens = 0}, stopping_at({""})}) {
         EXPECT_THROW(generate(s, model->require_tokenizer(), question(), options, {}), Error);
     }
     EXPECT_EQ(s.position(), 0);
 }
 
 TEST_F(GenerateReal, TheSameSeedGivesTheSameText) {
-    const GenerateOptions options = {.sampling = {.temperature = 1.0F, .seed = 7},
-                                     .max_tokens = 24};
+    const AnswerOptions options = {.sampling = {.temperature = 1.0F, .seed = 7}, .max_tokens = 24};
     EXPECT_EQ(answer(options).text, answer(options).text);
 }
 

@@ -128,9 +128,9 @@ void attend_rows_of(const EntryRows& e, std::span<const QueryRow> rows, float sc
     float* k_tile = scratch.take(slots * e.d);
     float* v_tile = scratch.take(slots * e.d);
 
-    int64_t begin = panels[0].first_begin;
-    int64_t end = panels[0].last_end;
-    for (size_t i = 1; i < n_panels; ++i) {
+    int64_t begin = std::numeric_limits<int64_t>::max();
+    int64_t end = 0;
+    for (size_t i = 0; i < n_panels; ++i) {
         begin = std::min(begin, panels[i].first_begin);
         end = std::max(end, panels[i].last_end);
     }

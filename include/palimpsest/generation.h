@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#pragma GCC visibility push(default)
+
+namespace palimpsest {
+
+/// How a token is drawn.
+struct SamplingOptions {
+    float temperature = 0.0F;        // 0: always the most likely token
+    int32_t top_k = 40;              // 0: no limit
+    float top_p = 0.95F;             // (0, 1]; 1: no limit
+    float min_p = 0.05F;             // [0, 1); 0: no limit
+    float repeat_penalty = 1.0F;     // > 0; 1: none
+    float frequency_penalty = 0.0F;  // 0: none
+    float presence_penalty = 0.0F;   // 0: none
+    int32_t penalty_last_n = 64;     // tokens the penalties look back on
+    uint32_t seed = 0;               // the same seed gives the same text
+    std::string grammar = {};        // GBNF that the answer must follow; empty: none
+};
+
+struct AnswerOptions {
+    SamplingOptions sampling = {};
+    int64_t max_tokens = 256;
+    std::vector<std::string> stop = {};  // texts that end the answer; not part of it
+};
+
+enum class StopReason { kEndToken, kStopText, kLength, kCancelled };
+
+/// "end", "stop", "length", "cancelled".
+[[nodiscard]] std::string_view to_string(StopReason reason);
+
+struct GenerateResult {
+    StopReason reason = StopReason::kLength;
+    int64_t n_prompt = 0, n_generated = 0;
+    double prefill_s = 0, decode_s = 0;  // wall seconds; prefill_s is the time to the first token
+    std::string text;
+    std::vector<int32_t> tokens;  // those picked, the one that ended the text left out
+};
+
+/// An answer as it comes about: piece by piece, by whoever asked for it, who may stop between any
+/// two pieces. Made by Conversation::ask(), which it must not outlive. Running out of context while
+/// writing is StopReason::kLength, not an error.
+class Generation {
+ public:
+    enum class Activity { kReading, kRepeating, kWriting, kOver };
+    struct Progress {
+        Activity activity = Activity::kReading;
+        int64_t done = 0, total = 0;  // tokens of the prompt, or of its repetition
+    };
+    /// Of run(): returning false stops.
+    using OnText = std::function<bool(std::string_view)>;
+    using OnProgress = std::function<bool(const Progress&)>;
+
+    ~Generation();
+    Generation(Generation&&) noexcept;
+    Generation& operator=(Generation&&) noexcept;
+    Generation(const Generation&) = delete;
+    Generation& operator=(const Generation&) = delete;
+
+    /// Reads one chunk, has one repeated, or writes one token. Returns false when all is done.
+    /// Throws Error: kExhausted for lack of memory.
+    bool step();
+    [[nodiscard]] Progress progress() const;
+    /// What was written since the last call: valid UTF-8, whole characters.
+    [[nodiscard]] std::string take_text();
+    /// Ends it here. What was read stays read.
+    void cancel();
+    /// Complete once step() has returned false.
+    [[nodiscard]] const GenerateResult& result() const;
+
+    /// Steps to the end.
+    GenerateResult run(const OnText& on_text = {}, const OnProgress& on_progress = {});
+
+ private:
+    friend class Conversation;
+    struct State;
+    explicit Generation(std::unique_ptr<State> state);
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace palimpsest
+
+#pragma GCC visibility pop
