@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <limits>
 
 #include "core/error.h"
+#include "engine/grammar.h"
 
 namespace palimpsest {
 
@@ -37,6 +39,7 @@ bool has_penalties(const SamplingOptions& o) {
 
 llama_sampler* make_grammar(const SamplingOptions& o, const llama_vocab* vocab) {
     require(vocab != nullptr, "a grammar needs a model with a vocabulary");
+    check_grammar(o.grammar);
     llama_sampler* grammar = nullptr;
     try {
         grammar = llama_sampler_init_grammar(vocab, o.grammar.c_str(), "root");
@@ -87,6 +90,10 @@ TokenId Sampler::pick(std::span<const float> logits) {
     check(array.selected >= 0 && array.selected < static_cast<int64_t>(array.size),
           "the sampler picked nothing");
     const TokenId token = array.data[array.selected].id;
+    // Where a grammar allows no token, libllama takes one of those it forbids, and may abort on it.
+    require(logits[static_cast<size_t>(token)] == -std::numeric_limits<float>::infinity() ||
+                array.data[array.selected].logit > -std::numeric_limits<float>::infinity(),
+            "the grammar allows no token after this text");
     try {
         llama_sampler_accept(chain_.get(), token);
     } catch (const std::exception& e) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <fstream>
 #include <istream>
@@ -42,10 +43,16 @@ std::vector<T> take_all(std::istream& in, int64_t most) {
         throw Error(ErrorCode::kCorrupt,
                     cat("the saved memory has a list of ", n, " where at most ", most, " fit"));
     }
-    std::vector<T> values(static_cast<size_t>(n));
-    in.read(reinterpret_cast<char*>(values.data()),
-            static_cast<std::streamsize>(values.size() * sizeof(T)));
-    if (!in) throw Error(ErrorCode::kCorrupt, "the saved memory ends too early");
+    // Piece by piece: a short file that claims much takes little.
+    constexpr size_t kPiece = (size_t{1} << 20U) / sizeof(T);
+    std::vector<T> values;
+    while (values.size() < static_cast<size_t>(n)) {
+        const size_t from = values.size();
+        values.resize(std::min(static_cast<size_t>(n), from + kPiece));
+        in.read(reinterpret_cast<char*>(values.data() + from),
+                static_cast<std::streamsize>((values.size() - from) * sizeof(T)));
+        if (!in) throw Error(ErrorCode::kCorrupt, "the saved memory ends too early");
+    }
     return values;
 }
 

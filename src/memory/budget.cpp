@@ -43,6 +43,7 @@ Budget parse_budget(std::string_view text) {
     if (!(number > 0)) refuse(text, "is not above zero");
     if (unit == "%") {
         if (number > 100) refuse(text, "is over 100 %");
+        if (!(number / 100 > 0)) refuse(text, "is not above zero");
         return {.kind = Budget::Kind::kShare, .count = 0, .share = number / 100};
     }
     if (unit.empty()) {
@@ -54,6 +55,7 @@ Budget parse_budget(std::string_view text) {
         std::ranges::find(kUnits, unit, &std::pair<std::string_view, double>::first);
     if (known == kUnits.end()) refuse(text, cat("has the unknown unit '", unit, "'"));
     const double bytes = number * known->second;
+    if (bytes < 1) refuse(text, "is less than one byte");
     if (bytes > 1e15) refuse(text, "is absurdly large");
     return {.kind = Budget::Kind::kBytes, .count = static_cast<int64_t>(bytes), .share = 0};
 }

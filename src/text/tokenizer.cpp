@@ -332,7 +332,12 @@ std::vector<Segment> Tokenizer::encode_rendered(std::string_view rendered,
     for (size_t i = first; i < messages.size(); ++i) {
         const std::string mark = marker(i);
         const size_t at = rendered.find(mark);
-        check(at != std::string_view::npos, "a chat template dropped a message");
+        if (at == std::string_view::npos) {
+            throw Error(
+                ErrorCode::kUnsupported,
+                cat("this model's chat template has no place for message ", i + 1, ", of the ",
+                    messages[i].role, "; leave it out, name another template, or use raw text"));
+        }
         append(segments, encode_template(rendered.substr(0, at)), {.keep = is_system});
         is_system = is_system && messages[i].role == "system";
         append_parts(segments, messages[i].parts, is_system);
@@ -361,7 +366,11 @@ std::vector<Segment> Tokenizer::encode_next_turn(const ChatMessage& message,
     const std::string rendered = render(messages, chat_template);
     const std::string answer = marker(1);
     const size_t at = rendered.find(answer);
-    check(at != std::string::npos, "a chat template dropped the answer");
+    if (at == std::string::npos) {
+        throw Error(ErrorCode::kUnsupported,
+                    "this model's chat template has no place for an answer that others follow; "
+                    "name another template, or use raw text");
+    }
     return encode_rendered(std::string_view(rendered).substr(at + answer.size()), messages, 2);
 }
 

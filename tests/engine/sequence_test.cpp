@@ -339,6 +339,19 @@ TEST_P(Sequences, DamagedStatesAreRefused) {
     EXPECT_THROW(sequence(eight_kinds()[3])->load(changed), Error);
 }
 
+// Found by fuzzing: 29 bytes that claimed two thousand million tokens took 7.5 GB.
+TEST_P(Sequences, AStateThatClaimsMuchTakesLittle) {
+    const auto saved = sequence({});
+    std::stringstream file;
+    saved->save(file);
+    std::string claims = file.str().substr(0, 8 + 8 + 4);  // magic, and the model's name
+    const int64_t n = int64_t{1} << 30;
+    claims.append(reinterpret_cast<const char*>(&n), sizeof n);
+    std::istringstream in(claims);
+    EXPECT_THROW(saved->load(in), Error);
+    EXPECT_EQ(saved->position(), 0);
+}
+
 // ---- ready rows ---------------------------------------------------------------------------------
 
 /// Rows of the token table, as they stand once the family has scaled them.

@@ -23,7 +23,9 @@ TEST(Budget, ReadsEntriesBytesAndShares) {
 TEST(Budget, RefusesWhatMakesNoSense) {
     for (const char* text :
          {"", "0", "-5", "0%", "-1%", "101%", "1e400", "nan", "inf", "1.5", "12 bananas", "0MiB",
-          "64M", "99999999999999999999", "1e18GiB", "%", "MiB", "10 % of it"}) {
+          "64M", "99999999999999999999", "1e18GiB", "%", "MiB", "10 % of it",
+          // Found by fuzzing: above zero, and yet nothing.
+          "0.2 B", "1e-322%"}) {
         try {
             parse_budget(text);
             ADD_FAILURE() << text;

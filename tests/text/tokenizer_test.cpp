@@ -215,6 +215,19 @@ TEST(Tokenizer, WithoutATemplateRefusesToChat) {
     EXPECT_THROW((void)t->encode_chat(chat), Error);
 }
 
+// Once a fault of ours: libllama's template for Gemma drops what the system says if nobody else
+// speaks.
+TEST(Tokenizer, ATemplateWithNoPlaceForAMessageIsRefused) {
+    const std::vector<ChatMessage> chat = {{"system", {{"x", false}}}};
+    try {
+        (void)byte_pairs()->encode_chat(chat, "gemma");
+        FAIL() << "it was taken";
+    } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::kUnsupported);
+        EXPECT_NE(std::string(e.what()).find("of the system"), std::string::npos) << e.what();
+    }
+}
+
 TEST(Tokenizer, ListsTheTemplatesThereAreForAnUnknownName) {
     try {
         find_chat_template("esperanto");
