@@ -142,6 +142,16 @@ std::span<std::byte> EntryStore::value_bytes(int64_t layer, int64_t head, int64_
     return {v_memory_.data() + offset(layer, head, from), static_cast<size_t>(n) * row_bytes_};
 }
 
+std::span<const std::byte> EntryStore::key_bytes(int64_t layer, int64_t head, int64_t from,
+                                                 int64_t n) const {
+    return {k_memory_.data() + offset(layer, head, from), static_cast<size_t>(n) * row_bytes_};
+}
+
+std::span<const std::byte> EntryStore::value_bytes(int64_t layer, int64_t head, int64_t from,
+                                                   int64_t n) const {
+    return {v_memory_.data() + offset(layer, head, from), static_cast<size_t>(n) * row_bytes_};
+}
+
 size_t EntryStore::bytes_of(int64_t n) const {
     return 2 * ReservedMemory::round_to_pages(static_cast<size_t>(n) * row_bytes_);
 }

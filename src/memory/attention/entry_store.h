@@ -58,6 +58,10 @@ class EntryStore {
                                                  int64_t n);
     [[nodiscard]] std::span<std::byte> value_bytes(int64_t layer, int64_t head, int64_t from,
                                                    int64_t n);
+    [[nodiscard]] std::span<const std::byte> key_bytes(int64_t layer, int64_t head, int64_t from,
+                                                       int64_t n) const;
+    [[nodiscard]] std::span<const std::byte> value_bytes(int64_t layer, int64_t head, int64_t from,
+                                                         int64_t n) const;
 
     /// Memory that a head takes which has written slots [0, n): keys and values, whole pages.
     [[nodiscard]] size_t bytes_of(int64_t n) const;

@@ -97,7 +97,7 @@ std::unique_ptr<KvCache> KvCache::fork(const EvictionOptions& eviction) const {
 }
 
 void KvCache::take_entries(const KvCache& from) {
-    auto& theirs = const_cast<EntryStore&>(from.store_);  // spans of bytes; only read here
+    const EntryStore& theirs = from.store_;
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
         for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
             const Head& of = from.head(layer, h);
@@ -136,7 +136,6 @@ void KvCache::save(std::ostream& out) const {
         put(out, n);
     }
     put_all(out, identity(options_.prefix));
-    auto& store = const_cast<EntryStore&>(store_);  // spans of bytes; only read here
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
         for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
             const Head& of = head(layer, h);
@@ -146,8 +145,8 @@ void KvCache::save(std::ostream& out) const {
                 out.write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
             };
             write(std::as_bytes(std::span(of.positions)));
-            write(store.key_bytes(layer, h, of.begin, n));
-            write(store.value_bytes(layer, h, of.begin, n));
+            write(store_.key_bytes(layer, h, of.begin, n));
+            write(store_.value_bytes(layer, h, of.begin, n));
         }
     }
     save_eviction(out);
