@@ -8,7 +8,6 @@
 #include <istream>
 #include <limits>
 #include <ostream>
-#include <sstream>
 
 #include "core/error.h"
 #include "memory/binary_stream.h"
@@ -55,15 +54,14 @@ std::unique_ptr<Evictor> make_evictor(const MemoryShape& shape, const KvCacheOpt
     return nullptr;
 }
 
-std::vector<std::unique_ptr<EvictionPolicy>> make_watching(const MemoryShape& shape,
-                                                           const KvCacheOptions& options) {
-    std::vector<std::unique_ptr<EvictionPolicy>> policies;
+std::vector<Observers> make_watching(const MemoryShape& shape, const KvCacheOptions& options) {
+    std::vector<Observers> watching;
     for (const EvictionOptions& o : options.watching) {
-        policies.push_back(make_policy(shape, setup_of(options, o)));
+        watching.push_back(make_observers(shape, setup_of(options, o)));
     }
-    require(policies.empty() || options.eviction.policy == "full",
+    require(watching.empty() || options.eviction.policy == "full",
             "policies can watch only where nothing is evicted");
-    return policies;
+    return watching;
 }
 
 }  // namespace
@@ -99,10 +97,10 @@ size_t KvCache::bytes_with(int64_t entries) {
     if (prefix_ != nullptr) prefix_->begin({.n = evictor_->slack()});
     const Residue* residue = evictor_->residue();
     const auto lse_floats = static_cast<size_t>(shape_.n_head * evictor_->slack());
-    size_t bytes = scratch_.bytes() + lse_floats * sizeof(float) + evictor_->policy().bytes() +
+    size_t bytes = scratch_.bytes() + lse_floats * sizeof(float) + evictor_->policy_bytes() +
                    (residue != nullptr ? residue->bytes() : 0) +
                    (prefix_ != nullptr ? prefix_->bytes() : 0);
-    const size_t per_entry = evictor_->policy().bytes_per_entry() +
+    const size_t per_entry = evictor_->observers().bytes_per_entry() +
                              (residue != nullptr ? residue->bytes_per_entry() : 0) +
                              2 * sizeof(int32_t);
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
@@ -149,19 +147,21 @@ std::vector<int32_t> KvCache::rotary(int64_t layer, int64_t h) const {
     return of.rotary.empty() ? of.positions : of.rotary;
 }
 
-std::vector<EvictionPolicy*> KvCache::observers(const Step& step) const {
-    std::vector<EvictionPolicy*> all;
-    if (evictor_ != nullptr) all.push_back(&evictor_->policy());
-    for (const auto& policy : watching_) all.push_back(policy.get());
-    if (step.rehearsal) std::erase_if(all, [](const auto* p) { return !p->rehearses(); });
+std::vector<Observer*> KvCache::observers(const Step& step) const {
+    if (evictor_ != nullptr) return evictor_->observers().of(step);
+    std::vector<Observer*> all;
+    for (const Observers& of : watching_) {
+        const std::vector<Observer*> some = of.of(step);
+        all.insert(all.end(), some.begin(), some.end());
+    }
     return all;
 }
 
 Rehearses KvCache::rehearses() const {
-    const bool one_watches =
-        std::ranges::any_of(watching_, [](const auto& p) { return p->rehearses(); });
-    if (one_watches) return Rehearses::kAfterThePrompt;
-    if (evictor_ == nullptr || !evictor_->policy().rehearses()) return Rehearses::kNever;
+    if (std::ranges::any_of(watching_, &Observers::see_rehearsals)) {
+        return Rehearses::kAfterThePrompt;
+    }
+    if (evictor_ == nullptr || !evictor_->observers().see_rehearsals()) return Rehearses::kNever;
     return options_.eviction.one_shot ? Rehearses::kAfterThePrompt : Rehearses::kAfterEachStep;
 }
 
@@ -209,7 +209,7 @@ uint64_t KvCache::plan(const Step& step) {
     }
     step_ = step;
     if (prefix_) prefix_->begin(step);
-    for (EvictionPolicy* policy : observers(step)) policy->begin(step, seen_);
+    for (Observer* observer : observers(step)) observer->begin(step, seen_);
     scratch_.prepare(step.n, last_slot);
     slots_in_view_ = (last_slot + kViewStep - 1) / kViewStep * kViewStep;
     const int64_t view = options_.path == AttentionPath::kReference ? slots_in_view_ : 0;
@@ -245,14 +245,15 @@ Tensor KvCache::attend(Graph& g, const AttentionInputs& in) {
     Tensor out = options_.path == AttentionPath::kReference
                      ? attend_reference(g, in)
                      : fused_attention(g, shape_, in, *this, scratch_);
-    const std::vector<EvictionPolicy*> noting = observers(step_);
+    const std::vector<Observer*> noting = observers(step_);
     const auto with_prefix = [&](Tensor own) {
         return prefix_ ? prefix_->join(g, in, own, scratch_) : own;
     };
-    if (noting.empty() || shape_.window(in.layer) > 0) return with_prefix(out);
-    g.keep(out);  // entries are stored before a policy looks at them
+    const bool is_plain = evictor_ == nullptr && noting.empty();
+    if (is_plain || shape_.window(in.layer) > 0) return with_prefix(out);
+    g.keep(out);  // entries are stored before anyone looks at them
     if (options_.path == AttentionPath::kReference) note_lse(g, shape_, in, *this, scratch_);
-    for (EvictionPolicy* policy : noting) policy->observe(g, in, *this, scratch_);
+    for (Observer* observer : noting) observer->observe(g, in, *this, scratch_);
     Residue* residue = evictor_ == nullptr ? nullptr : evictor_->residue();
     return with_prefix(residue == nullptr ? out : residue->answer(g, in, out, scratch_));
 }
@@ -375,7 +376,7 @@ void KvCache::reset() {
         }
     }
     if (evictor_ != nullptr) evictor_->reset();
-    for (const auto& policy : watching_) policy->reset();
+    for (Observers& of : watching_) of.reset();
     step_ = {};
     seen_ = 0;
     next_position_ = first_position_;
@@ -403,9 +404,9 @@ MemoryReport::Bytes KvCache::owned_bytes() const {
         b.bookkeeping += (h.positions.capacity() + h.rotary.capacity()) * sizeof(int32_t);
     }
     if (prefix_) b.scratch += prefix_->bytes();
-    for (const auto& policy : watching_) b.policy += policy->bytes();
+    for (const Observers& of : watching_) b.policy += of.bytes();
     if (evictor_ == nullptr) return b;
-    b.policy = evictor_->policy().bytes();
+    b.policy = evictor_->policy_bytes();
     if (evictor_->residue() != nullptr) b.residue = evictor_->residue()->bytes();
     return b;
 }

@@ -83,10 +83,10 @@ class KvCache final : public ContextMemory, private EntrySource {
     [[nodiscard]] EntryRows rows(int64_t layer, int64_t head) const noexcept override;
     [[nodiscard]] SlotRange visible(int64_t layer, int64_t head, int64_t i) const noexcept override;
 
-    /// Who notes a step: the evicting policy or those watching. A rehearsal is for those it is for.
-    [[nodiscard]] std::vector<EvictionPolicy*> observers(const Step& step) const;
+    /// Who notes a step: the observers of whoever evicts, or of those watching.
+    [[nodiscard]] std::vector<Observer*> observers(const Step& step) const;
     void take_entries(const KvCache& from);
-    void cut_as_read(const EvictionPolicy& notes);
+    void cut_as_read(const Observers& notes);
 
     [[nodiscard]] Head& head(int64_t layer, int64_t h);
     [[nodiscard]] const Head& head(int64_t layer, int64_t h) const;
@@ -121,8 +121,8 @@ class KvCache final : public ContextMemory, private EntrySource {
     MemoryShape shape_;
     KvCacheOptions options_;
     const Backend& backend_;
-    std::unique_ptr<Evictor> evictor_;                       // nullptr: nothing is evicted
-    std::vector<std::unique_ptr<EvictionPolicy>> watching_;  // as in the options
+    std::unique_ptr<Evictor> evictor_;  // nullptr: nothing is evicted
+    std::vector<Observers> watching_;   // as in the options
     EntryStore store_;
     AttentionScratch scratch_;
     std::unique_ptr<PrefixReader> prefix_;  // nullptr: there is none

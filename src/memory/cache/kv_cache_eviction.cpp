@@ -57,8 +57,7 @@ std::vector<LayerCandidates> KvCache::score_layers() {
     backend_.on_all_threads([&](int thread, int /*n_threads*/) {
         for (size_t i = next++; i < layers.size(); i = next++) {
             layers[i].view.scratch = scratch_.of_thread(thread);
-            layers[i].scores = evictor_->policy().score(layers[i].view);
-            layers[i].attention = evictor_->policy().last_attention(layers[i].view);
+            evictor_->score(layers[i]);
         }
     });
     return layers;
@@ -109,13 +108,13 @@ void KvCache::keep(int64_t layer, int64_t h, std::span<const int32_t> kept, floa
     }
     of.positions.resize(kept.size());
     if (!of.rotary.empty()) of.rotary.resize(kept.size());
-    evictor_->policy().keep(layer, h, kept);
+    evictor_->observers().keep(layer, h, kept);
 }
 
 void KvCache::tell_held(int64_t layer) {
     std::vector<std::span<const int32_t>> heads;
     for (int64_t h = 0; h < shape_.n_head_kv; ++h) heads.emplace_back(head(layer, h).positions);
-    evictor_->policy().held(layer, heads);
+    evictor_->observers().held(layer, heads);
 }
 
 /// What on_cut() will want to know of the entries and scores there were; nothing, if nobody asks.
@@ -183,7 +182,7 @@ void KvCache::renumber() {
             }
         }
     });
-    evictor_->policy().shift(first_position_ + longest - next_position_);
+    evictor_->observers().shift(first_position_ + longest - next_position_);
     next_position_ = first_position_ + longest;
     if (n_renumbered_++ == 0) first_renumbered_at_ = seen_;
 }

@@ -5,7 +5,6 @@
 #include <istream>
 #include <limits>
 #include <ostream>
-#include <sstream>
 
 #include "core/digest.h"
 #include "core/error.h"
@@ -92,7 +91,7 @@ std::unique_ptr<KvCache> KvCache::fork(const EvictionOptions& eviction) const {
     const auto found = std::ranges::find_if(options_.watching, same);
     require(found != options_.watching.end(), "policy '", eviction.policy,
             "' with these settings did not watch the reading");
-    copy->cut_as_read(*watching_[static_cast<size_t>(found - options_.watching.begin())]);
+    copy->cut_as_read(watching_[static_cast<size_t>(found - options_.watching.begin())]);
     return copy;
 }
 
@@ -116,11 +115,9 @@ void KvCache::take_entries(const KvCache& from) {
     peak_bytes_ = usage().bytes;
 }
 
-/// Cuts what was taken over, by what a policy of the same kind noted while it was read.
-void KvCache::cut_as_read(const EvictionPolicy& notes) {
-    std::stringstream noted;
-    notes.save(noted);
-    evictor_->policy().load(noted);
+/// Cuts what was taken over, by what was noted for a policy of the same kind while it was read.
+void KvCache::cut_as_read(const Observers& notes) {
+    evictor_->take_notes(notes);
     evictor_->resume_after(seen_);
     peak_bytes_ = usage().bytes;
     for (const CutTarget& target : evictor_->targets(seen_)) {
@@ -191,7 +188,8 @@ void KvCache::load_eviction(std::istream& in) {
     }
     evictor_->load(in);
     next_position_ = next_position;
-    // The policy compares what it noted with what is held, and refuses what does not belong to it.
+    // The observers compare what they noted with what is held, and refuses what does not belong to
+    // it.
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
         if (evictor_->evicts(layer)) tell_held(layer);
     }

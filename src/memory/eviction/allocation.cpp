@@ -18,7 +18,8 @@ constexpr std::array<AllocatorKind, 7> kKinds = {{
     {"pyramid", make_pyramid, "more to lower layers, less to upper ones (PyramidKV)"},
     {"adaptive", make_adaptive, "heads of a layer compete for its budget (AdaKV)"},
     {"global", make_global, "all heads of all layers compete (KVzip)"},
-    {"mass", make_mass, "heads of a layer keep the same share of the last query's attention", true},
+    {"mass", make_mass, "heads of a layer keep the same share of the last query's attention",
+     "last-query"},
     {"critical", make_critical, "half by score, half by what the output weights see (CriticalKV)"},
     {"critical-adaptive", make_critical_adaptive, "heads compete, then as critical"},
 }};

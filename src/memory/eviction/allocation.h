@@ -1,15 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include "memory/eviction/selection.h"
-#include "memory/option_reader.h"
 #include "memory/policy/eviction_policy.h"
+#include "memory/policy/part_inputs.h"
 
 namespace palimpsest {
 
@@ -31,18 +30,23 @@ struct LayerCandidates {
     LayerView view;
     Scores scores;
     std::vector<std::vector<uint8_t>> is_protected;  // [KV head][entry]
-    /// Of the last query, mean over the heads that share an entry; empty unless the allocator needs
-    /// it.
+    /// Of the last query, mean over the heads that share an entry; empty unless the allocator goes
+    /// by it.
     Scores attention = {};
 };
 
-/// Decides how many entries each head keeps; the head then keeps its best. Immutable.
+/// Decides how many entries each head keeps; the head then keeps its best. What it must know of
+/// queries that passed, it names among the observers while it is made. Immutable.
 class BudgetAllocator {
  public:
     BudgetAllocator() = default;
     virtual ~BudgetAllocator() = default;
     BudgetAllocator(const BudgetAllocator&) = delete;
     BudgetAllocator& operator=(const BudgetAllocator&) = delete;
+
+    /// Completes a layer's candidates with what it goes by beside their scores. `noted` are the
+    /// observers it was made with, or a clone of them. Several layers at once by several threads.
+    virtual void complete(LayerCandidates& /*layer*/, const Observers& /*noted*/) const {}
 
     /// Entries for every layer and KV head, [layers.size()][KV heads]: layers are those that evict,
     /// in order.
@@ -55,14 +59,12 @@ class BudgetAllocator {
                          const CutTarget& /*target*/) const {}
 };
 
-/// Supplies a layer's attention output weights, [n_embd][n_head * d_head] f32.
-using OutputWeights = std::function<std::vector<float>(int64_t layer)>;
-
 struct AllocatorKind {
     std::string_view name;
-    std::unique_ptr<BudgetAllocator> (*make)(OptionReader& options, const OutputWeights& weights);
+    std::unique_ptr<BudgetAllocator> (*make)(const PartInputs& in);
     std::string_view summary;
-    bool needs_last_query = false;  // goes by LayerCandidates::attention
+    /// What it adds to the observers; empty: nothing. Allocators of one name add the same.
+    std::string_view observes = {};
 };
 
 [[nodiscard]] std::span<const AllocatorKind> allocator_kinds();
@@ -73,14 +75,13 @@ const AllocatorKind& find_allocator(std::string_view name);
 /// Throws kCorrupt, naming the file, if it wants an allocator that is not there.
 void check_trained_allocator(const EvictionWeights& weights);
 
-std::unique_ptr<BudgetAllocator> make_uniform(OptionReader& options, const OutputWeights& weights);
-std::unique_ptr<BudgetAllocator> make_pyramid(OptionReader& options, const OutputWeights& weights);
-std::unique_ptr<BudgetAllocator> make_adaptive(OptionReader& options, const OutputWeights& weights);
-std::unique_ptr<BudgetAllocator> make_global(OptionReader& options, const OutputWeights& weights);
-std::unique_ptr<BudgetAllocator> make_mass(OptionReader& options, const OutputWeights& weights);
-std::unique_ptr<BudgetAllocator> make_critical(OptionReader& options, const OutputWeights& weights);
-std::unique_ptr<BudgetAllocator> make_critical_adaptive(OptionReader& options,
-                                                        const OutputWeights& weights);
+std::unique_ptr<BudgetAllocator> make_uniform(const PartInputs& in);
+std::unique_ptr<BudgetAllocator> make_pyramid(const PartInputs& in);
+std::unique_ptr<BudgetAllocator> make_adaptive(const PartInputs& in);
+std::unique_ptr<BudgetAllocator> make_global(const PartInputs& in);
+std::unique_ptr<BudgetAllocator> make_mass(const PartInputs& in);
+std::unique_ptr<BudgetAllocator> make_critical(const PartInputs& in);
+std::unique_ptr<BudgetAllocator> make_critical_adaptive(const PartInputs& in);
 
 /// The `total` best entries of all the heads in `layers`: how many fall to each head. Protected
 /// ones come first, then the best `safe` of every head, then by score; no head gets more than

@@ -32,9 +32,8 @@ class Adaptive final : public BudgetAllocator {
 
 }  // namespace
 
-std::unique_ptr<BudgetAllocator> make_adaptive(OptionReader& options,
-                                               const OutputWeights& /*weights*/) {
-    return std::make_unique<Adaptive>(options);
+std::unique_ptr<BudgetAllocator> make_adaptive(const PartInputs& in) {
+    return std::make_unique<Adaptive>(in.options);
 }
 
 }  // namespace palimpsest

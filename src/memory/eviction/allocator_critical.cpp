@@ -19,11 +19,11 @@ constexpr int64_t kTile = 64;
 
 class Critical final : public BudgetAllocator {
  public:
-    Critical(OptionReader& options, OutputWeights weights, std::unique_ptr<BudgetAllocator> counts)
+    Critical(const PartInputs& in, std::unique_ptr<BudgetAllocator> counts)
         : counts_(std::move(counts)),
-          weights_(std::move(weights)),
-          epsilon_(static_cast<float>(options.number("critical-epsilon", 1e-4, 0, 1e6))),
-          first_share_(options.number("first-stage", 0.5, 0, 1)) {
+          weights_(in.output_weights),
+          epsilon_(static_cast<float>(in.options.number("critical-epsilon", 1e-4, 0, 1e6))),
+          first_share_(in.options.number("first-stage", 0.5, 0, 1)) {
         if (!weights_) {
             throw Error(ErrorCode::kUnsupported,
                         "allocator 'critical' needs the model's output weights");
@@ -101,14 +101,12 @@ class Critical final : public BudgetAllocator {
 
 }  // namespace
 
-std::unique_ptr<BudgetAllocator> make_critical(OptionReader& options,
-                                               const OutputWeights& weights) {
-    return std::make_unique<Critical>(options, weights, make_uniform(options, weights));
+std::unique_ptr<BudgetAllocator> make_critical(const PartInputs& in) {
+    return std::make_unique<Critical>(in, make_uniform(in));
 }
 
-std::unique_ptr<BudgetAllocator> make_critical_adaptive(OptionReader& options,
-                                                        const OutputWeights& weights) {
-    return std::make_unique<Critical>(options, weights, make_adaptive(options, weights));
+std::unique_ptr<BudgetAllocator> make_critical_adaptive(const PartInputs& in) {
+    return std::make_unique<Critical>(in, make_adaptive(in));
 }
 
 }  // namespace palimpsest

@@ -29,8 +29,7 @@ class Global final : public BudgetAllocator {
 
 }  // namespace
 
-std::unique_ptr<BudgetAllocator> make_global(OptionReader& /*options*/,
-                                             const OutputWeights& /*weights*/) {
+std::unique_ptr<BudgetAllocator> make_global(const PartInputs& /*in*/) {
     return std::make_unique<Global>();
 }
 

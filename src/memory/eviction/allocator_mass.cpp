@@ -16,6 +16,7 @@
 
 #include "core/error.h"
 #include "memory/eviction/allocation.h"
+#include "memory/policy/observation.h"
 
 namespace palimpsest {
 
@@ -111,10 +112,19 @@ std::vector<int64_t> share_out(const std::vector<HeadMass>& heads, int64_t total
     return taken;
 }
 
-class Mass final : public BudgetAllocator {
+class MassAllocator final : public BudgetAllocator {
  public:
-    explicit Mass(OptionReader& options)
-        : floor_(options.integer("mass-floor", -1, -1, int64_t{1} << 40)) {}
+    explicit MassAllocator(const PartInputs& in)
+        : last_query_(in.observers.add<QueryWindow>(in.shape, 1)),
+          floor_(in.options.integer("mass-floor", -1, -1, int64_t{1} << 40)) {}
+
+    void complete(LayerCandidates& layer, const Observers& noted) const override {
+        const auto share = 1.0F / static_cast<float>(layer.view.shape->group());
+        for (int64_t h = 0; h < std::ssize(layer.view.heads); ++h) {
+            layer.attention.push_back(noted[last_query_].attention(layer.view, h, Reduce::kSum));
+            for (float& x : layer.attention.back()) x *= share;
+        }
+    }
 
     [[nodiscard]] std::vector<std::vector<int64_t>> allocate(
         std::span<const LayerCandidates> layers, const CutTarget& target) const override {
@@ -148,14 +158,14 @@ class Mass final : public BudgetAllocator {
         return floor_ < 0 ? std::min(kMostFloor, quarter) : std::min(floor_, equal);
     }
 
+    Noted<QueryWindow> last_query_;
     int64_t floor_;  // entries of every head besides the protected; -1: as the share of each
 };
 
 }  // namespace
 
-std::unique_ptr<BudgetAllocator> make_mass(OptionReader& options,
-                                           const OutputWeights& /*weights*/) {
-    return std::make_unique<Mass>(options);
+std::unique_ptr<BudgetAllocator> make_mass(const PartInputs& in) {
+    return std::make_unique<MassAllocator>(in);
 }
 
 }  // namespace palimpsest

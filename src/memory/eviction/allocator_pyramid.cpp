@@ -58,9 +58,8 @@ class Pyramid final : public BudgetAllocator {
 
 }  // namespace
 
-std::unique_ptr<BudgetAllocator> make_pyramid(OptionReader& options,
-                                              const OutputWeights& /*weights*/) {
-    return std::make_unique<Pyramid>(options);
+std::unique_ptr<BudgetAllocator> make_pyramid(const PartInputs& in) {
+    return std::make_unique<Pyramid>(in.options);
 }
 
 }  // namespace palimpsest

@@ -20,8 +20,7 @@ class Uniform final : public BudgetAllocator {
 
 }  // namespace
 
-std::unique_ptr<BudgetAllocator> make_uniform(OptionReader& /*options*/,
-                                              const OutputWeights& /*weights*/) {
+std::unique_ptr<BudgetAllocator> make_uniform(const PartInputs& /*in*/) {
     return std::make_unique<Uniform>();
 }
 

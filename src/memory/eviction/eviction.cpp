@@ -6,7 +6,6 @@
 
 #include "core/error.h"
 #include "memory/binary_stream.h"
-#include "memory/policy/last_query.h"
 #include "memory/policy/policies.h"
 #include "memory/residue/residues.h"
 
@@ -25,12 +24,15 @@ int64_t length_of(const Segment& segment, int64_t n_embd) {
     return std::ssize(segment.rows) / n_embd;
 }
 
-PartInputs part_inputs(const MemoryShape& shape, const EvictionSetup& setup, OptionReader& reader) {
+PartInputs part_inputs(const MemoryShape& shape, const EvictionSetup& setup, OptionReader& reader,
+                       Observers& observers) {
     return {.shape = shape,
             .options = reader,
+            .observers = observers,
             .learned = setup.supplies.learned.get(),
             .interval = setup.options.interval,
-            .entries = setup.entries};
+            .entries = setup.entries,
+            .output_weights = setup.supplies.output_weights};
 }
 
 const AllocatorKind& allocator_of(const EvictionOptions& o, const EvictionWeights* learned) {
@@ -38,29 +40,26 @@ const AllocatorKind& allocator_of(const EvictionOptions& o, const EvictionWeight
                                               : std::string_view(o.allocator));
 }
 
-std::unique_ptr<EvictionPolicy> made(const PolicyKind& kind, const PartInputs& in,
-                                     const AllocatorKind& allocator) {
-    auto policy = kind.make(in);
-    return allocator.needs_last_query ? with_last_query(std::move(policy), in.shape)
-                                      : std::move(policy);
-}
-
 }  // namespace
 
 bool notes_alike(const EvictionOptions& a, const EvictionOptions& b,
                  const EvictionWeights* learned) {
-    return a.policy == b.policy && a.settings == b.settings &&
-           allocator_of(a, learned).needs_last_query == allocator_of(b, learned).needs_last_query;
+    return a.policy == b.policy && a.settings == b.settings && a.interval == b.interval &&
+           allocator_of(a, learned).observes == allocator_of(b, learned).observes;
 }
 
-std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape, const EvictionSetup& setup) {
+Observers make_observers(const MemoryShape& shape, const EvictionSetup& setup) {
     const EvictionOptions& options = setup.options;
     const PolicyKind& kind = find_policy(options.policy);
     require(kind.make != nullptr, "policy '", options.policy, "' evicts nothing");
-    // The settings of allocator and residue are read by whoever evicts.
+    const AllocatorKind& allocator = allocator_of(options, setup.supplies.learned.get());
+    // Settings of the residue are left: they are read by whoever evicts.
     OptionReader reader(cat("policy '", options.policy, "'"), options.settings);
-    return made(kind, part_inputs(shape, setup, reader),
-                allocator_of(options, setup.supplies.learned.get()));
+    Observers observers;
+    const PartInputs inputs = part_inputs(shape, setup, reader, observers);
+    kind.make(inputs);
+    if (!allocator.observes.empty()) allocator.make(inputs);
+    return observers;
 }
 
 Positions parse_positions(std::string_view name) {
@@ -95,9 +94,9 @@ Evictor::Evictor(const MemoryShape& shape, const EvictionSetup& setup, int64_t n
     OptionReader reader(cat("policy '", options.policy, "' with allocator '", allocator_name_,
                             "' and residue '", options.residue, "'"),
                         options_.settings);
-    const PartInputs inputs = part_inputs(shape_, setup, reader);
-    policy_ = made(kind, inputs, allocator);
-    allocator_ = allocator.make(reader, setup.supplies.output_weights);
+    const PartInputs inputs = part_inputs(shape_, setup, reader, observers_);
+    policy_ = kind.make(inputs);
+    allocator_ = allocator.make(inputs);
     const ResidueKind& left = find_residue(options.residue);
     if (left.make != nullptr) residue_ = left.make(inputs);
     reader.finish();
@@ -170,6 +169,11 @@ void Evictor::admit(std::span<const Segment> prompt, int64_t seen) {
     settle_prompt(at);
 }
 
+void Evictor::take_notes(const Observers& notes) {
+    check(notes.count() == observers_.count(), "notes of another policy");
+    observers_ = notes.clone();
+}
+
 void Evictor::resume_after(int64_t seen) {
     settle_prompt(seen);
     was_cut_ = true;
@@ -191,7 +195,8 @@ bool Evictor::is_due(const Step& step, int64_t seen) {
     if (!step.may_forget) return false;
     // Scores by rehearsal are there when it ends, and while writing there is none.
     const bool is_read = step.is_prefill || step.n > 1 || seen <= prompt_end_;
-    if (policy_->rehearses() && is_read && !(step.rehearsal && step.rehearsal->ends_rehearsal)) {
+    if (observers_.see_rehearsals() && is_read &&
+        !(step.rehearsal && step.rehearsal->ends_rehearsal)) {
         return false;
     }
     if (options_.one_shot && !was_cut_) {
@@ -264,6 +269,11 @@ CutTarget Evictor::share_target(int64_t seen, bool reads_on) const {
     return t;
 }
 
+void Evictor::score(LayerCandidates& layer) const {
+    layer.scores = policy_->score(layer.view, observers_);
+    allocator_->complete(layer, observers_);
+}
+
 std::vector<std::vector<std::vector<int32_t>>> Evictor::choose(const Backend& backend,
                                                                std::vector<LayerCandidates>& layers,
                                                                const AttentionScratch& scratch,
@@ -289,7 +299,7 @@ std::vector<std::vector<std::vector<int32_t>>> Evictor::choose(const Backend& ba
 }
 
 void Evictor::reset() {
-    policy_->reset();
+    observers_.reset();
     if (residue_) residue_->reset();
     protection_.pinned.clear();
     prompt_end_ = 0;
@@ -310,7 +320,7 @@ void Evictor::save(std::ostream& out) const {
         pinned.insert(pinned.end(), {begin, end});
     }
     put_all(out, pinned);
-    policy_->save(out);
+    observers_.save(out);
     if (residue_) residue_->save(out);
 }
 
@@ -329,7 +339,7 @@ void Evictor::load(std::istream& in) {
         !pins_fit || (is_writing && !may_be_writing)) {
         throw Error(ErrorCode::kCorrupt, "the saved memory's budget is impossible");
     }
-    policy_->load(in);
+    observers_.load(in);
     if (residue_) residue_->load(in);
     entries_ = entries;
     prompt_end_ = prompt_end;

@@ -66,11 +66,11 @@ struct EvictionSetup {
     ggml_type entries = GGML_TYPE_F16;  // what the cache stores
 };
 
-/// The policy alone: it scores and notes, and evicts nothing by itself. Throws as Evictor does.
-std::unique_ptr<EvictionPolicy> make_policy(const MemoryShape& shape, const EvictionSetup& setup);
+/// What policy and allocator need to be noted, alone. Throws as Evictor does.
+Observers make_observers(const MemoryShape& shape, const EvictionSetup& setup);
 
-/// Do the two note the same of what passes, so that one policy can stand for both? `learned` may be
-/// nullptr.
+/// Do the two note the same of what passes, so that the observers of one can serve the other?
+/// `learned` may be nullptr.
 bool notes_alike(const EvictionOptions& a, const EvictionOptions& b,
                  const EvictionWeights* learned);
 
@@ -83,8 +83,13 @@ class Evictor {
     Evictor(const MemoryShape& shape, const EvictionSetup& setup, int64_t n_ctx);
 
     [[nodiscard]] const EvictionOptions& options() const { return options_; }
-    [[nodiscard]] EvictionPolicy& policy() { return *policy_; }
-    [[nodiscard]] const EvictionPolicy& policy() const { return *policy_; }
+    /// What is noted for the policy and the allocator.
+    [[nodiscard]] Observers& observers() { return observers_; }
+    [[nodiscard]] const Observers& observers() const { return observers_; }
+    /// Goes on from notes that were taken elsewhere, for options that note alike.
+    void take_notes(const Observers& notes);
+    /// Memory that the policy owns, notes included.
+    [[nodiscard]] size_t policy_bytes() const { return policy_->bytes() + observers_.bytes(); }
     /// nullptr: none.
     [[nodiscard]] Residue* residue() const { return residue_.get(); }
     [[nodiscard]] std::string_view allocator_name() const { return allocator_name_; }
@@ -115,7 +120,10 @@ class Evictor {
     /// The last of them.
     [[nodiscard]] CutTarget target(int64_t seen) const;
 
-    /// Scores, allocates, selects: slots to keep, [layers.size()][KV heads].
+    /// Scores a layer's candidates. Several layers at once by several threads.
+    void score(LayerCandidates& layer) const;
+
+    /// Allocates, selects: slots to keep, [layers.size()][KV heads].
     std::vector<std::vector<std::vector<int32_t>>> choose(const Backend& backend,
                                                           std::vector<LayerCandidates>& layers,
                                                           const AttentionScratch& scratch,
@@ -137,6 +145,7 @@ class Evictor {
     int64_t n_chunk_;
     int64_t n_ctx_;
     std::string allocator_name_;
+    Observers observers_;
     std::unique_ptr<EvictionPolicy> policy_;
     std::unique_ptr<BudgetAllocator> allocator_;
     std::unique_ptr<Residue> residue_;

@@ -9,8 +9,6 @@
 
 namespace palimpsest {
 
-namespace {}  // namespace
-
 // ---- QueryWindow
 // ----------------------------------------------------------------------------------
 
@@ -52,6 +50,10 @@ class QueryWindow::CopyOp final : public CustomOp {
     int64_t layer_;
 };
 
+std::unique_ptr<Observer> QueryWindow::clone() const {
+    return std::make_unique<QueryWindow>(*this);
+}
+
 void QueryWindow::begin(const Step& step, int64_t seen) {
     // A step planned twice counts once: what plan() of an earlier try added is taken back.
     before_ = seen == planned_at_ ? before_ : noted_;
@@ -64,7 +66,8 @@ void QueryWindow::begin(const Step& step, int64_t seen) {
     }
 }
 
-void QueryWindow::observe(Graph& g, const AttentionInputs& in) {
+void QueryWindow::observe(Graph& g, const AttentionInputs& in, EntrySource& /*source*/,
+                          AttentionScratch& /*scratch*/) {
     const std::array<Tensor, 1> sources = {in.q};
     g.keep(g.custom({1, 1, 1, 1}, sources, std::make_unique<CopyOp>(*this, in.layer)));
 }
@@ -141,8 +144,8 @@ std::vector<float> QueryWindow::attention(const LayerView& view, int64_t head,
 // ---- ColumnMass
 // -----------------------------------------------------------------------------------
 
-ColumnMass::ColumnMass(const MemoryShape& shape)
-    : shape_(shape), mass_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)) {}
+ColumnMass::ColumnMass(const MemoryShape& shape, std::string_view owner)
+    : shape_(shape), owner_(owner), mass_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)) {}
 
 namespace {
 
@@ -214,6 +217,8 @@ class ColumnMass::MassOp final : public CustomOp {
     float scale_;
 };
 
+std::unique_ptr<Observer> ColumnMass::clone() const { return std::make_unique<ColumnMass>(*this); }
+
 void ColumnMass::begin(const Step& step, int64_t seen) {
     is_noted_ = step.may_forget;
     for (size_t i = 0; i < mass_.size(); ++i) {
@@ -237,6 +242,12 @@ void ColumnMass::keep(int64_t layer, int64_t head, std::span<const int32_t> kept
     std::vector<float>& of = mass_[static_cast<size_t>(layer * shape_.n_head_kv + head)];
     for (size_t i = 0; i < kept.size(); ++i) of[i] = of[static_cast<size_t>(kept[i])];
     of.resize(kept.size());
+}
+
+void ColumnMass::held(int64_t layer, std::span<const std::span<const int32_t>> heads) {
+    for (size_t h = 0; h < heads.size(); ++h) {
+        check_notes(owner_, std::ssize(of(layer, static_cast<int64_t>(h))), std::ssize(heads[h]));
+    }
 }
 
 void ColumnMass::reset() {
@@ -365,6 +376,10 @@ void QueryMoments::add(float* moments, int64_t n_before, std::span<const float> 
     }
 }
 
+std::unique_ptr<Observer> QueryMoments::clone() const {
+    return std::make_unique<QueryMoments>(*this);
+}
+
 void QueryMoments::begin(const Step& step, int64_t seen) {
     before_ = seen == planned_at_ ? before_ : count_;
     planned_at_ = seen;
@@ -372,7 +387,8 @@ void QueryMoments::begin(const Step& step, int64_t seen) {
     count_ = before_ + step.n - first_;
 }
 
-void QueryMoments::observe(Graph& g, const AttentionInputs& in, AttentionScratch& scratch) {
+void QueryMoments::observe(Graph& g, const AttentionInputs& in, EntrySource& /*source*/,
+                           AttentionScratch& scratch) {
     const std::array<Tensor, 1> sources = {in.q_raw};
     g.keep(g.custom({1, 1, 1, 1}, sources, std::make_unique<AddOp>(*this, scratch, in.layer)));
 }

@@ -2,29 +2,33 @@
 
 #include <cstdint>
 #include <iosfwd>
+#include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
+#include "memory/attention/entry_view.h"
 #include "memory/kernels/scoring_kernel.h"
-#include "memory/policy/eviction_policy.h"
+#include "memory/policy/observer.h"
 
 namespace palimpsest {
 
-// What policies note of the queries that pass, while the model runs. Each is a part of a policy,
-// which forwards its own calls of the same names.
+// Observers of the queries that pass, for policies and allocators to name.
 
 /// The last so many rotated queries of every layer.
-class QueryWindow {
+class QueryWindow final : public Observer {
  public:
     QueryWindow(const MemoryShape& shape, int64_t n_queries);
 
-    void begin(const Step& step, int64_t seen);
-    void observe(Graph& g, const AttentionInputs& in);
-    void shift(int64_t positions);
-    void reset();
-    [[nodiscard]] size_t bytes() const;
-    void save(std::ostream& out) const;
-    void load(std::istream& in);
+    [[nodiscard]] std::unique_ptr<Observer> clone() const override;
+    void begin(const Step& step, int64_t seen) override;
+    void observe(Graph& g, const AttentionInputs& in, EntrySource& source,
+                 AttentionScratch& scratch) override;
+    void shift(int64_t positions) override;
+    void reset() override;
+    [[nodiscard]] size_t bytes() const override;
+    void save(std::ostream& out) const override;
+    void load(std::istream& in) override;
 
     /// Softmax weight that the noted queries of the group pay to each entry of a KV head, summed or
     /// the largest of all. Every query sees the entries up to its own position.
@@ -49,18 +53,22 @@ class QueryWindow {
 };
 
 /// Attention that every held entry has received from all queries so far.
-class ColumnMass {
+class ColumnMass final : public Observer {
  public:
-    explicit ColumnMass(const MemoryShape& shape);
+    /// `owner` is who it notes for, as messages say.
+    ColumnMass(const MemoryShape& shape, std::string_view owner);
 
-    void begin(const Step& step, int64_t seen);
+    [[nodiscard]] std::unique_ptr<Observer> clone() const override;
+    void begin(const Step& step, int64_t seen) override;
     void observe(Graph& g, const AttentionInputs& in, EntrySource& source,
-                 AttentionScratch& scratch);
-    void keep(int64_t layer, int64_t head, std::span<const int32_t> kept);
-    void reset();
-    [[nodiscard]] size_t bytes() const;
-    void save(std::ostream& out) const;
-    void load(std::istream& in);
+                 AttentionScratch& scratch) override;
+    void keep(int64_t layer, int64_t head, std::span<const int32_t> kept) override;
+    void held(int64_t layer, std::span<const std::span<const int32_t>> heads) override;
+    void reset() override;
+    [[nodiscard]] size_t bytes() const override;
+    [[nodiscard]] size_t bytes_per_entry() const override { return sizeof(float); }
+    void save(std::ostream& out) const override;
+    void load(std::istream& in) override;
 
     /// Sum over queries and the group's heads, for every entry.
     [[nodiscard]] std::span<const float> of(int64_t layer, int64_t head) const;
@@ -68,6 +76,7 @@ class ColumnMass {
  private:
     class MassOp;
     MemoryShape shape_;
+    std::string_view owner_;
     bool is_noted_ = true;                  // the running step
     std::vector<std::vector<float>> mass_;  // [layer * KV heads + head][entry]
     std::vector<int64_t> held_;             // entries before the running step
@@ -75,17 +84,19 @@ class ColumnMass {
 };
 
 /// Mean and covariance of the queries of every layer and head before rotation.
-class QueryMoments {
+class QueryMoments final : public Observer {
  public:
     /// Queries at the first `n_skip` positions are left out.
     QueryMoments(const MemoryShape& shape, int64_t n_skip);
 
-    void begin(const Step& step, int64_t seen);
-    void observe(Graph& g, const AttentionInputs& in, AttentionScratch& scratch);
-    void reset();
-    [[nodiscard]] size_t bytes() const;
-    void save(std::ostream& out) const;
-    void load(std::istream& in);
+    [[nodiscard]] std::unique_ptr<Observer> clone() const override;
+    void begin(const Step& step, int64_t seen) override;
+    void observe(Graph& g, const AttentionInputs& in, EntrySource& source,
+                 AttentionScratch& scratch) override;
+    void reset() override;
+    [[nodiscard]] size_t bytes() const override;
+    void save(std::ostream& out) const override;
+    void load(std::istream& in) override;
 
     [[nodiscard]] int64_t count() const { return count_; }
     [[nodiscard]] std::span<const float> mean(int64_t layer, int64_t head) const;

@@ -12,23 +12,18 @@ namespace {
 
 class ChunkKv final : public EvictionPolicy {
  public:
-    ChunkKv(const MemoryShape& shape, OptionReader& options)
-        : window_(options.integer("window", 64, 1, 4096)),
-          kernel_(options.integer("kernel", 5, 1, 1023)),
-          chunk_(options.integer("chunk", 20, 1, 65536)),
-          queries_(shape, window_) {}
+    explicit ChunkKv(const PartInputs& in)
+        : window_(in.options.integer("window", 64, 1, 4096)),
+          kernel_(in.options.integer("kernel", 5, 1, 1023)),
+          chunk_(in.options.integer("chunk", 20, 1, 65536)),
+          queries_(in.observers.add<QueryWindow>(in.shape, window_)) {}
 
     [[nodiscard]] int64_t n_recent() const override { return window_; }
     [[nodiscard]] int64_t run_length() const override { return chunk_; }
-    void begin(const Step& step, int64_t seen) override { queries_.begin(step, seen); }
-    void observe(Graph& g, const AttentionInputs& in, EntrySource& /*source*/,
-                 AttentionScratch& /*scratch*/) override {
-        queries_.observe(g, in);
-    }
 
     /// Heads keep the same entries, so all have the same positions.
-    [[nodiscard]] Scores score(const LayerView& held) const override {
-        Scores scores = window_scores(queries_, held, window_, kernel_);
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& noted) const override {
+        Scores scores = window_scores(noted[queries_], held, window_, kernel_);
         const auto positions = held.heads.front().positions;
         for (size_t i = 0; i < positions.size();) {
             size_t end = i;
@@ -46,21 +41,14 @@ class ChunkKv final : public EvictionPolicy {
         }
         return scores;
     }
-    void shift(int64_t positions) override { queries_.shift(positions); }
-    void reset() override { queries_.reset(); }
-    [[nodiscard]] size_t bytes() const override { return queries_.bytes(); }
-    void save(std::ostream& out) const override { queries_.save(out); }
-    void load(std::istream& in) override { queries_.load(in); }
 
  private:
     int64_t window_, kernel_, chunk_;
-    QueryWindow queries_;
+    Noted<QueryWindow> queries_;
 };
 
 }  // namespace
 
-MadePolicy make_chunk_kv(const PartInputs& in) {
-    return std::make_unique<ChunkKv>(in.shape, in.options);
-}
+MadePolicy make_chunk_kv(const PartInputs& in) { return std::make_unique<ChunkKv>(in); }
 
 }  // namespace palimpsest

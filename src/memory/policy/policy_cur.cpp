@@ -18,7 +18,7 @@ class Cur final : public EvictionPolicy {
         : n_sink_(options.integer("sinks", 4, 0, 1 << 20)),
           block_(options.integer("block", 16, 1, 1 << 20)) {}
 
-    [[nodiscard]] Scores score(const LayerView& held) const override {
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& /*noted*/) const override {
         Scores scores;
         for (const HeadView& head : held.heads) {
             std::vector<float> keys;

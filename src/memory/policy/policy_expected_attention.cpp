@@ -54,27 +54,21 @@ struct FutureQueries {
 
 class ExpectedAttention final : public EvictionPolicy {
  public:
-    ExpectedAttention(const MemoryShape& shape, OptionReader& options)
-        : n_future_(options.integer("future", 512, 1, 1 << 20)),
-          n_sink_(options.integer("sinks", 4, 0, 1 << 20)),
-          use_covariance_(options.integer("covariance", 1, 0, 1) == 1),
-          use_value_norm_(options.integer("value-norm", 1, 0, 1) == 1),
-          epsilon_(static_cast<float>(options.number("epsilon", 0.0, 0.0, 1e6))),
-          moments_(shape, n_sink_) {}
+    explicit ExpectedAttention(const PartInputs& in)
+        : n_future_(in.options.integer("future", 512, 1, 1 << 20)),
+          n_sink_(in.options.integer("sinks", 4, 0, 1 << 20)),
+          use_covariance_(in.options.integer("covariance", 1, 0, 1) == 1),
+          use_value_norm_(in.options.integer("value-norm", 1, 0, 1) == 1),
+          epsilon_(static_cast<float>(in.options.number("epsilon", 0.0, 0.0, 1e6))),
+          moments_(in.observers.add<QueryMoments>(in.shape, n_sink_)) {}
 
-    void begin(const Step& step, int64_t seen) override { moments_.begin(step, seen); }
-    void observe(Graph& g, const AttentionInputs& in, EntrySource& /*source*/,
-                 AttentionScratch& scratch) override {
-        moments_.observe(g, in, scratch);
-    }
-
-    [[nodiscard]] Scores score(const LayerView& held) const override {
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& noted) const override {
         const MeanRotation turn =
             mean_rotation(held.shape->rotation, held.next_position, n_future_);
         Scores scores;
         float best = 0;
         for (int64_t h = 0; h < std::ssize(held.heads); ++h) {
-            scores.push_back(score_head(held, h, turn));
+            scores.push_back(score_head(held, h, turn, noted[moments_]));
             for (const float x : scores.back()) best = std::max(best, x);
         }
         for (size_t h = 0; h < scores.size(); ++h) {
@@ -85,15 +79,12 @@ class ExpectedAttention final : public EvictionPolicy {
         }
         return scores;
     }
-    void reset() override { moments_.reset(); }
-    [[nodiscard]] size_t bytes() const override { return moments_.bytes(); }
-    void save(std::ostream& out) const override { moments_.save(out); }
-    void load(std::istream& in) override { moments_.load(in); }
 
  private:
     /// Sinks score 0.
     [[nodiscard]] std::vector<float> score_head(const LayerView& held, int64_t h,
-                                                const MeanRotation& turn) const {
+                                                const MeanRotation& turn,
+                                                const QueryMoments& moments) const {
         const HeadView& head = held.heads[static_cast<size_t>(h)];
         const int64_t n = std::ssize(head.positions);
         const int64_t first =
@@ -103,8 +94,8 @@ class ExpectedAttention final : public EvictionPolicy {
         std::vector<float> weights(static_cast<size_t>(n));
         for (int64_t q = h * group; q < (h + 1) * group; ++q) {
             const FutureQueries queries(
-                moments_.mean(held.layer, q), moments_.deviations(held.layer, q),
-                std::max<int64_t>(1, moments_.count()), held.shape->rotation, turn);
+                moments.mean(held.layer, q), moments.deviations(held.layer, q),
+                std::max<int64_t>(1, moments.count()), held.shape->rotation, turn);
             expected_logits(held, head, queries, first, weights);
             add_softmax(std::span(weights).subspan(static_cast<size_t>(first)),
                         std::span(scores).subspan(static_cast<size_t>(first)),
@@ -158,13 +149,13 @@ class ExpectedAttention final : public EvictionPolicy {
     int64_t n_future_, n_sink_;
     bool use_covariance_, use_value_norm_;
     float epsilon_;
-    QueryMoments moments_;
+    Noted<QueryMoments> moments_;
 };
 
 }  // namespace
 
 MadePolicy make_expected_attention(const PartInputs& in) {
-    return std::make_unique<ExpectedAttention>(in.shape, in.options);
+    return std::make_unique<ExpectedAttention>(in);
 }
 
 }  // namespace palimpsest

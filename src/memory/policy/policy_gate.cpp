@@ -41,12 +41,12 @@ const GateWeights& weights_of(const PartInputs& in) {
     return *in.learned->gate();
 }
 
-class Gate final : public EvictionPolicy {
+/// What the gate said of every entry when it came in.
+class RatedEntries final : public Observer {
  public:
-    explicit Gate(const PartInputs& in)
+    explicit RatedEntries(const PartInputs& in)
         : weights_(weights_of(in)),
           shape_(in.shape),
-          n_sink_(in.learned->n_sink()),
           fades_(std::ranges::any_of(
               weights_.layers, [](const GateLayer& of) { return !of.retention.weight.empty(); })),
           layers_(static_cast<size_t>(shape_.n_layer)) {
@@ -58,7 +58,9 @@ class Gate final : public EvictionPolicy {
         }
     }
 
-    [[nodiscard]] int64_t n_sink() const override { return n_sink_; }
+    [[nodiscard]] std::unique_ptr<Observer> clone() const override {
+        return std::make_unique<RatedEntries>(*this);
+    }
 
     void begin(const Step& step, int64_t seen) override {
         const bool is_new = seen != planned_at_;  // a step planned twice adds its entries once
@@ -83,24 +85,6 @@ class Gate final : public EvictionPolicy {
                  AttentionScratch& /*scratch*/) override {
         const std::array<Tensor, 1> hidden = {in.hidden};
         g.keep(g.custom({1, 1, 1, 1}, hidden, std::make_unique<RateOp>(*this, in.layer)));
-    }
-
-    [[nodiscard]] Scores score(const LayerView& held) const override {
-        const Layer& of = layer(held.layer);
-        std::vector<std::vector<float>> settled = of.heads;
-        rate_waiting(held.layer, of.n_waiting, settled);
-        Scores scores;
-        for (size_t h = 0; h < held.heads.size(); ++h) {
-            std::vector<float>& s = scores.emplace_back();
-            const float* at = settled[h].data();
-            for (const int32_t p : held.heads[h].positions) {
-                float x = at[0] + kLaterIsBetter * static_cast<float>(p);
-                if (fades_) x += at[1] * static_cast<float>(held.n_seen - p) / kHorizon;
-                s.push_back(x);
-                at += width();
-            }
-        }
-        return scores;
     }
 
     void keep(int64_t i, int64_t head, std::span<const int32_t> kept) override {
@@ -165,6 +149,25 @@ class Gate final : public EvictionPolicy {
         for (size_t i = 0; i < all.size(); ++i) layers_[i].heads = std::move(all[i]);
     }
 
+    /// What the entries of a layer are worth now, [KV head][entry].
+    [[nodiscard]] Scores of(const LayerView& held) const {
+        const Layer& of = layer(held.layer);
+        std::vector<std::vector<float>> settled = of.heads;
+        rate_waiting(held.layer, of.n_waiting, settled);
+        Scores scores;
+        for (size_t h = 0; h < held.heads.size(); ++h) {
+            std::vector<float>& s = scores.emplace_back();
+            const float* at = settled[h].data();
+            for (const int32_t p : held.heads[h].positions) {
+                float x = at[0] + kLaterIsBetter * static_cast<float>(p);
+                if (fades_) x += at[1] * static_cast<float>(held.n_seen - p) / kHorizon;
+                s.push_back(x);
+                at += width();
+            }
+        }
+        return scores;
+    }
+
  private:
     /// What is known of a layer's entries; nothing where the layer evicts none.
     struct Layer {
@@ -212,7 +215,7 @@ class Gate final : public EvictionPolicy {
     /// Source: hidden states [n_embd, n].
     class RateOp final : public CustomOp {
      public:
-        RateOp(Gate& of, int64_t layer) : of_(of), layer_(layer) {}
+        RateOp(RatedEntries& of, int64_t layer) : of_(of), layer_(layer) {}
 
         void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
             const ggml_tensor* hidden = dst->src[0];
@@ -264,17 +267,31 @@ class Gate final : public EvictionPolicy {
             }
         }
 
-        Gate& of_;
+        RatedEntries& of_;
         int64_t layer_;
     };
 
     const GateWeights& weights_;
     MemoryShape shape_;
-    int64_t n_sink_;
     bool fades_;
     std::vector<Layer> layers_;
     int64_t last_ = -1;        // layer that evicts
     int64_t planned_at_ = -1;  // positions seen when the running step was planned
+};
+
+class Gate final : public EvictionPolicy {
+ public:
+    explicit Gate(const PartInputs& in)
+        : entries_(in.observers.add<RatedEntries>(in)), n_sink_(in.learned->n_sink()) {}
+
+    [[nodiscard]] int64_t n_sink() const override { return n_sink_; }
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& noted) const override {
+        return noted[entries_].of(held);
+    }
+
+ private:
+    Noted<RatedEntries> entries_;
+    int64_t n_sink_;
 };
 
 }  // namespace

@@ -14,20 +14,16 @@ namespace {
 
 class H2o final : public EvictionPolicy {
  public:
-    H2o(const MemoryShape& shape, OptionReader& options)
-        : mass_(shape), normalise_(options.integer("normalise", 1, 0, 1) == 1) {}
+    explicit H2o(const PartInputs& in)
+        : mass_(in.observers.add<ColumnMass>(in.shape, "h2o")),
+          normalise_(in.options.integer("normalise", 1, 0, 1) == 1) {}
 
-    void begin(const Step& step, int64_t seen) override { mass_.begin(step, seen); }
-    void observe(Graph& g, const AttentionInputs& in, EntrySource& source,
-                 AttentionScratch& scratch) override {
-        mass_.observe(g, in, source, scratch);
-    }
-    [[nodiscard]] Scores score(const LayerView& held) const override {
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& noted) const override {
         Scores scores;
         const auto group = static_cast<float>(held.shape->group());
         for (size_t h = 0; h < held.heads.size(); ++h) {
             const auto positions = held.heads[h].positions;
-            const auto mass = mass_.of(held.layer, static_cast<int64_t>(h));
+            const auto mass = noted[mass_].of(held.layer, static_cast<int64_t>(h));
             std::vector<float>& of = scores.emplace_back();
             for (size_t i = 0; i < positions.size(); ++i) {
                 const auto n_queries = static_cast<float>(held.n_seen - positions[i]);
@@ -36,28 +32,14 @@ class H2o final : public EvictionPolicy {
         }
         return scores;
     }
-    void keep(int64_t layer, int64_t head, std::span<const int32_t> kept) override {
-        mass_.keep(layer, head, kept);
-    }
-    void held(int64_t layer, std::span<const std::span<const int32_t>> heads) override {
-        for (size_t h = 0; h < heads.size(); ++h) {
-            check_notes("h2o", std::ssize(mass_.of(layer, static_cast<int64_t>(h))),
-                        std::ssize(heads[h]));
-        }
-    }
-    void reset() override { mass_.reset(); }
-    [[nodiscard]] size_t bytes() const override { return mass_.bytes(); }
-    [[nodiscard]] size_t bytes_per_entry() const override { return sizeof(float); }
-    void save(std::ostream& out) const override { mass_.save(out); }
-    void load(std::istream& in) override { mass_.load(in); }
 
  private:
-    ColumnMass mass_;
+    Noted<ColumnMass> mass_;
     bool normalise_;
 };
 
 }  // namespace
 
-MadePolicy make_h2o(const PartInputs& in) { return std::make_unique<H2o>(in.shape, in.options); }
+MadePolicy make_h2o(const PartInputs& in) { return std::make_unique<H2o>(in); }
 
 }  // namespace palimpsest

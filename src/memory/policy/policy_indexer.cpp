@@ -94,13 +94,12 @@ const IndexerWeights& weights_of(const PartInputs& in) {
     return *in.learned->indexer();
 }
 
-class Indexer final : public EvictionPolicy {
+/// The indexer's keys, and how much the queries so far need each of them.
+class IndexedTokens final : public Observer {
  public:
-    explicit Indexer(const PartInputs& in)
+    explicit IndexedTokens(const PartInputs& in)
         : weights_(weights_of(in)),
           shape_(in.shape),
-          n_sink_(in.learned->n_sink()),
-          n_recent_(in.options.integer("recent", weights_.n_recent, 0, 1 << 20)),
           is_f16_(in.entries != GGML_TYPE_F32),
           reuse_(in.options.integer("reuse", 1, 1, 64)),
           n_noted_(in.interval),
@@ -114,8 +113,9 @@ class Indexer final : public EvictionPolicy {
         }
     }
 
-    [[nodiscard]] int64_t n_sink() const override { return n_sink_; }
-    [[nodiscard]] int64_t n_recent() const override { return n_recent_; }
+    [[nodiscard]] std::unique_ptr<Observer> clone() const override {
+        return std::make_unique<IndexedTokens>(*this);
+    }
 
     void begin(const Step& step, int64_t seen) override {
         // A step planned twice counts once.
@@ -164,26 +164,6 @@ class Indexer final : public EvictionPolicy {
             g.keep(g.custom({1, 1, 1, 1}, parts, std::make_unique<StoreOp>(*this, in.layer)));
         const std::array<Tensor, 3> asked = {queries, alpha, stored};
         g.keep(g.custom({1, 1, 1, 1}, asked, std::make_unique<RaiseOp>(*this, in.layer)));
-    }
-
-    [[nodiscard]] Scores score(const LayerView& held) const override {
-        const Rows& of = rows_[index(leader(held.layer))];
-        const std::vector<std::vector<float>> importance =
-            mode_ == Mode::kWriting ? of_noted(leader(held.layer)) : of.importance;
-        Scores scores;
-        for (const HeadView& head : held.heads) {
-            const size_t group = scores.size() * importance.size() / held.heads.size();
-            const std::vector<float>& of_group = importance[group];
-            const float bias = weights_.layers[index(leader(held.layer))].bias[group];
-            std::vector<float>& s = scores.emplace_back();
-            size_t row = 0;
-            for (const int32_t p : head.positions) {
-                while (row < of.positions.size() && of.positions[row] < p) ++row;
-                const bool found = row < of.positions.size() && of.positions[row] == p;
-                s.push_back(found ? of_group[row] + bias : kNothing);
-            }
-        }
-        return scores;
     }
 
     void held(int64_t layer, std::span<const std::span<const int32_t>> heads) override {
@@ -262,6 +242,27 @@ class Indexer final : public EvictionPolicy {
         noted_at_ = std::move(noted_at);
         rows_ = std::move(rows);
         noted_ = std::move(noted);
+    }
+
+    /// How much each entry of a layer is needed, [KV head][entry]; -inf where nothing has looked.
+    [[nodiscard]] Scores of(const LayerView& held) const {
+        const Rows& of = rows_[index(leader(held.layer))];
+        const std::vector<std::vector<float>> importance =
+            mode_ == Mode::kWriting ? of_noted(leader(held.layer)) : of.importance;
+        Scores scores;
+        for (const HeadView& head : held.heads) {
+            const size_t group = scores.size() * importance.size() / held.heads.size();
+            const std::vector<float>& of_group = importance[group];
+            const float bias = weights_.layers[index(leader(held.layer))].bias[group];
+            std::vector<float>& s = scores.emplace_back();
+            size_t row = 0;
+            for (const int32_t p : head.positions) {
+                while (row < of.positions.size() && of.positions[row] < p) ++row;
+                const bool found = row < of.positions.size() && of.positions[row] == p;
+                s.push_back(found ? of_group[row] + bias : kNothing);
+            }
+        }
+        return scores;
     }
 
  private:
@@ -353,7 +354,7 @@ class Indexer final : public EvictionPolicy {
     /// Stores the step's keys, and a written token's query. Sources: queries, keys, alpha.
     class StoreOp final : public CustomOp {
      public:
-        StoreOp(Indexer& of, int64_t layer) : of_(of), layer_(layer) {}
+        StoreOp(IndexedTokens& of, int64_t layer) : of_(of), layer_(layer) {}
         void run(ggml_tensor* dst, int thread, int /*n_threads*/) noexcept override {
             if (thread != 0) return;
             const auto* q = static_cast<const float*>(dst->src[0]->data);
@@ -376,14 +377,14 @@ class Indexer final : public EvictionPolicy {
         }
 
      private:
-        Indexer& of_;
+        IndexedTokens& of_;
         int64_t layer_;
     };
 
     /// Raises the importance of every row by the step's queries; by rows. Sources: queries, alpha.
     class RaiseOp final : public CustomOp {
      public:
-        RaiseOp(Indexer& of, int64_t layer) : of_(of), layer_(layer) {}
+        RaiseOp(IndexedTokens& of, int64_t layer) : of_(of), layer_(layer) {}
         void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
             if (of_.mode_ != Mode::kReading) return;
             constexpr int64_t kBlock = 16;  // queries at once, on the stack
@@ -411,13 +412,12 @@ class Indexer final : public EvictionPolicy {
         }
 
      private:
-        Indexer& of_;
+        IndexedTokens& of_;
         int64_t layer_;
     };
 
     const IndexerWeights& weights_;
     MemoryShape shape_;
-    int64_t n_sink_, n_recent_;
     bool is_f16_;
     int64_t reuse_;
     int64_t n_noted_;                               // queries between two cuts while writing
@@ -432,6 +432,24 @@ class Indexer final : public EvictionPolicy {
     Mode mode_ = Mode::kReading;             // of the running step
     bool more_follows_ = false;              // the running step is not the prompt's last
     bool follows_prefill_ = false;           // nor was the one before
+};
+
+class Indexer final : public EvictionPolicy {
+ public:
+    explicit Indexer(const PartInputs& in)
+        : tokens_(in.observers.add<IndexedTokens>(in)),
+          n_sink_(in.learned->n_sink()),
+          n_recent_(in.options.integer("recent", in.learned->indexer()->n_recent, 0, 1 << 20)) {}
+
+    [[nodiscard]] int64_t n_sink() const override { return n_sink_; }
+    [[nodiscard]] int64_t n_recent() const override { return n_recent_; }
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& noted) const override {
+        return noted[tokens_].of(held);
+    }
+
+ private:
+    Noted<IndexedTokens> tokens_;
+    int64_t n_sink_, n_recent_;
 };
 
 }  // namespace

@@ -15,7 +15,7 @@ constexpr float kLeastNorm = 1e-12F;
 
 class KeyDiff final : public EvictionPolicy {
  public:
-    [[nodiscard]] Scores score(const LayerView& held) const override {
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& /*noted*/) const override {
         Scores scores;
         for (const HeadView& head : held.heads) scores.push_back(score_head(head));
         return scores;

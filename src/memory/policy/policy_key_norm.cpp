@@ -13,7 +13,7 @@ namespace {
 
 class KeyNorm final : public EvictionPolicy {
  public:
-    [[nodiscard]] Scores score(const LayerView& held) const override {
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& /*noted*/) const override {
         Scores scores;
         for (const HeadView& head : held.heads) {
             std::vector<float>& of = scores.emplace_back();

@@ -25,15 +25,20 @@ float log_sum(float a, float b) {
     return peak == kNever ? kNever : peak + std::log(std::exp(a - peak) + std::exp(b - peak));
 }
 
-class KvZip final : public EvictionPolicy {
+/// The largest weight that any query of a repetition paid to each entry.
+class RepetitionWeights final : public Observer {
  public:
-    KvZip(const MemoryShape& shape, OptionReader& options)
+    /// The softmax takes in the first `n_sink` positions.
+    RepetitionWeights(const MemoryShape& shape, int64_t n_sink)
         : shape_(shape),
-          n_sink_(options.integer("sinks", 4, 0, 1 << 20)),
+          n_sink_(n_sink),
           weights_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)),
           held_(weights_.size()) {}
 
-    [[nodiscard]] bool rehearses() const override { return true; }
+    [[nodiscard]] std::unique_ptr<Observer> clone() const override {
+        return std::make_unique<RepetitionWeights>(*this);
+    }
+    [[nodiscard]] bool sees_rehearsals() const override { return true; }
 
     void begin(const Step& step, int64_t seen) override {
         rehearsal_ = step.rehearsal;
@@ -53,18 +58,6 @@ class KvZip final : public EvictionPolicy {
         const std::array<Tensor, 1> sources = {in.q};
         g.keep(g.custom({1, 1, 1, 1}, sources,
                         std::make_unique<RepeatOp>(*this, source, scratch, in)));
-    }
-
-    [[nodiscard]] Scores score(const LayerView& held) const override {
-        Scores scores;
-        for (size_t h = 0; h < held.heads.size(); ++h) {
-            std::vector<float>& of =
-                scores.emplace_back(weights_[index(held.layer, static_cast<int64_t>(h))]);
-            const auto positions = held.heads[h].positions;
-            of.resize(positions.size());
-            for (size_t i = 0; i < of.size() && positions[i] < n_sink_; ++i) of[i] = 1.0F;
-        }
-        return scores;
     }
 
     void keep(int64_t layer, int64_t head, std::span<const int32_t> kept) override {
@@ -101,6 +94,11 @@ class KvZip final : public EvictionPolicy {
         for (auto& of : weights_) of = take_all<float>(in, int64_t{1} << 24);
     }
 
+    /// 0 for an entry that was not repeated yet.
+    [[nodiscard]] const std::vector<float>& of(int64_t layer, int64_t head) const {
+        return weights_[index(layer, head)];
+    }
+
  private:
     [[nodiscard]] size_t index(int64_t layer, int64_t head) const {
         return static_cast<size_t>(layer * shape_.n_head_kv + head);
@@ -109,17 +107,13 @@ class KvZip final : public EvictionPolicy {
     /// By KV heads.
     class RepeatOp final : public CustomOp {
      public:
-        RepeatOp(KvZip& policy, EntrySource& source, AttentionScratch& scratch,
+        RepeatOp(RepetitionWeights& to, EntrySource& source, AttentionScratch& scratch,
                  const AttentionInputs& in)
-            : policy_(policy),
-              source_(source),
-              scratch_(scratch),
-              layer_(in.layer),
-              scale_(in.scale) {}
+            : to_(to), source_(source), scratch_(scratch), layer_(in.layer), scale_(in.scale) {}
 
         void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
-            if (!policy_.rehearsal_) return;
-            for (int64_t h = thread; h < policy_.shape_.n_head_kv; h += n_threads) {
+            if (!to_.rehearsal_) return;
+            for (int64_t h = thread; h < to_.shape_.n_head_kv; h += n_threads) {
                 run_head(dst->src[0], h, thread);
             }
         }
@@ -134,21 +128,21 @@ class KvZip final : public EvictionPolicy {
         /// The piece is what was read last, and nothing of it has gone yet.
         [[nodiscard]] Slots slots(int64_t h) const {
             Slots s;
-            s.own = std::ssize(policy_.weights_[policy_.index(layer_, h)]);
-            s.piece.end = s.own - (policy_.seen_ - policy_.rehearsal_->end);
-            s.piece.begin = s.piece.end - (policy_.rehearsal_->end - policy_.rehearsal_->begin);
-            s.sinks.end = std::clamp<int64_t>(s.piece.begin, 0, policy_.n_sink_);
+            s.own = std::ssize(to_.weights_[to_.index(layer_, h)]);
+            s.piece.end = s.own - (to_.seen_ - to_.rehearsal_->end);
+            s.piece.begin = s.piece.end - (to_.rehearsal_->end - to_.rehearsal_->begin);
+            s.sinks.end = std::clamp<int64_t>(s.piece.begin, 0, to_.n_sink_);
             return s;
         }
 
         void run_head(const ggml_tensor* q, int64_t h, int thread) {
-            const int64_t group = policy_.shape_.group();
+            const int64_t group = to_.shape_.group();
             const int64_t n_rows = q->ne[2] * group;
             const Slots s = slots(h);
             std::array<QueryRow, kMaxRows> rows;
             std::array<float, kMaxRows> lse{};
             std::array<float, kMaxRows> total{};
-            float* weights = policy_.weights_[policy_.index(layer_, h)].data();
+            float* weights = to_.weights_[to_.index(layer_, h)].data();
             for (int64_t first = 0; first < n_rows; first += kMaxRows) {
                 const auto count = static_cast<size_t>(std::min(kMaxRows, n_rows - first));
                 const auto sum = [&](const auto& range_of) {
@@ -177,7 +171,7 @@ class KvZip final : public EvictionPolicy {
             }
         }
 
-        KvZip& policy_;
+        RepetitionWeights& to_;
         EntrySource& source_;
         AttentionScratch& scratch_;
         int64_t layer_;
@@ -193,10 +187,31 @@ class KvZip final : public EvictionPolicy {
     std::optional<Rehearsal> rehearsal_;
 };
 
+class KvZip final : public EvictionPolicy {
+ public:
+    explicit KvZip(const PartInputs& in)
+        : n_sink_(in.options.integer("sinks", 4, 0, 1 << 20)),
+          weights_(in.observers.add<RepetitionWeights>(in.shape, n_sink_)) {}
+
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& noted) const override {
+        Scores scores;
+        for (size_t h = 0; h < held.heads.size(); ++h) {
+            std::vector<float>& of =
+                scores.emplace_back(noted[weights_].of(held.layer, static_cast<int64_t>(h)));
+            const auto positions = held.heads[h].positions;
+            of.resize(positions.size());
+            for (size_t i = 0; i < of.size() && positions[i] < n_sink_; ++i) of[i] = 1.0F;
+        }
+        return scores;
+    }
+
+ private:
+    int64_t n_sink_;
+    Noted<RepetitionWeights> weights_;
+};
+
 }  // namespace
 
-MadePolicy make_kvzip(const PartInputs& in) {
-    return std::make_unique<KvZip>(in.shape, in.options);
-}
+MadePolicy make_kvzip(const PartInputs& in) { return std::make_unique<KvZip>(in); }
 
 }  // namespace palimpsest

@@ -21,7 +21,7 @@ class LagKv final : public EvictionPolicy {
         : n_sink_(options.integer("sinks", 4, 0, 1 << 20)),
           lag_(options.integer("lag", 128, 2, 1 << 20)) {}
 
-    [[nodiscard]] Scores score(const LayerView& held) const override {
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& /*noted*/) const override {
         Scores scores;
         for (const HeadView& head : held.heads) scores.push_back(score_head(head));
         return scores;

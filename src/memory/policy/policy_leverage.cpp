@@ -54,7 +54,7 @@ class Leverage final : public EvictionPolicy {
         }
     }
 
-    [[nodiscard]] Scores score(const LayerView& held) const override {
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& /*noted*/) const override {
         Scores scores;
         double sum = 0;
         double count = 0;

@@ -22,7 +22,7 @@ class Random final : public EvictionPolicy {
     explicit Random(OptionReader& options)
         : seed_(static_cast<uint64_t>(options.integer("seed", 0, 0, INT64_MAX))) {}
 
-    [[nodiscard]] Scores score(const LayerView& held) const override {
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& /*noted*/) const override {
         Scores scores;
         for (size_t h = 0; h < held.heads.size(); ++h) {
             const uint64_t place = mixed(mixed(seed_ ^ static_cast<uint64_t>(held.layer)) ^ h);

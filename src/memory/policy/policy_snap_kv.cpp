@@ -15,29 +15,19 @@ namespace {
 
 class SnapKv final : public EvictionPolicy {
  public:
-    SnapKv(const MemoryShape& shape, OptionReader& options)
-        : window_(options.integer("window", 64, 1, 4096)),
-          kernel_(options.integer("kernel", 5, 1, 1023)),
-          queries_(shape, window_) {}
+    explicit SnapKv(const PartInputs& in)
+        : window_(in.options.integer("window", 64, 1, 4096)),
+          kernel_(in.options.integer("kernel", 5, 1, 1023)),
+          queries_(in.observers.add<QueryWindow>(in.shape, window_)) {}
 
     [[nodiscard]] int64_t n_recent() const override { return window_; }
-    void begin(const Step& step, int64_t seen) override { queries_.begin(step, seen); }
-    void observe(Graph& g, const AttentionInputs& in, EntrySource& /*source*/,
-                 AttentionScratch& /*scratch*/) override {
-        queries_.observe(g, in);
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& noted) const override {
+        return window_scores(noted[queries_], held, window_, kernel_);
     }
-    [[nodiscard]] Scores score(const LayerView& held) const override {
-        return window_scores(queries_, held, window_, kernel_);
-    }
-    void shift(int64_t positions) override { queries_.shift(positions); }
-    void reset() override { queries_.reset(); }
-    [[nodiscard]] size_t bytes() const override { return queries_.bytes(); }
-    void save(std::ostream& out) const override { queries_.save(out); }
-    void load(std::istream& in) override { queries_.load(in); }
 
  private:
     int64_t window_, kernel_;
-    QueryWindow queries_;
+    Noted<QueryWindow> queries_;
 };
 
 /// Mean over `kernel` neighbours; what lies outside counts as zero, as in the original.
@@ -80,8 +70,6 @@ Scores window_scores(const QueryWindow& queries, const LayerView& held, int64_t 
     return scores;
 }
 
-MadePolicy make_snap_kv(const PartInputs& in) {
-    return std::make_unique<SnapKv>(in.shape, in.options);
-}
+MadePolicy make_snap_kv(const PartInputs& in) { return std::make_unique<SnapKv>(in); }
 
 }  // namespace palimpsest

@@ -12,21 +12,17 @@ namespace {
 
 class Tova final : public EvictionPolicy {
  public:
-    explicit Tova(const MemoryShape& shape) : queries_(shape, 1) {}
+    explicit Tova(const PartInputs& in) : queries_(in.observers.add<QueryWindow>(in.shape, 1)) {}
 
     [[nodiscard]] int64_t n_recent() const override { return 1; }
-    void begin(const Step& step, int64_t seen) override { queries_.begin(step, seen); }
-    void observe(Graph& g, const AttentionInputs& in, EntrySource& /*source*/,
-                 AttentionScratch& /*scratch*/) override {
-        queries_.observe(g, in);
-    }
 
     /// Heads may hold different entries (other allocators), so a position's mean is taken over the
     /// heads that hold it.
-    [[nodiscard]] Scores score(const LayerView& held) const override {
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& noted) const override {
         Scores scores;
         for (size_t h = 0; h < held.heads.size(); ++h) {
-            scores.push_back(queries_.attention(held, static_cast<int64_t>(h), Reduce::kSum));
+            scores.push_back(
+                noted[queries_].attention(held, static_cast<int64_t>(h), Reduce::kSum));
         }
         std::vector<float> sum(static_cast<size_t>(held.n_seen));
         for (size_t h = 0; h < scores.size(); ++h) {
@@ -46,18 +42,13 @@ class Tova final : public EvictionPolicy {
         }
         return scores;
     }
-    void shift(int64_t positions) override { queries_.shift(positions); }
-    void reset() override { queries_.reset(); }
-    [[nodiscard]] size_t bytes() const override { return queries_.bytes(); }
-    void save(std::ostream& out) const override { queries_.save(out); }
-    void load(std::istream& in) override { queries_.load(in); }
 
  private:
-    QueryWindow queries_;
+    Noted<QueryWindow> queries_;
 };
 
 }  // namespace
 
-MadePolicy make_tova(const PartInputs& in) { return std::make_unique<Tova>(in.shape); }
+MadePolicy make_tova(const PartInputs& in) { return std::make_unique<Tova>(in); }
 
 }  // namespace palimpsest

@@ -14,7 +14,7 @@ class Window final : public EvictionPolicy {
     explicit Window(OptionReader& options) : n_sink_(options.integer("sinks", 4, 0, 1 << 20)) {}
 
     /// The later, the higher; the sinks highest.
-    [[nodiscard]] Scores score(const LayerView& held) const override {
+    [[nodiscard]] Scores score(const LayerView& held, const Observers& /*noted*/) const override {
         Scores scores;
         for (const HeadView& head : held.heads) {
             std::vector<float>& of = scores.emplace_back();

@@ -180,7 +180,8 @@ class CompetingChooser : public Chooser {
         : backend_(in.backend), layers_(evicting_layers(in.shape)) {
         const OptionMap none;
         OptionReader reader("the allocator of a training", none);
-        allocator_ = make_global(reader, {});
+        Observers none_observe;
+        allocator_ = make_global({.shape = in.shape, .options = reader, .observers = none_observe});
     }
 
     [[nodiscard]] std::vector<HeadRows> choose(const Example& e, int64_t n,

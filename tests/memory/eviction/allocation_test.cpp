@@ -49,7 +49,10 @@ CutTarget target_of(int64_t entries, int64_t n_protected) {
 
 std::unique_ptr<BudgetAllocator> mass(const OptionMap& settings = {}) {
     OptionReader reader("allocator 'mass'", settings);
-    return find_allocator("mass").make(reader, {});
+    const MemoryShape shape = {
+        .n_layer = 1, .n_head = 2, .n_head_kv = 2, .d_head = 32, .windows = {}};
+    Observers observers;
+    return find_allocator("mass").make({.shape = shape, .options = reader, .observers = observers});
 }
 
 int64_t sum_of(const std::vector<int64_t>& counts) {
@@ -146,7 +149,7 @@ TEST(MassAllocator, WithoutAttentionAllGetTheSame) {
               (std::vector<int64_t>{12, 12, 12}));
 }
 
-TEST(MassAllocator, OneReadingServesOnlyThoseThatNoteTheLastQuery) {
+TEST(MassAllocator, OneReadingServesOnlyThoseThatNoteTheSame) {
     const EvictionOptions uniform = {.policy = "key-norm"};
     EvictionOptions by_mass = uniform;
     by_mass.allocator = "mass";
@@ -154,6 +157,9 @@ TEST(MassAllocator, OneReadingServesOnlyThoseThatNoteTheLastQuery) {
     adaptive.allocator = "adaptive";
     EXPECT_TRUE(notes_alike(uniform, adaptive, nullptr));
     EXPECT_FALSE(notes_alike(uniform, by_mass, nullptr));
+    EvictionOptions often = uniform;  // a ring may be as long as the interval
+    often.interval = 16;
+    EXPECT_FALSE(notes_alike(uniform, often, nullptr));
 }
 
 }  // namespace

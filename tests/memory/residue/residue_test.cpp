@@ -338,7 +338,9 @@ TEST(Residues, EntriesThatAreNotFiniteLeaveNothing) {
         const OptionMap none;
         OptionReader reader("a residue", none);
         const MemoryShape shape = shape_of();
-        const PartInputs in = {.shape = shape, .options = reader, .learned = learned.get()};
+        Observers observers;
+        const PartInputs in = {
+            .shape = shape, .options = reader, .observers = observers, .learned = learned.get()};
         const bool is_latent = std::string(which) != "centroids";
         const auto residue = is_latent ? make_latent(in) : make_centroids(in);
         std::vector<float> keys(4 * kChannels, 0.5F);
