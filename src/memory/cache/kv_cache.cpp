@@ -245,17 +245,25 @@ Tensor KvCache::attend(Graph& g, const AttentionInputs& in) {
     Tensor out = options_.path == AttentionPath::kReference
                      ? attend_reference(g, in)
                      : fused_attention(g, shape_, in, *this, scratch_);
-    const std::vector<Observer*> noting = observers(step_);
-    const auto with_prefix = [&](Tensor own) {
-        return prefix_ ? prefix_->join(g, in, own, scratch_) : own;
-    };
-    const bool is_plain = evictor_ == nullptr && noting.empty();
-    if (is_plain || shape_.window(in.layer) > 0) return with_prefix(out);
-    g.keep(out);  // entries are stored before anyone looks at them
+    const bool is_looked_at = evictor_ != nullptr || !observers(step_).empty();
+    if (is_looked_at && shape_.window(in.layer) == 0) observe(g, in, out);
+    for (JoinedPast* past : joined(in.layer)) out = past->join(g, in, out, scratch_);
+    return out;
+}
+
+/// Lets all who note the step look at a layer whose attention is `attended`.
+void KvCache::observe(Graph& g, const AttentionInputs& in, Tensor attended) {
+    g.keep(attended);  // entries are stored before anyone looks at them
     if (options_.path == AttentionPath::kReference) note_lse(g, shape_, in, *this, scratch_);
-    for (Observer* observer : noting) observer->observe(g, in, *this, scratch_);
-    Residue* residue = evictor_ == nullptr ? nullptr : evictor_->residue();
-    return with_prefix(residue == nullptr ? out : residue->answer(g, in, out, scratch_));
+    for (Observer* observer : observers(step_)) observer->observe(g, in, *this, scratch_);
+}
+
+std::vector<JoinedPast*> KvCache::joined(int64_t layer) const {
+    std::vector<JoinedPast*> all;
+    const bool evicts = evictor_ != nullptr && evictor_->evicts(layer);
+    if (evicts && evictor_->residue() != nullptr) all.push_back(evictor_->residue());
+    if (prefix_ != nullptr) all.push_back(prefix_.get());
+    return all;
 }
 
 Tensor KvCache::attend_reference(Graph& g, const AttentionInputs& in) {

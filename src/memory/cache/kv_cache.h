@@ -85,6 +85,9 @@ class KvCache final : public ContextMemory, private EntrySource {
 
     /// Who notes a step: the observers of whoever evicts, or of those watching.
     [[nodiscard]] std::vector<Observer*> observers(const Step& step) const;
+    void observe(Graph& g, const AttentionInputs& in, Tensor attended);
+    /// What answers beside a layer's entries, in this order.
+    [[nodiscard]] std::vector<JoinedPast*> joined(int64_t layer) const;
     void take_entries(const KvCache& from);
     void cut_as_read(const Observers& notes);
 

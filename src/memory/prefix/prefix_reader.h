@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "memory/attention/attention.h"
+#include "memory/attention/joined_past.h"
 #include "memory/context_memory.h"
 #include "memory/prefix/prefix_document.h"
 
@@ -32,19 +33,17 @@ void check_prefixes(const PrefixUse& use, const MemoryShape& shape);
 /// one more entry in the softmax. Several documents count as one prefix (each state's weight is
 /// divided by their number: every one has its own attention sink). All of them end where the
 /// longest does: what a shorter one holds is asked by queries turned back by what it is shorter.
-class PrefixReader {
+class PrefixReader final : public JoinedPast {
  public:
     PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n_threads);
-    PrefixReader(const PrefixReader&) = delete;
-    PrefixReader& operator=(const PrefixReader&) = delete;
-    ~PrefixReader();
+    ~PrefixReader() override;
 
     /// The step whose graph runs next.
     void begin(const Step& step);
 
-    /// Graph side: `attended` [d_head * n_head, n] with the prefixes joined. `scratch` must note
-    /// every query's lse; it has that of everything together afterwards.
-    Tensor join(Graph& g, const AttentionInputs& in, Tensor attended, AttentionScratch& scratch);
+    /// One more entry in the softmax. `scratch` must note every query's lse.
+    Tensor join(Graph& g, const AttentionInputs& in, Tensor attended,
+                AttentionScratch& scratch) override;
 
     [[nodiscard]] MemoryReport::Prefix report() const;
     void reset();

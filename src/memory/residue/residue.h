@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "memory/attention/entry_store.h"
-#include "memory/policy/eviction_policy.h"
+#include "memory/attention/entry_view.h"
+#include "memory/attention/joined_past.h"
 
 namespace palimpsest {
 
@@ -35,20 +36,14 @@ struct NamedState {
 }
 
 /// What evicted entries leave behind. One object a sequence. Any residue goes with any policy.
-class Residue {
+class Residue : public JoinedPast {
  public:
-    Residue() = default;
-    virtual ~Residue() = default;
-    Residue(const Residue&) = delete;
-    Residue& operator=(const Residue&) = delete;
-
     /// Host side, once for each head that loses entries; several heads at once by several threads.
     virtual void absorb(const Eviction& eviction) = 0;
 
-    /// Graph side: `attended` [d_head * n_head, n] with the residue's answer to `in.q` joined.
-    /// `scratch` has every query's lse over the entries, once `attended` was computed.
-    virtual Tensor answer(Graph& /*g*/, const AttentionInputs& /*in*/, Tensor attended,
-                          AttentionScratch& /*scratch*/) {
+    /// Default: what went says nothing more.
+    Tensor join(Graph& /*g*/, const AttentionInputs& /*in*/, Tensor attended,
+                AttentionScratch& /*scratch*/) override {
         return attended;
     }
 

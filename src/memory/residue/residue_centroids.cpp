@@ -82,8 +82,8 @@ class CentroidMemory final : public Residue {
         for (size_t i = 0; i < gone.size(); ++i) add(gone, i, of);
     }
 
-    Tensor answer(Graph& g, const AttentionInputs& in, Tensor attended,
-                  AttentionScratch& scratch) override {
+    Tensor join(Graph& g, const AttentionInputs& in, Tensor attended,
+                AttentionScratch& scratch) override {
         const int64_t first = in.layer * shape_.n_head_kv;
         const auto change = [this, first, scale = in.scale, &scratch](int64_t head, int64_t token,
                                                                       const float* q, float* out,
@@ -91,8 +91,8 @@ class CentroidMemory final : public Residue {
             const Centroids& of = heads_[static_cast<size_t>(first + head / shape_.group())];
             if (of.count == 0) return;
             const auto d = static_cast<size_t>(shape_.d_head);
-            join(of, {q, d}, scale, *scratch.lse(head, token), {out, d},
-                 logits.first(static_cast<size_t>(of.count)));
+            join_means(of, {q, d}, scale, *scratch.lse(head, token), {out, d},
+                       logits.first(static_cast<size_t>(of.count)));
         };
         return change_answers(g, shape_, in, attended, {.n_scratch = n_slots_, .change = change});
     }
@@ -270,8 +270,8 @@ class CentroidMemory final : public Residue {
 
     /// Joins attention over the entries, of which the log of the sum is known, with the centroids;
     /// that log is of everything together afterwards.
-    static void join(const Centroids& of, std::span<const float> q, float scale, float& lse,
-                     std::span<float> out, std::span<float> logits) {
+    static void join_means(const Centroids& of, std::span<const float> q, float scale, float& lse,
+                           std::span<float> out, std::span<float> logits) {
         for (size_t s = 0; s < logits.size(); ++s) {
             const std::span<const float> key(of.keys.data() + s * q.size(), q.size());
             logits[s] =

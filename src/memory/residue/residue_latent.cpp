@@ -93,8 +93,8 @@ class Latent final : public Residue {
         }
     }
 
-    Tensor answer(Graph& g, const AttentionInputs& in, Tensor attended,
-                  AttentionScratch& /*scratch*/) override {
+    Tensor join(Graph& g, const AttentionInputs& in, Tensor attended,
+                AttentionScratch& /*scratch*/) override {
         const auto change = [this, layer = in.layer](int64_t head, int64_t /*token*/,
                                                      const float* q, float* out,
                                                      std::span<float> memory) {

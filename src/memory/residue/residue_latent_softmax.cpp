@@ -97,8 +97,8 @@ class SoftmaxLatent final : public Residue {
         }
     }
 
-    Tensor answer(Graph& g, const AttentionInputs& in, Tensor attended,
-                  AttentionScratch& scratch) override {
+    Tensor join(Graph& g, const AttentionInputs& in, Tensor attended,
+                AttentionScratch& scratch) override {
         const auto change = [this, layer = in.layer, &scratch](int64_t head, int64_t token,
                                                                const float* q, float* out,
                                                                std::span<float> logits) {
@@ -107,7 +107,7 @@ class SoftmaxLatent final : public Residue {
             if (!of.is_written) return;
             const auto d = static_cast<size_t>(shape_.d_head);
             map_of(layer_of(layer).query, head_kv).apply({q, d}, logits);
-            join(of, *scratch.lse(head, token), {out, d}, logits);
+            join_state(of, *scratch.lse(head, token), {out, d}, logits);
         };
         return change_answers(g, shape_, in, attended,
                               {.n_scratch = n_feature(), .change = change});
@@ -171,7 +171,8 @@ class SoftmaxLatent final : public Residue {
 
     /// Joins attention over the entries, of which the log of the sum is known, with the features;
     /// that log is of everything together afterwards. `logits`: what the query made of them.
-    static void join(const State& of, float& lse, std::span<float> out, std::span<float> logits) {
+    static void join_state(const State& of, float& lse, std::span<float> out,
+                           std::span<float> logits) {
         for (size_t j = 0; j < logits.size(); ++j) {
             logits[j] += std::log(of.b[j]);
             if (!std::isfinite(logits[j])) logits[j] = kEmptyState;  // nothing was written, or NaN

@@ -5,12 +5,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <random>
 #include <vector>
 
 #include "memory/attention/entry_store.h"
+#include "memory/attention/joined_past.h"
+#include "memory/attention/query_op.h"
+#include "memory/kernels/attention_state.h"
 #include "support/golden.h"
 #include "support/reference_attention.h"
 
@@ -114,6 +118,69 @@ TEST(FusedAttention, ReadsAPromptWhoseQueriesSeeDifferentRanges) {
     FixedEntries source(kHeadSize, 500);
     for (int64_t i = 0; i < 200; ++i) source.seen.push_back({i, 300 + i});
     expect_exact_answers(source, 500, 2);
+}
+
+/// One entry beside those in the store: part of the same softmax.
+class OneEntry final : public JoinedPast {
+ public:
+    explicit OneEntry(uint32_t seed)
+        : entry_{.position = 0,
+                 .k = FixedEntries::values(kHeadSize, seed),
+                 .v = FixedEntries::values(kHeadSize, seed + 1)} {}
+
+    Tensor join(Graph& g, const AttentionInputs& in, Tensor attended,
+                AttentionScratch& scratch) override {
+        const auto change = [this, &scratch, scale = in.scale](int64_t head, int64_t token,
+                                                               const float* q, float* out,
+                                                               std::span<float> /*scratch*/) {
+            std::array<float, 1> weight = {};
+            for (size_t c = 0; c < kHeadSize; ++c) weight[0] += scale * q[c] * entry_.k[c];
+            float& lse = *scratch.lse(head, token);
+            lse = join_logits({out, kHeadSize}, lse, weight);
+            for (size_t c = 0; c < kHeadSize; ++c) out[c] += weight[0] * entry_.v[c];
+        };
+        return change_answers(g, kShape, in, attended, {.n_scratch = 0, .change = change});
+    }
+    [[nodiscard]] const ReferenceEntry& entry() const { return entry_; }
+
+ private:
+    ReferenceEntry entry_;
+};
+
+/// What comes later joins all that came before: entries, and every past beside them.
+TEST(JoinedPast, SeveralAreOneSoftmaxWithTheEntries) {
+    for (const int64_t n : {1, 40}) {  // decoding, reading
+        FixedEntries source(kHeadSize, 300);
+        for (int64_t i = 0; i < n; ++i) source.seen.push_back({0, 300 - n + i + 1});
+        const std::vector<float> q = FixedEntries::values(kHeadSize * n, 3);
+        Backend backend(2);
+        AttentionScratch scratch(kShape, 2);
+        scratch.note_lse();
+        scratch.prepare(n, 300);
+        Graph g(64);
+        Tensor queries = g.input(
+            GGML_TYPE_F32, {kHeadSize, 1, n, 1},
+            [&](std::span<std::byte> out) { std::memcpy(out.data(), q.data(), out.size()); });
+        const AttentionInputs in = {.q = queries, .k = queries, .v = queries, .scale = 2.0F};
+        OneEntry first(11);
+        OneEntry second(21);
+        Tensor answer = fused_attention(g, kShape, in, source, scratch);
+        for (JoinedPast* past : {&first, &second}) answer = past->join(g, in, answer, scratch);
+        g.output(answer);
+        g.compute(backend);
+
+        std::vector<ReferenceEntry> entries = source.entries();
+        entries.push_back(first.entry());
+        entries.push_back(second.entry());
+        std::vector<float> expected;
+        for (int64_t i = 0; i < n; ++i) {
+            const auto query = std::span(q).subspan(static_cast<size_t>(i * kHeadSize), kHeadSize);
+            const auto wanted = attend_plainly(query, entries, {0, 300 - n + i}, 2.0);
+            expected.insert(expected.end(), wanted.out.begin(), wanted.out.end());
+            EXPECT_NEAR(static_cast<double>(*scratch.lse(0, i)), wanted.lse, 1e-5);
+        }
+        EXPECT_LE(max_difference(Graph::read(answer), expected), 5e-6);
+    }
 }
 
 TEST(FusedAttention, PartsAreNeverLongerThanTheKernelTakes) {
