@@ -195,7 +195,7 @@ Lane Sequence::next_lane(int64_t limit) {
             .step = {.n = n,
                      .first_pos = memory_->next_position(),
                      .is_prefill = more,
-                     .may_forget = how_.may_forget},
+                     .kind = how_.may_forget ? StepKind::kRead : StepKind::kAside},
             .runs = runs(prompt_, done_, n),
             .n_logits = how_.all_logits ? n : (more ? 0 : 1),
             .n_hidden = how_.hidden ? n : 0};
@@ -336,10 +336,11 @@ Lane Sequence::rehearsal_lane(int64_t limit) {
             .step = {.n = n,
                      .first_pos = memory_->next_position() + r.done,
                      .is_prefill = r.is_prefill,
-                     .rehearsal = Rehearsal{.begin = r.piece,
-                                            .end = piece_end(),
-                                            .ends_piece = ends,
-                                            .ends_rehearsal = ends && piece_end() == r.end}},
+                     .kind = StepKind::kRehearsal,
+                     .rehearsal = {.begin = r.piece,
+                                   .end = piece_end(),
+                                   .ends_piece = ends,
+                                   .ends_rehearsal = ends && piece_end() == r.end}},
             .runs = runs(r.asking, r.done, n),
             .n_logits = 0};
 }

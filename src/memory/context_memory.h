@@ -5,7 +5,6 @@
 #include <iosfwd>
 #include <limits>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,8 +19,7 @@ namespace palimpsest {
 /// Positions that are repeated at once, and what may ask for that beside them.
 inline constexpr int64_t kMostRepeated = 2048, kMostAsking = 512;
 
-/// A step whose tokens repeat positions that were just read, so that the memory can tell which
-/// entries a repetition needs. Nothing of it stays.
+/// What a step of a rehearsal repeats.
 struct Rehearsal {
     int64_t begin = 0, end = 0;   // positions in the input that are repeated
     bool ends_piece = false;      // what was read of the repetition so far is dropped after it
@@ -31,13 +29,21 @@ struct Rehearsal {
 /// When a memory wants to be rehearsed.
 enum class Rehearses { kNever, kAfterEachStep, kAfterThePrompt };
 
+/// What becomes of a step's positions.
+enum class StepKind {
+    kRead,       // they are part of the sequence; what must go for them goes afterwards
+    kAside,      // they are read on top of what is held, and stay; nothing goes for them
+    kRehearsal,  // they repeat positions that were just read, so that the memory can tell which
+                 // entries a repetition needs; nothing of them stays
+};
+
 /// The positions one graph evaluation adds to one sequence.
 struct Step {
     int64_t n = 0;            // new positions, >= 1
     int64_t first_pos = 0;    // RoPE position of the first one
     bool is_prefill = false;  // more input is known to follow
-    bool may_forget = true;   // false: read on top of what is held; nothing is evicted after it
-    std::optional<Rehearsal> rehearsal = {};
+    StepKind kind = StepKind::kRead;
+    Rehearsal rehearsal = {};  // of that kind only
 };
 
 /// What one attention layer hands to the memory of one sequence. Shapes in ggml order.

@@ -73,7 +73,7 @@ class TappedMemory final : public ContextMemory {
         return inner_->admit(std::move(prompt));
     }
     uint64_t plan(const Step& step) override {
-        first_ = step.rehearsal ? -1 : inner_->usage().positions_seen;
+        first_ = step.kind == StepKind::kRehearsal ? -1 : inner_->usage().positions_seen;
         return inner_->plan(step);
     }
     Tensor attend(Graph& g, const AttentionInputs& in) override {

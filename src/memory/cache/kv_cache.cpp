@@ -188,7 +188,7 @@ uint64_t KvCache::plan(const Step& step) {
         longest = std::max(longest, std::ssize(h.positions));
         last_slot = std::max(last_slot, h.begin + std::ssize(h.positions) + n_rehearsed_ + step.n);
     }
-    if (step.rehearsal) {
+    if (step.kind == StepKind::kRehearsal) {
         if (n_rehearsed_ + step.n > kMostRehearsed) {
             throw Error(ErrorCode::kExhausted, cat("a rehearsal of ", n_rehearsed_ + step.n,
                                                    " positions; at most ", kMostRehearsed, " fit"));
@@ -203,7 +203,7 @@ uint64_t KvCache::plan(const Step& step) {
         throw Error(ErrorCode::kExhausted,
                     cat("the context is full: a head holds ", longest, " entries of at most ",
                         options_.n_ctx, " and ", step.n, " more were to be added"));
-    } else if (step.may_forget && step.n > evictor_->slack()) {
+    } else if (step.kind == StepKind::kRead && step.n > evictor_->slack()) {
         throw Error(ErrorCode::kExhausted, cat("a step of ", step.n, " positions; the budget ",
                                                "allows for ", evictor_->slack(), " at once"));
     }
@@ -214,7 +214,7 @@ uint64_t KvCache::plan(const Step& step) {
     slots_in_view_ = (last_slot + kViewStep - 1) / kViewStep * kViewStep;
     const int64_t view = options_.path == AttentionPath::kReference ? slots_in_view_ : 0;
     // Not all that watch a prompt watch a rehearsal: another graph.
-    const uint64_t is_rehearsal = step.rehearsal ? 1 : 0;
+    const uint64_t is_rehearsal = step.kind == StepKind::kRehearsal ? 1 : 0;
     return (static_cast<uint64_t>(view) << 32U) | (is_rehearsal << 31U) |
            static_cast<uint64_t>(step.n);
 }
@@ -333,11 +333,11 @@ void KvCache::settle_rehearsal(const Step& step) {
         of.touched = std::max(of.touched, of.begin + std::ssize(of.positions) + n_rehearsed_);
     }
     peak_bytes_ = std::max(peak_bytes_, usage().bytes);
-    if (step.rehearsal->ends_piece) n_rehearsed_ = 0;
+    if (step.rehearsal.ends_piece) n_rehearsed_ = 0;
 }
 
 void KvCache::settle(const Step& step) {
-    if (step.rehearsal) {
+    if (step.kind == StepKind::kRehearsal) {
         settle_rehearsal(step);
     } else {
         append(step);

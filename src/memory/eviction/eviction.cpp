@@ -192,15 +192,16 @@ void Evictor::settle_prompt(int64_t end) {
 }
 
 bool Evictor::is_due(const Step& step, int64_t seen) {
-    if (!step.may_forget) return false;
+    if (step.kind == StepKind::kAside) return false;
+    const bool is_rehearsal = step.kind == StepKind::kRehearsal;
     // Scores by rehearsal are there when it ends, and while writing there is none.
     const bool is_read = step.is_prefill || step.n > 1 || seen <= prompt_end_;
     if (observers_.see_rehearsals() && is_read &&
-        !(step.rehearsal && step.rehearsal->ends_rehearsal)) {
+        !(is_rehearsal && step.rehearsal.ends_rehearsal)) {
         return false;
     }
     if (options_.one_shot && !was_cut_) {
-        if (step.is_prefill && !step.rehearsal) return false;
+        if (step.is_prefill && !is_rehearsal) return false;
         was_cut_ = true;
         return true;
     }

@@ -58,7 +58,7 @@ void QueryWindow::begin(const Step& step, int64_t seen) {
     // A step planned twice counts once: what plan() of an earlier try added is taken back.
     before_ = seen == planned_at_ ? before_ : noted_;
     planned_at_ = seen;
-    n_step_ = step.may_forget ? step.n : 0;
+    n_step_ = step.kind == StepKind::kAside ? 0 : step.n;
     noted_ = before_ + n_step_;
     for (int64_t i = std::max<int64_t>(0, n_step_ - n_queries_); i < n_step_; ++i) {
         positions_[static_cast<size_t>((before_ + i) % n_queries_)] =
@@ -220,7 +220,7 @@ class ColumnMass::MassOp final : public CustomOp {
 std::unique_ptr<Observer> ColumnMass::clone() const { return std::make_unique<ColumnMass>(*this); }
 
 void ColumnMass::begin(const Step& step, int64_t seen) {
-    is_noted_ = step.may_forget;
+    is_noted_ = step.kind != StepKind::kAside;
     for (size_t i = 0; i < mass_.size(); ++i) {
         if (shape_.window(static_cast<int64_t>(i) / shape_.n_head_kv) > 0) continue;
         // A step planned twice adds its entries once.
@@ -383,7 +383,8 @@ std::unique_ptr<Observer> QueryMoments::clone() const {
 void QueryMoments::begin(const Step& step, int64_t seen) {
     before_ = seen == planned_at_ ? before_ : count_;
     planned_at_ = seen;
-    first_ = step.may_forget ? std::clamp<int64_t>(n_skip_ - seen, 0, step.n) : step.n;
+    first_ =
+        step.kind == StepKind::kAside ? step.n : std::clamp<int64_t>(n_skip_ - seen, 0, step.n);
     count_ = before_ + step.n - first_;
 }
 

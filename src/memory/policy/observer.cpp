@@ -17,7 +17,7 @@ bool Observers::see_rehearsals() const {
 std::vector<Observer*> Observers::of(const Step& step) const {
     std::vector<Observer*> noting;
     for (const auto& o : all_) {
-        if (!step.rehearsal || o->sees_rehearsals()) noting.push_back(o.get());
+        if (step.kind != StepKind::kRehearsal || o->sees_rehearsals()) noting.push_back(o.get());
     }
     return noting;
 }

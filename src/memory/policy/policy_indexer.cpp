@@ -129,7 +129,9 @@ class IndexedTokens final : public Observer {
         planned_at_ = seen;
         more_follows_ = step.is_prefill;
         const bool writes = step.n == 1 && !step.is_prefill && !follows_prefill_;
-        mode_ = !step.may_forget ? Mode::kIgnored : writes ? Mode::kWriting : Mode::kReading;
+        mode_ = step.kind == StepKind::kAside ? Mode::kIgnored
+                : writes                      ? Mode::kWriting
+                                              : Mode::kReading;
         n_written_ = mode_ == Mode::kReading ? 0 : before_;
         if (mode_ == Mode::kWriting) {
             noted_at_[static_cast<size_t>(n_written_ % n_noted_)] = static_cast<int32_t>(seen);

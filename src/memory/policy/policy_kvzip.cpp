@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "memory/binary_stream.h"
 #include "memory/kernels/scoring_kernel.h"
@@ -41,8 +42,11 @@ class RepetitionWeights final : public Observer {
     [[nodiscard]] bool sees_rehearsals() const override { return true; }
 
     void begin(const Step& step, int64_t seen) override {
-        rehearsal_ = step.rehearsal;
-        if (rehearsal_) return;
+        rehearsal_.reset();
+        if (step.kind == StepKind::kRehearsal) {
+            rehearsal_ = step.rehearsal;
+            return;
+        }
         for (size_t i = 0; i < weights_.size(); ++i) {
             if (seen != planned_at_) held_[i] = std::ssize(weights_[i]);
             const auto n = static_cast<size_t>(held_[i] + step.n);

@@ -402,7 +402,7 @@ TEST(Eviction, TheQuestionCanBeReadWithoutForgetting) {
     KvCache memory(backend, shape, kWindow.options());
     for (int64_t at = 0; at < 320; at += 32) script.step(backend, memory, at, 32);
     const auto n_cuts = memory.report().n_cuts;
-    const Step step = {.n = 40, .first_pos = memory.next_position(), .may_forget = false};
+    const Step step = {.n = 40, .first_pos = memory.next_position(), .kind = StepKind::kAside};
     memory.plan(step);
     memory.settle(step);
     EXPECT_EQ(memory.report().n_cuts, n_cuts);

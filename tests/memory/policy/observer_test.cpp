@@ -90,7 +90,7 @@ TEST(Observers, SeeRehearsalsOnlyIfTheyAreForThem) {
     const Noted<Counting> repetition = observers.add<Counting>(true);
     EXPECT_TRUE(observers.see_rehearsals());
     begin(observers, {.n = 8}, 0);
-    begin(observers, {.n = 9, .rehearsal = Rehearsal{.begin = 0, .end = 8}}, 8);
+    begin(observers, {.n = 9, .kind = StepKind::kRehearsal, .rehearsal = {.end = 8}}, 8);
     EXPECT_EQ(observers[text].n(), 8);
     EXPECT_EQ(observers[repetition].n(), 17);
 }
