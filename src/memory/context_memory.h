@@ -1,12 +1,12 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <iosfwd>
 #include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "core/graph.h"
@@ -58,28 +58,62 @@ struct AttentionInputs {
     float scale = 1.0F;       // usually 1 / sqrt(d_head)
 };
 
+/// A layer that stores keys and values, and attends to them.
+struct AttentionLayer {
+    int64_t n_head_kv = 0, d_head = 0;
+    int64_t window = 0;      // last positions it sees; 0: all
+    bool has_sinks = false;  // each query head has a learned logit of its own in the softmax
+};
+
+/// A layer that carries a state of fixed size from position to position, instead of entries.
+struct RecurrentLayer {
+    std::string_view kind = {};            // its rule, e.g. "gated-delta"; outlives the shape
+    int64_t n_head = 0;                    // states, each [n_rows][n_columns]
+    int64_t n_rows = 0, n_columns = 0;     // of keys, of values
+    int64_t n_channels = 0, n_before = 0;  // of a short convolution: what it is given, and how many
+                                           // earlier positions it reaches back; 0: there is none
+};
+
+using LayerShape = std::variant<AttentionLayer, RecurrentLayer>;
+
 /// What a memory must know of a model before it meets one.
 struct MemoryShape {
-    int64_t n_layer = 0, n_head = 0, n_head_kv = 0, d_head = 0;
+    int64_t n_layer = 0;
+    int64_t n_head = 0, n_head_kv = 0, d_head = 0;  // of layers that attend
     std::vector<int64_t>
         windows;              // a layer's last positions it sees; 0: all. Empty: all layers all
     int64_t n_embd = 0;       // width of ready rows; 0: it is given none
     int64_t n_ctx_train = 0;  // positions the model was trained for; 0: unknown
     Rotation rotation = {};   // of keys in layers that see all
     Rotation rotation_window = {};  // of keys in layers with a window
+    /// Every layer by itself, n_layer of them, and then `windows` is empty. Empty: all attend, and
+    /// are alike but for `windows`.
+    std::vector<LayerShape> layers = {};
 
-    [[nodiscard]] int64_t window(int64_t layer) const {
-        return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];
+    [[nodiscard]] LayerShape layer(int64_t i) const;
+    [[nodiscard]] bool attends(int64_t i) const {
+        return layers.empty() || std::holds_alternative<AttentionLayer>(at(i));
+    }
+    /// 0 for a layer that does not attend.
+    [[nodiscard]] int64_t window(int64_t i) const {
+        if (layers.empty()) return windows.empty() ? 0 : windows[static_cast<size_t>(i)];
+        const auto* of = std::get_if<AttentionLayer>(&at(i));
+        return of == nullptr ? 0 : of->window;
     }
     /// Has any layer a window?
-    [[nodiscard]] bool slides() const {
-        return std::ranges::any_of(windows, [](int64_t w) { return w > 0; });
-    }
-    [[nodiscard]] const Rotation& rotation_of(int64_t layer) const {
-        return window(layer) > 0 ? rotation_window : rotation;
+    [[nodiscard]] bool slides() const;
+    [[nodiscard]] const Rotation& rotation_of(int64_t i) const {
+        return window(i) > 0 ? rotation_window : rotation;
     }
     [[nodiscard]] int64_t group() const { return n_head / n_head_kv; }
+
+ private:
+    [[nodiscard]] const LayerShape& at(int64_t i) const { return layers[static_cast<size_t>(i)]; }
 };
+
+/// For memories that hold entries of every layer in the same way: what the first layer has that
+/// they cannot serve (a recurrence, learned sinks, heads unlike the others'); empty: there is none.
+[[nodiscard]] std::string unlike_layer(const MemoryShape& shape);
 
 struct MemoryUsage {
     int64_t positions_seen = 0;  // fed since reset()

@@ -16,6 +16,9 @@ void check_shape(const MemoryShape& s, ggml_type type) {
     const auto unsupported = [](const std::string& what) {
         throw Error(ErrorCode::kUnsupported, what);
     };
+    if (const std::string unlike = unlike_layer(s); !unlike.empty()) {
+        unsupported(cat("a cache whose layers are all alike cannot serve this model: ", unlike));
+    }
     if (type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_Q8_0) {
         unsupported(cat("entries of type ", ggml_type_name(type), "; there are f32, f16 and q8_0"));
     }
