@@ -48,6 +48,16 @@ std::string unlike_layer(const MemoryShape& shape) {
 
 ContextMemory::ContextMemory() : serial_(next_serial()) {}
 
+Tensor ContextMemory::recur(Graph& /*g*/, const RecurrenceInputs& in) {
+    throw Error(ErrorCode::kUnsupported,
+                cat("this memory has no states for recurrent layers, such as layer ", in.layer));
+}
+
+Tensor ContextMemory::with_before(Graph& /*g*/, int64_t layer, Tensor /*channels*/) {
+    throw Error(ErrorCode::kUnsupported,
+                cat("this memory keeps nothing for the convolution of layer ", layer));
+}
+
 void ContextMemory::save(std::ostream& /*out*/) const {
     throw Error(ErrorCode::kUnsupported, "this memory cannot be saved");
 }

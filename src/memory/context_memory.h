@@ -115,6 +115,18 @@ struct MemoryShape {
 /// they cannot serve (a recurrence, learned sinks, heads unlike the others'); empty: there is none.
 [[nodiscard]] std::string unlike_layer(const MemoryShape& shape);
 
+/// What one recurrent layer hands to the memory of one sequence. Shapes in ggml order, all f32.
+struct RecurrenceInputs {
+    int64_t layer = 0;
+    Tensor hidden = nullptr;  // [n_embd, n], normed block input
+    Tensor q = nullptr;       // [n_rows,    n_head, n], reads the state
+    Tensor k = nullptr;       // [n_rows,    n_head, n], where v is written
+    Tensor v = nullptr;       // [n_columns, n_head, n]
+    Tensor decay = nullptr;   // [n_head, n]: log of the share of the state that stays, <= 0;
+                              // nullptr: all of it
+    Tensor write = nullptr;   // [n_head, n]: how strongly v is written; nullptr: 1
+};
+
 struct MemoryUsage {
     int64_t positions_seen = 0;  // fed since reset()
     int64_t entries_held = 0;    // largest count over layers and heads
@@ -124,7 +136,7 @@ struct MemoryUsage {
 /// How a sequence remembers its past. One object per sequence; not thread-safe.
 ///
 /// Called in this order and never otherwise:
-///   admit() once a prompt; then for each step plan(), attend() once a layer, settle().
+///   admit() once a prompt; then for each step plan(), attend() or recur() once a layer, settle().
 /// plan() may be called again instead of going on: the last call counts. If the graph fails
 /// to run, only reset() may follow.
 class ContextMemory {
@@ -149,6 +161,16 @@ class ContextMemory {
     /// Graph side: store k and v, answer q. Returns [d_head * n_head, n] f32.
     /// Called when the graph is built; a reused graph runs again without it.
     virtual Tensor attend(Graph& g, const AttentionInputs& in) = 0;
+
+    /// Graph side, of a recurrent layer: position after position, takes k and v into the layer's
+    /// state and reads it with q, by the rule that the layer's kind names. Returns
+    /// [n_columns * n_head, n] f32. As attend() otherwise. Default: throws kUnsupported.
+    virtual Tensor recur(Graph& g, const RecurrenceInputs& in);
+
+    /// Graph side, of a recurrent layer with a short convolution, before recur(): `channels`
+    /// [n_channels, n] f32 with those of the n_before last positions in front, zeros where there is
+    /// none. Returns [n_channels, n_before + n] f32. Default: throws kUnsupported.
+    virtual Tensor with_before(Graph& g, int64_t layer, Tensor channels);
 
     /// Host side, after the graph has run: read back what attend() marked as output; forget.
     virtual void settle(const Step& step) = 0;

@@ -61,7 +61,9 @@ class Conformance : public ::testing::TestWithParam<Case> {
     static std::unique_ptr<ContextMemory> make(const Backend& backend, const MemoryShape& shape,
                                                int64_t n_ctx = kContext) {
         const Case& c = GetParam();
-        return c.kind.make(backend, shape, {.n_ctx = n_ctx, .entries = c.entries, .path = c.path});
+        return c.kind.make({.backend = backend,
+                            .shape = shape,
+                            .cache = {.n_ctx = n_ctx, .entries = c.entries, .path = c.path}});
     }
     [[nodiscard]] std::unique_ptr<ContextMemory> make(const MemoryShape& shape = kShape) const {
         return make(backend, shape);
@@ -277,6 +279,7 @@ TEST_P(Conformance, DoesNotDependOnTheNumberOfThreads) {
 std::vector<Case> all_cases() {
     std::vector<Case> cases;
     for (const MemoryKind& kind : memory_kinds()) {
+        if (!kind.suits(kShape)) continue;
         for (const ggml_type entries : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0}) {
             for (const AttentionPath path : {AttentionPath::kFused, AttentionPath::kReference}) {
                 cases.push_back({kind, entries, path});
