@@ -48,6 +48,8 @@ class RepetitionWeights final : public Observer {
             return;
         }
         for (size_t i = 0; i < weights_.size(); ++i) {
+            // Layers with a window evict nothing, and what was noted of them would only grow.
+            if (shape_.window(static_cast<int64_t>(i) / shape_.n_head_kv) > 0) continue;
             if (seen != planned_at_) held_[i] = std::ssize(weights_[i]);
             const auto n = static_cast<size_t>(held_[i] + step.n);
             weights_[i].reserve(n);  // to the entry: it is counted

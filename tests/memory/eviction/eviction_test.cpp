@@ -493,6 +493,22 @@ TEST(Eviction, SlidingLayersAreLeftToTheirWindow) {
     }
 }
 
+/// They evict nothing, so that notes on their entries would only grow.
+TEST(Eviction, NothingIsNotedOfEntriesInSlidingLayers) {
+    const MemoryShape shape = shape_of({24, 0});
+    const MemoryScript script(shape, 64);
+    Backend backend(1);
+    for (const char* policy : {"h2o", "kvzip"}) {
+        Case c = kWindow;
+        c.policy = policy;
+        KvCache memory(backend, shape, c.options());
+        for (const int64_t at : {0, 32}) script.step(backend, memory, at, 32);
+        const auto held = std::ssize(memory.positions(1, 0)) + std::ssize(memory.positions(1, 1));
+        EXPECT_LE(memory.report().bytes.policy, static_cast<size_t>(held) * sizeof(float))
+            << policy;
+    }
+}
+
 TEST(Eviction, TurningAKeyIsTheSameAsStoringItElsewhere) {
     for (const bool adjacent : {false, true}) {
         Rotation rotation = some_rotation();
