@@ -13,7 +13,7 @@ TRAIN_ARGS ?=
 # Where `make train-default` puts what it trains.
 WEIGHTS ?= weights
 
-sources = $$(find src tests examples scripts -name '*.cpp' -o -name '*.h')
+sources = $$(find src include tests examples scripts -name '*.cpp' -o -name '*.h')
 fuzz_targets = $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.cpp)))
 build = cmake --preset $(1) --log-level=WARNING && cmake --build --preset $(1)
 # ThreadSanitizer fails where a kernel spreads memory too widely, so ask for a fixed layout.
@@ -85,7 +85,7 @@ asan: setup ## run the tests under the address and undefined-behaviour sanitizer
 asan-unit: setup ## the same for the unit tests of core, text, memory and model
 	@cmake --preset asan --log-level=WARNING
 	@cmake --build --preset asan --target $(foreach f,core text memory model,$(f)_test)
-	@for f in core text memory model; do echo "asan: $$f" && build/asan/tests/$${f}_test --gtest_brief=1 \
+	@export GOMP_SPINCOUNT=2000; for f in core text memory model; do echo "asan: $$f" && build/asan/tests/$${f}_test --gtest_brief=1 \
 	  --gtest_filter=-*Real* || exit 1; done
 
 tsan: setup ## run the tests under the thread sanitizer

@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 question=${QUESTION:-'What company is named in the sample copyright disclaimer?'}
-expected=${EXPECTED-${QUESTION:+}}
+expected=${EXPECTED-}
 if [ -z "${QUESTION:-}" ] && [ -z "${EXPECTED+set}" ]; then expected=Yoyodyne; fi
 program=${PROGRAM:-build/release/palimpsest}
 model=$(scripts/setup.sh where model)

@@ -28,9 +28,8 @@ struct ConversationOptions {
 ///
 ///     Engine engine({.model = "model.gguf"});
 ///     Conversation talk(engine, {.memory = {.budget = "1024"}});
-///     std::cout << talk.ask({{.text = document, .is_context = true}, {.text = "What was
-///     decided?"}})
-///                      .run().text << talk.report_text();
+///     const auto turn = {TextPart{document, true}, TextPart{"What was decided?"}};
+///     std::cout << talk.ask(turn).run().text << talk.report_text();
 class Conversation {
  public:
     /// `engine` must outlive the conversation. Throws Error: kInvalidArgument for options that

@@ -52,7 +52,8 @@ class Generation {
     enum class Activity { kReading, kRepeating, kWriting, kOver };
     struct Progress {
         Activity activity = Activity::kReading;
-        int64_t done = 0, total = 0;  // tokens of the prompt, or of its repetition
+        int64_t done = 0;   // tokens read, repeated or written
+        int64_t total = 0;  // of the prompt or its repetition; 0 while writing
     };
     /// Of run(): returning false stops.
     using OnText = std::function<bool(std::string_view)>;
@@ -70,7 +71,8 @@ class Generation {
     [[nodiscard]] Progress progress() const;
     /// What was written since the last call: valid UTF-8, whole characters.
     [[nodiscard]] std::string take_text();
-    /// Ends it here. What was read stays read.
+    /// Ends it here. What was read stays read; but while a memory has the prompt repeated, the
+    /// conversation is good for reset() only afterwards.
     void cancel();
     /// Complete once step() has returned false.
     [[nodiscard]] const GenerateResult& result() const;

@@ -90,9 +90,9 @@ class OurRunner final : public Runner {
         // A bounded memory lives inside the trained length, as it does in use.
         const bool is_inside = is_bounded(choice) && !choice.one_shot;
         choice.context = is_inside ? engine_.trained_context() : n_ctx;
-        const KvCacheOptions options = engine_.runtime().plan(choice).options;
-        n_prefix_ = options.prefix.n_positions();
-        return engine_.runtime().make_cache(options);
+        const MemoryPlan plan = engine_.runtime().plan(choice);
+        n_prefix_ = plan.options.prefix.n_positions();
+        return engine_.runtime().make_memory(plan);
     }
 
     Engine engine_;

@@ -88,7 +88,10 @@ class Chat {
           engine_(open_engine(f.model)),
           tokenizer_(engine_.runtime().loaded().require_tokenizer()),
           conversation_(begin_conversation(engine_, f.model, f.answer, false)) {
-        if (!conversation_.is_raw()) return;
+        if (!conversation_.is_raw()) {
+            write_notes(conversation_.notes());
+            return;
+        }
         require(f.model.memory.prefixes.empty(),
                 "a prefix memory for a chat is what the system says, in the model's own template; "
                 "build it without --raw");
@@ -163,6 +166,7 @@ class Chat {
             write_message(dim("  saved; /load goes on from here\n"));
         } else if (text.starts_with("/load ")) {
             conversation_.load(text.substr(6));
+            documents_.clear();
             write_message(dim(cat("  ", human_count(conversation_.position()), " tokens\n")));
         } else if (text.starts_with("/file ")) {
             documents_.push_back(

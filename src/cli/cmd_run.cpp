@@ -139,6 +139,7 @@ void run(const RunFlags& f) {
     const Engine engine = open_engine(f.model);
     const Tokenizer& tokenizer = engine.runtime().loaded().require_tokenizer();
     Conversation conversation = begin_conversation(engine, f.model, f.answer, f.raw);
+    write_notes(conversation.notes());
     Generation answer = conversation.ask(read_parts(f, tokenizer), options);
 
     catch_interrupts();

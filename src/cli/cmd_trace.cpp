@@ -251,7 +251,7 @@ void trace(const TraceFlags& f) {
     plan.options.on_cut = [&cuts, &f](const Cut& cut) {
         cuts += cat(cuts.empty() ? "\n" : ",\n", to_json(cut, f.dump_memory).dump());
     };
-    const auto session = engine.make_session(engine.make_cache(std::move(plan.options)));
+    const auto session = engine.make_session(engine.make_memory(plan));
     const TraceTokens t = read_all(f, engine.loaded());
     const auto n = std::ssize(t.prompt) + std::ssize(t.written) + std::ssize(t.question);
     catch_interrupts();

@@ -30,7 +30,7 @@ void add_memory_flags(CLI::App& command, MemoryChoice& choice) {
         .add_option(
             "-p,--policy", choice.policy,
             cat("what is kept, as POLICY[/ALLOCATOR][+RESIDUE][:NAME=VALUE;...] (default with a "
-                "budget: gate where the model has trained weights, else ",
+                "budget: the trained gate, or indexer, where the model has weights for it, else ",
                 kUsualPolicy, "): ", names_of(policy_kinds())))
         ->group(group);
     command

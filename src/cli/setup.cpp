@@ -81,13 +81,9 @@ void add_prefix_flags(CLI::App& command, ModelFlags& flags) {
         ->group(group);
 }
 
-namespace {
-
 void write_notes(const std::vector<std::string>& notes) {
     for (const std::string& note : notes) write_message(cat("palimpsest: ", note, "\n"));
 }
-
-}  // namespace
 
 MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice) {
     MemoryPlan plan = engine.plan(choice);
@@ -102,12 +98,10 @@ Engine open_engine(const ModelFlags& flags) {
 
 Conversation begin_conversation(const Engine& engine, const ModelFlags& flags,
                                 const AnswerFlags& answer, bool is_raw) {
-    Conversation conversation(engine, {.memory = flags.memory,
-                                       .system = answer.system,
-                                       .chat_template = answer.chat_template,
-                                       .is_raw = is_raw});
-    write_notes(conversation.notes());
-    return conversation;
+    return Conversation(engine, {.memory = flags.memory,
+                                 .system = answer.system,
+                                 .chat_template = answer.chat_template,
+                                 .is_raw = is_raw});
 }
 
 std::string read_file(const std::string& path) {

@@ -31,9 +31,11 @@ MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice);
 /// The model, once the choice of a memory was looked at: what contradicts itself costs no loading.
 Engine open_engine(const ModelFlags& flags);
 
-/// A conversation, whose notes have been written to standard error.
 Conversation begin_conversation(const Engine& engine, const ModelFlags& flags,
                                 const AnswerFlags& answer, bool is_raw);
+
+/// What a user should know, to standard error.
+void write_notes(const std::vector<std::string>& notes);
 
 /// The whole of a file, or of standard input for "-". Throws kNotFound.
 std::string read_file(const std::string& path);

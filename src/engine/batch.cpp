@@ -11,18 +11,26 @@ bool Batch::step(std::span<Sequence* const> sequences, int64_t limit) {
         lanes.push_back(s->next_lane(limit));
     }
     if (going.empty()) return false;
-    const std::span<const LaneResult> results = evaluator_.step(lanes);
-    for (size_t i = 0; i < going.size(); ++i) going[i]->took(results[i]);
+    try {
+        const std::span<const LaneResult> results = evaluator_.step(lanes);
+        for (size_t i = 0; i < going.size(); ++i) going[i]->took(results[i]);
+    } catch (const Error& e) {
+        // The graph itself failed: no memory knows where it is.
+        for (Sequence* s : going) s->took({.failure = e, .is_broken = true});
+        throw;
+    }
     return true;
 }
 
 void Batch::run(std::span<Sequence* const> sequences) {
+    std::vector<bool> goes(sequences.size());
+    for (size_t i = 0; i < sequences.size(); ++i) goes[i] = sequences[i]->wants();
     while (step(sequences)) {
-        for (size_t i = 0; i < sequences.size(); ++i) {
-            const auto& failure = sequences[i]->failure();
-            if (!failure) continue;
-            throw Error(failure->code(), cat("sequence ", i, ": ", failure->what()));
-        }
+    }
+    for (size_t i = 0; i < sequences.size(); ++i) {
+        const auto& failure = sequences[i]->failure();
+        if (!goes[i] || !failure) continue;
+        throw Error(failure->code(), cat("sequence ", i, ": ", failure->what()));
     }
 }
 

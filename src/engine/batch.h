@@ -24,8 +24,8 @@ class Batch {
     bool step(std::span<Sequence* const> sequences,
               int64_t limit = std::numeric_limits<int64_t>::max());
 
-    /// Steps until no sequence wants more. Throws the first failure there is, naming its sequence
-    /// by its place.
+    /// Steps until no sequence wants more. Then throws the first failure that came up, naming its
+    /// sequence by its place.
     void run(std::span<Sequence* const> sequences);
 
  private:

@@ -47,7 +47,7 @@ struct Conversation::Parts {
         notes = std::move(plan.notes);
         prefixes = plan.options.prefix.documents;
         check_prefixes_fit();
-        session = engine.make_session(engine.make_cache(plan.options));
+        session = engine.make_session(engine.make_memory(plan));
         if (!is_raw() && tokenizer != nullptr && !has_template()) {
             notes.push_back("this model has no chat template; the text goes in as it is");
         }
@@ -107,6 +107,7 @@ struct Generation::State {
     AnswerWriter writer;
     std::vector<Segment> prompt;  // until the first step
     Clock::time_point start = Clock::now(), first_token = {};
+    int64_t start_position = 0;
     bool is_begun = false, is_reading = true, is_finished = false;
 
     State(Conversation::Parts& o, std::vector<Segment> p, const AnswerOptions& options)
@@ -128,28 +129,36 @@ struct Generation::State {
         owner->running = nullptr;
         GenerateResult& r = writer.result();
         (is_reading ? r.prefill_s : r.decode_s) = seconds_since(is_reading ? start : first_token);
-        if (!is_begun) return;  // nothing of this turn was read
+        // What the next turn must begin with goes by what was read, whatever came in between.
+        const int64_t n_read = sequence().position() - start_position;
+        if (!is_begun || n_read <= 0) return;
         owner->unread.clear();
-        if (r.reason != StopReason::kEndToken && !r.tokens.empty()) {
-            owner->unread.push_back(r.tokens.back());
+        if (r.reason != StopReason::kEndToken && n_read < r.n_prompt + r.n_generated) {
+            if (!r.tokens.empty()) owner->unread.push_back(r.tokens.back());
         }
     }
 
     void cancel() {
+        if (is_finished) return;  // what runs now is not this one's
         // The token that was to be read is the one that is unread.
         sequence().cancel();
         writer.cancel();
-        if (!is_finished) finish();
+        finish();
     }
 
     bool step() {
         if (is_finished) return false;
         if (!is_begun) {
             start = Clock::now();
+            start_position = sequence().position();
             sequence().feed(std::exchange(prompt, {}));
             is_begun = true;
         }
-        if (sequence().wants()) owner->session->step();
+        // A chunk and its repetition go together: nothing may come in between.
+        while (sequence().wants()) {
+            owner->session->step();
+            if (sequence().is_between_steps()) break;
+        }
         if (sequence().wants()) return true;
         if (is_reading) {
             writer.result().prefill_s = seconds_since(start);
@@ -203,7 +212,10 @@ GenerateResult Generation::run(const OnText& on_text, const OnProgress& on_progr
     while (true) {
         const bool goes_on = step();
         const std::string text = take_text();
-        if (!text.empty() && on_text && !on_text(text)) cancel();
+        if (!text.empty() && on_text && !on_text(text)) {
+            state_->writer.cancel();
+            cancel();
+        }
         if (!goes_on || state_->is_finished) break;
         if (on_progress && !on_progress(progress())) cancel();
     }
@@ -277,10 +289,11 @@ void Conversation::load(const std::string& path) {
             const bool is_known = t >= 0 && t < parts_->engine.config().n_vocab;
             if (!is_known) throw Error(ErrorCode::kCorrupt, "its last token does not exist");
         }
-        parts_->unread.clear();  // whatever comes, what was said before is gone
         parts_->session->sequence().load(in);
         parts_->unread = std::move(unread);
     } catch (const Error& e) {
+        // Half a state is none: the sequence is as new then.
+        if (parts_->session->position() == 0) parts_->unread.clear();
         throw Error(e.code(), cat("'", path, "': ", e.what()));
     }
 }

@@ -6,6 +6,19 @@
 
 namespace palimpsest {
 
+namespace {
+
+constexpr int64_t kMostChunk = 65536;
+
+/// Threads; before a model is loaded in vain.
+int checked(const EngineOptions& o) {
+    require(o.chunk >= 1 && o.chunk <= kMostChunk, "a chunk of ", o.chunk,
+            " tokens; it must be 1 to ", kMostChunk);
+    return thread_count(o);
+}
+
+}  // namespace
+
 /// In the order in which they need each other.
 struct Engine::Parts {
     Backend backend;
@@ -13,9 +26,7 @@ struct Engine::Parts {
     Runtime runtime;
 
     explicit Parts(const EngineOptions& o)
-        : backend(thread_count(o)),
-          loaded(model_path(o), backend),
-          runtime(loaded, backend, o.chunk) {}
+        : backend(checked(o)), loaded(model_path(o), backend), runtime(loaded, backend, o.chunk) {}
 };
 
 Engine::Engine(const EngineOptions& options) try : parts_(std::make_unique<Parts>(options)) {

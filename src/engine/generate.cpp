@@ -85,7 +85,8 @@ void AnswerWriter::show(const std::string& text) {
 std::string AnswerWriter::take_text() { return std::exchange(fresh_, {}); }
 
 void AnswerWriter::cancel() {
-    if (!is_over_) result_.reason = StopReason::kCancelled;
+    const bool ended_itself = is_over_ && result_.reason == StopReason::kEndToken;
+    if (!ended_itself) result_.reason = StopReason::kCancelled;
     is_over_ = true;
 }
 
@@ -143,7 +144,7 @@ GenerateResult generate(Session& session, const Tokenizer& tokenizer, std::vecto
         if (!text.empty() && hooks.on_text && !hooks.on_text(text)) {
             // A token that was to be read is not.
             session.sequence().cancel();
-            writer.result().reason = StopReason::kCancelled;
+            writer.cancel();
             break;
         }
         if (!goes_on) break;

@@ -25,6 +25,7 @@ class AnswerWriter {
     bool next(Sequence& sequence);
     /// What was written since the last call.
     [[nodiscard]] std::string take_text();
+    /// Nobody wants more of it. An answer that the model has ended is as it was.
     void cancel();
     [[nodiscard]] bool is_over() const { return is_over_; }
 

@@ -20,7 +20,7 @@ void ReadTokens::add(std::span<const TokenId> tokens) {
 }
 
 void ReadTokens::add_row(std::span<const TokenId> tokens) {
-    if (!tokens.empty()) rows_[n_positions()].assign(tokens.begin(), tokens.end());
+    rows_[n_positions()].assign(tokens.begin(), tokens.end());
     ids_.push_back(-1);
 }
 
@@ -70,6 +70,7 @@ void ReadTokens::load(std::istream& in, int64_t n_vocab) {
     check_ids(ids, -1);
     std::map<int64_t, std::vector<TokenId>> rows;
     const auto n = take<int64_t>(in);
+    if (n < 0) throw Error(ErrorCode::kCorrupt, "the saved rows have no number");
     for (int64_t i = 0; i < n; ++i) {
         const auto position = take<int64_t>(in);
         std::vector<TokenId> tokens = take_all<TokenId>(in, kMostPositions);

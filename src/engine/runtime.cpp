@@ -28,8 +28,19 @@ PrefixUse prefix_use(const MemoryChoice& choice, const LoadedModel& loaded) {
     return use;
 }
 
+namespace {
+
+std::string_view suitable_kind(const MemoryShape& shape) {
+    for (const MemoryKind& kind : memory_kinds()) {
+        if (kind.suits(shape)) return kind.name;
+    }
+    return memory_kinds().front().name;  // which says why it does not suit
+}
+
+}  // namespace
+
 MemoryPlan Runtime::plan(const MemoryChoice& choice) const {
-    MemoryPlan plan;
+    MemoryPlan plan = {.kind = suitable_kind(shape_)};
     KvCacheOptions& o = plan.options;
     // What contradicts itself costs no reading of weights.
     static_cast<void>(choose_eviction(choice, nullptr));
@@ -71,6 +82,11 @@ KvCacheOptions Runtime::complete(KvCacheOptions options) const {
 
 std::unique_ptr<KvCache> Runtime::make_cache(KvCacheOptions options) const {
     return std::make_unique<KvCache>(backend_, shape_, complete(std::move(options)));
+}
+
+std::unique_ptr<ContextMemory> Runtime::make_memory(const MemoryPlan& plan) const {
+    return palimpsest::make_memory(
+        plan.kind, {.backend = backend_, .shape = shape_, .cache = complete(plan.options)});
 }
 
 std::unique_ptr<Session> Runtime::make_session(std::unique_ptr<ContextMemory> memory) const {

@@ -14,6 +14,7 @@ namespace palimpsest {
 
 /// A memory as somebody chose it, ready to be made.
 struct MemoryPlan {
+    std::string_view kind = {};           // of memory, one of memory_kinds()
     KvCacheOptions options = {};          // complete
     std::vector<std::string> notes = {};  // what a user is to be told
 };
@@ -42,7 +43,10 @@ class Runtime {
     /// context is named, all that the model was trained for behind the prefixes.
     [[nodiscard]] KvCacheOptions complete(KvCacheOptions options) const;
 
-    /// A memory of the completed options. Throws as KvCache does.
+    /// The memory that was planned, of the first kind that suits the model's layers.
+    [[nodiscard]] std::unique_ptr<ContextMemory> make_memory(const MemoryPlan& plan) const;
+
+    /// A key-value cache of the completed options, for those who need one. Throws as KvCache does.
     [[nodiscard]] std::unique_ptr<KvCache> make_cache(KvCacheOptions options = {}) const;
 
     /// A session over any memory; it can ask for a repetition where the model has words.

@@ -94,7 +94,11 @@ void Sequence::begin_anew() {
 
 void Sequence::feed(std::vector<Segment> prompt, const FeedOptions& options) {
     begin_anew();
-    static_cast<void>(check_prompt(prompt));  // before the memory hears of it
+    how_ = options;
+    is_written_ = false;
+    // Before the memory hears of it.
+    static_cast<void>(check_prompt(prompt));
+    static_cast<void>(read_chunk());
     prompt = memory_->admit(std::move(prompt));
     const int64_t total = check_prompt(prompt);
     if (total > room()) {
@@ -104,10 +108,7 @@ void Sequence::feed(std::vector<Segment> prompt, const FeedOptions& options) {
                         ", the context has room for ", position() + room(),
                         "; shorten the prompt, raise the context length, or set a memory budget"));
     }
-    how_ = options;
-    static_cast<void>(read_chunk());  // it may be too short
     prompt_ = joined(std::move(prompt));
-    is_written_ = false;
     total_ = total;
     done_ = 0;
     start_ = position();
@@ -134,11 +135,19 @@ void Sequence::require_room(int64_t n) const {
 
 void Sequence::forget_prompt() {
     prompt_.clear();
+    rows_.clear();
     repetition_.reset();
     total_ = done_ = pending_ = 0;
 }
 
-void Sequence::cancel() { forget_prompt(); }
+void Sequence::cancel() {
+    if (repetition_) {
+        is_broken_ = true;
+        failure_ = Error(ErrorCode::kInvalidArgument,
+                         "a prompt's repetition was stopped; only a reset can follow");
+    }
+    forget_prompt();
+}
 
 Sequence::Progress Sequence::progress() const {
     if (failure_) return {};
@@ -204,7 +213,7 @@ Lane Sequence::next_lane(int64_t limit) {
 void Sequence::took(const LaneResult& result) {
     if (result.failure) {
         failure_ = result.failure;
-        is_broken_ = result.is_broken;
+        is_broken_ = result.is_broken || repetition_.has_value();
         forget_prompt();
         return;
     }
@@ -232,7 +241,7 @@ void Sequence::took(const LaneResult& result) {
 
 /// Positions [from, from + n) of the prompt were read.
 void Sequence::note_read(int64_t from, int64_t n) {
-    const bool keeps_rows = memory_->rehearses() != Rehearses::kNever;
+    const bool keeps_rows = how_.may_forget && memory_->rehearses() != Rehearses::kNever;
     for (const Segment& s : prompt_) {
         const int64_t here = std::min(length(s) - from, n);
         if (here <= 0) {
@@ -249,8 +258,11 @@ void Sequence::note_read(int64_t from, int64_t n) {
             }
             auto at = s.row_tokens.begin();
             for (int64_t i = 0; i < from + here; ++i) {
-                const int32_t count =
-                    s.row_lengths.empty() ? 0 : s.row_lengths[static_cast<size_t>(i)];
+                if (s.row_lengths.empty()) {
+                    if (i >= from) tokens_.add_unknown(1);
+                    continue;
+                }
+                const int32_t count = s.row_lengths[static_cast<size_t>(i)];
                 if (i >= from) tokens_.add_row({at, at + count});
                 at += count;
             }
@@ -311,7 +323,11 @@ std::vector<Segment> Sequence::repetition_of(int64_t begin, int64_t end) const {
     // A row may stand for no token: then the cue is shorter, and never none behind the beginning.
     std::vector<TokenId> before = tokens_.of(std::max<int64_t>(0, begin - kCueTokens), begin);
     std::vector<TokenId> request = request_to_repeat(options_.rehearsal, before);
-    if (begin > 0 && before.empty()) request = options_.rehearsal.later;
+    if (begin > 0 && before.empty()) {
+        request = options_.rehearsal.later;
+        request.insert(request.end(), options_.rehearsal.answer.begin(),
+                       options_.rehearsal.answer.end());
+    }
     add_tokens(std::move(request));
     for (const Read& read : rows_) {
         const int64_t n = std::ssize(read.rows) / config_.n_embd;
@@ -390,7 +406,7 @@ void Sequence::load(std::istream& in) {
             throw Error(ErrorCode::kCorrupt, cat("it has ", position(), " tokens and a memory of ",
                                                  memory_->usage().positions_seen));
         }
-    } catch (const Error&) {
+    } catch (...) {
         reset();
         throw;
     }

@@ -49,8 +49,8 @@ class Sequence {
     void feed(std::vector<Segment> prompt, const FeedOptions& options = {});
     /// Has one token read, as written.
     void accept(TokenId token);
-    /// Leaves the rest of what was to be read unread. In a repetition nothing is cut then, and the
-    /// sequence is good for reset().
+    /// Leaves the rest of what was to be read unread. A repetition cannot be left: the sequence has
+    /// failed then, and is good for reset() only.
     void cancel();
 
     /// Is there more to read?
@@ -85,8 +85,8 @@ class Sequence {
     /// The state between two steps: the model it is of, the tokens, the memory. Throws
     /// kInvalidArgument while there is more to read.
     void save(std::ostream& out) const;
-    /// Throws kInvalidArgument if it was saved with another model, kCorrupt if it does not fit; the
-    /// sequence is then as new.
+    /// Throws kInvalidArgument if it was saved with another model, and is then as it was; kCorrupt
+    /// if it does not fit, and is then as new.
     void load(std::istream& in);
 
  private:

@@ -22,7 +22,13 @@ Session::Session(const Model& model, Backend& backend, std::unique_ptr<ContextMe
 
 LaneResult Session::run() {
     const Lane lane = sequence_.next_lane();
-    const LaneResult result = evaluator_.step(std::span(&lane, 1)).front();
+    LaneResult result;
+    try {
+        result = evaluator_.step(std::span(&lane, 1)).front();
+    } catch (const Error& e) {
+        sequence_.took({.failure = e, .is_broken = true});
+        throw;
+    }
     sequence_.took(result);
     if (result.failure) throw Error(*result.failure);
     return result;

@@ -7,9 +7,8 @@
 //   applied, as libllama does not either.
 // * Qwen 2 and 2.5: biases on queries, keys and values, which load_linear() finds (Yang et al.,
 //   2024, arXiv:2407.10671).
-// * Qwen 3, dense: no biases; every head's queries and keys are normed before rotation (Yang et
-// al.,
-//   2025, arXiv:2505.09388).
+// * Qwen 3, dense: no biases; every head's queries and keys are normed before rotation
+//   (Yang et al., 2025, arXiv:2505.09388).
 
 #include "core/error.h"
 #include "model/families.h"

@@ -109,6 +109,73 @@ TEST_F(Conversations, ACancelledTurnLeavesARoomForTheNext) {
     EXPECT_FALSE(said(c, "And now?").empty());
 }
 
+/// What is over is over: to cancel it again must not touch what runs now.
+TEST_F(Conversations, ACancelOfAnOldTurnLeavesTheNewOneAlone) {
+    Conversation c = talk("window");
+    Conversation other = talk("window");
+    Generation old = c.ask("One?", {.max_tokens = 4});
+    old.run();
+    other.ask("One?", {.max_tokens = 4}).run();
+    const std::vector<TextPart> turn = {{document(4), true}, {"Two?"}};
+    Generation now = c.ask(turn, {.max_tokens = 8});
+    EXPECT_TRUE(now.step());
+    old.cancel();
+    EXPECT_EQ(now.run().text, other.ask(turn, {.max_tokens = 8}).run().text);
+}
+
+/// A token that was picked and not read is read by the next turn, once: also after an error.
+TEST_F(Conversations, AfterAnErrorWhileWritingNothingIsReadTwice) {
+    testing::GgufBuilder model = testing::tiny_llama(testing::kTinyBpeTokens);
+    testing::add_bpe_vocabulary(model, "z");
+    const testing::TemporaryFile lacking(model.bytes(), ".gguf");
+    const Engine other({.model = lacking.path(), .threads = 1});
+    Conversation c(other);
+    AnswerOptions options = {.max_tokens = 40};
+    options.sampling.grammar = "root ::= \"abz\"";  // for the last there is no token
+    Generation answer = c.ask("Say it.", options);
+    const int64_t n_prompt = answer.result().n_prompt;
+    EXPECT_THROW(answer.run(), Error);
+    const int64_t n_written = answer.result().n_generated;
+    EXPECT_EQ(n_written, 2);
+    const int64_t n_unread = n_prompt + n_written - c.position();
+    EXPECT_EQ(n_unread, 0);
+    Conversation plain(other);
+    plain.ask("Say it.", {.max_tokens = 1}).run();  // its one token is unread
+    EXPECT_EQ(c.ask("And?").result().n_prompt, plain.ask("And?").result().n_prompt - 1);
+}
+
+TEST_F(Conversations, ARefusedFileLeavesTheConversationAsItWas) {
+    const testing::TemporaryFolder folder;
+    const std::string path = folder.path() + "/other.saved";
+    const testing::TemporaryFile model(testing::speaking_model_bytes({.n_ctx = 400, .seed = 2}),
+                                       ".gguf");
+    const Engine another({.model = model.path(), .threads = 1, .chunk = 64});
+    Conversation(another).save(path);
+    Conversation c(engine);
+    Conversation same(engine);
+    said(c, "Hello?");
+    said(same, "Hello?");
+    EXPECT_EQ(code_of([&] { c.load(path); }), ErrorCode::kInvalidArgument);
+    EXPECT_EQ(said(c, "More?"), said(same, "More?"));
+}
+
+TEST_F(Conversations, OfMemoriesThatRehearseCanBeStoppedBetweenAnyTwoSteps) {
+    const Engine patient({.model = file.path(), .threads = 1, .chunk = 128});
+    const MemoryChoice choice = {.budget = "96", .policy = "kvzip", .n_recent = 8, .interval = 16};
+    const auto turn = std::vector<TextPart>{{document(6), true}, {"So?"}};
+    Conversation c(patient, {.memory = choice});
+    Generation answer = c.ask(turn, {.max_tokens = 8});
+    EXPECT_TRUE(answer.step());  // a chunk, and its repetition
+    EXPECT_TRUE(c.session().sequence().is_between_steps());
+    answer.cancel();
+    EXPECT_NO_THROW(c.ask("And now?", {.max_tokens = 8}).run());
+}
+
+TEST_F(Conversations, OptionsOutsideTheirRangeAreRefusedBeforeAModelIsLoaded) {
+    EXPECT_EQ(code_of([] { Engine e({.model = "no/such", .chunk = 0}); }),
+              ErrorCode::kInvalidArgument);
+}
+
 TEST_F(Conversations, ATurnThatDoesNotFitChangesNothing) {
     Conversation c(engine);
     said(c, "Hello?");

@@ -58,6 +58,43 @@ class Sequences : public ::testing::TestWithParam<const char*> {
     std::shared_ptr<const EvictionWeights> learned = testing::small_weights(tiny.shape());
 };
 
+/// Rows of the token table, as they stand once the family has scaled them.
+std::vector<float> embedded(const TinyModel& tiny, std::span<const TokenId> tokens) {
+    const auto table = tiny.loaded().file().find_tensor("token_embd.weight")->data;
+    const auto width = static_cast<size_t>(tiny.shape().n_embd);
+    const float scale = tiny.model().config().architecture == "gemma3"
+                            ? std::sqrt(static_cast<float>(width))
+                            : 1.0F;
+    std::vector<float> rows;
+    for (const TokenId t : tokens) {
+        std::vector<float> row(width);
+        const size_t size = width * sizeof(float);
+        std::ranges::copy(table.subspan(static_cast<size_t>(t) * size, size),
+                          std::as_writable_bytes(std::span(row)).begin());
+        for (float& x : row) x *= scale;
+        rows.insert(rows.end(), row.begin(), row.end());
+    }
+    return rows;
+}
+
+/// A prompt in which every other ten tokens are given as rows that stand for them.
+std::vector<Segment> mixed(const TinyModel& tiny, const std::vector<TokenId>& tokens) {
+    std::vector<Segment> prompt;
+    for (size_t at = 0; at < tokens.size(); at += 10) {
+        const std::vector<TokenId> part(
+            tokens.begin() + static_cast<std::ptrdiff_t>(at),
+            tokens.begin() + static_cast<std::ptrdiff_t>(std::min(at + 10, tokens.size())));
+        if (at % 20 == 0) {
+            prompt.push_back({.tokens = part});
+        } else {
+            prompt.push_back({.rows = embedded(tiny, part),
+                              .row_tokens = part,
+                              .row_lengths = std::vector<int32_t>(part.size(), 1)});
+        }
+    }
+    return prompt;
+}
+
 TokenId likeliest(std::span<const float> logits) {
     return static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin());
 }
@@ -226,6 +263,72 @@ TEST_P(Sequences, AreCancelledBetweenSteps) {
     EXPECT_EQ(stopped->position(), kChunk + 5);
 }
 
+/// A repetition lies on top of what it repeats: left half way, nothing may follow it.
+TEST_P(Sequences, ARepetitionThatIsStoppedLeavesNothingToGoOnFrom) {
+    EvictionOptions e = eight_kinds()[4];
+    ASSERT_EQ(e.policy, "kvzip");
+    const auto s = sequence(e);
+    Batch batch(tiny.model(), tiny.backend());
+    const std::vector<Sequence*> all = {s.get()};
+    s->feed({{.tokens = tiny_tokens(100)}});
+    batch.step(all);
+    ASSERT_FALSE(s->is_between_steps());
+    s->cancel();
+    EXPECT_TRUE(s->failure());
+    EXPECT_THROW(s->feed({{.tokens = tiny_tokens(5)}}), Error);
+    EXPECT_THROW(s->accept(1), Error);
+    std::stringstream file;
+    EXPECT_THROW(s->save(file), Error);
+    s->reset();
+    s->feed({{.tokens = tiny_tokens(100)}});
+    batch.run(all);
+    const auto other = sequence(e);
+    other->feed({{.tokens = tiny_tokens(100)}});
+    const std::vector<Sequence*> one = {other.get()};
+    batch.run(one);
+    EXPECT_TRUE(std::ranges::equal(s->logits(), other->logits()));
+}
+
+/// What a chunk is too short for is said before anything is read, whatever was read last.
+TEST_P(Sequences, AChunkTooShortToBeRepeatedIsRefusedByFeed) {
+    auto memory = make_memory("kv", tiny.backend(), tiny.shape(),
+                              {.n_ctx = 256,
+                               .eviction = eight_kinds()[4],
+                               .supplies = {.n_chunk = 24, .learned = learned}});
+    Sequence s(tiny.model().config(), std::move(memory),
+               {.n_chunk = 24, .rehearsal = asking(), .model = "tiny"});
+    s.accept(1);
+    Batch batch(tiny.model(), tiny.backend());
+    const std::vector<Sequence*> all = {&s};
+    batch.run(all);
+    EXPECT_THROW(s.feed({{.tokens = tiny_tokens(50)}}), Error);
+    EXPECT_FALSE(s.wants());
+}
+
+/// Rows that stand for nothing are repeated too, behind a whole request.
+TEST_P(Sequences, RowsOfUnknownOriginAreRepeatedBehindAWholeRequest) {
+    const EvictionOptions e = eight_kinds()[4];
+    const std::vector<TokenId> tokens = tiny_tokens(90, 9);
+    std::vector<Segment> rows = mixed(tiny, tokens);
+    for (Segment& s : rows) {
+        s.row_tokens.clear();
+        s.row_lengths.clear();
+    }
+    const auto s = sequence(e);
+    s->feed(rows);
+    Batch batch(tiny.model(), tiny.backend());
+    const std::vector<Sequence*> all = {s.get()};
+    int repeated = 0;
+    while (s->wants()) {
+        if (!s->is_between_steps()) ++repeated;
+        batch.step(all);
+    }
+    EXPECT_GT(repeated, 2);
+    EXPECT_EQ(s->position(), 90);
+    EXPECT_EQ(s->tokens().n_input(), 90);  // each counts as one
+    EXPECT_GT(s->memory().report().n_cuts, 0);
+}
+
 // Once, logits pointed into a buffer that the next step of others wrote.
 TEST_P(Sequences, LogitsAreTheirOwn) {
     const auto one = sequence({});
@@ -353,43 +456,6 @@ TEST_P(Sequences, AStateThatClaimsMuchTakesLittle) {
 }
 
 // ---- ready rows ---------------------------------------------------------------------------------
-
-/// Rows of the token table, as they stand once the family has scaled them.
-std::vector<float> embedded(const TinyModel& tiny, std::span<const TokenId> tokens) {
-    const auto table = tiny.loaded().file().find_tensor("token_embd.weight")->data;
-    const auto width = static_cast<size_t>(tiny.shape().n_embd);
-    const float scale = tiny.model().config().architecture == "gemma3"
-                            ? std::sqrt(static_cast<float>(width))
-                            : 1.0F;
-    std::vector<float> rows;
-    for (const TokenId t : tokens) {
-        std::vector<float> row(width);
-        const size_t size = width * sizeof(float);
-        std::ranges::copy(table.subspan(static_cast<size_t>(t) * size, size),
-                          std::as_writable_bytes(std::span(row)).begin());
-        for (float& x : row) x *= scale;
-        rows.insert(rows.end(), row.begin(), row.end());
-    }
-    return rows;
-}
-
-/// A prompt in which every other ten tokens are given as rows that stand for them.
-std::vector<Segment> mixed(const TinyModel& tiny, const std::vector<TokenId>& tokens) {
-    std::vector<Segment> prompt;
-    for (size_t at = 0; at < tokens.size(); at += 10) {
-        const std::vector<TokenId> part(
-            tokens.begin() + static_cast<std::ptrdiff_t>(at),
-            tokens.begin() + static_cast<std::ptrdiff_t>(std::min(at + 10, tokens.size())));
-        if (at % 20 == 0) {
-            prompt.push_back({.tokens = part});
-        } else {
-            prompt.push_back({.rows = embedded(tiny, part),
-                              .row_tokens = part,
-                              .row_lengths = std::vector<int32_t>(part.size(), 1)});
-        }
-    }
-    return prompt;
-}
 
 TEST_P(Sequences, RowsAmongTokensAreReadAsTheTokensTheyStandFor) {
     const std::vector<TokenId> tokens = tiny_tokens(130, 9);

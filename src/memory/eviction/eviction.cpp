@@ -107,11 +107,11 @@ Evictor::Evictor(const MemoryShape& shape, const EvictionSetup& setup, int64_t n
     if (options.budget.kind == Budget::Kind::kEntries) {
         set_entries(options.budget.count, "");
     } else {
-        settle_protection();
+        set_protection();
     }
 }
 
-void Evictor::settle_protection() {
+void Evictor::set_protection() {
     const int64_t usual_recent = std::min(kUsualRecent, entries_ / 8);
     protection_.n_sink =
         options_.n_sink >= 0 ? options_.n_sink : (options_.one_shot ? 0 : kUsualSinks);
@@ -127,7 +127,7 @@ void Evictor::settle_protection() {
 
 void Evictor::set_entries(int64_t entries, const std::string& explanation) {
     entries_ = entries;
-    settle_protection();
+    set_protection();
     check_fits(explanation);
     require(options_.one_shot || entries + slack() <= n_ctx_, "a budget of ", entries,
             " entries a head", explanation, " and the longest step of ", slack(),
@@ -166,7 +166,7 @@ void Evictor::admit(std::span<const Segment> prompt, int64_t seen) {
         }
         at += n;
     }
-    settle_prompt(at);
+    end_prompt_at(at);
 }
 
 void Evictor::take_notes(const Observers& notes) {
@@ -175,12 +175,12 @@ void Evictor::take_notes(const Observers& notes) {
 }
 
 void Evictor::resume_after(int64_t seen) {
-    settle_prompt(seen);
+    end_prompt_at(seen);
     was_cut_ = true;
 }
 
 /// The prompt is known to end there: what a share of it comes to, and whether that can work.
-void Evictor::settle_prompt(int64_t end) {
+void Evictor::end_prompt_at(int64_t end) {
     prompt_end_ = end;
     if (options_.budget.kind == Budget::Kind::kShare) {
         const double share = static_cast<double>(prompt_end_) * options_.budget.share;
@@ -210,7 +210,7 @@ bool Evictor::is_due(const Step& step, int64_t seen) {
     written_ = 0;
     if (options_.one_shot && !is_writing_) {
         is_writing_ = true;
-        settle_protection();
+        set_protection();
     }
     return true;
 }
@@ -308,7 +308,7 @@ void Evictor::reset() {
     was_cut_ = false;
     is_writing_ = false;
     if (options_.budget.kind == Budget::Kind::kShare) entries_ = 0;
-    settle_protection();
+    set_protection();
 }
 
 void Evictor::save(std::ostream& out) const {
@@ -351,7 +351,7 @@ void Evictor::load(std::istream& in) {
     for (size_t i = 0; i < pinned.size(); i += 2) {
         protection_.pinned.emplace_back(pinned[i], pinned[i + 1]);
     }
-    settle_protection();
+    set_protection();
 }
 
 }  // namespace palimpsest

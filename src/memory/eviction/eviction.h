@@ -136,8 +136,8 @@ class Evictor {
  private:
     [[nodiscard]] CutTarget base_target(int64_t seen) const;
     [[nodiscard]] CutTarget share_target(int64_t seen, bool reads_on) const;
-    void settle_protection();
-    void settle_prompt(int64_t end);
+    void set_protection();
+    void end_prompt_at(int64_t end);
     void check_fits(const std::string& what) const;
 
     MemoryShape shape_;

@@ -204,17 +204,17 @@ Clustering k_means(const Backend& backend, std::span<const float> points, int64_
     Clustering result;
     result.centroids = lloyd.pick(options.k, options.seed);
     result.nearest.assign(static_cast<size_t>(lloyd.size()), -1);
-    const auto few = static_cast<int64_t>(options.settled * static_cast<double>(lloyd.size()));
-    bool is_settled = false;
-    while (!is_settled && result.rounds < options.max_rounds) {
+    const auto few = static_cast<int64_t>(options.converged * static_cast<double>(lloyd.size()));
+    bool is_done = false;
+    while (!is_done && result.rounds < options.max_rounds) {
         ++result.rounds;
-        is_settled = lloyd.assign(result.centroids, result.nearest) <= few;
-        if (is_settled) break;
+        is_done = lloyd.assign(result.centroids, result.nearest) <= few;
+        if (is_done) break;
         lloyd.move(result.nearest, result.centroids);
         if (options.is_spherical) to_unit_length(result.centroids, d);
     }
     if (some.empty()) {
-        if (!is_settled) lloyd.assign(result.centroids, result.nearest);
+        if (!is_done) lloyd.assign(result.centroids, result.nearest);
         return result;
     }
     result.nearest.assign(static_cast<size_t>(n), -1);

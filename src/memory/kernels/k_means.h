@@ -12,7 +12,7 @@ struct KMeansOptions {
     int64_t k = 0;
     uint64_t seed = 1;
     int max_rounds = 20;
-    double settled = 0.001;     // done when a smaller share of the points changes its cluster
+    double converged = 0.001;   // done when a smaller share of the points changes its cluster
     bool is_spherical = false;  // centroids of length 1: for points of length 1, cosine decides
     int64_t most_points = 0;    // centroids are found on so many of the points; 0: on all
 };

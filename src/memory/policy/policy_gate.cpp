@@ -129,10 +129,10 @@ class RatedEntries final : public Observer {
     }
     void save(std::ostream& out) const override {
         for (int64_t i = 0; i < shape_.n_layer; ++i) {
-            std::vector<std::vector<float>> settled = layer(i).heads;
-            rate_waiting(i, layer(i).n_waiting, settled);
-            settled.resize(static_cast<size_t>(shape_.n_head_kv));
-            for (const auto& of : settled) put_all(out, of);
+            std::vector<std::vector<float>> rated = layer(i).heads;
+            rate_waiting(i, layer(i).n_waiting, rated);
+            rated.resize(static_cast<size_t>(shape_.n_head_kv));
+            for (const auto& of : rated) put_all(out, of);
         }
     }
     /// How many scores a head needs is known when held() is called, after this.
@@ -152,12 +152,12 @@ class RatedEntries final : public Observer {
     /// What the entries of a layer are worth now, [KV head][entry].
     [[nodiscard]] Scores of(const LayerView& held) const {
         const Layer& of = layer(held.layer);
-        std::vector<std::vector<float>> settled = of.heads;
-        rate_waiting(held.layer, of.n_waiting, settled);
+        std::vector<std::vector<float>> rated = of.heads;
+        rate_waiting(held.layer, of.n_waiting, rated);
         Scores scores;
         for (size_t h = 0; h < held.heads.size(); ++h) {
             std::vector<float>& s = scores.emplace_back();
-            const float* at = settled[h].data();
+            const float* at = rated[h].data();
             for (const int32_t p : held.heads[h].positions) {
                 float x = at[0] + kLaterIsBetter * static_cast<float>(p);
                 if (fades_) x += at[1] * static_cast<float>(held.n_seen - p) / kHorizon;
@@ -230,7 +230,7 @@ class RatedEntries final : public Observer {
             }
             if (thread == 0) let_wait(hidden);
             // All layers' rows are there when the last one's are.
-            if (layer_ == of_.last_) settle_full(thread, n_threads);
+            if (layer_ == of_.last_) rate_full(thread, n_threads);
         }
 
      private:
@@ -259,7 +259,7 @@ class RatedEntries final : public Observer {
         }
 
         /// The last layer's row is there for the first thread alone.
-        void settle_full(int thread, int n_threads) const {
+        void rate_full(int thread, int n_threads) const {
             for (int64_t i = of_.last_ - thread; i >= 0; i -= n_threads) {
                 Layer& to = of_.layer(i);
                 if (to.heads.empty() || to.n_waiting > 0) continue;
