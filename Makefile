@@ -74,7 +74,7 @@ fuzz: setup ## run each fuzz target for FUZZ_SECONDS; finds go to build/fuzz-fou
 	  name=$${target#fuzz_}; seeds=tests/fuzz/corpus/$$name; corpus=build/fuzz-corpus/$$name; \
 	  mkdir -p $$corpus; [ ! -d $$seeds ] || cp -R $$seeds/. $$corpus/; \
 	  echo "fuzz: $$name, $(FUZZ_SECONDS) s"; \
-	  build/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 \
+	  build/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=25 -print_final_stats=1 \
 	    -artifact_prefix=build/fuzz-found/$$name- $$corpus || exit 1; \
 	done
 

@@ -23,6 +23,8 @@ constexpr int kMostNested = 64;
 constexpr size_t kMostRules = 2000;
 constexpr int64_t kMostElements = 100'000;  // when everything is repeated
 constexpr int64_t kMostWays = 4096;         // from a rule to the first characters it may have
+constexpr int64_t kMostWaysOn = 512;        // from a place in a rule to the next characters
+constexpr int kMostLoops = 4;               // repetitions that end with one another
 
 constexpr int kCharacter = -1;  // or a token; every other symbol is a rule
 
@@ -32,6 +34,8 @@ struct Rule {
     std::string name;
     bool is_defined = false;
     std::vector<Alternative> alternatives = {};
+    bool is_loop = false;  // a repetition without an end
+    int64_t n_times = 1;   // at most, of one with an end
 };
 
 class Parser {
@@ -195,11 +199,17 @@ class Parser {
         n_elements_ += n_elements * std::max(most.value_or(0), *least);
         if (n_elements_ > kMostElements) refuse("too much is repeated");
         Alternative again(all.begin() + static_cast<std::ptrdiff_t>(first), all.end());
-        if (*least == 0) all.resize(first);
+        all.resize(first);
+        if (std::ssize(again) * std::max<int64_t>(*least, 1) > kMostElements) {
+            refuse("too much is repeated");
+        }
+        for (int64_t i = 0; i < *least; ++i) all.insert(all.end(), again.begin(), again.end());
         if (most == least) return;
         const int more = add("a repetition", true);
         again.push_back(more);
         rules_[static_cast<size_t>(more)].alternatives = {again, {}};
+        rules_[static_cast<size_t>(more)].is_loop = !most;
+        if (most) rules_[static_cast<size_t>(more)].n_times = *most - *least;
         all.push_back(more);
     }
 
@@ -244,6 +254,8 @@ class Beginnings {
             });
         }
         count_ways();
+        count_ways_on();
+        count_loops();
     }
 
  private:
@@ -309,6 +321,52 @@ class Beginnings {
             }
             for (const size_t r : loop) ways_[r] = n;
         }
+    }
+
+    /// From every place in a rule: libllama keeps each way as a state while a text is written.
+    void count_ways_on() const {
+        for (const Rule& rule : rules_) {
+            for (const Alternative& a : rule.alternatives) {
+                int64_t n = 0;
+                for (auto s = a.rbegin(); s != a.rend(); ++s) {
+                    const bool goes_on = *s != kCharacter && nullable_[at(*s)] != 0;
+                    n = (goes_on ? n : 0) + (*s == kCharacter ? 1 : ways_[at(*s)] * times(at(*s)));
+                    require(n <= kMostWaysOn, "the grammar's rule '", rule.name,
+                            "' may go on in more than ", kMostWaysOn, " ways");
+                }
+            }
+        }
+    }
+    /// A repetition of what may be empty can be left for each of the next ones.
+    [[nodiscard]] int64_t times(size_t rule) const {
+        const Rule& r = rules_[rule];
+        if (r.n_times <= 1) return 1;
+        const Alternative& body = r.alternatives.front();  // and the repetition itself
+        const bool is_empty = std::all_of(body.begin(), body.end() - 1, [&](int s) {
+            return s != kCharacter && nullable_[at(s)] != 0;
+        });
+        return is_empty ? r.n_times : 1;
+    }
+    /// Repetitions that end with repetitions, as in ((a+)+)+, multiply those states.
+    void count_loops() const {
+        std::vector<int> depth(rules_.size(), -1);
+        const auto measure = [&](const auto& self, size_t r) -> int {
+            if (depth[r] >= 0) return depth[r];
+            depth[r] = 0;  // around a circle of rules each counts once
+            int most = 0;
+            for (const Alternative& a : rules_[r].alternatives) {
+                for (auto s = a.rbegin(); s != a.rend(); ++s) {
+                    if (*s == kCharacter) break;
+                    if (at(*s) != r) most = std::max(most, self(self, at(*s)));
+                    if (nullable_[at(*s)] == 0) break;
+                }
+            }
+            depth[r] = most + (rules_[r].is_loop ? 1 : 0);
+            require(depth[r] <= kMostLoops, "the grammar repeats repetitions more than ",
+                    kMostLoops, " deep in rule '", rules_[r].name, "'");
+            return depth[r];
+        };
+        for (size_t r = 0; r < rules_.size(); ++r) measure(measure, r);
     }
 
     const std::vector<Rule>& rules_;

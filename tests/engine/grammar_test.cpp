@@ -48,6 +48,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadGrammar{"hidden_left_recursion", "root ::= a root \"x\" | \"y\"\na ::= b\nb ::= \"\"\n",
                    "begins with itself"},
         BadGrammar{"many_ways", many_ways(30), "ways"},
+        BadGrammar{"repeats_of_repeats", "root ::= \"a\"{999}{999}{999}{999}", "too much"},
+        BadGrammar{"ways_on", "root ::= .(((\"a\"?)*)+){263}", "may go on in more than"},
+        BadGrammar{"loops", "root ::= [ab]++++++", "repeats repetitions"},
         BadGrammar{"deep", "root ::= " + repeated("(", 20000), "nests more"},
         BadGrammar{"no_root", "other ::= \"a\"", "no rule called 'root'"},
         BadGrammar{"undefined", "root ::= other", "no rule called 'other'"},
@@ -59,6 +62,8 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(Grammar, WhatPeopleUseIsTaken) {
     EXPECT_NO_THROW(check_grammar("root ::= [1-9] [0-9] \", \" [a-c]+"));
     EXPECT_NO_THROW(check_grammar("root ::= (\"yes\" | \"no\") # a choice\n"));
+    EXPECT_NO_THROW(check_grammar("root ::= expr\nexpr ::= [0-9]+ ([-+*/] expr)*\n"));
+    EXPECT_NO_THROW(check_grammar("root ::= (line \"\\n\")+\nline ::= ([a-z]+ \" \"*)*\n"));
     EXPECT_NO_THROW(check_grammar(R"(
 root   ::= object
 value  ::= object | array | string | number | ("true" | "false" | "null") ws

@@ -28,7 +28,7 @@ std::unique_ptr<Tokenizer> load_tokenizer() {
 }
 
 void write(const palimpsest::SamplingOptions& options, const Tokenizer& t) {
-    constexpr int kMostPicked = 8;
+    constexpr int kMostPicked = 4;
     palimpsest::Sampler sampler(options, t.n_vocab(), t.vocab());
     const std::vector<float> flat(static_cast<size_t>(t.n_vocab()), 0.0F);
     for (int i = 0; i < kMostPicked; ++i) {
