@@ -2,6 +2,7 @@
 
 # How long each fuzz target runs, and where `make install` puts things.
 FUZZ_SECONDS ?= 60
+FUZZ_ARGS ?=
 PREFIX ?= /usr/local
 # More flags, e.g. CTEST_ARGS='-R gguf', RUN_ARGS='--temperature 0.7'.
 CTEST_ARGS ?=
@@ -74,7 +75,7 @@ fuzz: setup ## run each fuzz target for FUZZ_SECONDS; finds go to build/fuzz-fou
 	  name=$${target#fuzz_}; seeds=tests/fuzz/corpus/$$name; corpus=build/fuzz-corpus/$$name; \
 	  mkdir -p $$corpus; [ ! -d $$seeds ] || cp -R $$seeds/. $$corpus/; \
 	  echo "fuzz: $$name, $(FUZZ_SECONDS) s"; \
-	  build/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=25 -print_final_stats=1 \
+	  build/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=25 -print_final_stats=1 $(FUZZ_ARGS) \
 	    -artifact_prefix=build/fuzz-found/$$name- $$corpus || exit 1; \
 	done
 

@@ -24,12 +24,24 @@ bool is_ours(const json& line) {
     return line.is_object() && line.contains("kind") && line["kind"] == "prefix";
 }
 
-PrefixResult result_of(const json& line) {
-    const auto version = line.value("version", 0);
-    if (version != kVersion) {
-        throw Error(ErrorCode::kUnsupported,
-                    cat("a result of format version ", version, "; this program reads ", kVersion));
+/// The library takes any number for a whole one, also where it is beyond all of them.
+void check_whole_numbers(const json& line) {
+    const json form = PrefixResult{};
+    for (const auto& [name, standard] : form.items()) {
+        if (!standard.is_number_integer() || !line.contains(name)) continue;
+        if (line[name].is_number_integer()) continue;
+        throw Error(ErrorCode::kCorrupt,
+                    cat("'", name, "' is ", line[name].dump(), ", which is no whole number"));
     }
+}
+
+PrefixResult result_of(const json& line) {
+    const json version = line.value("version", json(0));
+    if (version != kVersion) {
+        throw Error(ErrorCode::kUnsupported, cat("a result of format version ", version.dump(),
+                                                 "; this program reads ", kVersion));
+    }
+    check_whole_numbers(line);
     auto r = line.get<PrefixResult>();
     // What the first lines of this version do not have.
     r.is_validation = line.value("is_validation", false);

@@ -172,7 +172,10 @@ TEST(PrefixResult, DamagedLinesAreRefusedWithTheirNumber) {
     lacking.replace(lacking.find("\"seed\""), 6, "\"sead\"");
     std::string later = line;
     later.replace(later.find("\"version\":1"), 11, "\"version\":9");
-    for (const std::string& bad : {wrong, lacking, later}) {
+    // Found by fuzzing: beyond all whole numbers.
+    std::string beyond = line;
+    beyond.replace(beyond.find("\"n_right\":5"), 11, "\"n_right\":7e68");
+    for (const std::string& bad : {wrong, lacking, later, beyond}) {
         try {
             read_prefix_results(cat(line, "\n", bad, "\n"), "f");
             FAIL() << bad;
