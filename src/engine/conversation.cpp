@@ -49,7 +49,7 @@ struct Conversation::Parts {
         check_prefixes_fit();
         session = engine.make_session(engine.make_memory(plan));
         if (!is_raw() && tokenizer != nullptr && !has_template()) {
-            notes.push_back("this model has no chat template; the text goes in as it is");
+            notes.emplace_back("this model has no chat template; the text goes in as it is");
         }
     }
 

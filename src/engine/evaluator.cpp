@@ -129,6 +129,7 @@ std::span<const LaneResult> Evaluator::step(std::span<const Lane> lanes) {
     const std::vector<size_t> places = plan(lanes);
     if (places.empty()) return results_;
     std::vector<Lane> going;
+    going.reserve(places.size());
     for (const size_t i : places) going.push_back(lanes[i]);
     run(std::move(going));
     share_out(places);

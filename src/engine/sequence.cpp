@@ -256,20 +256,22 @@ void Sequence::note_read(int64_t from, int64_t n) {
                 const auto first = s.rows.begin() + from * config_.n_embd;
                 rows_.push_back({position(), {first, first + here * config_.n_embd}});
             }
-            auto at = s.row_tokens.begin();
-            for (int64_t i = 0; i < from + here; ++i) {
-                if (s.row_lengths.empty()) {
-                    if (i >= from) tokens_.add_unknown(1);
-                    continue;
-                }
-                const int32_t count = s.row_lengths[static_cast<size_t>(i)];
-                if (i >= from) tokens_.add_row({at, at + count});
-                at += count;
-            }
+            note_rows(s, from, here);
         }
         n -= here;
         from = 0;
         if (n == 0) break;
+    }
+}
+
+/// What rows [from, from + n) of a segment of rows stand for.
+void Sequence::note_rows(const Segment& s, int64_t from, int64_t n) {
+    if (s.row_lengths.empty()) return tokens_.add_unknown(n);
+    auto at = s.row_tokens.begin();
+    for (int64_t i = 0; i < from + n; ++i) {
+        const int32_t count = s.row_lengths[static_cast<size_t>(i)];
+        if (i >= from) tokens_.add_row({at, at + count});
+        at += count;
     }
 }
 

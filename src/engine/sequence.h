@@ -118,6 +118,7 @@ class Sequence {
     [[nodiscard]] std::vector<Segment> repetition_of(int64_t begin, int64_t end) const;
     void took_repetition(int64_t n);
     void note_read(int64_t from, int64_t n);
+    void note_rows(const Segment& s, int64_t from, int64_t n);
     void forget_prompt();
 
     const ModelConfig& config_;

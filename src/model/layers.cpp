@@ -67,6 +67,19 @@ Tensor last_columns(const Pass& p, Counted count, Counted standing) {
     return p.g.input(GGML_TYPE_I32, {n, 1, 1, 1}, fill);
 }
 
+/// Run `r` of a lane, which is asked for it whenever the graph runs.
+Tensor embed_run(const Pass& p, Tensor table, float scale, const Lane& lane, size_t r) {
+    const int64_t n = lane.runs[r].size(p.cfg.n_embd);
+    if (!lane.runs[r].rows.empty()) {
+        return p.g.input(GGML_TYPE_F32, {p.cfg.n_embd, n, 1, 1},
+                         [&lane, r](auto out) { copy_to(out, lane.runs[r].rows); });
+    }
+    Tensor ids = p.g.input(GGML_TYPE_I32, {n, 1, 1, 1},
+                           [&lane, r](auto out) { copy_to(out, lane.runs[r].tokens); });
+    Tensor x = ggml_get_rows(p.g.ctx(), table, ids);
+    return scale == 1.0F ? x : ggml_scale(p.g.ctx(), x, scale);
+}
+
 /// Columns [at, at + n) of a tensor whose last used dimension runs over all lanes' positions.
 Tensor columns(ggml_context* c, Tensor t, int64_t at, int64_t n) {
     if (t->ne[2] == 1) {
@@ -141,18 +154,7 @@ Tensor embed(const Pass& p, Tensor table, float scale) {
     Tensor all = nullptr;
     const auto join = [&](Tensor x) { all = all == nullptr ? x : ggml_concat(c, all, x, 1); };
     for (const Lane& lane : p.lanes) {
-        for (size_t r = 0; r < lane.runs.size(); ++r) {
-            const int64_t n = lane.runs[r].size(p.cfg.n_embd);
-            if (lane.runs[r].rows.empty()) {
-                Tensor ids = p.g.input(GGML_TYPE_I32, {n, 1, 1, 1},
-                                       [&lane, r](auto out) { copy_to(out, lane.runs[r].tokens); });
-                Tensor x = ggml_get_rows(c, table, ids);
-                join(scale == 1.0F ? x : ggml_scale(c, x, scale));
-            } else {
-                join(p.g.input(GGML_TYPE_F32, {p.cfg.n_embd, n, 1, 1},
-                               [&lane, r](auto out) { copy_to(out, lane.runs[r].rows); }));
-            }
-        }
+        for (size_t r = 0; r < lane.runs.size(); ++r) join(embed_run(p, table, scale, lane, r));
     }
     if (p.n_filling > 0) {
         join(p.g.input(GGML_TYPE_F32, {p.cfg.n_embd, p.n_filling, 1, 1},

@@ -37,6 +37,8 @@ class PrefixReader final : public JoinedPast {
  public:
     PrefixReader(const PrefixUse& use, const MemoryShape& shape, int n_threads);
     ~PrefixReader() override;
+    PrefixReader(const PrefixReader&) = delete;
+    PrefixReader& operator=(const PrefixReader&) = delete;
 
     /// The step whose graph runs next.
     void begin(const Step& step);
