@@ -52,6 +52,7 @@ nlohmann-json3-dev|JSON for Modern C++|header nlohmann/json.hpp
 libcli11-dev|CLI11|header CLI/CLI.hpp
 libgtest-dev|GoogleTest|header gtest/gtest.h
 libhwy-dev|Google Highway|header hwy/highway.h
+libdnnl-dev|oneDNN|header oneapi/dnnl/dnnl.hpp
 libedit-dev|editline|header editline/readline.h'
 readonly lint_packages='
 clang-format|clang-format|tool clang-format

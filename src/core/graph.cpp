@@ -6,6 +6,7 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <thread>
 #if defined(__linux__)
 #include <sched.h>
@@ -218,14 +219,35 @@ Tensor Graph::input(ggml_type type, const Shape& shape,
 }
 
 Tensor Graph::custom(const Shape& shape, std::span<const Tensor> sources,
-                     std::unique_ptr<CustomOp> op) {
+                     std::unique_ptr<CustomOp> op, ggml_type type) {
     check(sources.size() < GGML_MAX_SRC, "a custom node has too many sources");
     std::array<Tensor, GGML_MAX_SRC> args{};
     std::ranges::copy(sources, args.begin());
     ops_.push_back(std::move(op));
-    return ggml_custom_4d(ctx_.get(), GGML_TYPE_F32, shape[0], shape[1], shape[2], shape[3],
-                          args.data(), static_cast<int>(sources.size()), run_custom,
-                          GGML_N_TASKS_MAX, ops_.back().get());
+    return ggml_custom_4d(ctx_.get(), type, shape[0], shape[1], shape[2], shape[3], args.data(),
+                          static_cast<int>(sources.size()), run_custom, GGML_N_TASKS_MAX,
+                          ops_.back().get());
+}
+
+const ThreadMemory& Graph::thread_memory(size_t bytes) {
+    constexpr size_t kLine = 64;
+    thread_memory_.bytes_ = std::max(thread_memory_.bytes_, (bytes + kLine - 1) / kLine * kLine);
+    return thread_memory_;
+}
+
+void ThreadMemory::prepare(int n_threads) {
+    constexpr size_t kLine = 64;
+    const size_t size = bytes_ * static_cast<size_t>(n_threads) + kLine;
+    if (bytes_ == 0 || size <= size_) return;
+    try {
+        // Not touched before its thread writes there.
+        memory_ = std::make_unique_for_overwrite<std::byte[]>(size);
+    } catch (const std::bad_alloc&) {
+        throw Error(ErrorCode::kExhausted, cat("no memory for ", size, " bytes to work in"));
+    }
+    size_ = size;
+    const auto address = reinterpret_cast<uintptr_t>(memory_.get());
+    start_ = memory_.get() + (kLine - address % kLine) % kLine;
 }
 
 Tensor Graph::keep(Tensor t) {
@@ -246,6 +268,7 @@ void Graph::compute(Backend& backend) {
         check(ggml_backend_buffer_is_host(in.tensor->buffer), "an input lies outside the host");
         in.fill({static_cast<std::byte*>(in.tensor->data), ggml_nbytes(in.tensor)});
     }
+    thread_memory_.prepare(backend.n_threads());
     arrive();
     const ggml_status status = ggml_backend_sched_graph_compute(backend.sched(), graph_);
     depart();

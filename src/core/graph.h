@@ -3,6 +3,7 @@
 #include <ggml-cpp.h>
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -98,6 +99,40 @@ class CustomOp {
     virtual void run(ggml_tensor* dst, int thread, int n_threads) noexcept = 0;
 };
 
+/// Hands out numbers to threads that come and go; ready for the next run when all have gone.
+class WorkList {
+ public:
+    /// The next piece of work, or one past the end.
+    int64_t take() noexcept { return next_.fetch_add(1, std::memory_order_relaxed); }
+    /// To be called by every thread once it has seen the end.
+    void leave(int n_threads) noexcept {
+        if (gone_.fetch_add(1, std::memory_order_acq_rel) + 1 < n_threads) return;
+        next_.store(0, std::memory_order_relaxed);
+        gone_.store(0, std::memory_order_release);
+    }
+
+ private:
+    std::atomic<int64_t> next_ = 0;
+    std::atomic<int> gone_ = 0;
+};
+
+/// Memory that each thread of a running graph works in. All nodes use the same, one after another.
+class ThreadMemory {
+ public:
+    /// Starts at a multiple of 64 bytes. Only while the graph runs.
+    [[nodiscard]] std::byte* of(int thread) const {
+        return start_ + static_cast<size_t>(thread) * bytes_;
+    }
+
+ private:
+    friend class Graph;
+    void prepare(int n_threads);  // throws kExhausted
+    size_t bytes_ = 0;            // of a thread, a multiple of 64
+    std::unique_ptr<std::byte[]> memory_;
+    size_t size_ = 0;
+    std::byte* start_ = nullptr;
+};
+
 /// One forward pass: build, compute (as often as its topology holds), read.
 class Graph {
  public:
@@ -109,9 +144,12 @@ class Graph {
     Tensor input(ggml_type type, const Shape& shape,
                  std::function<void(std::span<std::byte>)> fill);
 
-    /// A node computed by `op`, f32, after `sources` (at most 9). The graph owns `op`.
-    Tensor custom(const Shape& shape, std::span<const Tensor> sources,
-                  std::unique_ptr<CustomOp> op);
+    /// A node computed by `op`, after `sources` (at most 9). The graph owns `op`.
+    Tensor custom(const Shape& shape, std::span<const Tensor> sources, std::unique_ptr<CustomOp> op,
+                  ggml_type type = GGML_TYPE_F32);
+
+    /// Memory of at least so many bytes a thread, which nodes of ours share.
+    const ThreadMemory& thread_memory(size_t bytes);
 
     /// Evaluates `t` at this point of the program, even if nothing reads it.
     Tensor keep(Tensor t);
@@ -140,6 +178,7 @@ class Graph {
     ggml_cgraph* graph_ = nullptr;
     std::vector<Input> inputs_;
     std::vector<std::unique_ptr<CustomOp>> ops_;
+    ThreadMemory thread_memory_;
     uint64_t allocation_ = 0;  // which of the backend's; 0: none yet
 };
 

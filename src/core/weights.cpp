@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 
@@ -31,9 +32,11 @@ void require_type(bool ok, const GgufTensor& t, std::string_view use) {
 
 }  // namespace
 
-FileWeights::FileWeights(const GgufFile& file, const Backend& backend)
+FileWeights::FileWeights(const GgufFile& file, const Backend& backend,
+                         std::function<bool(ggml_type)> stays_plain)
     : file_(file),
       backend_(backend),
+      stays_plain_(std::move(stays_plain)),
       // A tensor may be asked for twice: as a table, and packed as a matrix (tied embeddings).
       mapped_(writable(file.bytes()), 2 * file.tensors().size()),
       ctx_(ggml_init({.mem_size = (2 * file.tensors().size() + 1) * ggml_tensor_overhead(),
@@ -64,7 +67,8 @@ Tensor FileWeights::vector(std::string_view name, int64_t n) {
 Tensor FileWeights::matrix(std::string_view name, int64_t n_in, int64_t n_out) {
     const GgufTensor& t = find(name, {n_in, n_out, 1, 1});
     require_type(ggml_get_type_traits_cpu(t.type)->vec_dot != nullptr, t, "multiplied with");
-    ggml_backend_buffer_type_t packed = backend_.packed_type(t.type, t.shape);
+    ggml_backend_buffer_type_t packed =
+        stays_plain_(t.type) ? nullptr : backend_.packed_type(t.type, t.shape);
     if (packed == nullptr) return in_place(t);
     Tensor copied = copy(t, packed);
     file_.mapping()->forget(t.data);

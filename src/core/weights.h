@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string_view>
 #include <unordered_map>
@@ -33,8 +34,10 @@ class Weights {
 /// faster in a layout of its own, which are copied into that layout.
 class FileWeights final : public Weights {
  public:
-    /// `file` must have been opened by name, and outlive this object.
-    FileWeights(const GgufFile& file, const Backend& backend);
+    /// `file` must have been opened by name, and outlive this object. Matrices of a type for which
+    /// `stays_plain` says so are not copied into another layout.
+    FileWeights(const GgufFile& file, const Backend& backend,
+                std::function<bool(ggml_type)> stays_plain);
 
     [[nodiscard]] bool has(std::string_view name) const override;
     Tensor vector(std::string_view name, int64_t n) override;
@@ -53,6 +56,7 @@ class FileWeights final : public Weights {
 
     const GgufFile& file_;
     const Backend& backend_;
+    std::function<bool(ggml_type)> stays_plain_;
     BorrowedStorage mapped_;
     ggml_context_ptr ctx_;
     std::unordered_map<std::string_view, Tensor> placed_;  // used in place, by name

@@ -26,7 +26,9 @@ struct Engine::Parts {
     Runtime runtime;
 
     explicit Parts(const EngineOptions& o)
-        : backend(checked(o)), loaded(model_path(o), backend), runtime(loaded, backend, o.chunk) {}
+        : backend(checked(o)),
+          loaded(model_path(o), backend, reading_named(o.reading)),
+          runtime(loaded, backend, o.chunk) {}
 };
 
 Engine::Engine(const EngineOptions& options) try : parts_(std::make_unique<Parts>(options)) {

@@ -56,6 +56,7 @@ struct AttentionInputs {
     Tensor q_raw = nullptr;   // q before RoPE
     Tensor k_raw = nullptr;   // k before RoPE
     float scale = 1.0F;       // usually 1 / sqrt(d_head)
+    bool may_round = false;   // to bf16, as the model's products of this step do
 };
 
 /// A layer that stores keys and values, and attends to them.

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "model/linear.h"
 #include "model/model.h"
 
 namespace palimpsest {
@@ -21,6 +22,7 @@ struct FamilyInputs {
     const FamilyTraits& traits;
     const GgufFile& file;  // supplies keys of the family's own
     Weights& weights;
+    const LinearProducts& products;  // outlives the model
 };
 
 /// One line a family: how a model of this architecture is made from its file.

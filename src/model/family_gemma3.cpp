@@ -54,8 +54,9 @@ std::vector<int64_t> read_windows(const ModelConfig& cfg, const GgufFile& file) 
 
 class Gemma3 final : public Model {
  public:
-    Gemma3(ModelConfig cfg, const FamilyTraits& traits, Weights& w)
-        : cfg_(std::move(cfg)), outer_(load_outer(w, cfg_)) {
+    Gemma3(ModelConfig cfg, const FamilyInputs& in)
+        : cfg_(std::move(cfg)), products_(in.products), outer_(load_outer(in.weights, cfg_)) {
+        Weights& w = in.weights;
         for (int64_t i = 0; i < cfg_.n_layer; ++i) {
             const auto norm = [&](const char* name) {
                 return w.vector(cat("blk.", i, ".", name, ".weight"), cfg_.n_embd);
@@ -64,7 +65,7 @@ class Gemma3 final : public Model {
                                .attn_post_norm = norm("post_attention_norm"),
                                .ffn_norm = norm("ffn_norm"),
                                .ffn_post_norm = norm("post_ffw_norm"),
-                               .attn = load_attention(w, cfg_, i, traits.norms_heads),
+                               .attn = load_attention(w, cfg_, i, in.traits.norms_heads),
                                .ffn = load_feed_forward(w, cfg_, i)});
             if (cfg_.n_layer == kLayersOf27B) {
                 blocks_.back().attn.scale = 1.0F / std::sqrt(static_cast<float>(cfg_.n_embd) /
@@ -77,7 +78,7 @@ class Gemma3 final : public Model {
 
     ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
                          int64_t least_rows) const override {
-        const Pass p = begin_pass(g, cfg_, lanes, least_rows);
+        const Pass p = begin_pass(g, cfg_, products_, lanes, least_rows);
         ggml_context* c = g.ctx();
         Tensor x = embed(p, outer_.embedding, std::sqrt(static_cast<float>(cfg_.n_embd)));
         for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -88,7 +89,7 @@ class Gemma3 final : public Model {
                 a = keep_wanted(p, a);
             }
             x = ggml_add(c, x, rms_norm(p, a, b.attn_post_norm));
-            Tensor f = geglu(p, b.ffn, rms_norm(p, x, b.ffn_norm));
+            Tensor f = feed_forward(p, b.ffn, Gating::kGelu, rms_norm(p, x, b.ffn_norm));
             x = ggml_add(c, x, rms_norm(p, f, b.ffn_post_norm));
         }
         return outputs(p, outer_, x);
@@ -96,6 +97,7 @@ class Gemma3 final : public Model {
 
  private:
     ModelConfig cfg_;
+    const LinearProducts& products_;
     OuterWeights outer_;
     std::vector<Block> blocks_;
 };
@@ -109,7 +111,7 @@ std::unique_ptr<Model> make_gemma3(const FamilyInputs& in) {
         static_cast<float>(in.file.number("gemma3.rope.freq_base_swa").value_or(1e4));
     cfg.final_logit_softcap =
         static_cast<float>(in.file.number("gemma3.final_logit_softcapping").value_or(0));
-    return std::make_unique<Gemma3>(std::move(cfg), in.traits, in.weights);
+    return std::make_unique<Gemma3>(std::move(cfg), in);
 }
 
 }  // namespace palimpsest

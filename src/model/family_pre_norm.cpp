@@ -26,13 +26,14 @@ struct Block {
 
 class PreNormDecoder final : public Model {
  public:
-    PreNormDecoder(ModelConfig cfg, const FamilyTraits& traits, Weights& w)
-        : cfg_(std::move(cfg)), outer_(load_outer(w, cfg_)) {
+    explicit PreNormDecoder(const FamilyInputs& in)
+        : cfg_(in.cfg), products_(in.products), outer_(load_outer(in.weights, cfg_)) {
+        Weights& w = in.weights;
         for (int64_t i = 0; i < cfg_.n_layer; ++i) {
             blocks_.push_back(
                 {.attn_norm = w.vector(cat("blk.", i, ".attn_norm.weight"), cfg_.n_embd),
                  .ffn_norm = w.vector(cat("blk.", i, ".ffn_norm.weight"), cfg_.n_embd),
-                 .attn = load_attention(w, cfg_, i, traits.norms_heads),
+                 .attn = load_attention(w, cfg_, i, in.traits.norms_heads),
                  .ffn = load_feed_forward(w, cfg_, i)});
         }
     }
@@ -41,7 +42,7 @@ class PreNormDecoder final : public Model {
 
     ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
                          int64_t least_rows) const override {
-        const Pass p = begin_pass(g, cfg_, lanes, least_rows);
+        const Pass p = begin_pass(g, cfg_, products_, lanes, least_rows);
         ggml_context* c = g.ctx();
         Tensor x = embed(p, outer_.embedding);
         for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -52,13 +53,14 @@ class PreNormDecoder final : public Model {
                 a = keep_wanted(p, a);
             }
             x = ggml_add(c, x, a);
-            x = ggml_add(c, x, swiglu(p, b.ffn, rms_norm(p, x, b.ffn_norm)));
+            x = ggml_add(c, x, feed_forward(p, b.ffn, Gating::kSilu, rms_norm(p, x, b.ffn_norm)));
         }
         return outputs(p, outer_, x);
     }
 
  private:
     ModelConfig cfg_;
+    const LinearProducts& products_;
     OuterWeights outer_;
     std::vector<Block> blocks_;
 };
@@ -66,7 +68,7 @@ class PreNormDecoder final : public Model {
 }  // namespace
 
 std::unique_ptr<Model> make_pre_norm(const FamilyInputs& in) {
-    return std::make_unique<PreNormDecoder>(in.cfg, in.traits, in.weights);
+    return std::make_unique<PreNormDecoder>(in);
 }
 
 }  // namespace palimpsest

@@ -1,6 +1,7 @@
 #include "model/layers.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -22,11 +23,6 @@ void copy_to(std::span<std::byte> out, std::span<const T> from) {
     std::memcpy(out.data(), from.data(), out.size());
 }
 
-Tensor project(const Pass& p, const Linear& l, Tensor x) {
-    Tensor y = ggml_mul_mat(p.g.ctx(), l.weight, x);
-    return l.bias == nullptr ? y : ggml_add(p.g.ctx(), y, l.bias);
-}
-
 Tensor rotate(const Pass& p, const AttentionWeights& w, Tensor t, int64_t layer) {
     const ModelConfig& cfg = p.cfg;
     const bool windowed = !cfg.windows.empty() && cfg.windows[static_cast<size_t>(layer)] > 0;
@@ -37,9 +33,10 @@ Tensor rotate(const Pass& p, const AttentionWeights& w, Tensor t, int64_t layer)
                          1.0F / s.factor, s.ext_factor, s.attn_factor, s.beta_fast, s.beta_slow);
 }
 
-/// [d_head, n_head, n] of a projection of x, normed if the family norms it.
-Tensor heads(const Pass& p, const Linear& l, Tensor x, int64_t n_head, Tensor norm) {
-    Tensor t = ggml_reshape_3d(p.g.ctx(), project(p, l, x), p.cfg.d_head, n_head, x->ne[1]);
+/// [d_head, n_head, n] of a projection [d_head * n_head, n], normed if the family norms it.
+Tensor heads(const Pass& p, Tensor t, int64_t n_head, Tensor norm) {
+    const auto head_bytes = static_cast<size_t>(p.cfg.d_head) * sizeof(float);
+    t = ggml_view_3d(p.g.ctx(), t, p.cfg.d_head, n_head, t->ne[1], head_bytes, t->nb[1], 0);
     return norm == nullptr ? t : rms_norm(p, t, norm);
 }
 
@@ -114,21 +111,24 @@ AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, b
 }
 
 FeedForwardWeights load_feed_forward(Weights& w, const ModelConfig& cfg, int64_t i) {
-    return {.gate = w.matrix(block(i, "ffn_gate.weight"), cfg.n_embd, cfg.n_ff),
-            .up = w.matrix(block(i, "ffn_up.weight"), cfg.n_embd, cfg.n_ff),
-            .down = w.matrix(block(i, "ffn_down.weight"), cfg.n_ff, cfg.n_embd)};
+    const auto matrix = [&](std::string_view name, int64_t n_in, int64_t n_out) {
+        return Linear{.weight = w.matrix(block(i, name), n_in, n_out)};
+    };
+    return {.gate = matrix("ffn_gate.weight", cfg.n_embd, cfg.n_ff),
+            .up = matrix("ffn_up.weight", cfg.n_embd, cfg.n_ff),
+            .down = matrix("ffn_down.weight", cfg.n_ff, cfg.n_embd)};
 }
 
 OuterWeights load_outer(Weights& w, const ModelConfig& cfg) {
     const std::string head = w.has("output.weight") ? "output.weight" : "token_embd.weight";
     return {.embedding = w.table("token_embd.weight", cfg.n_embd, cfg.n_vocab),
             .norm = w.vector("output_norm.weight", cfg.n_embd),
-            .head = w.matrix(head, cfg.n_embd, cfg.n_vocab)};
+            .head = {.weight = w.matrix(head, cfg.n_embd, cfg.n_vocab)}};
 }
 
-Pass begin_pass(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes,
-                int64_t least_rows) {
-    Pass p = {.g = g, .cfg = cfg, .lanes = lanes, .positions = nullptr};
+Pass begin_pass(Graph& g, const ModelConfig& cfg, const LinearProducts& products,
+                const std::vector<Lane>& lanes, int64_t least_rows) {
+    Pass p = {.g = g, .cfg = cfg, .products = products, .lanes = lanes, .positions = nullptr};
     for (const Lane& lane : lanes) {
         p.n += lane.step.n;
         p.n_wanted += n_wanted(lane);
@@ -169,9 +169,11 @@ Tensor rms_norm(const Pass& p, Tensor x, Tensor weight) {
 
 Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t layer) {
     ggml_context* c = p.g.ctx();
-    Tensor q_raw = heads(p, w.q, x, p.cfg.n_head, w.q_norm);
-    Tensor k_raw = heads(p, w.k, x, p.cfg.n_head_kv, w.k_norm);
-    Tensor v = heads(p, w.v, x, p.cfg.n_head_kv, nullptr);
+    const std::array<Linear, 3> qkv = {w.q, w.k, w.v};
+    const std::vector<Tensor> projected = p.products.of(p.g, qkv, x);
+    Tensor q_raw = heads(p, projected[0], p.cfg.n_head, w.q_norm);
+    Tensor k_raw = heads(p, projected[1], p.cfg.n_head_kv, w.k_norm);
+    Tensor v = heads(p, projected[2], p.cfg.n_head_kv, nullptr);
     Tensor q = rotate(p, w, q_raw, layer);
     Tensor k = rotate(p, w, k_raw, layer);
 
@@ -187,7 +189,8 @@ Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t lay
                                              .v = part(v),
                                              .q_raw = part(q_raw),
                                              .k_raw = part(k_raw),
-                                             .scale = w.scale});
+                                             .scale = w.scale,
+                                             .may_round = p.products.rounds(w.q, x->ne[1])});
         out = out == nullptr ? y : ggml_concat(c, out, y, 1);
         at += lane.step.n;
     }
@@ -196,23 +199,15 @@ Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t lay
         rest = ggml_reshape_2d(c, ggml_cont(c, rest), p.cfg.n_head * p.cfg.d_head, p.n_filling);
         out = ggml_concat(c, out, rest, 1);
     }
-    return project(p, w.o, out);
+    return p.products.of(p.g, w.o, out);
 }
 
 Tensor keep_wanted(const Pass& p, Tensor x) {
     return p.wanted == nullptr ? x : ggml_get_rows(p.g.ctx(), x, p.wanted);
 }
 
-Tensor swiglu(const Pass& p, const FeedForwardWeights& w, Tensor x) {
-    ggml_context* c = p.g.ctx();
-    return ggml_mul_mat(c, w.down,
-                        ggml_swiglu_split(c, ggml_mul_mat(c, w.gate, x), ggml_mul_mat(c, w.up, x)));
-}
-
-Tensor geglu(const Pass& p, const FeedForwardWeights& w, Tensor x) {
-    ggml_context* c = p.g.ctx();
-    return ggml_mul_mat(c, w.down,
-                        ggml_geglu_split(c, ggml_mul_mat(c, w.gate, x), ggml_mul_mat(c, w.up, x)));
+Tensor feed_forward(const Pass& p, const FeedForwardWeights& w, Gating f, Tensor x) {
+    return p.products.gated(p.g, {.gate = w.gate, .up = w.up, .down = w.down, .gating = f}, x);
 }
 
 ModelOutputs outputs(const Pass& p, const OuterWeights& w, Tensor x) {
@@ -227,7 +222,7 @@ ModelOutputs outputs(const Pass& p, const OuterWeights& w, Tensor x) {
     };
     ModelOutputs out = {.logits = part(n_logits), .hidden = part(n_hidden)};
     if (out.logits == nullptr) return out;
-    out.logits = ggml_mul_mat(c, w.head, out.logits);
+    out.logits = p.products.of(p.g, w.head, out.logits);
     const float cap = p.cfg.final_logit_softcap;
     if (cap <= 0) return out;
     out.logits = ggml_scale(c, ggml_tanh(c, ggml_scale(c, out.logits, 1.0F / cap)), cap);

@@ -3,6 +3,7 @@
 #include <span>
 #include <vector>
 
+#include "model/linear.h"
 #include "model/model.h"
 
 namespace palimpsest {
@@ -14,6 +15,7 @@ namespace palimpsest {
 struct Pass {
     Graph& g;
     const ModelConfig& cfg;
+    const LinearProducts& products;
     const std::vector<Lane>& lanes;
     Tensor positions = nullptr;  // [n] i32, all lanes one after another
     Tensor wanted = nullptr;  // [n_wanted] i32, columns of which anything is wanted; nullptr: all
@@ -21,12 +23,6 @@ struct Pass {
     int64_t n_filling = 0;  // of the n, the last: nobody reads them
     int64_t n_wanted = 0;
     int64_t least_rows = 1;  // of every product
-};
-
-/// A product with an optional sum: [in, out] and [out].
-struct Linear {
-    Tensor weight = nullptr;
-    Tensor bias = nullptr;
 };
 
 struct AttentionWeights {
@@ -37,12 +33,13 @@ struct AttentionWeights {
 };
 
 struct FeedForwardWeights {
-    Tensor gate = nullptr, up = nullptr, down = nullptr;
+    Linear gate, up, down;
 };
 
 /// What every family here has around its blocks.
 struct OuterWeights {
-    Tensor embedding = nullptr, norm = nullptr, head = nullptr;
+    Tensor embedding = nullptr, norm = nullptr;
+    Linear head;
 };
 
 /// Loads `prefix.weight` [n_in, n_out] and, if the file has it, `prefix.bias`.
@@ -53,8 +50,8 @@ FeedForwardWeights load_feed_forward(Weights& w, const ModelConfig& cfg, int64_t
 /// Token table, last norm, head (the token table again where the file has no other).
 OuterWeights load_outer(Weights& w, const ModelConfig& cfg);
 
-Pass begin_pass(Graph& g, const ModelConfig& cfg, const std::vector<Lane>& lanes,
-                int64_t least_rows);
+Pass begin_pass(Graph& g, const ModelConfig& cfg, const LinearProducts& products,
+                const std::vector<Lane>& lanes, int64_t least_rows);
 /// Token rows, multiplied by `scale`, and ready rows of every lane.
 Tensor embed(const Pass& p, Tensor table, float scale = 1.0F);
 Tensor rms_norm(const Pass& p, Tensor x, Tensor weight);
@@ -62,10 +59,8 @@ Tensor rms_norm(const Pass& p, Tensor x, Tensor weight);
 Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t layer);
 /// Only the columns of which anything is wanted. After it, no layer may attend.
 Tensor keep_wanted(const Pass& p, Tensor x);
-/// down(silu(gate(x)) * up(x))
-Tensor swiglu(const Pass& p, const FeedForwardWeights& w, Tensor x);
-/// down(gelu(gate(x)) * up(x)), gelu in its tanh form
-Tensor geglu(const Pass& p, const FeedForwardWeights& w, Tensor x);
+/// down(f(gate(x)) * up(x))
+Tensor feed_forward(const Pass& p, const FeedForwardWeights& w, Gating f, Tensor x);
 /// What is wanted of the wanted columns.
 ModelOutputs outputs(const Pass& p, const OuterWeights& w, Tensor x);
 

@@ -13,7 +13,7 @@ namespace palimpsest {
 namespace {
 
 std::unique_ptr<Model> make_model(const std::string& path, const GgufFile& file,
-                                  FileWeights& weights) {
+                                  FileWeights& weights, const LinearProducts& products) {
     try {
         // The family first: another architecture has other keys, and their absence is no news.
         const auto architecture = file.text("general.architecture");
@@ -21,7 +21,7 @@ std::unique_ptr<Model> make_model(const std::string& path, const GgufFile& file,
         ModelConfig cfg = read_config(file);
         const Family& family = find_family(cfg.architecture);
         cfg.rope_adjacent = family.traits.rope_adjacent;
-        return family.make({std::move(cfg), family.traits, file, weights});
+        return family.make({std::move(cfg), family.traits, file, weights, products});
     } catch (const Error& e) {
         throw Error(e.code(), cat("'", path, "': ", e.what()));
     }
@@ -29,10 +29,13 @@ std::unique_ptr<Model> make_model(const std::string& path, const GgufFile& file,
 
 }  // namespace
 
-LoadedModel::LoadedModel(const std::string& path, const Backend& backend)
-    : path_(path), file_(GgufFile::open(path)), weights_(file_, backend) {
+LoadedModel::LoadedModel(const std::string& path, const Backend& backend, Reading reading)
+    : path_(path),
+      file_(GgufFile::open(path)),
+      products_(reading),
+      weights_(file_, backend, [this](ggml_type type) { return products_.reads_plain(type); }) {
     // Before the vocabulary: what is wrong with the model is found in a moment.
-    model_ = make_model(path, file_, weights_);
+    model_ = make_model(path, file_, weights_, products_);
     tokenizer_ = Tokenizer::load(path, file_);
     if (tokenizer_ != nullptr && tokenizer_->n_vocab() > config().n_vocab) {
         throw Error(ErrorCode::kCorrupt,

@@ -7,6 +7,7 @@
 #include "core/gguf.h"
 #include "core/weights.h"
 #include "memory/policy/eviction_weights.h"
+#include "model/linear.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
 
@@ -15,14 +16,16 @@ namespace palimpsest {
 /// Everything one model file gives. Immutable; shared by any number of sessions.
 class LoadedModel {
  public:
-    /// Throws kNotFound, kCorrupt or kUnsupported with a sentence on what is wrong with the file.
-    LoadedModel(const std::string& path, const Backend& backend);
+    /// Throws kNotFound, kCorrupt or kUnsupported with a sentence on what is wrong with the file,
+    /// or with this way of reading on this machine.
+    LoadedModel(const std::string& path, const Backend& backend, Reading reading = Reading::kAuto);
 
     [[nodiscard]] const std::string& path() const { return path_; }
     [[nodiscard]] const Model& model() const { return *model_; }
     [[nodiscard]] const ModelConfig& config() const { return model_->config(); }
     [[nodiscard]] const GgufFile& file() const { return file_; }
     [[nodiscard]] const FileWeights& weights() const { return weights_; }
+    [[nodiscard]] const LinearProducts& products() const { return products_; }
     /// A layer's attention output weights as f32, [n_embd][n_head * d_head], row after row.
     [[nodiscard]] std::vector<float> output_projection(int64_t layer) const;
     /// nullptr if the file has no vocabulary: such a model runs from token ids.
@@ -33,6 +36,7 @@ class LoadedModel {
  private:
     std::string path_;
     GgufFile file_;
+    LinearProducts products_;
     FileWeights weights_;
     std::unique_ptr<Tokenizer> tokenizer_;
     std::unique_ptr<Model> model_;

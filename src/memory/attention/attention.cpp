@@ -29,23 +29,6 @@ int64_t most_parts(int64_t n) {
     return std::clamp<int64_t>(shortest, 1, std::max(kOfLongContexts, longest));
 }
 
-/// Hands out numbers to threads that come and go; ready for the next run when all have gone.
-class WorkList {
- public:
-    /// The next piece of work, or one past the end.
-    int64_t take() noexcept { return next_.fetch_add(1, std::memory_order_relaxed); }
-    /// To be called by every thread once it has seen the end.
-    void leave(int n_threads) noexcept {
-        if (gone_.fetch_add(1, std::memory_order_acq_rel) + 1 < n_threads) return;
-        next_.store(0, std::memory_order_relaxed);
-        gone_.store(0, std::memory_order_release);
-    }
-
- private:
-    std::atomic<int64_t> next_ = 0;
-    std::atomic<int> gone_ = 0;
-};
-
 /// dst->src: k, v [d_head, n_head_kv, n].
 class StoreOp final : public CustomOp {
  public:
@@ -73,12 +56,13 @@ class StoreOp final : public CustomOp {
 class AttendOp final : public CustomOp {
  public:
     AttendOp(const MemoryShape& shape, EntrySource& source, AttentionScratch& scratch,
-             int64_t layer, float scale)
+             const AttentionInputs& in)
         : shape_(shape),
           source_(source),
           scratch_(scratch),
-          layer_(layer),
-          scale_(scale),
+          layer_(in.layer),
+          scale_(in.scale),
+          rounds_(in.may_round && has_bf16_attention()),
           group_(shape.n_head / shape.n_head_kv),
           parts_done_(static_cast<size_t>(shape.n_head_kv * kDecodingRows)) {}
 
@@ -115,8 +99,9 @@ class AttendOp final : public CustomOp {
                 row.begin = seen.begin;
                 row.end = seen.end;
             }
-            attend_rows(source_.rows(layer_, h), std::span(rows).first(static_cast<size_t>(count)),
-                        scale_, scratch_.of_thread(thread));
+            const auto asked = std::span(rows).first(static_cast<size_t>(count));
+            const auto attend = rounds_ ? attend_rows_bf16 : attend_rows;
+            attend(source_.rows(layer_, h), asked, scale_, scratch_.of_thread(thread));
         }
     }
 
@@ -191,6 +176,7 @@ class AttendOp final : public CustomOp {
     AttentionScratch& scratch_;
     int64_t layer_;
     float scale_;
+    bool rounds_;
     int64_t group_;
     WorkList work_;
     std::vector<std::atomic<int64_t>> parts_done_;
@@ -305,7 +291,7 @@ Tensor fused_attention(Graph& g, const MemoryShape& shape, const AttentionInputs
         g.keep(g.custom({1, 1, 1, 1}, entries, std::make_unique<StoreOp>(source, in.layer)));
     const std::array<Tensor, 2> queries = {in.q, stored};
     return g.custom({shape.d_head * shape.n_head, in.q->ne[2], 1, 1}, queries,
-                    std::make_unique<AttendOp>(shape, source, scratch, in.layer, in.scale));
+                    std::make_unique<AttendOp>(shape, source, scratch, in));
 }
 
 Tensor note_lse(Graph& g, const MemoryShape& shape, const AttentionInputs& in, EntrySource& source,

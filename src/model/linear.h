@@ -1,0 +1,97 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/graph.h"
+#include "model/dense_product.h"
+#include "model/linear_kernel.h"
+
+namespace palimpsest {
+
+/// A product with an optional sum: [in, out] and [out].
+struct Linear {
+    Tensor weight = nullptr;
+    Tensor bias = nullptr;
+};
+
+/// down(f(gate(x)) * up(x)); none of them has a sum.
+struct GatedLinear {
+    Linear gate, up, down;
+    Gating gating = Gating::kSilu;
+};
+
+/// How products of many rows are computed.
+enum class Reading {
+    kAuto,       // what is fastest here and no further from f32 than ggml's own product
+    kQuantised,  // ggml's product, as for few rows
+    kBf16,       // weights turned into bf16 a tile at a time, as many rows at once as there are
+    kF32,        // the same in f32: slow, and the measure of the others
+};
+
+/// Throws kInvalidArgument, listing the names there are: auto, quantised, bf16, f32.
+[[nodiscard]] Reading reading_named(std::string_view name);
+
+/// A model's matrix products. For few rows ggml's own, which reads weights as they are stored; for
+/// many, where that pays, weights are turned into plain numbers, a tile at a time, and multiplied
+/// by oneDNN: no more memory is taken than a tile for each thread, and the more rows there are the
+/// less the turning costs.
+///
+/// A row's result does not depend on the other rows, nor on the number of threads. It does depend
+/// on which of the two computes it: from `least_rows()` rows on it is the second.
+///
+/// Safe to share between threads.
+class LinearProducts {
+ public:
+    /// Throws kUnsupported if this machine or build cannot do what is asked for, saying what it
+    /// lacks.
+    explicit LinearProducts(Reading reading = Reading::kAuto);
+
+    /// What is used for weights of this type; nullopt: ggml's product.
+    [[nodiscard]] std::optional<Numbers> numbers_for(ggml_type type) const;
+    /// Is a product of n rows computed in bf16?
+    [[nodiscard]] bool rounds(const Linear& l, int64_t n) const {
+        return n >= least_rows_ && numbers_for(l.weight->type) == Numbers::kBf16;
+    }
+    /// From so many rows on.
+    [[nodiscard]] int64_t least_rows() const { return least_rows_; }
+    /// Must matrices of this type stay as the file has them?
+    [[nodiscard]] bool reads_plain(ggml_type type) const { return numbers_for(type).has_value(); }
+
+    /// x [in, n] f32 times one matrix: [out, n] f32.
+    [[nodiscard]] Tensor of(Graph& g, const Linear& l, Tensor x) const;
+    /// Times several, each [out, n] f32; they may be parts of one tensor, so rows may lie apart.
+    [[nodiscard]] std::vector<Tensor> of(Graph& g, std::span<const Linear> matrices,
+                                         Tensor x) const;
+    /// [in, n] to [out, n] f32.
+    [[nodiscard]] Tensor gated(Graph& g, const GatedLinear& l, Tensor x) const;
+
+ private:
+    class RoundOp;
+    class TileOp;
+    struct Tiles;
+
+    [[nodiscard]] std::optional<Numbers> dense_for(std::span<const Linear> matrices,
+                                                   int64_t n) const;
+    /// x for tiled().
+    [[nodiscard]] static Tensor rounded(Graph& g, Numbers numbers, Tensor x);
+    /// A node of tiles; what can be told from the matrices and `rows` is filled in.
+    [[nodiscard]] Tensor tiled(Graph& g, Tiles tiles, Tensor rows) const;
+    [[nodiscard]] std::shared_ptr<const DenseProduct> product(Numbers numbers,
+                                                              const ProductShape& shape) const;
+
+    Reading reading_;
+    bool has_bf16_;
+    int64_t least_rows_;
+    // Made when a graph is built; few, since rows come in blocks.
+    mutable std::mutex mutex_;
+    mutable std::map<std::pair<Numbers, ProductShape>, std::shared_ptr<const DenseProduct>> made_;
+};
+
+}  // namespace palimpsest
