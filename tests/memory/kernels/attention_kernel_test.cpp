@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"
 #include "support/golden.h"
 #include "support/reference_attention.h"
 #include "support/simd_targets.h"
@@ -323,6 +324,113 @@ TEST_P(AttentionKernel, EqualLogitsGiveTheMean) {
     for_each_target([&] { expect_near(by_rows(entries, queries), wanted); });
 }
 
+// ---- in bf16 ------------------------------------------------------------------------------------
+
+float to_bf16(float x) { return ggml_bf16_to_fp32(ggml_fp32_to_bf16(x)); }
+
+std::vector<float> to_bf16(std::vector<float> values) {
+    for (float& x : values) x = to_bf16(x);
+    return values;
+}
+
+Answers by_rounded_rows(const Entries& entries, const Queries& queries) {
+    const int64_t d = entries.rows().d;
+    Answers answers;
+    Scratch scratch(d, 1);
+    attend_rows_bf16(entries.rows(), query_rows(queries, d, answers), queries.scale, scratch.get());
+    return answers;
+}
+
+/// What exact arithmetic gives once keys, values and scaled queries are rounded.
+Answers expected_of_rounded(const Entries& entries, const Queries& queries) {
+    constexpr float kLog2E = 1.44269504088896341F;
+    const auto d = static_cast<size_t>(entries.rows().d);
+    std::vector<ReferenceEntry> rounded;
+    for (const ReferenceEntry& e : entries.stored()) {
+        rounded.push_back({.position = e.position, .k = to_bf16(e.k), .v = to_bf16(e.v)});
+    }
+    std::vector<float> q;
+    for (const float x : queries.q) q.push_back(to_bf16(x * queries.scale * kLog2E));
+    Answers answers;
+    for (size_t r = 0; r < queries.seen.size(); ++r) {
+        const auto [begin, end] = queries.seen[r];
+        const ReferenceAnswer a = attend_plainly(std::span(q).subspan(r * d, d), rounded,
+                                                 {.first = begin, .last = end - 1}, std::log(2.0));
+        answers.out.insert(answers.out.end(), a.out.begin(), a.out.end());
+        answers.lse.push_back(static_cast<float>(a.lse));
+    }
+    return answers;
+}
+
+class RoundedAttentionKernel : public AttentionKernel {
+ protected:
+    void SetUp() override {
+        if (!has_bf16_attention()) GTEST_SKIP() << "this processor has no bf16 instructions";
+    }
+    /// Weights are rounded too: each by 2^-9 of itself at most, and so a mean of values up to 1.
+    static void expect_close(const Answers& got, const Answers& wanted) {
+        EXPECT_LE(max_difference(got.out, wanted.out), 0x1p-9);
+        EXPECT_LE(max_difference(got.lse, wanted.lse), 1e-4);
+    }
+};
+
+TEST_P(RoundedAttentionKernel, EqualsExactArithmeticOfRoundedNumbers) {
+    for (const int64_t n_rows : {1, 5, 47, 48, 49, 96}) {
+        for (const int64_t n_slots : {1, 2, 3, 63, 64, 65, 257}) {
+            SCOPED_TRACE(cat(n_rows, " rows, ", n_slots, " slots"));
+            const Entries entries(type, d, n_slots);
+            const Queries queries = make_queries(d, n_rows, n_slots);
+            expect_close(by_rounded_rows(entries, queries), expected_of_rounded(entries, queries));
+        }
+    }
+}
+
+TEST_P(RoundedAttentionKernel, RowsSeeTheirOwnRangesOnly) {
+    const int64_t n_slots = 200;
+    const Entries entries(type, d, n_slots);
+    Queries queries = make_queries(d, 96, n_slots);
+    for (int64_t r = 0; r < 96; ++r) {
+        queries.seen[static_cast<size_t>(r)] = {r * 2 % 120, 121 + r * 79 / 95};
+    }
+    queries.seen.back() = {n_slots - 1, n_slots};
+    expect_close(by_rounded_rows(entries, queries), expected_of_rounded(entries, queries));
+}
+
+TEST_P(RoundedAttentionKernel, ARowDoesNotDependOnTheRowsBesideIt) {
+    const Entries entries(type, d, 300);
+    Queries queries = make_queries(d, 96, 300);
+    for (int64_t r = 0; r < 96; ++r) queries.seen[static_cast<size_t>(r)] = {3 * r, 205 + r};
+    const Answers together = by_rounded_rows(entries, queries);
+    for (const int64_t r : {0, 17, 48, 95}) {
+        const auto row = queries.q.begin() + r * d;
+        const Queries one = {.q = {row, row + d},
+                             .seen = {queries.seen[static_cast<size_t>(r)]},
+                             .scale = queries.scale};
+        const Answers alone = by_rounded_rows(entries, one);
+        const auto out = together.out.begin() + r * d;
+        EXPECT_EQ(alone.out, std::vector<float>(out, out + d)) << r;
+        EXPECT_EQ(alone.lse[0], together.lse[static_cast<size_t>(r)]) << r;
+    }
+}
+
+TEST_P(RoundedAttentionKernel, ARowThatSeesNothingAnswersZero) {
+    const Entries entries(type, d, 70);
+    Queries queries = make_queries(d, 3, 70);
+    queries.seen[1] = {65, 65};
+    const Answers got = by_rounded_rows(entries, queries);
+    const auto row = std::span(got.out).subspan(static_cast<size_t>(d), static_cast<size_t>(d));
+    EXPECT_EQ(max_difference(row, std::vector<float>(row.size())), 0);
+    EXPECT_EQ(got.lse[1], -std::numeric_limits<float>::infinity());
+}
+
+TEST_P(RoundedAttentionKernel, HugeLogitsGiveNumbers) {
+    const Entries entries(type, d, 130);
+    Queries queries = make_queries(d, 5, 130);
+    queries.scale = 1e6F;
+    const std::vector<float> zeros(queries.q.size());
+    EXPECT_LE(max_difference(by_rounded_rows(entries, queries).out, zeros), 1.01);
+}
+
 std::vector<Case> all_cases() {
     std::vector<Case> cases;
     for (const int64_t d : {8, 16, 24, 32, 40, 64, 80, 96, 128, 256, 512}) {
@@ -334,6 +442,12 @@ std::vector<Case> all_cases() {
 }
 
 INSTANTIATE_TEST_SUITE_P(HeadSizes, AttentionKernel, ::testing::ValuesIn(all_cases()),
+                         [](const auto& test) {
+                             return std::to_string(test.param.d) + "_" +
+                                    ggml_type_name(test.param.type);
+                         });
+
+INSTANTIATE_TEST_SUITE_P(HeadSizes, RoundedAttentionKernel, ::testing::ValuesIn(all_cases()),
                          [](const auto& test) {
                              return std::to_string(test.param.d) + "_" +
                                     ggml_type_name(test.param.type);

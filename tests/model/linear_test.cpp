@@ -1,0 +1,321 @@
+// Products of many rows against plain loops in double precision, and against ggml's own.
+
+#include "model/linear.h"
+
+#include <ggml-cpu.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+
+#include "core/error.h"
+#include "support/golden.h"
+#include "support/tiny_model.h"
+
+namespace palimpsest {
+namespace {
+
+using testing::max_difference;
+using testing::TinyModel;
+
+std::vector<float> random_values(uint32_t seed, int64_t n, float size = 1) {
+    std::mt19937 engine(seed);
+    std::vector<float> values(static_cast<size_t>(n));
+    for (float& x : values) x = size * (static_cast<float>(engine() >> 8U) * 0x1p-23F - 1.0F);
+    return values;
+}
+
+float to_bf16(float x) { return ggml_bf16_to_fp32(ggml_fp32_to_bf16(x)); }
+
+std::vector<float> to_bf16(std::vector<float> values) {
+    for (float& x : values) x = to_bf16(x);
+    return values;
+}
+
+float from_bits(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16U); }
+
+double silu(double x) { return x / (1 + std::exp(-x)); }
+double gelu(double x) {
+    return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979) * (x + 0.044715 * x * x * x)));
+}
+
+/// A matrix as a file has it, and the numbers that storing it left.
+class Matrix {
+ public:
+    Matrix(const Backend& backend, ggml_type type, int64_t n_in, int64_t n_out, uint32_t seed)
+        : storage_(2), n_in_(n_in), n_out_(n_out) {
+        linear_.weight = storage_.add(type, {n_in, n_out, 1, 1});
+        linear_.bias = storage_.add(GGML_TYPE_F32, {n_out, 1, 1, 1});
+        storage_.commit(backend);
+        const std::vector<float> values = random_values(seed, n_in * n_out);
+        bias_ = random_values(seed + 1, n_out);
+        ggml_quantize_chunk(type, values.data(), linear_.weight->data, 0, n_out, n_in, nullptr);
+        std::memcpy(linear_.bias->data, bias_.data(), bias_.size() * sizeof(float));
+        stored_.resize(values.size());
+        const ggml_to_float_t to_float = ggml_get_type_traits(type)->to_float;
+        if (to_float == nullptr) {
+            stored_ = values;
+        } else {
+            to_float(linear_.weight->data, stored_.data(), n_in * n_out);
+        }
+    }
+
+    [[nodiscard]] const Linear& linear() const { return linear_; }
+    [[nodiscard]] Linear without_bias() const { return {.weight = linear_.weight}; }
+    [[nodiscard]] int64_t n_out() const { return n_out_; }
+
+    /// [n][n_out] of x [n][n_in]; of rounded numbers, or of those that are stored.
+    [[nodiscard]] std::vector<double> times(const std::vector<float>& x, bool rounds,
+                                            bool adds) const {
+        const std::vector<float> w = rounds ? to_bf16(stored_) : stored_;
+        const std::vector<float> a = rounds ? to_bf16(x) : x;
+        std::vector<double> out;
+        for (size_t i = 0; i < x.size(); i += static_cast<size_t>(n_in_)) {
+            for (size_t j = 0; j < static_cast<size_t>(n_out_); ++j) {
+                double sum = adds ? static_cast<double>(bias_[j]) : 0.0;
+                for (size_t k = 0; k < static_cast<size_t>(n_in_); ++k) {
+                    sum += static_cast<double>(a[i + k]) *
+                           static_cast<double>(w[j * static_cast<size_t>(n_in_) + k]);
+                }
+                out.push_back(sum);
+            }
+        }
+        return out;
+    }
+
+ private:
+    Storage storage_;
+    int64_t n_in_, n_out_;
+    Linear linear_;
+    std::vector<float> bias_, stored_;
+};
+
+using Build = std::function<std::vector<Tensor>(Graph& g, Tensor x)>;
+
+/// What `build` makes of x [n][n_in], one vector a tensor.
+std::vector<std::vector<float>> computed(const std::vector<float>& x, int64_t n_in, int n_threads,
+                                         const Build& build) {
+    Backend backend(n_threads);
+    Graph g(64);
+    const int64_t n = std::ssize(x) / n_in;
+    Tensor input = g.input(GGML_TYPE_F32, {n_in, n, 1, 1}, [&](std::span<std::byte> to) {
+        std::memcpy(to.data(), x.data(), to.size());
+    });
+    std::vector<Tensor> outputs;
+    for (Tensor t : build(g, input)) outputs.push_back(g.output(ggml_cont(g.ctx(), t)));
+    g.compute(backend);
+    std::vector<std::vector<float>> values;
+    values.reserve(outputs.size());
+    for (Tensor t : outputs) values.push_back(Graph::read(t));
+    return values;
+}
+
+std::vector<float> as_floats(const std::vector<double>& values) {
+    return {values.begin(), values.end()};
+}
+
+class ReadingIn : public ::testing::TestWithParam<Reading> {
+ protected:
+    void SetUp() override {
+        const std::string obstacle =
+            DenseProduct::obstacle(rounds() ? Numbers::kBf16 : Numbers::kF32);
+        if (!obstacle.empty()) GTEST_SKIP() << obstacle;
+    }
+    [[nodiscard]] bool rounds() const { return GetParam() == Reading::kBf16; }
+};
+
+// Sums of up to 640 products of numbers in [-1, 1], in f32.
+constexpr double kTolerance = 1e-4;
+
+TEST_P(ReadingIn, EqualsPlainLoopsForEveryType) {
+    const Backend backend(1);
+    const LinearProducts products(GetParam());
+    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0,
+                                 GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
+                                 GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K}) {
+        SCOPED_TRACE(ggml_type_name(type));
+        const Matrix m(backend, type, 256, 97, 1);
+        const std::vector<float> x = random_values(7, 256 * products.least_rows());
+        const auto got = computed(x, 256, 2, [&](Graph& g, Tensor in) {
+            return std::vector{products.of(g, m.linear(), in)};
+        });
+        EXPECT_LE(max_difference(got[0], as_floats(m.times(x, rounds(), true))), kTolerance);
+    }
+}
+
+TEST_P(ReadingIn, EqualsPlainLoopsForEveryCountOfRows) {
+    const Backend backend(1);
+    const LinearProducts products(GetParam());
+    const Matrix m(backend, GGML_TYPE_Q8_0, 64, 50, 1);
+    for (const int64_t n : {32, 33, 47, 48, 255, 256, 257, 600}) {
+        SCOPED_TRACE(n);
+        const std::vector<float> x = random_values(7, 64 * n);
+        const auto got = computed(x, 64, 3, [&](Graph& g, Tensor in) {
+            return std::vector{products.of(g, m.without_bias(), in)};
+        });
+        EXPECT_LE(max_difference(got[0], as_floats(m.times(x, rounds(), false))), kTolerance);
+    }
+}
+
+TEST_P(ReadingIn, SeveralMatricesAreOneProduct) {
+    const Backend backend(1);
+    const LinearProducts products(GetParam());
+    const std::array<Matrix, 3> m = {Matrix(backend, GGML_TYPE_Q4_1, 640, 576, 1),
+                                     Matrix(backend, GGML_TYPE_Q8_0, 640, 192, 3),
+                                     Matrix(backend, GGML_TYPE_Q4_1, 640, 8, 5)};
+    const std::array<Linear, 3> linear = {m[0].linear(), m[1].without_bias(), m[2].linear()};
+    const std::vector<float> x = random_values(7, 640 * 40);
+    const auto got =
+        computed(x, 640, 2, [&](Graph& g, Tensor in) { return products.of(g, linear, in); });
+    for (size_t i = 0; i < 3; ++i) {
+        EXPECT_LE(max_difference(got[i], as_floats(m.at(i).times(x, rounds(), i != 1))),
+                  kTolerance);
+    }
+}
+
+TEST_P(ReadingIn, GatedEqualsPlainLoops) {
+    const Backend backend(1);
+    const LinearProducts products(GetParam());
+    const Matrix gate(backend, GGML_TYPE_Q4_1, 64, 160, 1);
+    const Matrix up(backend, GGML_TYPE_Q4_1, 64, 160, 3);
+    const Matrix down(backend, GGML_TYPE_Q8_0, 160, 64, 5);
+    const std::vector<float> x = random_values(7, 64 * 70);
+    for (const Gating f : {Gating::kSilu, Gating::kGelu}) {
+        const auto got = computed(x, 64, 2, [&](Graph& g, Tensor in) {
+            return std::vector{products.gated(g,
+                                              {.gate = gate.without_bias(),
+                                               .up = up.without_bias(),
+                                               .down = down.without_bias(),
+                                               .gating = f},
+                                              in)};
+        });
+        const std::vector<double> g = gate.times(x, rounds(), false);
+        const std::vector<double> u = up.times(x, rounds(), false);
+        std::vector<float> between;
+        for (size_t i = 0; i < g.size(); ++i) {
+            between.push_back(
+                static_cast<float>((f == Gating::kSilu ? silu(g[i]) : gelu(g[i])) * u[i]));
+        }
+        // A number beside the middle of two of bf16 may be rounded to the other one.
+        EXPECT_LE(max_difference(got[0], as_floats(down.times(between, rounds(), false))),
+                  rounds() ? 0.1 : 1e-3);
+    }
+}
+
+TEST_P(ReadingIn, ARowHasTheSameBitsWhateverIsBesideItAndOnAnyNumberOfThreads) {
+    const Backend backend(1);
+    const LinearProducts products(GetParam());
+    const Matrix m(backend, GGML_TYPE_Q4_1, 576, 100, 1);
+    const std::vector<float> x = random_values(7, 576 * 700);
+    const auto all = [&](const std::vector<float>& rows, int n_threads) {
+        return computed(rows, 576, n_threads, [&](Graph& g, Tensor in) {
+            return std::vector{products.of(g, m.linear(), in)};
+        })[0];
+    };
+    const std::vector<float> whole = all(x, 1);
+    EXPECT_EQ(all(x, 2), whole);
+    EXPECT_EQ(all(x, 3), whole);
+    for (const int64_t cut : {32, 100, 256, 511, 668}) {
+        std::vector<float> parts = all({x.begin(), x.begin() + 576 * cut}, 2);
+        const std::vector<float> rest = all({x.begin() + 576 * cut, x.end()}, 2);
+        parts.insert(parts.end(), rest.begin(), rest.end());
+        EXPECT_EQ(parts, whole) << cut;
+    }
+}
+
+TEST_P(ReadingIn, FewRowsAreGgmlsOwnProduct) {
+    const Backend backend(1);
+    const LinearProducts products(GetParam());
+    const LinearProducts plain(Reading::kQuantised);
+    const Matrix m(backend, GGML_TYPE_Q4_1, 64, 50, 1);
+    for (const int64_t n : {int64_t{1}, products.least_rows() - 1, products.least_rows()}) {
+        const std::vector<float> x = random_values(7, 64 * n);
+        const auto by = [&](const LinearProducts& p) {
+            return computed(x, 64, 2, [&](Graph& g, Tensor in) {
+                return std::vector{p.of(g, m.linear(), in)};
+            })[0];
+        };
+        EXPECT_EQ(by(products) == by(plain), n < products.least_rows()) << n;
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Numbers, ReadingIn, ::testing::Values(Reading::kF32, Reading::kBf16),
+                         [](const auto& test) {
+                             return test.param == Reading::kF32 ? "f32" : "bf16";
+                         });
+
+TEST(LinearKernel, RoundsToNearestTiesToEven) {
+    std::vector<float> values = {
+        0.0F,        -0.0F,         1.0F,  1.00390625F,
+        1.01171875F, -1.00390625F,  3e38F, std::numeric_limits<float>::max(),
+        1e-40F,      0x1.fffffep-1F};
+    const std::vector<float> more = random_values(3, 1000, 100);
+    values.insert(values.end(), more.begin(), more.end());
+    std::vector<uint16_t> got(values.size());
+    round_to_bf16(values.data(), std::ssize(values), got.data());
+    for (size_t i = 0; i < values.size(); ++i) {
+        EXPECT_EQ(got[i], ggml_fp32_to_bf16(values[i]).bits) << values[i];
+    }
+    const std::array<float, 3> odd = {std::numeric_limits<float>::quiet_NaN(),
+                                      std::numeric_limits<float>::infinity(),
+                                      -std::numeric_limits<float>::infinity()};
+    round_to_bf16(odd.data(), 3, got.data());
+    EXPECT_TRUE(std::isnan(from_bits(got[0])));
+    EXPECT_EQ(from_bits(got[1]), odd[1]);
+    EXPECT_EQ(from_bits(got[2]), odd[2]);
+}
+
+TEST(LinearKernel, GatesEqualTheirFormulas) {
+    std::vector<float> gate = random_values(3, 1003, 12);
+    const std::vector<float> up = random_values(4, 1003, 2);
+    gate[0] = 200;
+    gate[1] = -200;
+    gate[2] = 0;
+    for (const Gating f : {Gating::kSilu, Gating::kGelu}) {
+        std::vector<float> got(gate.size());
+        std::vector<uint16_t> rounded(gate.size());
+        gate_to_f32(f, gate.data(), up.data(), std::ssize(gate), got.data());
+        gate_to_bf16(f, gate.data(), up.data(), std::ssize(gate), rounded.data());
+        for (size_t i = 0; i < gate.size(); ++i) {
+            const auto x = static_cast<double>(gate[i]);
+            const double wanted =
+                (f == Gating::kSilu ? silu(x) : gelu(x)) * static_cast<double>(up[i]);
+            EXPECT_NEAR(static_cast<double>(got[i]), wanted, 1e-6 + 1e-6 * std::abs(wanted)) << x;
+            EXPECT_EQ(rounded[i], ggml_fp32_to_bf16(got[i]).bits);
+        }
+    }
+}
+
+TEST(LinearProducts, WhatIsStoredExactlyStaysExact) {
+    const LinearProducts products(Reading::kAuto);
+    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16}) {
+        EXPECT_FALSE(products.reads_plain(type)) << ggml_type_name(type);
+    }
+    EXPECT_EQ(products.reads_plain(GGML_TYPE_Q4_1), DenseProduct::obstacle(Numbers::kBf16).empty());
+    EXPECT_FALSE(LinearProducts(Reading::kQuantised).reads_plain(GGML_TYPE_Q4_1));
+}
+
+TEST(LinearProducts, WhatAMachineCannotDoIsRefusedWithTheReason) {
+    const std::string obstacle = DenseProduct::obstacle(Numbers::kBf16);
+    if (obstacle.empty()) GTEST_SKIP() << "this machine can do all of it";
+    try {
+        const LinearProducts products(Reading::kBf16);
+        FAIL() << "nothing was refused";
+    } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::kUnsupported);
+        EXPECT_NE(std::string(e.what()).find(obstacle), std::string::npos) << e.what();
+    }
+}
+
+TEST(LinearProducts, ReadingsHaveNames) {
+    EXPECT_EQ(reading_named("bf16"), Reading::kBf16);
+    EXPECT_THROW(static_cast<void>(reading_named("bf15")), Error);
+}
+
+}  // namespace
+}  // namespace palimpsest
