@@ -58,6 +58,7 @@ class Runner {
     /// Looks prefixes up instead of reading them.
     [[nodiscard]] virtual bool has_prefix() const { return false; }
     [[nodiscard]] virtual MemoryReport report() const { return {}; }
+    [[nodiscard]] virtual ReadingFacts reading() const { return {}; }
 };
 
 /// Tokens read in one step by whoever reads the prefix, if there is one.
@@ -71,7 +72,8 @@ class OurRunner final : public Runner {
     OurRunner(const SpeedOptions& o, int64_t n_ctx, const MemoryChoice& choice)
         : engine_({.model = o.model_path,
                    .threads = o.n_threads,
-                   .chunk = is_bounded(choice) ? o.n_prefill : chunk_of(o)}),
+                   .chunk = is_bounded(choice) ? o.n_prefill : chunk_of(o),
+                   .reading = o.reading}),
           session_(engine_.runtime().make_session(make(n_ctx, choice))) {}
     void feed(std::span<const TokenId> tokens) override {
         if (tokens.size() == 1) {
@@ -84,6 +86,9 @@ class OurRunner final : public Runner {
     [[nodiscard]] bool has_prefix() const override { return n_prefix_ > 0; }
     [[nodiscard]] int64_t n_prefix() const { return n_prefix_; }
     [[nodiscard]] MemoryReport report() const override { return session_->memory().report(); }
+    [[nodiscard]] ReadingFacts reading() const override {
+        return engine_.runtime().loaded().reading();
+    }
 
  private:
     std::unique_ptr<ContextMemory> make(int64_t n_ctx, MemoryChoice choice) {
@@ -291,6 +296,7 @@ SpeedReport measure_speed(const SpeedOptions& o,
     }
     for (SpeedResult& r : report.results) summarise(r);
     report.memory = runners.front()->report();
+    report.reading = runners.front()->reading();
     return report;
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "model/linear.h"
 #include "palimpsest/memory_choice.h"
 #include "palimpsest/report.h"
 
@@ -17,6 +18,7 @@ struct SpeedOptions {
     int64_t n_decode = 64;
     int64_t n_repeat = 3;
     int n_threads = 1;
+    std::string reading = "auto";
     std::vector<int64_t> prompts = {};  // whole prompts of so many tokens, each read from nothing
     /// Ours. Prefix memories: ours looks them up, everybody else reads and keeps as many tokens.
     MemoryChoice memory = {};
@@ -47,6 +49,7 @@ struct SpeedReport {
     std::vector<SpeedResult> results;
     FootprintResult ours, peer;  // peer: with the attention that needs less
     MemoryReport memory;         // of ours, after the last measurement
+    ReadingFacts reading;        // of ours
     int64_t n_ctx_train = 0;     // tokens past it are beyond what the model was trained for
 };
 

@@ -86,10 +86,10 @@ std::string past_training(const SpeedReport& report) {
 std::string heading(const BenchFlags& f, const SpeedReport& report) {
     const SpeedOptions& o = f.options;
     return cat(processor_name(), ", ", o.n_threads, " threads, kernel ", attention_target(),
-               ", entries ", o.memory.entries, ", commit ", kCommit, "\nmodel ",
-               file_name(o.model_path), "\nprefill of ", o.n_prefill, " tokens, decode of ",
-               o.n_decode, ", medians of ", o.n_repeat, " interleaved repeats; memory ",
-               memory_name(f), past_training(report), "\n\n");
+               ", reading ", to_string(report.reading), ", entries ", o.memory.entries, ", commit ",
+               kCommit, "\nmodel ", file_name(o.model_path), "\nprefill of ", o.n_prefill,
+               " tokens, decode of ", o.n_decode, ", medians of ", o.n_repeat,
+               " interleaved repeats; memory ", memory_name(f), past_training(report), "\n\n");
 }
 
 /// How much of the last whole prompt's time went into deciding what stays.
@@ -176,6 +176,8 @@ void print_json(const BenchFlags& f, const SpeedReport& report) {
                                {"repeats", f.options.n_repeat},
                                {"processor", processor_name()},
                                {"kernel", attention_target()},
+                               {"reading", report.reading.name},
+                               {"reading_least_rows", report.reading.least_rows},
                                {"model", file_name(f.options.model_path)},
                                {"commit", kCommit}};
         if (f.options.with_full) {
@@ -208,6 +210,7 @@ void print_json(const BenchFlags& f, const SpeedReport& report) {
 void bench_speed(BenchFlags& f) {
     f.options.model_path = model_path(f.model.engine);
     f.options.n_threads = thread_count(f.model.engine);
+    f.options.reading = f.model.engine.reading;
     f.options.with_peer = f.peer == "llama";
     f.options.memory = f.model.memory;
     f.eviction = choose_eviction(f.model.memory, nullptr).eviction;
@@ -230,6 +233,7 @@ void add_bench(CLI::App& command) {
     auto f = std::make_shared<BenchFlags>();
     CLI::App* speed = command.add_subcommand("speed", "prefill and decode, at several depths");
     add_model_flag(*speed, f->model);
+    add_reading_flag(*speed, f->model);
     speed->add_option("-t,--threads", f->model.engine.threads, "threads (default: all processors)")
         ->check(CLI::Range(1, GGML_MAX_N_THREADS));
     speed->add_option("--peer", f->peer, "measure libllama beside us, interleaved")

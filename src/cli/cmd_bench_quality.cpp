@@ -112,7 +112,7 @@ void bench_quality(const QualityFlags& f) {
         options.n_jobs = std::max(1, Backend::available_threads() / options.n_threads);
     }
     const Backend backend(options.n_threads);
-    const LoadedModel loaded(path, backend);
+    const LoadedModel loaded(path, backend, reading_named(f.model.engine.reading));
     options.model_name = model_name(path, loaded.file());
     options.learned = load_sidecar(f.model.memory.sidecar, loaded, backend);
     options.memories = parse_memory_specs(f.memories, options.learned.get());
@@ -200,6 +200,7 @@ void add_bench_quality(CLI::App& bench) {
         *bench.add_subcommand("quality", "what memories cost in quality, over many tasks");
     auto f = std::make_shared<QualityFlags>();
     add_model_flag(command, f->model);
+    add_reading_flag(command, f->model);
     f->options.n_jobs = 0;
     command
         .add_option("-j,--jobs", f->options.n_jobs,

@@ -116,6 +116,10 @@ nlohmann::json to_json(const Facts& f) {
              {{"mapped_bytes", f.loaded.weights().mapped_bytes()},
               {"repacked_bytes", f.loaded.weights().copied_bytes()}}},
             {"entries", entries},
+            {"reading",
+             {{"name", f.loaded.reading().name},
+              {"least_rows", f.loaded.reading().least_rows},
+              {"why", f.loaded.reading().why}}},
             {"available_memory_bytes", f.available}};
 }
 
@@ -136,6 +140,7 @@ std::string file_facts(const Facts& f) {
         line("in memory",
              cat(human_bytes(f.loaded.weights().mapped_bytes()), " used where the file is mapped",
                  copied > 0 ? cat(", ", human_bytes(copied), " repacked for this processor") : ""));
+    out += line("reading", to_string(f.loaded.reading()));
     return out;
 }
 

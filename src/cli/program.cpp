@@ -6,6 +6,9 @@
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "core/error.h"
+#include "memory/kernels/attention_kernel.h"
+#include "model/dense_product.h"
+#include "core/error.h"
 
 namespace palimpsest {
 
@@ -70,7 +73,11 @@ std::span<const Command> commands() { return kCommands; }
 void add_commands(CLI::App& program) {
     program.name("palimpsest");
     program.footer(kFooter);
-    program.set_version_flag("--version", kVersionText);
+    const std::string products = DenseProduct::library();
+    program.set_version_flag(
+        "--version",
+        cat(kVersionText, "\n", products.empty() ? "without oneDNN" : "with " + products,
+            "; attention: ", attention_target(), has_bf16_attention() ? " with bf16" : ""));
     program.require_subcommand(1);
     for (const Command& c : kCommands) {
         CLI::App* sub = program.add_subcommand(std::string(c.name), std::string(c.summary));

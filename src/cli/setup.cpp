@@ -46,6 +46,15 @@ void add_model_flag(CLI::App& command, ModelFlags& flags) {
                        "the model, if it is there)");
 }
 
+void add_reading_flag(CLI::App& command, ModelFlags& flags) {
+    command
+        .add_option("--reading", flags.engine.reading,
+                    "how products of many rows are computed: bf16 and f32 turn weights into plain "
+                    "numbers first; quantised takes them as they are stored; auto chooses")
+        ->check(CLI::IsMember({"auto", "quantised", "bf16", "f32"}))
+        ->capture_default_str();
+}
+
 void add_model_flags(CLI::App& command, ModelFlags& flags) {
     add_model_flag(command, flags);
     command.add_option("-t,--threads", flags.engine.threads, "threads (default: all processors)")
@@ -57,12 +66,7 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
     command.add_option("--chunk", flags.engine.chunk, "tokens read in one step")
         ->check(CLI::Range(int64_t{1}, int64_t{65536}))
         ->capture_default_str();
-    command
-        .add_option("--reading", flags.engine.reading,
-                    "how products of many rows are computed: bf16 and f32 turn weights into plain "
-                    "numbers first; quantised takes them as they are stored; auto chooses")
-        ->check(CLI::IsMember({"auto", "quantised", "bf16", "f32"}))
-        ->capture_default_str();
+    add_reading_flag(command, flags);
     command.add_option("--entries", flags.memory.entries, "how keys and values are stored")
         ->check(CLI::IsMember({"f32", "f16", "q8_0"}))
         ->capture_default_str();

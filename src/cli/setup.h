@@ -18,6 +18,8 @@ struct ModelFlags {
 
 /// Declares -m/--model and --sidecar alone.
 void add_model_flag(CLI::App& command, ModelFlags& flags);
+/// Declares --reading alone.
+void add_reading_flag(CLI::App& command, ModelFlags& flags);
 /// Declares all of them but those of what is forgotten (memory_flags.h).
 void add_model_flags(CLI::App& command, ModelFlags& flags);
 

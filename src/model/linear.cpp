@@ -106,6 +106,12 @@ Reading reading_named(std::string_view name) {
                 cat("there is no way of reading '", name, "'; there are: ", names));
 }
 
+std::string to_string(const ReadingFacts& facts) {
+    const std::string rows =
+        facts.least_rows > 0 ? cat(" from ", facts.least_rows, " rows on") : "";
+    return cat(facts.name, rows, facts.why.empty() ? "" : cat(" (", facts.why, ")"));
+}
+
 /// Rows of x as a dense product takes them, and rows of zeros after them: dst [in, padded n].
 class LinearProducts::RoundOp final : public CustomOp {
  public:
@@ -259,9 +265,7 @@ class LinearProducts::TileOp final : public CustomOp {
 };
 
 LinearProducts::LinearProducts(Reading reading)
-    : reading_(reading),
-      has_bf16_(DenseProduct::obstacle(Numbers::kBf16).empty()),
-      least_rows_(32) {
+    : reading_(reading), has_bf16_(DenseProduct::obstacle(Numbers::kBf16).empty()), least_rows_(24) {
     if (reading == Reading::kAuto || reading == Reading::kQuantised) return;
     const std::string obstacle =
         DenseProduct::obstacle(reading == Reading::kBf16 ? Numbers::kBf16 : Numbers::kF32);
@@ -288,6 +292,18 @@ std::optional<Numbers> LinearProducts::numbers_for(ggml_type type) const {
     // bf16 keeps less of weights stored in f32 and f16 than ggml's own product does.
     const bool keeps_enough = type != GGML_TYPE_F32 && type != GGML_TYPE_F16;
     return has_bf16_ && keeps_enough ? std::optional(Numbers::kBf16) : std::nullopt;
+}
+
+ReadingFacts LinearProducts::facts_for(ggml_type type) const {
+    const auto numbers = numbers_for(type);
+    if (numbers) {
+        return {.name = *numbers == Numbers::kBf16 ? "bf16" : "f32",
+                .least_rows = least_rows_,
+                .why = DenseProduct::library()};
+    }
+    if (reading_ == Reading::kQuantised) return {.why = "asked for"};
+    return {.why = has_bf16_ ? cat("weights of ", ggml_type_name(type), " would lose by bf16")
+                             : DenseProduct::obstacle(Numbers::kBf16)};
 }
 
 std::optional<Numbers> LinearProducts::dense_for(std::span<const Linear> matrices,

@@ -35,6 +35,16 @@ enum class Reading {
     kF32,        // the same in f32: slow, and the measure of the others
 };
 
+/// What a model's products of many rows come to.
+struct ReadingFacts {
+    std::string name = "quantised";  // as the flag says it, but auto
+    int64_t least_rows = 0;          // from so many on; 0: never
+    std::string why = {};            // who multiplies, or why nobody does
+};
+
+/// "bf16 from 32 rows on (oneDNN 2.6.3)"
+[[nodiscard]] std::string to_string(const ReadingFacts& facts);
+
 /// Throws kInvalidArgument, listing the names there are: auto, quantised, bf16, f32.
 [[nodiscard]] Reading reading_named(std::string_view name);
 
@@ -55,6 +65,7 @@ class LinearProducts {
 
     /// What is used for weights of this type; nullopt: ggml's product.
     [[nodiscard]] std::optional<Numbers> numbers_for(ggml_type type) const;
+    [[nodiscard]] ReadingFacts facts_for(ggml_type type) const;
     /// Is a product of n rows computed in bf16?
     [[nodiscard]] bool rounds(const Linear& l, int64_t n) const {
         return n >= least_rows_ && numbers_for(l.weight->type) == Numbers::kBf16;

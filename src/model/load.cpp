@@ -44,6 +44,12 @@ LoadedModel::LoadedModel(const std::string& path, const Backend& backend, Readin
     }
 }
 
+ReadingFacts LoadedModel::reading() const {
+    const GgufTensor* w = file_.find_tensor("blk.0.ffn_up.weight");
+    check(w != nullptr, "a loaded model has a feed-forward");
+    return products_.facts_for(w->type);
+}
+
 std::vector<float> LoadedModel::output_projection(int64_t layer) const {
     const GgufTensor* w = file_.find_tensor(cat("blk.", layer, ".attn_output.weight"));
     check(w != nullptr, "a loaded model has its output projections");

@@ -26,6 +26,8 @@ class LoadedModel {
     [[nodiscard]] const GgufFile& file() const { return file_; }
     [[nodiscard]] const FileWeights& weights() const { return weights_; }
     [[nodiscard]] const LinearProducts& products() const { return products_; }
+    /// Of most of its weights.
+    [[nodiscard]] ReadingFacts reading() const;
     /// A layer's attention output weights as f32, [n_embd][n_head * d_head], row after row.
     [[nodiscard]] std::vector<float> output_projection(int64_t layer) const;
     /// nullptr if the file has no vocabulary: such a model runs from token ids.
