@@ -1,6 +1,7 @@
 #include "engine/evaluator.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <new>
 
@@ -41,35 +42,44 @@ std::optional<Error> failure_of(const std::function<void()>& work) {
     }
 }
 
-/// The first n columns.
-void read(Tensor t, int64_t n, std::vector<float>& to) {
-    to.resize(t == nullptr ? 0 : static_cast<size_t>(t->ne[0] * n));
-    if (!to.empty()) ggml_backend_tensor_get(t, to.data(), 0, to.size() * sizeof(float));
+/// Columns [first, first + to.size() / rows) of t.
+void read(Tensor t, size_t first, std::span<float> to) {
+    if (to.empty()) return;
+    ggml_backend_tensor_get(t, to.data(), first * t->nb[1], to.size_bytes());
 }
 
 }  // namespace
 
-std::vector<size_t> Evaluator::plan(std::span<const Lane> lanes) {
-    std::vector<size_t> places;
+void Evaluator::plan(std::span<const Lane> lanes) {
     results_.assign(lanes.size(), {});
-    planned_.clear();
+    groups_.clear();
     for (size_t i = 0; i < lanes.size(); ++i) {
         const Lane& lane = lanes[i];
         results_[i].failure = failure_of([&] {
             check_lane(lane, model_.config());
-            const uint64_t key = lane.memory->plan(lane.step);
-            planned_.insert(planned_.end(),
-                            {lane.memory->serial(), key, static_cast<uint64_t>(lane.step.n),
-                             static_cast<uint64_t>(lane.n_logits),
-                             static_cast<uint64_t>(lane.n_hidden), lane.runs.size()});
-            for (const Run& run : lane.runs) {
-                planned_.push_back(2 * static_cast<uint64_t>(run.size(model_.config().n_embd)) +
-                                   (run.rows.empty() ? 0U : 1U));
-            }
+            add_to_group(lane, i, lane.memory->plan(lane.step));
         });
-        if (!results_[i].failure) places.push_back(i);
     }
-    return places;
+}
+
+/// A lane's products must not depend on the lanes beside it: those that read many rows, and those
+/// of which many are wanted, are computed apart from the others.
+void Evaluator::add_to_group(const Lane& lane, size_t place, uint64_t key) {
+    const int64_t many = model_.products().least_rows();
+    const int64_t wanted = std::max(lane.n_logits, lane.n_hidden);
+    const std::array<bool, 3> kind = {lane.step.n >= many, wanted >= many, lane.n_logits >= many};
+    auto group = std::ranges::find(groups_, kind, &Group::kind);
+    if (group == groups_.end())
+        group = groups_.insert(group, {.kind = kind, .places = {}, .topology = {}});
+    group->places.push_back(place);
+    std::vector<uint64_t>& topology = group->topology;
+    topology.insert(topology.end(), {lane.memory->serial(), key, static_cast<uint64_t>(lane.step.n),
+                                     static_cast<uint64_t>(lane.n_logits),
+                                     static_cast<uint64_t>(lane.n_hidden), lane.runs.size()});
+    for (const Run& run : lane.runs) {
+        topology.push_back(2 * static_cast<uint64_t>(run.size(model_.config().n_embd)) +
+                           (run.rows.empty() ? 0U : 1U));
+    }
 }
 
 void Evaluator::build(std::vector<Lane> lanes) {
@@ -81,9 +91,12 @@ void Evaluator::build(std::vector<Lane> lanes) {
     if (outputs_.hidden != nullptr) graph_->output(outputs_.hidden);
 }
 
-void Evaluator::run(std::vector<Lane> lanes) {
-    std::vector<uint64_t> planned = std::move(planned_);
-    const bool again = graph_ != nullptr && planned == topology_ && graph_->is_current(backend_);
+void Evaluator::run(std::span<const Lane> all, const Group& group) {
+    std::vector<Lane> lanes;
+    lanes.reserve(group.places.size());
+    for (const size_t i : group.places) lanes.push_back(all[i]);
+    const bool again =
+        graph_ != nullptr && group.topology == topology_ && graph_->is_current(backend_);
     topology_.clear();  // a graph that fails is not run again
     if (again) {
         std::ranges::move(lanes, lanes_.begin());
@@ -91,15 +104,48 @@ void Evaluator::run(std::vector<Lane> lanes) {
         build(std::move(lanes));
     }
     graph_->compute(backend_);
-    topology_ = std::move(planned);
-    int64_t n_logits = 0;
-    int64_t n_hidden = 0;
-    for (const Lane& lane : lanes_) {
-        n_logits += lane.n_logits;
-        n_hidden += lane.n_hidden;
+    topology_ = group.topology;
+}
+
+/// Room for what every lane that goes on wants, lane after lane.
+void Evaluator::make_room(std::span<const Lane> lanes) {
+    const auto n_vocab = static_cast<size_t>(model_.config().n_vocab);
+    const auto n_embd = static_cast<size_t>(model_.config().n_embd);
+    size_t n_logits = 0;
+    size_t n_hidden = 0;
+    for (size_t i = 0; i < lanes.size(); ++i) {
+        if (results_[i].failure) continue;
+        n_logits += static_cast<size_t>(lanes[i].n_logits);
+        n_hidden += static_cast<size_t>(lanes[i].n_hidden);
     }
-    read(outputs_.logits, n_logits, logits_);
-    read(outputs_.hidden, n_hidden, hidden_);
+    logits_.resize(n_logits * n_vocab);
+    hidden_.resize(n_hidden * n_embd);
+    std::span<float> logits(logits_);
+    std::span<float> hidden(hidden_);
+    rooms_.assign(lanes.size(), {});
+    for (size_t i = 0; i < lanes.size(); ++i) {
+        if (results_[i].failure) continue;
+        Room& room = rooms_[i];
+        room.logits = logits.first(static_cast<size_t>(lanes[i].n_logits) * n_vocab);
+        room.hidden = hidden.first(static_cast<size_t>(lanes[i].n_hidden) * n_embd);
+        logits = logits.subspan(room.logits.size());
+        hidden = hidden.subspan(room.hidden.size());
+    }
+}
+
+/// What the group that ran last gave.
+void Evaluator::share_out(std::span<const size_t> places) {
+    size_t logits = 0;
+    size_t hidden = 0;
+    for (size_t i = 0; i < places.size(); ++i) {
+        const Room& room = rooms_[places[i]];
+        read(outputs_.logits, logits, room.logits);
+        read(outputs_.hidden, hidden, room.hidden);
+        logits += static_cast<size_t>(lanes_[i].n_logits);
+        hidden += static_cast<size_t>(lanes_[i].n_hidden);
+        results_[places[i]].logits = room.logits;
+        results_[places[i]].hidden = room.hidden;
+    }
 }
 
 void Evaluator::settle(std::span<const size_t> places) {
@@ -109,44 +155,31 @@ void Evaluator::settle(std::span<const size_t> places) {
     }
 }
 
-void Evaluator::share_out(std::span<const size_t> places) {
-    const auto n_vocab = static_cast<size_t>(model_.config().n_vocab);
-    const auto n_embd = static_cast<size_t>(model_.config().n_embd);
-    size_t logits = 0;
-    size_t hidden = 0;
-    for (size_t i = 0; i < places.size(); ++i) {
-        LaneResult& result = results_[places[i]];
-        const size_t n_logits = static_cast<size_t>(lanes_[i].n_logits) * n_vocab;
-        const size_t n_hidden = static_cast<size_t>(lanes_[i].n_hidden) * n_embd;
-        result.logits = std::span(logits_).subspan(logits, n_logits);
-        result.hidden = std::span(hidden_).subspan(hidden, n_hidden);
-        logits += n_logits;
-        hidden += n_hidden;
+void Evaluator::run_groups(std::span<const Lane> lanes) {
+    make_room(lanes);
+    for (const Group& group : groups_) {
+        run(lanes, group);
+        share_out(group.places);
+        settle(group.places);
     }
 }
 
 std::span<const LaneResult> Evaluator::step(std::span<const Lane> lanes) {
-    const std::vector<size_t> places = plan(lanes);
-    if (places.empty()) return results_;
-    std::vector<Lane> going;
-    going.reserve(places.size());
-    for (const size_t i : places) going.push_back(lanes[i]);
-    run(std::move(going));
-    share_out(places);
-    settle(places);
+    plan(lanes);
+    run_groups(lanes);
     return results_;
 }
 
 std::span<const float> Evaluator::evaluate(std::span<const Lane> lanes) {
-    const std::vector<size_t> places = plan(lanes);
-    for (const LaneResult& r : results_) {
-        if (r.failure) throw Error(*r.failure);
-    }
-    run({lanes.begin(), lanes.end()});
-    settle(places);
-    for (const LaneResult& r : results_) {
-        if (r.failure) throw Error(*r.failure);
-    }
+    const auto refuse = [&] {
+        for (const LaneResult& r : results_) {
+            if (r.failure) throw Error(*r.failure);
+        }
+    };
+    plan(lanes);
+    refuse();
+    run_groups(lanes);
+    refuse();
     return logits_;
 }
 

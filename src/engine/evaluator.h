@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,8 +19,9 @@ struct LaneResult {
     bool is_broken = false;              // a failure that left the memory good for reset() only
 };
 
-/// Runs steps of lanes, each in one graph. Keeps the last graph and runs it again when the next
-/// step has the same topology, which decoding has. Not thread-safe.
+/// Runs steps of lanes, in one graph all those whose products are of one kind: of many rows, or of
+/// few. Keeps the last graph and runs it again when the next step has the same topology, which
+/// decoding has. Not thread-safe.
 class Evaluator {
  public:
     /// Both must outlive the evaluator. Products of a few rows may round otherwise than products of
@@ -38,18 +40,34 @@ class Evaluator {
     std::span<const float> evaluate(std::span<const Lane> lanes);
 
  private:
-    /// Plans what can be; the places of lanes that go on.
-    std::vector<size_t> plan(std::span<const Lane> lanes);
-    void run(std::vector<Lane> lanes);
+    /// Lanes that go into one graph.
+    struct Group {
+        std::array<bool, 3> kind = {};  // many rows; many of them wanted; logits of many
+        std::vector<size_t> places;
+        std::vector<uint64_t> topology;
+    };
+    /// Where a lane's results go.
+    struct Room {
+        std::span<float> logits = {}, hidden = {};
+    };
+
+    /// Plans what can be, and sorts it into groups.
+    void plan(std::span<const Lane> lanes);
+    void add_to_group(const Lane& lane, size_t place, uint64_t key);
+    void make_room(std::span<const Lane> lanes);
+    void run_groups(std::span<const Lane> lanes);
+    void run(std::span<const Lane> all, const Group& group);
     void build(std::vector<Lane> lanes);
-    void settle(std::span<const size_t> places);
     void share_out(std::span<const size_t> places);
+    void settle(std::span<const size_t> places);
 
     const Model& model_;
     Backend& backend_;
     int64_t least_rows_;
     std::vector<Lane> lanes_;  // those of the graph; its inputs read them
-    std::vector<uint64_t> topology_, planned_;
+    std::vector<uint64_t> topology_;
+    std::vector<Group> groups_;
+    std::vector<Room> rooms_;
     std::unique_ptr<Graph> graph_;
     ModelOutputs outputs_;
     std::vector<float> logits_, hidden_;

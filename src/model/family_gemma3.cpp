@@ -75,6 +75,7 @@ class Gemma3 final : public Model {
     }
 
     [[nodiscard]] const ModelConfig& config() const override { return cfg_; }
+    [[nodiscard]] const LinearProducts& products() const override { return products_; }
 
     ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
                          int64_t least_rows) const override {

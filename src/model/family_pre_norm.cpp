@@ -39,6 +39,7 @@ class PreNormDecoder final : public Model {
     }
 
     [[nodiscard]] const ModelConfig& config() const override { return cfg_; }
+    [[nodiscard]] const LinearProducts& products() const override { return products_; }
 
     ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
                          int64_t least_rows) const override {

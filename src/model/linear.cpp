@@ -265,7 +265,9 @@ class LinearProducts::TileOp final : public CustomOp {
 };
 
 LinearProducts::LinearProducts(Reading reading)
-    : reading_(reading), has_bf16_(DenseProduct::obstacle(Numbers::kBf16).empty()), least_rows_(24) {
+    : reading_(reading),
+      has_bf16_(DenseProduct::obstacle(Numbers::kBf16).empty()),
+      least_rows_(24) {
     if (reading == Reading::kAuto || reading == Reading::kQuantised) return;
     const std::string obstacle =
         DenseProduct::obstacle(reading == Reading::kBf16 ? Numbers::kBf16 : Numbers::kF32);
@@ -306,9 +308,7 @@ ReadingFacts LinearProducts::facts_for(ggml_type type) const {
                              : DenseProduct::obstacle(Numbers::kBf16)};
 }
 
-std::optional<Numbers> LinearProducts::dense_for(std::span<const Linear> matrices,
-                                                 int64_t n) const {
-    if (n < least_rows_) return std::nullopt;
+std::optional<Numbers> LinearProducts::dense_for(std::span<const Linear> matrices) const {
     const auto numbers = numbers_for(matrices[0].weight->type);
     for (const Linear& l : matrices) {
         if (numbers_for(l.weight->type) != numbers) return std::nullopt;
@@ -355,14 +355,15 @@ Tensor LinearProducts::tiled(Graph& g, Tiles tiles, Tensor rows) const {
     return g.custom(shape, sources, std::make_unique<TileOp>(std::move(tiles), memory), type);
 }
 
-Tensor LinearProducts::of(Graph& g, const Linear& l, Tensor x) const {
-    return of(g, std::span(&l, 1), x)[0];
+Tensor LinearProducts::of(Graph& g, const Linear& l, Tensor x, bool many) const {
+    return of(g, std::span(&l, 1), x, many)[0];
 }
 
-std::vector<Tensor> LinearProducts::of(Graph& g, std::span<const Linear> matrices, Tensor x) const {
+std::vector<Tensor> LinearProducts::of(Graph& g, std::span<const Linear> matrices, Tensor x,
+                                       bool many) const {
     std::vector<Tensor> products;
     products.reserve(matrices.size());
-    const auto numbers = dense_for(matrices, x->ne[1]);
+    const auto numbers = many ? dense_for(matrices) : std::nullopt;
     if (!numbers) {
         for (const Linear& l : matrices) {
             Tensor y = ggml_mul_mat(g.ctx(), l.weight, x);
@@ -385,15 +386,15 @@ std::vector<Tensor> LinearProducts::of(Graph& g, std::span<const Linear> matrice
     return products;
 }
 
-Tensor LinearProducts::gated(Graph& g, const GatedLinear& l, Tensor x) const {
+Tensor LinearProducts::gated(Graph& g, const GatedLinear& l, Tensor x, bool many) const {
     const std::array<Linear, 3> all = {l.gate, l.up, l.down};
-    const auto numbers = dense_for(all, x->ne[1]);
+    const auto numbers = many ? dense_for(all) : std::nullopt;
     if (!numbers) {
         Tensor gate = ggml_mul_mat(g.ctx(), l.gate.weight, x);
         Tensor up = ggml_mul_mat(g.ctx(), l.up.weight, x);
-        return of(g, l.down,
-                  l.gating == Gating::kSilu ? ggml_swiglu_split(g.ctx(), gate, up)
-                                            : ggml_geglu_split(g.ctx(), gate, up));
+        Tensor half = l.gating == Gating::kSilu ? ggml_swiglu_split(g.ctx(), gate, up)
+                                                : ggml_geglu_split(g.ctx(), gate, up);
+        return of(g, l.down, half, many);
     }
     const int64_t n = x->ne[1];
     Tensor half =

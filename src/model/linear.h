@@ -54,7 +54,8 @@ struct ReadingFacts {
 /// less the turning costs.
 ///
 /// A row's result does not depend on the other rows, nor on the number of threads. It does depend
-/// on which of the two computes it: from `least_rows()` rows on it is the second.
+/// on which of the two computes it. Whoever builds a pass says so: `many` is to be true where every
+/// lane alone has least_rows() rows or more, so that what a lane gets never depends on the others.
 ///
 /// Safe to share between threads.
 class LinearProducts {
@@ -66,30 +67,29 @@ class LinearProducts {
     /// What is used for weights of this type; nullopt: ggml's product.
     [[nodiscard]] std::optional<Numbers> numbers_for(ggml_type type) const;
     [[nodiscard]] ReadingFacts facts_for(ggml_type type) const;
-    /// Is a product of n rows computed in bf16?
-    [[nodiscard]] bool rounds(const Linear& l, int64_t n) const {
-        return n >= least_rows_ && numbers_for(l.weight->type) == Numbers::kBf16;
+    /// Is a product of many rows computed in bf16?
+    [[nodiscard]] bool rounds(const Linear& l) const {
+        return numbers_for(l.weight->type) == Numbers::kBf16;
     }
-    /// From so many rows on.
+    /// So many rows are many.
     [[nodiscard]] int64_t least_rows() const { return least_rows_; }
     /// Must matrices of this type stay as the file has them?
     [[nodiscard]] bool reads_plain(ggml_type type) const { return numbers_for(type).has_value(); }
 
     /// x [in, n] f32 times one matrix: [out, n] f32.
-    [[nodiscard]] Tensor of(Graph& g, const Linear& l, Tensor x) const;
+    [[nodiscard]] Tensor of(Graph& g, const Linear& l, Tensor x, bool many) const;
     /// Times several, each [out, n] f32; they may be parts of one tensor, so rows may lie apart.
-    [[nodiscard]] std::vector<Tensor> of(Graph& g, std::span<const Linear> matrices,
-                                         Tensor x) const;
+    [[nodiscard]] std::vector<Tensor> of(Graph& g, std::span<const Linear> matrices, Tensor x,
+                                         bool many) const;
     /// [in, n] to [out, n] f32.
-    [[nodiscard]] Tensor gated(Graph& g, const GatedLinear& l, Tensor x) const;
+    [[nodiscard]] Tensor gated(Graph& g, const GatedLinear& l, Tensor x, bool many) const;
 
  private:
     class RoundOp;
     class TileOp;
     struct Tiles;
 
-    [[nodiscard]] std::optional<Numbers> dense_for(std::span<const Linear> matrices,
-                                                   int64_t n) const;
+    [[nodiscard]] std::optional<Numbers> dense_for(std::span<const Linear> matrices) const;
     /// x for tiled().
     [[nodiscard]] static Tensor rounded(Graph& g, Numbers numbers, Tensor x);
     /// A node of tiles; what can be told from the matrices and `rows` is filled in.

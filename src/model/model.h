@@ -9,6 +9,7 @@
 #include "core/graph.h"
 #include "core/weights.h"
 #include "memory/context_memory.h"
+#include "model/linear.h"
 
 namespace palimpsest {
 
@@ -90,9 +91,13 @@ class Model {
     Model& operator=(const Model&) = delete;
 
     [[nodiscard]] virtual const ModelConfig& config() const = 0;
+    /// How its matrices are multiplied with.
+    [[nodiscard]] virtual const LinearProducts& products() const = 0;
 
     /// Appends the pass of all lanes to `g`, of `least_rows` positions or more: rows that nobody
     /// reads fill it up.
+    /// Products are those of many rows if all lanes have many; a lane's results depend on that, so
+    /// lanes of one kind belong together (Evaluator sorts them).
     /// `lanes` is read again whenever the graph runs: it must stay where it is.
     virtual ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
                                  int64_t least_rows = 1) const = 0;

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "engine/evaluator.h"
 #include "support/golden.h"
 #include "support/tiny_model.h"
 
@@ -142,7 +143,7 @@ TEST_P(ReadingIn, EqualsPlainLoopsForEveryType) {
         const Matrix m(backend, type, 256, 97, 1);
         const std::vector<float> x = random_values(7, 256 * products.least_rows());
         const auto got = computed(x, 256, 2, [&](Graph& g, Tensor in) {
-            return std::vector{products.of(g, m.linear(), in)};
+            return std::vector{products.of(g, m.linear(), in, true)};
         });
         EXPECT_LE(max_difference(got[0], as_floats(m.times(x, rounds(), true))), kTolerance);
     }
@@ -156,7 +157,7 @@ TEST_P(ReadingIn, EqualsPlainLoopsForEveryCountOfRows) {
         SCOPED_TRACE(n);
         const std::vector<float> x = random_values(7, 64 * n);
         const auto got = computed(x, 64, 3, [&](Graph& g, Tensor in) {
-            return std::vector{products.of(g, m.without_bias(), in)};
+            return std::vector{products.of(g, m.without_bias(), in, true)};
         });
         EXPECT_LE(max_difference(got[0], as_floats(m.times(x, rounds(), false))), kTolerance);
     }
@@ -171,7 +172,7 @@ TEST_P(ReadingIn, SeveralMatricesAreOneProduct) {
     const std::array<Linear, 3> linear = {m[0].linear(), m[1].without_bias(), m[2].linear()};
     const std::vector<float> x = random_values(7, 640 * 40);
     const auto got =
-        computed(x, 640, 2, [&](Graph& g, Tensor in) { return products.of(g, linear, in); });
+        computed(x, 640, 2, [&](Graph& g, Tensor in) { return products.of(g, linear, in, true); });
     for (size_t i = 0; i < 3; ++i) {
         EXPECT_LE(max_difference(got[i], as_floats(m.at(i).times(x, rounds(), i != 1))),
                   kTolerance);
@@ -192,7 +193,7 @@ TEST_P(ReadingIn, GatedEqualsPlainLoops) {
                                                .up = up.without_bias(),
                                                .down = down.without_bias(),
                                                .gating = f},
-                                              in)};
+                                              in, true)};
         });
         const std::vector<double> g = gate.times(x, rounds(), false);
         const std::vector<double> u = up.times(x, rounds(), false);
@@ -214,7 +215,7 @@ TEST_P(ReadingIn, ARowHasTheSameBitsWhateverIsBesideItAndOnAnyNumberOfThreads) {
     const std::vector<float> x = random_values(7, 576 * 700);
     const auto all = [&](const std::vector<float>& rows, int n_threads) {
         return computed(rows, 576, n_threads, [&](Graph& g, Tensor in) {
-            return std::vector{products.of(g, m.linear(), in)};
+            return std::vector{products.of(g, m.linear(), in, true)};
         })[0];
     };
     const std::vector<float> whole = all(x, 1);
@@ -233,15 +234,69 @@ TEST_P(ReadingIn, FewRowsAreGgmlsOwnProduct) {
     const LinearProducts products(GetParam());
     const LinearProducts plain(Reading::kQuantised);
     const Matrix m(backend, GGML_TYPE_Q4_1, 64, 50, 1);
-    for (const int64_t n : {int64_t{1}, products.least_rows() - 1, products.least_rows()}) {
-        const std::vector<float> x = random_values(7, 64 * n);
-        const auto by = [&](const LinearProducts& p) {
-            return computed(x, 64, 2, [&](Graph& g, Tensor in) {
-                return std::vector{p.of(g, m.linear(), in)};
-            })[0];
-        };
-        EXPECT_EQ(by(products) == by(plain), n < products.least_rows()) << n;
+    const std::vector<float> x = random_values(7, int64_t{64} * 30);
+    const auto by = [&](const LinearProducts& p, bool many) {
+        return computed(x, 64, 2, [&](Graph& g, Tensor in) {
+            return std::vector{p.of(g, m.linear(), in, many)};
+        })[0];
+    };
+    EXPECT_EQ(by(products, false), by(plain, false));
+    EXPECT_EQ(by(plain, true), by(plain, false));
+    EXPECT_NE(by(products, true), by(plain, true));
+}
+
+TEST_P(ReadingIn, WhatALaneGetsDependsOnItsOwnRowsAlone) {
+    const testing::TinyModelOptions options = {.reading = GetParam()};
+    TinyModel model(options, 2);
+    const auto many = model.model().products().least_rows();
+    // Two that read much, one of them all logits, one that reads little, one that writes.
+    const std::vector<int64_t> lengths = {many + 7, many, many - 1, 1};
+    std::vector<std::vector<TokenId>> texts;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+        texts.push_back(testing::tiny_tokens(lengths[i], static_cast<uint32_t>(i) + 1));
     }
+    const auto lane = [&](size_t i, ContextMemory& memory) {
+        return Lane{.memory = &memory,
+                    .step = {.n = lengths[i], .first_pos = 0},
+                    .runs = {{.tokens = texts[i]}},
+                    .n_logits = i == 0 ? lengths[i] : 1};
+    };
+    std::vector<std::vector<float>> alone;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+        const auto memory = model.memory();
+        const Lane one = lane(i, *memory);
+        Evaluator evaluator(model.model(), model.backend(), 2);
+        const auto logits = evaluator.evaluate(std::span(&one, 1));
+        alone.emplace_back(logits.begin(), logits.end());
+    }
+    std::vector<std::unique_ptr<ContextMemory>> memories;
+    std::vector<Lane> lanes;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+        memories.push_back(model.memory());
+        lanes.push_back(lane(i, *memories.back()));
+    }
+    Evaluator evaluator(model.model(), model.backend(), 2);
+    const auto results = evaluator.step(lanes);
+    for (size_t i = 0; i < lengths.size(); ++i) {
+        EXPECT_EQ(std::vector<float>(results[i].logits.begin(), results[i].logits.end()), alone[i])
+            << i;
+    }
+}
+
+TEST_P(ReadingIn, APromptInAnyChunksGivesTheSameBits) {
+    const testing::TinyModelOptions options = {.reading = GetParam()};
+    const std::vector<TokenId> tokens = testing::tiny_tokens(200);
+    const auto logits = [&](int n_threads, int64_t n_chunk) {
+        TinyModel model(options, n_threads);
+        Session session = model.session(n_chunk);
+        session.feed(tokens);
+        const auto row = session.logits();
+        return std::vector<float>(row.begin(), row.end());
+    };
+    const std::vector<float> whole = logits(1, 512);
+    EXPECT_EQ(logits(2, 512), whole);
+    EXPECT_EQ(logits(3, 512), whole);
+    for (const int64_t chunk : {40, 50, 67, 100, 150}) EXPECT_EQ(logits(2, chunk), whole) << chunk;
 }
 
 INSTANTIATE_TEST_SUITE_P(Numbers, ReadingIn, ::testing::Values(Reading::kF32, Reading::kBf16),

@@ -155,7 +155,7 @@ TinyModel::TinyModel(const TinyModelOptions& options, int n_threads)
     : n_ctx_(options.n_ctx),
       file_(tiny_model_bytes(options), ".gguf"),
       backend_(n_threads),
-      loaded_(file_.path(), backend_),
+      loaded_(file_.path(), backend_, options.reading),
       runtime_(loaded_, backend_) {}
 
 std::unique_ptr<ContextMemory> TinyModel::memory(ggml_type entries, AttentionPath path) const {

@@ -22,6 +22,7 @@ struct TinyModelOptions {
     int64_t window = 8;         // gemma3: positions that a sliding layer sees
     int64_t window_period = 2;  // gemma3: every so many-th layer sees everything
     uint32_t seed = 1;
+    Reading reading = Reading::kAuto;
 };
 
 inline constexpr int64_t kTinyVocab = 40;
