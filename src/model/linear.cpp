@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 
 #include "core/error.h"
 
@@ -10,6 +11,7 @@ namespace palimpsest {
 
 namespace {
 
+constexpr int64_t kManyRows = 24;   // measured: docs/decisions/0010
 constexpr int64_t kRowBlock = 256;  // rows multiplied at once
 constexpr int64_t kRowStep = 16;    // their number is a multiple of it, so that products are few
 constexpr int64_t kLeastTile = 32;
@@ -267,7 +269,10 @@ class LinearProducts::TileOp final : public CustomOp {
 LinearProducts::LinearProducts(Reading reading)
     : reading_(reading),
       has_bf16_(DenseProduct::obstacle(Numbers::kBf16).empty()),
-      least_rows_(24) {
+      least_rows_(kManyRows) {
+    // Where nothing is ever multiplied in another way, no number of rows is many.
+    const bool never = reading == Reading::kQuantised || (reading == Reading::kAuto && !has_bf16_);
+    if (never) least_rows_ = std::numeric_limits<int64_t>::max();
     if (reading == Reading::kAuto || reading == Reading::kQuantised) return;
     const std::string obstacle =
         DenseProduct::obstacle(reading == Reading::kBf16 ? Numbers::kBf16 : Numbers::kF32);
