@@ -8,7 +8,6 @@
 #include "core/error.h"
 #include "memory/kernels/attention_kernel.h"
 #include "model/dense_product.h"
-#include "core/error.h"
 
 namespace palimpsest {
 

@@ -4,9 +4,11 @@
 
 #ifdef PALIMPSEST_HAS_ONEDNN
 
-#include <omp.h>
-
 #include <oneapi/dnnl/dnnl.hpp>
+
+// Of OpenMP's interface; its header belongs to a compiler, and others that look at this lack it.
+extern "C" int omp_get_max_threads();
+extern "C" void omp_set_num_threads(int n_threads);
 
 namespace palimpsest {
 
