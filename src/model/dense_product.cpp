@@ -1,5 +1,7 @@
 #include "model/dense_product.h"
 
+#include <exception>
+
 #include "core/error.h"
 
 #ifdef PALIMPSEST_HAS_ONEDNN
@@ -57,6 +59,19 @@ struct DenseProduct::Primitive {
 
     Primitive(Numbers numbers, const ProductShape& shape)
         : description(describe(numbers, shape, engine)), product(description) {}
+
+    void run(const void* x, const void* w, float* out, std::byte* scratch) const {
+        // oneDNN's handles are not const; what only goes in is only read.
+        const auto handle = [&](const memory::desc& d, const void* at) {
+            return memory(d, engine, const_cast<void*>(at));
+        };
+        const auto& d = description;
+        dnnl::stream stream(engine);
+        product.execute(stream, {{DNNL_ARG_SRC, handle(d.src_desc(), x)},
+                                 {DNNL_ARG_WEIGHTS, handle(d.weights_desc(), w)},
+                                 {DNNL_ARG_DST, handle(d.dst_desc(), out)},
+                                 {DNNL_ARG_SCRATCHPAD, handle(d.scratchpad_desc(), scratch)}});
+    }
 };
 
 std::string DenseProduct::obstacle(Numbers numbers) {
@@ -93,17 +108,11 @@ size_t DenseProduct::scratch_bytes() const {
 
 void DenseProduct::run(const void* x, const void* w, float* out,
                        std::byte* scratch) const noexcept {
-    // oneDNN's handles are not const; what only goes in is only read.
-    const auto handle = [&](const memory::desc& d, const void* at) {
-        return memory(d, primitive_->engine, const_cast<void*>(at));
-    };
-    const auto& d = primitive_->description;
-    dnnl::stream stream(primitive_->engine);
-    primitive_->product.execute(stream,
-                                {{DNNL_ARG_SRC, handle(d.src_desc(), x)},
-                                 {DNNL_ARG_WEIGHTS, handle(d.weights_desc(), w)},
-                                 {DNNL_ARG_DST, handle(d.dst_desc(), out)},
-                                 {DNNL_ARG_SCRATCHPAD, handle(d.scratchpad_desc(), scratch)}});
+    try {
+        primitive_->run(x, w, out, scratch);
+    } catch (...) {
+        std::terminate();
+    }
 }
 
 }  // namespace palimpsest

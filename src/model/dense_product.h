@@ -13,7 +13,7 @@ enum class Numbers { kF32, kBf16 };
 /// Shape of a product: x [rows][inner] times the transposed of w [columns][inner].
 struct ProductShape {
     int64_t rows = 0, inner = 0, columns = 0;
-    auto operator<=>(const ProductShape&) const = default;
+    auto operator<=>(const ProductShape&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
 /// One product of two dense matrices on one thread, by oneDNN. Made once for a shape and run any

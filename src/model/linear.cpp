@@ -16,9 +16,10 @@ constexpr int64_t kRowBlock = 256;  // rows multiplied at once
 constexpr int64_t kRowStep = 16;    // their number is a multiple of it, so that products are few
 constexpr int64_t kLeastTile = 32;
 constexpr int64_t kMostTile = 128;
-constexpr int64_t kTileBytes = 256 * 1024;  // of a tile's weights: they stay in the nearer caches
-constexpr int64_t kTiles = 12;              // so many at least, for threads to share
-constexpr int64_t kShares = 4;              // pieces of work for each thread, or more
+constexpr int64_t kTileBytes =
+    int64_t{256} * 1024;        // of a tile's weights: they stay in the nearer caches
+constexpr int64_t kTiles = 12;  // so many at least, for threads to share
+constexpr int64_t kShares = 4;  // pieces of work for each thread, or more
 constexpr size_t kLine = 64;
 
 struct NamedReading {
