@@ -84,6 +84,12 @@ std::string DenseProduct::obstacle(Numbers numbers) {
     return {};
 }
 
+bool DenseProduct::repeats_bits() {
+    const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+    const auto avx512 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
+    return (isa & avx512) == avx512;
+}
+
 std::string DenseProduct::library() {
     const dnnl_version_t& v = *dnnl_version();
     return cat("oneDNN ", v.major, ".", v.minor, ".", v.patch);
@@ -126,6 +132,8 @@ struct DenseProduct::Primitive {};
 std::string DenseProduct::obstacle(Numbers /*numbers*/) {
     return "this program was built without oneDNN (Debian: libdnnl-dev)";
 }
+
+bool DenseProduct::repeats_bits() { return false; }
 
 std::string DenseProduct::library() { return {}; }
 

@@ -19,11 +19,15 @@ struct ProductShape {
 /// One product of two dense matrices on one thread, by oneDNN. Made once for a shape and run any
 /// number of times, by several threads at once.
 ///
-/// An element of the result does not depend on how many rows or columns are computed with it.
+/// An element of the result does not depend on how many rows or columns are computed with it, where
+/// repeats_bits().
 class DenseProduct {
  public:
     /// Why this machine, or this build, cannot do it; empty: it can, and faster than f32.
     [[nodiscard]] static std::string obstacle(Numbers numbers);
+    /// oneDNN's products for AVX-512 sum in one order whatever their shape; those for less, f32
+    /// alone, do not.
+    [[nodiscard]] static bool repeats_bits();
     /// What multiplies, and its version; empty: this build has nothing.
     [[nodiscard]] static std::string library();
 
