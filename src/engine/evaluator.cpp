@@ -1,7 +1,6 @@
 #include "engine/evaluator.h"
 
 #include <algorithm>
-#include <array>
 #include <functional>
 #include <new>
 
@@ -42,7 +41,7 @@ std::optional<Error> failure_of(const std::function<void()>& work) {
     }
 }
 
-/// Columns [first, first + to.size() / rows) of t.
+/// As many columns of t, from `first` on, as `to` has room for.
 void read(Tensor t, size_t first, std::span<float> to) {
     if (to.empty()) return;
     ggml_backend_tensor_get(t, to.data(), first * t->nb[1], to.size_bytes());
@@ -65,12 +64,9 @@ void Evaluator::plan(std::span<const Lane> lanes) {
 /// A lane's products must not depend on the lanes beside it: those that read many rows, and those
 /// of which many are wanted, are computed apart from the others.
 void Evaluator::add_to_group(const Lane& lane, size_t place, uint64_t key) {
-    const int64_t many = model_.products().least_rows();
-    const int64_t wanted = std::max(lane.n_logits, lane.n_hidden);
-    const std::array<bool, 3> kind = {lane.step.n >= many, wanted >= many, lane.n_logits >= many};
-    auto group = std::ranges::find(groups_, kind, &Group::kind);
-    if (group == groups_.end())
-        group = groups_.insert(group, {.kind = kind, .places = {}, .topology = {}});
+    const ManyRows many = many_rows(lane, model_.products().many_rows());
+    auto group = std::ranges::find(groups_, many, &Group::many);
+    if (group == groups_.end()) group = groups_.insert(group, Group{.many = many});
     group->places.push_back(place);
     std::vector<uint64_t>& topology = group->topology;
     topology.insert(topology.end(), {lane.memory->serial(), key, static_cast<uint64_t>(lane.step.n),

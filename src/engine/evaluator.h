@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <memory>
 #include <optional>
 #include <span>
@@ -42,9 +41,9 @@ class Evaluator {
  private:
     /// Lanes that go into one graph.
     struct Group {
-        std::array<bool, 3> kind = {};  // many rows; many of them wanted; logits of many
-        std::vector<size_t> places;
-        std::vector<uint64_t> topology;
+        ManyRows many = {};
+        std::vector<size_t> places = {};
+        std::vector<uint64_t> topology = {};
     };
     /// Where a lane's results go.
     struct Room {

@@ -87,7 +87,8 @@ std::string DenseProduct::obstacle(Numbers numbers) {
 bool DenseProduct::repeats_bits() {
     const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
     const auto avx512 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
-    return (isa & avx512) == avx512;
+    const auto amx = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
+    return (isa & avx512) == avx512 && (isa & amx) != amx;
 }
 
 std::string DenseProduct::library() {

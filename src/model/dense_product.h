@@ -25,8 +25,8 @@ class DenseProduct {
  public:
     /// Why this machine, or this build, cannot do it; empty: it can, and faster than f32.
     [[nodiscard]] static std::string obstacle(Numbers numbers);
-    /// oneDNN's products for AVX-512 sum in one order whatever their shape; those for less, f32
-    /// alone, do not.
+    /// oneDNN's products for AVX-512 sum in one order whatever their shape; those for less do not,
+    /// and those for AMX were not looked at.
     [[nodiscard]] static bool repeats_bits();
     /// What multiplies, and its version; empty: this build has nothing.
     [[nodiscard]] static std::string library();

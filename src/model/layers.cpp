@@ -47,11 +47,16 @@ int64_t n_logits(const Lane& lane) { return lane.n_logits; }
 int64_t n_hidden(const Lane& lane) { return lane.n_hidden; }
 int64_t n_wanted(const Lane& lane) { return std::max(lane.n_logits, lane.n_hidden); }
 
-/// Has every lane so many of them that their products are those of many rows?
-bool all_have(const Pass& p, Counted count) {
-    return std::ranges::all_of(p.lanes, [&](const Lane& lane) {
-        return count(lane) == 0 || count(lane) >= p.products.least_rows();
-    });
+/// What every lane has.
+ManyRows common(const std::vector<Lane>& lanes, int64_t many) {
+    ManyRows all = {.read = true, .wanted = true, .logits = true};
+    for (const Lane& lane : lanes) {
+        const ManyRows own = many_rows(lane, many);
+        all = {.read = all.read && own.read,
+               .wanted = all.wanted && own.wanted,
+               .logits = all.logits && own.logits};
+    }
+    return all;
 }
 
 /// Places of every lane's last columns, where so many columns stand for it: [sum of counts, or
@@ -140,8 +145,7 @@ Pass begin_pass(Graph& g, const ModelConfig& cfg, const LinearProducts& products
         p.n += lane.step.n;
         p.n_wanted += n_wanted(lane);
     }
-    p.is_reading = all_have(p, n_positions);
-    p.wants_many = all_have(p, n_wanted);
+    p.many = common(lanes, products.many_rows());
     p.least_rows = least_rows;
     p.n_filling = std::max<int64_t>(0, least_rows - p.n);
     p.n += p.n_filling;
@@ -179,7 +183,7 @@ Tensor rms_norm(const Pass& p, Tensor x, Tensor weight) {
 Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t layer) {
     ggml_context* c = p.g.ctx();
     const std::array<Linear, 3> qkv = {w.q, w.k, w.v};
-    const std::vector<Tensor> projected = p.products.of(p.g, qkv, x, p.is_reading);
+    const std::vector<Tensor> projected = p.products.of(p.g, qkv, x, p.many.read);
     Tensor q_raw = heads(p, projected[0], p.cfg.n_head, w.q_norm);
     Tensor k_raw = heads(p, projected[1], p.cfg.n_head_kv, w.k_norm);
     Tensor v = heads(p, projected[2], p.cfg.n_head_kv, nullptr);
@@ -199,7 +203,7 @@ Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t lay
                                              .q_raw = part(q_raw),
                                              .k_raw = part(k_raw),
                                              .scale = w.scale,
-                                             .may_round = p.is_reading && p.products.rounds(w.q)});
+                                             .may_round = p.many.read && p.products.rounds(w.q)});
         out = out == nullptr ? y : ggml_concat(c, out, y, 1);
         at += lane.step.n;
     }
@@ -208,7 +212,7 @@ Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t lay
         rest = ggml_reshape_2d(c, ggml_cont(c, rest), p.cfg.n_head * p.cfg.d_head, p.n_filling);
         out = ggml_concat(c, out, rest, 1);
     }
-    return p.products.of(p.g, w.o, out, p.is_reading);
+    return p.products.of(p.g, w.o, out, p.many.read);
 }
 
 Tensor keep_wanted(const Pass& p, Tensor x) {
@@ -232,8 +236,7 @@ ModelOutputs outputs(const Pass& p, const OuterWeights& w, Tensor x) {
     };
     ModelOutputs out = {.logits = part(n_logits), .hidden = part(n_hidden)};
     if (out.logits == nullptr) return out;
-    const bool many = out.logits == y ? p.is_many(y) : all_have(p, n_logits);
-    out.logits = p.products.of(p.g, w.head, out.logits, many);
+    out.logits = p.products.of(p.g, w.head, out.logits, p.many.logits);
     const float cap = p.cfg.final_logit_softcap;
     if (cap <= 0) return out;
     out.logits = ggml_scale(c, ggml_tanh(c, ggml_scale(c, out.logits, 1.0F / cap)), cap);

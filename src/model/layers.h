@@ -23,11 +23,10 @@ struct Pass {
     int64_t n_filling = 0;  // of the n, the last: nobody reads them
     int64_t n_wanted = 0;
     int64_t least_rows = 1;  // of every product
-    // Has every lane so many rows, and wanted rows, that its products are those of many?
-    bool is_reading = false, wants_many = false;
+    ManyRows many = {};      // that every lane has
 
     /// For a product with x, whose columns are all or the wanted ones.
-    [[nodiscard]] bool is_many(Tensor x) const { return x->ne[1] == n ? is_reading : wants_many; }
+    [[nodiscard]] bool is_many(Tensor x) const { return x->ne[1] == n ? many.read : many.wanted; }
 };
 
 struct AttentionWeights {

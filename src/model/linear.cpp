@@ -270,10 +270,10 @@ class LinearProducts::TileOp final : public CustomOp {
 LinearProducts::LinearProducts(Reading reading)
     : reading_(reading),
       has_bf16_(DenseProduct::obstacle(Numbers::kBf16).empty()),
-      least_rows_(kManyRows) {
+      many_rows_(kManyRows) {
     // Where nothing is ever multiplied in another way, no number of rows is many.
     const bool never = reading == Reading::kQuantised || (reading == Reading::kAuto && !has_bf16_);
-    if (never) least_rows_ = std::numeric_limits<int64_t>::max();
+    if (never) many_rows_ = std::numeric_limits<int64_t>::max();
     if (reading == Reading::kAuto || reading == Reading::kQuantised) return;
     const std::string obstacle =
         DenseProduct::obstacle(reading == Reading::kBf16 ? Numbers::kBf16 : Numbers::kF32);
@@ -306,7 +306,7 @@ ReadingFacts LinearProducts::facts_for(ggml_type type) const {
     const auto numbers = numbers_for(type);
     if (numbers) {
         return {.name = *numbers == Numbers::kBf16 ? "bf16" : "f32",
-                .least_rows = least_rows_,
+                .least_rows = many_rows_,
                 .why = DenseProduct::library()};
     }
     if (reading_ == Reading::kQuantised) return {.why = "asked for"};

@@ -55,7 +55,7 @@ struct ReadingFacts {
 ///
 /// A row's result does not depend on the other rows, nor on the number of threads. It does depend
 /// on which of the two computes it. Whoever builds a pass says so: `many` is to be true where every
-/// lane alone has least_rows() rows or more, so that what a lane gets never depends on the others.
+/// lane alone has many_rows() rows or more, so that what a lane gets never depends on the others.
 ///
 /// Safe to share between threads.
 class LinearProducts {
@@ -72,7 +72,7 @@ class LinearProducts {
         return numbers_for(l.weight->type) == Numbers::kBf16;
     }
     /// So many rows are many.
-    [[nodiscard]] int64_t least_rows() const { return least_rows_; }
+    [[nodiscard]] int64_t many_rows() const { return many_rows_; }
     /// Must matrices of this type stay as the file has them?
     [[nodiscard]] bool reads_plain(ggml_type type) const { return numbers_for(type).has_value(); }
 
@@ -99,7 +99,7 @@ class LinearProducts {
 
     Reading reading_;
     bool has_bf16_;
-    int64_t least_rows_;
+    int64_t many_rows_;
     // Made when a graph is built; few, since rows come in blocks.
     mutable std::mutex mutex_;
     mutable std::map<std::pair<Numbers, ProductShape>, std::shared_ptr<const DenseProduct>> made_;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <span>
 #include <string>
@@ -74,6 +75,19 @@ struct Lane {
     int64_t n_logits = 1;   // rows of logits wanted: of the last so many positions
     int64_t n_hidden = 0;   // and of hidden states after the last norm
 };
+
+/// Of which of a lane's rows there are so many that their products are those of many rows.
+struct ManyRows {
+    bool read = false, wanted = false, logits = false;
+    bool operator==(const ManyRows&) const = default;
+};
+
+/// `many`: LinearProducts::many_rows().
+[[nodiscard]] inline ManyRows many_rows(const Lane& lane, int64_t many) {
+    return {.read = lane.step.n >= many,
+            .wanted = std::max(lane.n_logits, lane.n_hidden) >= many,
+            .logits = lane.n_logits >= many};
+}
 
 /// What a pass gives, lane after lane; nullptr where nothing is wanted. Columns that fill a pass up
 /// may follow.

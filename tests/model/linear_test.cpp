@@ -141,7 +141,7 @@ TEST_P(ReadingIn, EqualsPlainLoopsForEveryType) {
                                  GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K}) {
         SCOPED_TRACE(ggml_type_name(type));
         const Matrix m(backend, type, 256, 97, 1);
-        const std::vector<float> x = random_values(7, 256 * products.least_rows());
+        const std::vector<float> x = random_values(7, 256 * products.many_rows());
         const auto got = computed(x, 256, 2, [&](Graph& g, Tensor in) {
             return std::vector{products.of(g, m.linear(), in, true)};
         });
@@ -250,7 +250,7 @@ TEST_P(ReadingIn, WhatALaneGetsDependsOnItsOwnRowsAlone) {
     if (!DenseProduct::repeats_bits()) GTEST_SKIP() << "oneDNN sums in changing orders here";
     const testing::TinyModelOptions options = {.reading = GetParam()};
     TinyModel model(options, 2);
-    const auto many = model.model().products().least_rows();
+    const auto many = model.model().products().many_rows();
     // Two that read much, one of them all logits, one that reads little, one that writes.
     const std::vector<int64_t> lengths = {many + 7, many, many - 1, 1};
     std::vector<std::vector<TokenId>> texts;

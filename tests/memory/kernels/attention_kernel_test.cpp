@@ -115,6 +115,16 @@ Queries make_queries(int64_t d, int64_t n, int64_t n_slots, uint32_t seed = 2) {
             .scale = 1.0F / std::sqrt(static_cast<float>(d))};
 }
 
+/// Windows that slide over 200 slots, some shorter than a tile, one that begins in the last slot.
+Queries sliding_queries(int64_t d, int64_t n_slots) {
+    Queries queries = make_queries(d, 96, n_slots);
+    for (int64_t r = 0; r < 96; ++r) {
+        queries.seen[static_cast<size_t>(r)] = {r * 2 % 120, 121 + r * 79 / 95};
+    }
+    queries.seen.back() = {n_slots - 1, n_slots};
+    return queries;
+}
+
 std::vector<QueryRow> query_rows(const Queries& queries, int64_t d, Answers& answers) {
     answers.out.assign(queries.q.size(), std::numeric_limits<float>::quiet_NaN());
     answers.lse.assign(queries.seen.size(), std::numeric_limits<float>::quiet_NaN());
@@ -130,11 +140,12 @@ std::vector<QueryRow> query_rows(const Queries& queries, int64_t d, Answers& ans
     return rows;
 }
 
-Answers by_rows(const Entries& entries, const Queries& queries) {
+Answers by_rows(const Entries& entries, const Queries& queries,
+                decltype(attend_rows)& attend = attend_rows) {
     const int64_t d = entries.rows().d;
     Answers answers;
     Scratch scratch(d, 1);
-    attend_rows(entries.rows(), query_rows(queries, d, answers), queries.scale, scratch.get());
+    attend(entries.rows(), query_rows(queries, d, answers), queries.scale, scratch.get());
     return answers;
 }
 
@@ -231,12 +242,7 @@ TEST_P(AttentionKernel, RowsEqualPlainLoopsForEveryCountOfSlots) {
 TEST_P(AttentionKernel, RowsSeeTheirOwnRangesOnly) {
     const int64_t n_slots = 200;
     const Entries entries(type, d, n_slots);
-    Queries queries = make_queries(d, 96, n_slots);
-    for (int64_t r = 0; r < 96; ++r) {
-        // Windows that slide, some shorter than a tile, one that begins in the last slot.
-        queries.seen[static_cast<size_t>(r)] = {r * 2 % 120, 121 + r * 79 / 95};
-    }
-    queries.seen.back() = {n_slots - 1, n_slots};
+    const Queries queries = sliding_queries(d, n_slots);
     const Answers wanted = expected(entries, queries);
     for_each_target([&] { expect_near(by_rows(entries, queries), wanted); });
 }
@@ -334,11 +340,7 @@ std::vector<float> to_bf16(std::vector<float> values) {
 }
 
 Answers by_rounded_rows(const Entries& entries, const Queries& queries) {
-    const int64_t d = entries.rows().d;
-    Answers answers;
-    Scratch scratch(d, 1);
-    attend_rows_bf16(entries.rows(), query_rows(queries, d, answers), queries.scale, scratch.get());
-    return answers;
+    return by_rows(entries, queries, attend_rows_bf16);
 }
 
 /// What exact arithmetic gives once keys, values and scaled queries are rounded.
@@ -388,11 +390,7 @@ TEST_P(RoundedAttentionKernel, EqualsExactArithmeticOfRoundedNumbers) {
 TEST_P(RoundedAttentionKernel, RowsSeeTheirOwnRangesOnly) {
     const int64_t n_slots = 200;
     const Entries entries(type, d, n_slots);
-    Queries queries = make_queries(d, 96, n_slots);
-    for (int64_t r = 0; r < 96; ++r) {
-        queries.seen[static_cast<size_t>(r)] = {r * 2 % 120, 121 + r * 79 / 95};
-    }
-    queries.seen.back() = {n_slots - 1, n_slots};
+    const Queries queries = sliding_queries(d, n_slots);
     expect_close(by_rounded_rows(entries, queries), expected_of_rounded(entries, queries));
 }
 
