@@ -46,7 +46,7 @@ LoadedModel::LoadedModel(const std::string& path, const Backend& backend, Readin
 
 ReadingFacts LoadedModel::reading() const {
     const GgufTensor* w = file_.find_tensor("blk.0.ffn_up.weight");
-    check(w != nullptr, "a loaded model has a feed-forward");
+    if (w == nullptr) throw Error(ErrorCode::kInternal, "a loaded model without a feed-forward");
     return products_.facts_for(w->type);
 }
 

@@ -170,7 +170,7 @@ TEST_P(ReadingIn, SeveralMatricesAreOneProduct) {
                                      Matrix(backend, GGML_TYPE_Q8_0, 640, 192, 3),
                                      Matrix(backend, GGML_TYPE_Q4_1, 640, 8, 5)};
     const std::array<Linear, 3> linear = {m[0].linear(), m[1].without_bias(), m[2].linear()};
-    const std::vector<float> x = random_values(7, 640 * 40);
+    const std::vector<float> x = random_values(7, int64_t{640} * 40);
     const auto got =
         computed(x, 640, 2, [&](Graph& g, Tensor in) { return products.of(g, linear, in, true); });
     for (size_t i = 0; i < 3; ++i) {
@@ -185,7 +185,7 @@ TEST_P(ReadingIn, GatedEqualsPlainLoops) {
     const Matrix gate(backend, GGML_TYPE_Q4_1, 64, 160, 1);
     const Matrix up(backend, GGML_TYPE_Q4_1, 64, 160, 3);
     const Matrix down(backend, GGML_TYPE_Q8_0, 160, 64, 5);
-    const std::vector<float> x = random_values(7, 64 * 70);
+    const std::vector<float> x = random_values(7, int64_t{64} * 70);
     for (const Gating f : {Gating::kSilu, Gating::kGelu}) {
         const auto got = computed(x, 64, 2, [&](Graph& g, Tensor in) {
             return std::vector{products.gated(g,
@@ -213,7 +213,7 @@ TEST_P(ReadingIn, ARowHasTheSameBitsWhateverIsBesideItAndOnAnyNumberOfThreads) {
     const Backend backend(1);
     const LinearProducts products(GetParam());
     const Matrix m(backend, GGML_TYPE_Q4_1, 576, 100, 1);
-    const std::vector<float> x = random_values(7, 576 * 700);
+    const std::vector<float> x = random_values(7, int64_t{576} * 700);
     const auto all = [&](const std::vector<float>& rows, int n_threads) {
         return computed(rows, 576, n_threads, [&](Graph& g, Tensor in) {
             return std::vector{products.of(g, m.linear(), in, true)};
