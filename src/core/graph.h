@@ -116,6 +116,33 @@ class WorkList {
     std::atomic<int> gone_ = 0;
 };
 
+/// Pieces of work [begin, end).
+struct WorkRange {
+    int64_t begin = 0, end = 0;
+};
+
+/// Work over memory that is read once: most of it in one range a thread, since memory is read
+/// fastest in order, and the rest in small ones for whoever is done first.
+class WorkRanges {
+ public:
+    WorkRanges(int64_t n_pieces, int n_threads) : n_(n_pieces), n_threads_(n_threads) {}
+    /// How many ranges there are; some may be empty.
+    [[nodiscard]] int64_t count() const { return (1 + kSmall) * n_threads_; }
+    /// Range i, after all ranges before it.
+    [[nodiscard]] WorkRange operator[](int64_t i) const { return {start(i), start(i + 1)}; }
+
+ private:
+    static constexpr int64_t kSmall = 4;  // ranges a thread, of the last quarter
+    [[nodiscard]] int64_t start(int64_t i) const {
+        const int64_t most = n_ - n_ / 4;
+        if (i <= n_threads_) return most * i / n_threads_;
+        return most + (n_ - most) * (i - n_threads_) / (kSmall * n_threads_);
+    }
+
+    int64_t n_;
+    int64_t n_threads_;
+};
+
 /// Memory that each thread of a running graph works in. All nodes use the same, one after another.
 class ThreadMemory {
  public:

@@ -68,7 +68,7 @@ class AttendOp final : public CustomOp {
 
     void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
         if (is_decoding(shape_, dst->ne[1])) {
-            run_parts(dst, thread);
+            run_parts(dst, thread, n_threads);
         } else {
             run_rows(dst, thread);
         }
@@ -106,17 +106,21 @@ class AttendOp final : public CustomOp {
     }
 
     /// One piece of work: one part of the slots of one KV head, for one position's queries.
-    void run_parts(const ggml_tensor* dst, int thread) {
+    void run_parts(const ggml_tensor* dst, int thread, int n_threads) {
         const int64_t n_answers = dst->ne[1] * shape_.n_head_kv;
+        int64_t n = 0;
+        for (int64_t a = 0; a < n_answers; ++a) n += n_parts(seen_by(a));
+        const WorkRanges ranges(n, n_threads);
         int64_t answer = 0;  // which position and KV head
         int64_t before = 0;  // parts of the answers before that
-        for (int64_t w = work_.take();; w = work_.take()) {
-            while (answer < n_answers && w >= before + n_parts(seen_by(answer))) {
-                before += n_parts(seen_by(answer));
-                ++answer;
+        for (int64_t i = work_.take(); i < ranges.count(); i = work_.take()) {
+            for (int64_t w = ranges[i].begin; w < ranges[i].end; ++w) {
+                while (w >= before + n_parts(seen_by(answer))) {
+                    before += n_parts(seen_by(answer));
+                    ++answer;
+                }
+                run_part(dst, answer, before, w - before, thread);
             }
-            if (answer == n_answers) return;
-            run_part(dst, answer, before, w - before, thread);
         }
     }
 
