@@ -55,6 +55,8 @@ static_assert(kMaxRows % kWidth == 0);
 
 #define PALIMPSEST_INLINE inline __attribute__((always_inline))
 
+#include "core/transpose_avx512-inl.h"
+
 /// Sixteen pairs of bf16: (low[i], high[i]).
 PALIMPSEST_INLINE __m512i pairs(V low, V high) {
     const __m512i apart = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
@@ -175,9 +177,32 @@ struct Scratch {
     }
 };
 
-uint16_t rounded(float x) {
-    return static_cast<uint16_t>(
-        _mm_extract_epi16(reinterpret_cast<__m128i>(_mm_cvtneps_pbh(_mm_set_ss(x))), 0));
+/// Lanes of which n are left.
+PALIMPSEST_INLINE __mmask16 lanes_of(int64_t n) {
+    return static_cast<__mmask16>(n >= kLanes ? 0xFFFF : n <= 0 ? 0 : (1 << n) - 1);
+}
+
+/// Queries of sixteen rows, from `first` on, as a panel has them. Rows past the last repeat it:
+/// they see what it sees and nobody reads them.
+void put_queries(std::span<const QueryRow> rows, int64_t first, int64_t d, float scale,
+                 uint16_t* to) {
+    const V by = _mm512_set1_ps(scale);
+    const V log2e = _mm512_set1_ps(kLog2E);
+    for (int64_t c = 0; c < d; c += 2 * kLanes) {
+        __m512i pairs_of[kLanes];
+        for (int64_t r = 0; r < kLanes; ++r) {
+            const float* q = rows[static_cast<size_t>(std::min(first + r, std::ssize(rows) - 1))].q;
+            const V low = _mm512_maskz_loadu_ps(lanes_of(d - c), q + c);
+            const V high = _mm512_maskz_loadu_ps(lanes_of(d - c - kLanes), q + c + kLanes);
+            pairs_of[r] = reinterpret_cast<__m512i>(
+                _mm512_cvtne2ps_pbh(_mm512_mul_ps(_mm512_mul_ps(high, by), log2e),
+                                    _mm512_mul_ps(_mm512_mul_ps(low, by), log2e)));
+        }
+        transpose_16x16(pairs_of);
+        for (int64_t i = 0; i < kLanes && c + 2 * i < d; ++i) {
+            _mm512_store_si512(to + ((c / 2 + i) * kWidth + first) * 2, pairs_of[i]);
+        }
+    }
 }
 
 Panel make_panel(std::span<const QueryRow> rows, int64_t d, float scale, Scratch& scratch) {
@@ -194,12 +219,9 @@ Panel make_panel(std::span<const QueryRow> rows, int64_t d, float scale, Scratch
     std::fill_n(p.out, d * kWidth, 0.0F);
     std::fill_n(p.peak, kWidth, kNever);
     std::fill_n(p.weight, kWidth, 0.0F);
+    for (int64_t r = 0; r < kWidth; r += kLanes) put_queries(rows, r, d, scale, p.q);
     for (int64_t r = 0; r < kWidth; ++r) {
-        // Columns past the last row repeat it: they see what it sees and nobody reads them.
         const QueryRow& row = rows[static_cast<size_t>(std::min(r, std::ssize(rows) - 1))];
-        for (int64_t c = 0; c < d; ++c) {
-            p.q[(c / 2 * kWidth + r) * 2 + c % 2] = rounded(row.q[c] * scale * kLog2E);
-        }
         p.begin[r] = static_cast<int32_t>(row.begin);
         p.end[r] = static_cast<int32_t>(row.end);
         p.first_begin = std::min(p.first_begin, row.begin);
@@ -344,14 +366,33 @@ void attend_tile(const Panel& p, const Tile& t, const Work& w) {
     }
 }
 
+/// Sixteen rows of a panel's sums, from `first` on, each times what it is to be divided by.
+void write_sums(const Panel& p, std::span<const QueryRow> rows, int64_t first, int64_t d) {
+    const V weight = _mm512_load_ps(p.weight + first);
+    const __mmask16 is_some = _mm512_cmp_ps_mask(weight, _mm512_setzero_ps(), _CMP_GT_OQ);
+    const V factor = _mm512_maskz_div_ps(is_some, _mm512_set1_ps(1), weight);
+    const int64_t n_rows = std::min(kLanes, std::ssize(rows) - first);
+    for (int64_t c = 0; c < d; c += kLanes) {
+        __m512i sums[kLanes];
+        const int64_t n = std::min(kLanes, d - c);
+        for (int64_t i = 0; i < kLanes; ++i) {
+            const float* at = p.out + (c + std::min(i, n - 1)) * kWidth + first;
+            sums[i] = _mm512_castps_si512(_mm512_mul_ps(_mm512_load_ps(at), factor));
+        }
+        transpose_16x16(sums);
+        for (int64_t r = 0; r < n_rows; ++r) {
+            _mm512_mask_storeu_ps(rows[static_cast<size_t>(first + r)].out + c, lanes_of(n),
+                                  _mm512_castsi512_ps(sums[r]));
+        }
+    }
+}
+
 void write_answers(const Panel& p, std::span<const QueryRow> rows, int64_t d) {
+    for (int64_t r = 0; r < std::ssize(rows); r += kLanes) write_sums(p, rows, r, d);
     for (int64_t r = 0; r < std::ssize(rows); ++r) {
         const QueryRow& row = rows[static_cast<size_t>(r)];
-        const float factor = p.weight[r] > 0 ? 1.0F / p.weight[r] : 0.0F;
-        for (int64_t c = 0; c < d; ++c) row.out[c] = p.out[c * kWidth + r] * factor;
-        if (row.lse != nullptr) {
-            *row.lse = p.weight[r] > 0 ? p.peak[r] * kLn2 + std::log(p.weight[r]) : kNever;
-        }
+        if (row.lse == nullptr) continue;
+        *row.lse = p.weight[r] > 0 ? p.peak[r] * kLn2 + std::log(p.weight[r]) : kNever;
     }
 }
 
