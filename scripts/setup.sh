@@ -55,7 +55,7 @@ libhwy-dev|Google Highway|header hwy/highway.h
 libedit-dev|editline|header editline/readline.h'
 # What a build goes without where it cannot be had.
 readonly speed_packages='
-libdnnl-dev|oneDNN, without which prompts are read several times slower|header oneapi/dnnl/dnnl.hpp'
+libdnnl-dev|oneDNN, by which some processors read prompts several times faster|header oneapi/dnnl/dnnl.hpp'
 readonly lint_packages='
 clang-format|clang-format|tool clang-format
 clang-tidy|clang-tidy|tool clang-tidy'

@@ -15,7 +15,7 @@ struct EngineOptions {
         {};               // a GGUF file; empty: $PALIMPSEST_MODEL, or the one that set-up fetched
     int threads = 0;      // 0: one for every processor
     int64_t chunk = 512;  // tokens read in one step
-    std::string reading = "auto";  // how many rows are multiplied: auto, quantised, bf16 or f32
+    std::string reading = "auto";  // how rows are multiplied: auto, quantised, int8, bf16 or f32
 };
 
 /// A model, loaded and ready to run. Conversations are made from it, any number of them, and all

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "memory/kernels/attention_kernel.h"
 #include "model/dense_product.h"
+#include "model/int8_kernel.h"
 
 namespace palimpsest {
 
@@ -76,7 +77,7 @@ void add_commands(CLI::App& program) {
     program.set_version_flag(
         "--version",
         cat(kVersionText, "\n", products.empty() ? "without oneDNN" : "with " + products,
-            "; attention: ", attention_target(), has_bf16_attention() ? " with bf16" : ""));
+            int8_obstacle().empty() ? "; products: int8" : "", "; attention: ", attention_target(), has_bf16_attention() ? " with bf16" : ""));
     program.require_subcommand(1);
     for (const Command& c : kCommands) {
         CLI::App* sub = program.add_subcommand(std::string(c.name), std::string(c.summary));

@@ -49,9 +49,10 @@ void add_model_flag(CLI::App& command, ModelFlags& flags) {
 void add_reading_flag(CLI::App& command, ModelFlags& flags) {
     command
         .add_option("--reading", flags.engine.reading,
-                    "how products of many rows are computed: bf16 and f32 turn weights into plain "
-                    "numbers first; quantised takes them as they are stored; auto chooses")
-        ->check(CLI::IsMember({"auto", "quantised", "bf16", "f32"}))
+                    "how weights and activations are multiplied: int8 takes weights as they are "
+                    "stored; bf16 and f32 turn them into plain numbers first, for many rows; "
+                    "quantised is ggml's own product; auto takes the fastest")
+        ->check(CLI::IsMember({"auto", "quantised", "int8", "bf16", "f32"}))
         ->capture_default_str();
 }
 

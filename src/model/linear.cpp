@@ -6,6 +6,8 @@
 #include <limits>
 
 #include "core/error.h"
+#include "model/int8_kernel.h"
+#include "model/int8_linear.h"
 
 namespace palimpsest {
 
@@ -26,8 +28,9 @@ struct NamedReading {
     std::string_view name;
     Reading reading;
 };
-constexpr std::array<NamedReading, 4> kReadings = {{{"auto", Reading::kAuto},
+constexpr std::array<NamedReading, 5> kReadings = {{{"auto", Reading::kAuto},
                                                     {"quantised", Reading::kQuantised},
+                                                    {"int8", Reading::kInt8},
                                                     {"bf16", Reading::kBf16},
                                                     {"f32", Reading::kF32}}};
 
@@ -37,6 +40,9 @@ size_t whole_lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 ggml_type type_of(Numbers numbers) {
     return numbers == Numbers::kBf16 ? GGML_TYPE_BF16 : GGML_TYPE_F32;
 }
+Numbers numbers_of(ProductKind kind) {
+    return kind == ProductKind::kF32 ? Numbers::kF32 : Numbers::kBf16;
+}
 size_t bytes_of(Numbers numbers) { return ggml_type_size(type_of(numbers)); }
 
 const float* row_of(const ggml_tensor* t, int64_t i) {
@@ -44,33 +50,12 @@ const float* row_of(const ggml_tensor* t, int64_t i) {
                                           static_cast<size_t>(i) * t->nb[1]);
 }
 
-/// Output features [first, first + count) of a matrix, and the column they have in the result.
-struct Tile {
-    size_t matrix = 0;
-    int64_t first = 0, count = 0;
-    int64_t column = 0;
-};
-
 /// Features in a tile: few enough that threads share the work evenly, and never dependent on how
 /// many threads there are.
 int64_t tile_size(int64_t inner, int64_t n_out) {
     const int64_t fits = kTileBytes / (2 * inner);
     const int64_t shared = n_out / kTiles / kRowStep * kRowStep;
     return std::clamp(std::min(fits / kRowStep * kRowStep, shared), kLeastTile, kMostTile);
-}
-
-std::vector<Tile> tiles_of(std::span<const Linear> matrices, int64_t size) {
-    std::vector<Tile> tiles;
-    int64_t column = 0;
-    for (size_t m = 0; m < matrices.size(); ++m) {
-        const int64_t n_out = matrices[m].weight->ne[1];
-        for (int64_t first = 0; first < n_out; first += size) {
-            const int64_t count = std::min(size, n_out - first);
-            tiles.push_back({.matrix = m, .first = first, .count = count, .column = column});
-            column += count;
-        }
-    }
-    return tiles;
 }
 
 /// Rows [first, first + count) of a stored matrix as plain numbers, row after row: where they are,
@@ -112,7 +97,8 @@ Reading reading_named(std::string_view name) {
 std::string to_string(const ReadingFacts& facts) {
     const std::string rows =
         facts.least_rows > 0 ? cat(" from ", facts.least_rows, " rows on") : "";
-    return cat(facts.name, rows, facts.why.empty() ? "" : cat(" (", facts.why, ")"));
+    const std::string fewer = facts.few == facts.name ? "" : cat(", ", facts.few, " for fewer");
+    return cat(facts.name, rows, facts.why.empty() ? "" : cat(" (", facts.why, ")"), fewer);
 }
 
 /// Rows of x as a dense product takes them, and rows of zeros after them: dst [in, padded n].
@@ -138,12 +124,10 @@ class LinearProducts::RoundOp final : public CustomOp {
 /// What a product of many rows is made of.
 struct LinearProducts::Tiles {
     Numbers numbers = Numbers::kF32;
-    std::vector<Linear> matrices;  // a gate and what it is multiplied with, where `gating` is set
-    std::optional<Gating> gating = {};
+    Matrices matrices;
     int64_t n = 0;  // rows, unpadded
-    int64_t inner = 0;
-    std::vector<Tile> list = {};  // of the first matrix alone, where `gating` is set
-    int64_t largest = 0;          // features in a tile
+    std::vector<Tile> list = {};
+    int64_t largest = 0;  // features in a tile
     /// For blocks and for the rows left after them, of whole tiles and of narrower ones.
     std::map<std::pair<int64_t, int64_t>, std::shared_ptr<const DenseProduct>> products = {};
 
@@ -155,17 +139,17 @@ struct LinearProducts::Tiles {
         return whole_lines(most);
     }
     [[nodiscard]] size_t weight_bytes() const {
-        return whole_lines(static_cast<size_t>(largest * inner) * bytes_of(numbers));
+        return whole_lines(static_cast<size_t>(largest * matrices.inner()) * bytes_of(numbers));
     }
     [[nodiscard]] size_t row_bytes() const {
-        return whole_lines(static_cast<size_t>(inner) * sizeof(float));
+        return whole_lines(static_cast<size_t>(matrices.inner()) * sizeof(float));
     }
     [[nodiscard]] size_t out_bytes() const {
         return whole_lines(static_cast<size_t>(kRowBlock * largest) * sizeof(float));
     }
     /// A tile's weights, one row as f32, the results; twice, for a gate.
     [[nodiscard]] size_t thread_bytes() const {
-        const size_t halves = gating ? 2 : 1;
+        const size_t halves = matrices.gating ? 2 : 1;
         return row_bytes() + product_bytes() + halves * (weight_bytes() + out_bytes());
     }
 };
@@ -207,7 +191,7 @@ class LinearProducts::TileOp final : public CustomOp {
             };
             row = reinterpret_cast<float*>(take(t.row_bytes()));
             product = take(t.product_bytes());
-            for (size_t half = 0; half < (t.gating ? 2 : 1); ++half) {
+            for (size_t half = 0; half < (t.matrices.gating ? 2 : 1); ++half) {
                 weights.at(half) = take(t.weight_bytes());
                 out.at(half) = reinterpret_cast<float*>(take(t.out_bytes()));
             }
@@ -219,11 +203,12 @@ class LinearProducts::TileOp final : public CustomOp {
 
     void multiply(ggml_tensor* dst, const Tile& tile, Blocks blocks, const Memory& m) const {
         const ggml_tensor* x = dst->src[0];
-        const size_t halves = tiles_.gating ? 2 : 1;
+        const size_t halves = tiles_.matrices.gating ? 2 : 1;
         std::array<const void*, 2> weights{};
         for (size_t half = 0; half < halves; ++half) {
-            weights.at(half) = plain_rows(tiles_.matrices[tile.matrix + half].weight, tile.first,
-                                          tile.count, tiles_.numbers, m.weights.at(half), m.row);
+            weights.at(half) =
+                plain_rows(tiles_.matrices.list[tile.matrix + half].weight, tile.first, tile.count,
+                           tiles_.numbers, m.weights.at(half), m.row);
         }
         for (int64_t b = blocks.begin; b < blocks.end; ++b) {
             const int64_t first = b * kRowBlock;
@@ -243,23 +228,17 @@ class LinearProducts::TileOp final : public CustomOp {
         char* to = static_cast<char*>(dst->data) + static_cast<size_t>(i) * dst->nb[1] +
                    static_cast<size_t>(tile.column) * dst->nb[0];
         const float* out = m.out[0] + r * tile.count;
-        if (tiles_.gating) {
-            const float* up = m.out[1] + r * tile.count;
-            if (dst->type == GGML_TYPE_F32) {
-                gate_to_f32(*tiles_.gating, out, up, tile.count, reinterpret_cast<float*>(to));
-            } else {
-                gate_to_bf16(*tiles_.gating, out, up, tile.count, reinterpret_cast<uint16_t*>(to));
-            }
-            return;
+        const auto& gating = tiles_.matrices.gating;
+        if (!gating) {
+            return write_results(tiles_.matrices.list[tile.matrix], tile, out,
+                                 reinterpret_cast<float*>(to));
         }
-        const ggml_tensor* bias = tiles_.matrices[tile.matrix].bias;
-        if (bias == nullptr) {
-            std::memcpy(to, out, static_cast<size_t>(tile.count) * sizeof(float));
-            return;
+        const float* up = m.out[1] + r * tile.count;
+        if (dst->type == GGML_TYPE_F32) {
+            gate_to_f32(*gating, out, up, tile.count, reinterpret_cast<float*>(to));
+        } else {
+            gate_to_bf16(*gating, out, up, tile.count, reinterpret_cast<uint16_t*>(to));
         }
-        const float* add = static_cast<const float*>(bias->data) + tile.first;
-        auto* sum = reinterpret_cast<float*>(to);
-        for (int64_t c = 0; c < tile.count; ++c) sum[c] = out[c] + add[c];
     }
 
     Tiles tiles_;
@@ -267,59 +246,105 @@ class LinearProducts::TileOp final : public CustomOp {
     WorkList work_;
 };
 
+namespace {
+
+/// Why a reading that was asked for cannot be had; empty: it can.
+std::string obstacle_to(Reading reading) {
+    switch (reading) {
+        case Reading::kInt8:
+            return int8_obstacle();
+        case Reading::kBf16:
+            return DenseProduct::obstacle(Numbers::kBf16);
+        case Reading::kF32:
+            return DenseProduct::obstacle(Numbers::kF32);
+        case Reading::kAuto:
+        case Reading::kQuantised:
+            break;
+    }
+    return {};
+}
+
+std::string_view name_of(Reading reading) {
+    return std::ranges::find(kReadings, reading, &NamedReading::reading)->name;
+}
+
+constexpr std::string_view name_of(ProductKind kind) {
+    switch (kind) {
+        case ProductKind::kInt8:
+            return "int8";
+        case ProductKind::kBf16:
+            return "bf16";
+        case ProductKind::kF32:
+            return "f32";
+        case ProductKind::kQuantised:
+            break;
+    }
+    return "quantised";
+}
+
+}  // namespace
+
 LinearProducts::LinearProducts(Reading reading)
     : reading_(reading),
+      has_int8_(int8_obstacle().empty()),
       has_bf16_(DenseProduct::obstacle(Numbers::kBf16).empty()),
       many_rows_(kManyRows) {
     // Where nothing is ever multiplied in another way, no number of rows is many.
-    const bool never = reading == Reading::kQuantised || (reading == Reading::kAuto && !has_bf16_);
+    const bool never =
+        reading == Reading::kQuantised || (reading == Reading::kAuto && !has_int8_ && !has_bf16_);
     if (never) many_rows_ = std::numeric_limits<int64_t>::max();
-    if (reading == Reading::kAuto || reading == Reading::kQuantised) return;
-    const std::string obstacle =
-        DenseProduct::obstacle(reading == Reading::kBf16 ? Numbers::kBf16 : Numbers::kF32);
+    const std::string obstacle = obstacle_to(reading);
     if (!obstacle.empty()) {
-        throw Error(
-            ErrorCode::kUnsupported,
-            cat("cannot read in ", reading == Reading::kBf16 ? "bf16" : "f32", ": ", obstacle));
+        throw Error(ErrorCode::kUnsupported,
+                    cat("cannot read in ", name_of(reading), ": ", obstacle));
     }
 }
 
-std::optional<Numbers> LinearProducts::numbers_for(ggml_type type) const {
+ProductKind LinearProducts::kind_for(ggml_type type, bool many) const {
     const bool is_plain = type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
-    if (!is_plain && ggml_get_type_traits(type)->to_float == nullptr) return std::nullopt;
-    switch (reading_) {
-        case Reading::kQuantised:
-            return std::nullopt;
-        case Reading::kBf16:
-            return Numbers::kBf16;
-        case Reading::kF32:
-            return Numbers::kF32;
-        case Reading::kAuto:
-            break;
-    }
+    const bool can_int8 = has_int8_ && int8_knows(type);
+    const bool can_turn = is_plain || ggml_get_type_traits(type)->to_float != nullptr;
+    if (reading_ == Reading::kQuantised) return ProductKind::kQuantised;
+    if (!many) return can_int8 ? ProductKind::kInt8 : ProductKind::kQuantised;
+    if (reading_ == Reading::kBf16 && can_turn) return ProductKind::kBf16;
+    if (reading_ == Reading::kF32 && can_turn) return ProductKind::kF32;
+    if (can_int8) return ProductKind::kInt8;
     // bf16 keeps less of weights stored in f32 and f16 than ggml's own product does.
     const bool keeps_enough = type != GGML_TYPE_F32 && type != GGML_TYPE_F16;
-    return has_bf16_ && keeps_enough ? std::optional(Numbers::kBf16) : std::nullopt;
+    return reading_ == Reading::kAuto && has_bf16_ && keeps_enough && can_turn
+               ? ProductKind::kBf16
+               : ProductKind::kQuantised;
+}
+
+ProductKind LinearProducts::kind_for(std::span<const Linear> matrices, bool many) const {
+    const ProductKind kind = kind_for(matrices[0].weight->type, many);
+    const bool is_same = std::ranges::all_of(
+        matrices, [&](const Linear& l) { return kind_for(l.weight->type, many) == kind; });
+    return is_same ? kind : ProductKind::kQuantised;
+}
+
+bool LinearProducts::rounds(const Linear& l) const {
+    const ProductKind kind = kind_for(l.weight->type, true);
+    return kind == ProductKind::kInt8 || kind == ProductKind::kBf16;
 }
 
 ReadingFacts LinearProducts::facts_for(ggml_type type) const {
-    const auto numbers = numbers_for(type);
-    if (numbers) {
-        return {.name = *numbers == Numbers::kBf16 ? "bf16" : "f32",
-                .least_rows = many_rows_,
-                .why = DenseProduct::library()};
+    const ProductKind kind = kind_for(type, true);
+    ReadingFacts facts = {.name = std::string(name_of(kind)),
+                          .few = std::string(name_of(kind_for(type, false)))};
+    if (kind != ProductKind::kQuantised) facts.least_rows = many_rows_;
+    if (kind == ProductKind::kInt8) {
+        facts.why = "AVX-512 VNNI";
+    } else if (kind != ProductKind::kQuantised) {
+        facts.why = DenseProduct::library();
+    } else if (reading_ == Reading::kQuantised) {
+        facts.why = "asked for";
+    } else if (has_bf16_) {
+        facts.why = cat("weights of ", ggml_type_name(type), " would lose by bf16");
+    } else {
+        facts.why = DenseProduct::obstacle(Numbers::kBf16);
     }
-    if (reading_ == Reading::kQuantised) return {.why = "asked for"};
-    return {.why = has_bf16_ ? cat("weights of ", ggml_type_name(type), " would lose by bf16")
-                             : DenseProduct::obstacle(Numbers::kBf16)};
-}
-
-std::optional<Numbers> LinearProducts::dense_for(std::span<const Linear> matrices) const {
-    const auto numbers = numbers_for(matrices[0].weight->type);
-    for (const Linear& l : matrices) {
-        if (numbers_for(l.weight->type) != numbers) return std::nullopt;
-    }
-    return numbers;
+    return facts;
 }
 
 std::shared_ptr<const DenseProduct> LinearProducts::product(Numbers numbers,
@@ -337,25 +362,20 @@ Tensor LinearProducts::rounded(Graph& g, Numbers numbers, Tensor x) {
 }
 
 Tensor LinearProducts::tiled(Graph& g, Tiles tiles, Tensor rows) const {
-    int64_t n_out = 0;
-    for (const Linear& l : tiles.matrices) n_out += l.weight->ne[1];
-    tiles.inner = rows->ne[0];
-    const int64_t size = tile_size(tiles.inner, n_out);
-    // A gate's second matrix is computed with the first, tile by tile.
-    const std::span<const Linear> listed(tiles.matrices.data(),
-                                         tiles.gating ? 1 : tiles.matrices.size());
-    tiles.list = tiles_of(listed, size);
+    const bool gates = tiles.matrices.gating.has_value();
+    const int64_t n_out = tiles.matrices.n_out();
+    const int64_t inner = tiles.matrices.inner();
+    tiles.list = tiles_of(tiles.matrices, tile_size(inner, gates ? 2 * n_out : n_out));
     const int64_t last = (rows->ne[1] - 1) % kRowBlock + 1;
     for (const Tile& t : tiles.list) {
         tiles.largest = std::max(tiles.largest, t.count);
         for (const int64_t n : {std::min(kRowBlock, rows->ne[1]), last}) {
             auto& made = tiles.products[{n, t.count}];
-            if (made == nullptr) made = product(tiles.numbers, {n, tiles.inner, t.count});
+            if (made == nullptr) made = product(tiles.numbers, {n, inner, t.count});
         }
     }
-    const Shape shape =
-        tiles.gating ? Shape{n_out / 2, rows->ne[1], 1, 1} : Shape{n_out, tiles.n, 1, 1};
-    const ggml_type type = tiles.gating ? type_of(tiles.numbers) : GGML_TYPE_F32;
+    const Shape shape = {n_out, gates ? rows->ne[1] : tiles.n, 1, 1};
+    const ggml_type type = gates ? type_of(tiles.numbers) : GGML_TYPE_F32;
     const ThreadMemory& memory = g.thread_memory(tiles.thread_bytes());
     const std::array<Tensor, 1> sources = {rows};
     return g.custom(shape, sources, std::make_unique<TileOp>(std::move(tiles), memory), type);
@@ -369,44 +389,49 @@ std::vector<Tensor> LinearProducts::of(Graph& g, std::span<const Linear> matrice
                                        bool many) const {
     std::vector<Tensor> products;
     products.reserve(matrices.size());
-    const auto numbers = many ? dense_for(matrices) : std::nullopt;
-    if (!numbers) {
+    const ProductKind kind = kind_for(matrices, many);
+    if (kind == ProductKind::kQuantised) {
         for (const Linear& l : matrices) {
             Tensor y = ggml_mul_mat(g.ctx(), l.weight, x);
             products.push_back(l.bias == nullptr ? y : ggml_add(g.ctx(), y, l.bias));
         }
         return products;
     }
-    Tensor all = tiled(
-        g, {.numbers = *numbers, .matrices = {matrices.begin(), matrices.end()}, .n = x->ne[1]},
-        rounded(g, *numbers, x));
+    Matrices m = {.list = {matrices.begin(), matrices.end()}};
+    Tensor all = kind == ProductKind::kInt8 ? int8_product(g, std::move(m), x, many)
+                                            : dense(g, numbers_of(kind), std::move(m), x);
+    if (matrices.size() == 1) return {all};
     int64_t column = 0;
     for (const Linear& l : matrices) {
         const int64_t n_out = l.weight->ne[1];
-        products.push_back(matrices.size() == 1
-                               ? all
-                               : ggml_view_2d(g.ctx(), all, n_out, all->ne[1], all->nb[1],
-                                              static_cast<size_t>(column) * sizeof(float)));
+        products.push_back(ggml_view_2d(g.ctx(), all, n_out, all->ne[1], all->nb[1],
+                                        static_cast<size_t>(column) * sizeof(float)));
         column += n_out;
     }
     return products;
 }
 
+Tensor LinearProducts::dense(Graph& g, Numbers numbers, Matrices m, Tensor x) const {
+    const int64_t n = x->ne[1];
+    return tiled(g, {.numbers = numbers, .matrices = std::move(m), .n = n}, rounded(g, numbers, x));
+}
+
 Tensor LinearProducts::gated(Graph& g, const GatedLinear& l, Tensor x, bool many) const {
     const std::array<Linear, 3> all = {l.gate, l.up, l.down};
-    const auto numbers = many ? dense_for(all) : std::nullopt;
-    if (!numbers) {
-        Tensor gate = ggml_mul_mat(g.ctx(), l.gate.weight, x);
-        Tensor up = ggml_mul_mat(g.ctx(), l.up.weight, x);
+    const ProductKind kind = kind_for(all, many);
+    if (kind == ProductKind::kQuantised) {
+        Tensor gate = of(g, l.gate, x, many);
+        Tensor up = of(g, l.up, x, many);
         Tensor half = l.gating == Gating::kSilu ? ggml_swiglu_split(g.ctx(), gate, up)
                                                 : ggml_geglu_split(g.ctx(), gate, up);
         return of(g, l.down, half, many);
     }
+    Matrices m = {.list = {l.gate, l.up}, .gating = l.gating};
+    if (kind == ProductKind::kInt8) return int8_gated(g, std::move(m), l.down, x, many);
+    const Numbers numbers = numbers_of(kind);
     const int64_t n = x->ne[1];
-    Tensor half =
-        tiled(g, {.numbers = *numbers, .matrices = {l.gate, l.up}, .gating = l.gating, .n = n},
-              rounded(g, *numbers, x));
-    return tiled(g, {.numbers = *numbers, .matrices = {l.down}, .n = n}, half);
+    Tensor half = dense(g, numbers, std::move(m), x);
+    return tiled(g, {.numbers = numbers, .matrices = {.list = {l.down}}, .n = n}, half);
 }
 
 }  // namespace palimpsest

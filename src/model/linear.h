@@ -11,47 +11,41 @@
 
 #include "core/graph.h"
 #include "model/dense_product.h"
-#include "model/linear_kernel.h"
+#include "model/product_tiles.h"
 
 namespace palimpsest {
-
-/// A product with an optional sum: [in, out] and [out].
-struct Linear {
-    Tensor weight = nullptr;
-    Tensor bias = nullptr;
-};
-
-/// down(f(gate(x)) * up(x)); none of them has a sum.
-struct GatedLinear {
-    Linear gate, up, down;
-    Gating gating = Gating::kSilu;
-};
 
 /// How products of many rows are computed.
 enum class Reading {
     kAuto,       // what is fastest here and no further from f32 than ggml's own product
-    kQuantised,  // ggml's product, as for few rows
+    kQuantised,  // ggml's product, for few rows as well
+    kInt8,       // weights as they are stored, a tile at a time, with rows rounded to 8 bits
     kBf16,       // weights turned into bf16 a tile at a time, as many rows at once as there are
     kF32,        // the same in f32: slow, and the measure of the others
 };
+
+/// How one product is computed.
+enum class ProductKind { kQuantised, kInt8, kBf16, kF32 };
 
 /// What a model's products of many rows come to.
 struct ReadingFacts {
     std::string name = "quantised";  // as the flag says it, but auto
     int64_t least_rows = 0;          // from so many on; 0: never
-    std::string why = {};            // who multiplies, or why nobody does
+    std::string few = "quantised";   // for fewer
+    std::string why = {};            // who multiplies many, or why nobody does
 };
 
-/// "bf16 from 32 rows on (oneDNN 2.6.3)"
+/// "bf16 from 24 rows on (oneDNN 2.6.3), int8 for fewer"
 [[nodiscard]] std::string to_string(const ReadingFacts& facts);
 
-/// Throws kInvalidArgument, listing the names there are: auto, quantised, bf16, f32.
+/// Throws kInvalidArgument, listing the names there are: auto, quantised, int8, bf16, f32.
 [[nodiscard]] Reading reading_named(std::string_view name);
 
-/// A model's matrix products. For few rows ggml's own, which reads weights as they are stored; for
-/// many, where that pays, weights are turned into plain numbers, a tile at a time, and multiplied
-/// by oneDNN: no more memory is taken than a tile for each thread, and the more rows there are the
-/// less the turning costs.
+/// A model's matrix products, in the form that is fastest for the type, the processor and the
+/// number of rows: integer products of weights as they are stored (int8_kernel.h), where the
+/// processor has them; for many rows, weights turned into plain numbers, a tile at a time, and
+/// multiplied by oneDNN; ggml's own otherwise. No more memory is taken than tiles for each thread,
+/// and the more rows there are the less the turning costs.
 ///
 /// A row's result does not depend on the other rows, nor on the number of threads. It does depend
 /// on which of the two computes it. Whoever builds a pass says so: `many` is to be true where every
@@ -64,17 +58,18 @@ class LinearProducts {
     /// lacks.
     explicit LinearProducts(Reading reading = Reading::kAuto);
 
-    /// What is used for weights of this type; nullopt: ggml's product.
-    [[nodiscard]] std::optional<Numbers> numbers_for(ggml_type type) const;
+    /// What is used for weights of this type.
+    [[nodiscard]] ProductKind kind_for(ggml_type type, bool many) const;
     [[nodiscard]] ReadingFacts facts_for(ggml_type type) const;
-    /// Is a product of many rows computed in bf16?
-    [[nodiscard]] bool rounds(const Linear& l) const {
-        return numbers_for(l.weight->type) == Numbers::kBf16;
-    }
+    /// Are rows rounded in products of many, to 16 bits or fewer, by us?
+    [[nodiscard]] bool rounds(const Linear& l) const;
     /// So many rows are many.
     [[nodiscard]] int64_t many_rows() const { return many_rows_; }
     /// Must matrices of this type stay as the file has them?
-    [[nodiscard]] bool reads_plain(ggml_type type) const { return numbers_for(type).has_value(); }
+    [[nodiscard]] bool reads_plain(ggml_type type) const {
+        return kind_for(type, true) != ProductKind::kQuantised ||
+               kind_for(type, false) != ProductKind::kQuantised;
+    }
 
     /// x [in, n] f32 times one matrix: [out, n] f32.
     [[nodiscard]] Tensor of(Graph& g, const Linear& l, Tensor x, bool many) const;
@@ -89,7 +84,9 @@ class LinearProducts {
     class TileOp;
     struct Tiles;
 
-    [[nodiscard]] std::optional<Numbers> dense_for(std::span<const Linear> matrices) const;
+    /// What all of them are computed in; ggml's product where they differ.
+    [[nodiscard]] ProductKind kind_for(std::span<const Linear> matrices, bool many) const;
+    [[nodiscard]] Tensor dense(Graph& g, Numbers numbers, Matrices m, Tensor x) const;
     /// x for tiled().
     [[nodiscard]] static Tensor rounded(Graph& g, Numbers numbers, Tensor x);
     /// A node of tiles; what can be told from the matrices and `rows` is filled in.
@@ -98,7 +95,7 @@ class LinearProducts {
                                                               const ProductShape& shape) const;
 
     Reading reading_;
-    bool has_bf16_;
+    bool has_int8_, has_bf16_;
     int64_t many_rows_;
     // Made when a graph is built; few, since rows come in blocks.
     mutable std::mutex mutex_;

@@ -15,6 +15,7 @@
 
 #include "core/error.h"
 #include "engine/evaluator.h"
+#include "model/int8_kernel.h"
 #include "support/golden.h"
 #include "support/tiny_model.h"
 
@@ -36,6 +37,32 @@ float to_bf16(float x) { return ggml_bf16_to_fp32(ggml_fp32_to_bf16(x)); }
 std::vector<float> to_bf16(std::vector<float> values) {
     for (float& x : values) x = to_bf16(x);
     return values;
+}
+
+/// Every 32 numbers in 256 steps from the least to the greatest, zero being one of them.
+std::vector<float> to_int8(std::vector<float> values) {
+    for (size_t i = 0; i < values.size(); i += 32) {
+        const std::span group(values.data() + i, 32);
+        const float least = std::min(0.0F, std::ranges::min(group));
+        const float range = std::max(0.0F, std::ranges::max(group)) - least;
+        if (range == 0) continue;
+        const float factor = 255 / range;
+        const float zero = std::nearbyint(-least * factor);
+        for (float& x : group) {
+            const float number = std::min(std::nearbyint(x * factor) + zero, 255.0F);
+            x = range / 255 * (number - zero);
+        }
+    }
+    return values;
+}
+
+/// Rows, or weights, as products take them.
+std::vector<float> rows_in(ProductKind kind, const std::vector<float>& x) {
+    if (kind == ProductKind::kBf16) return to_bf16(x);
+    return kind == ProductKind::kInt8 ? to_int8(x) : x;
+}
+std::vector<float> weights_in(ProductKind kind, const std::vector<float>& w) {
+    return kind == ProductKind::kBf16 ? to_bf16(w) : w;
 }
 
 float from_bits(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16U); }
@@ -70,11 +97,11 @@ class Matrix {
     [[nodiscard]] Linear without_bias() const { return {.weight = linear_.weight}; }
     [[nodiscard]] int64_t n_out() const { return n_out_; }
 
-    /// [n][n_out] of x [n][n_in]; of rounded numbers, or of those that are stored.
-    [[nodiscard]] std::vector<double> times(const std::vector<float>& x, bool rounds,
+    /// [n][n_out] of x [n][n_in].
+    [[nodiscard]] std::vector<double> times(const std::vector<float>& x, ProductKind kind,
                                             bool adds) const {
-        const std::vector<float> w = rounds ? to_bf16(stored_) : stored_;
-        const std::vector<float> a = rounds ? to_bf16(x) : x;
+        const std::vector<float> w = weights_in(kind, stored_);
+        const std::vector<float> a = rows_in(kind, x);
         std::vector<double> out;
         for (size_t i = 0; i < x.size(); i += static_cast<size_t>(n_in_)) {
             for (size_t j = 0; j < static_cast<size_t>(n_out_); ++j) {
@@ -120,15 +147,35 @@ std::vector<float> as_floats(const std::vector<double>& values) {
     return {values.begin(), values.end()};
 }
 
+ProductKind kind_of(Reading reading) {
+    if (reading == Reading::kInt8) return ProductKind::kInt8;
+    return reading == Reading::kBf16 ? ProductKind::kBf16 : ProductKind::kF32;
+}
+
+/// Why this machine cannot; empty: it can.
+std::string obstacle_to(Reading reading) {
+    if (reading == Reading::kInt8) return int8_obstacle();
+    return DenseProduct::obstacle(reading == Reading::kBf16 ? Numbers::kBf16 : Numbers::kF32);
+}
+
 class ReadingIn : public ::testing::TestWithParam<Reading> {
  protected:
     void SetUp() override {
-        const std::string obstacle =
-            DenseProduct::obstacle(rounds() ? Numbers::kBf16 : Numbers::kF32);
+        const std::string obstacle = obstacle_to(GetParam());
         if (!obstacle.empty()) GTEST_SKIP() << obstacle;
     }
-    [[nodiscard]] bool rounds() const { return GetParam() == Reading::kBf16; }
+    [[nodiscard]] ProductKind kind() const { return kind_of(GetParam()); }
+    [[nodiscard]] ggml_type weights() const {
+        return GetParam() == Reading::kInt8 ? GGML_TYPE_Q8_0 : GGML_TYPE_F32;
+    }
+    [[nodiscard]] bool repeats_bits() const {
+        return GetParam() == Reading::kInt8 || DenseProduct::repeats_bits();
+    }
 };
+
+constexpr std::array kIntegerTypes = {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0,
+                                      GGML_TYPE_Q5_1, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K,
+                                      GGML_TYPE_Q5_K, GGML_TYPE_Q6_K};
 
 // Sums of up to 640 products of numbers in [-1, 1], in f32.
 constexpr double kTolerance = 1e-4;
@@ -136,16 +183,19 @@ constexpr double kTolerance = 1e-4;
 TEST_P(ReadingIn, EqualsPlainLoopsForEveryType) {
     const Backend backend(1);
     const LinearProducts products(GetParam());
-    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0,
-                                 GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
-                                 GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K}) {
+    std::vector<ggml_type> types(kIntegerTypes.begin(), kIntegerTypes.end());
+    if (GetParam() != Reading::kInt8) {
+        types.insert(types.end(), {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q3_K});
+    }
+    for (const ggml_type type : types) {
         SCOPED_TRACE(ggml_type_name(type));
+        ASSERT_EQ(products.kind_for(type, true), kind());
         const Matrix m(backend, type, 256, 97, 1);
         const std::vector<float> x = random_values(7, 256 * products.many_rows());
         const auto got = computed(x, 256, 2, [&](Graph& g, Tensor in) {
             return std::vector{products.of(g, m.linear(), in, true)};
         });
-        EXPECT_LE(max_difference(got[0], as_floats(m.times(x, rounds(), true))), kTolerance);
+        EXPECT_LE(max_difference(got[0], as_floats(m.times(x, kind(), true))), kTolerance);
     }
 }
 
@@ -159,7 +209,7 @@ TEST_P(ReadingIn, EqualsPlainLoopsForEveryCountOfRows) {
         const auto got = computed(x, 64, 3, [&](Graph& g, Tensor in) {
             return std::vector{products.of(g, m.without_bias(), in, true)};
         });
-        EXPECT_LE(max_difference(got[0], as_floats(m.times(x, rounds(), false))), kTolerance);
+        EXPECT_LE(max_difference(got[0], as_floats(m.times(x, kind(), false))), kTolerance);
     }
 }
 
@@ -174,8 +224,7 @@ TEST_P(ReadingIn, SeveralMatricesAreOneProduct) {
     const auto got =
         computed(x, 640, 2, [&](Graph& g, Tensor in) { return products.of(g, linear, in, true); });
     for (size_t i = 0; i < 3; ++i) {
-        EXPECT_LE(max_difference(got[i], as_floats(m.at(i).times(x, rounds(), i != 1))),
-                  kTolerance);
+        EXPECT_LE(max_difference(got[i], as_floats(m.at(i).times(x, kind(), i != 1))), kTolerance);
     }
 }
 
@@ -195,21 +244,21 @@ TEST_P(ReadingIn, GatedEqualsPlainLoops) {
                                                .gating = f},
                                               in, true)};
         });
-        const std::vector<double> g = gate.times(x, rounds(), false);
-        const std::vector<double> u = up.times(x, rounds(), false);
+        const std::vector<double> g = gate.times(x, kind(), false);
+        const std::vector<double> u = up.times(x, kind(), false);
         std::vector<float> between;
         for (size_t i = 0; i < g.size(); ++i) {
             between.push_back(
                 static_cast<float>((f == Gating::kSilu ? silu(g[i]) : gelu(g[i])) * u[i]));
         }
-        // A number beside the middle of two of bf16 may be rounded to the other one.
-        EXPECT_LE(max_difference(got[0], as_floats(down.times(between, rounds(), false))),
-                  rounds() ? 0.1 : 1e-3);
+        // A number beside the middle of two may be rounded to the other one.
+        EXPECT_LE(max_difference(got[0], as_floats(down.times(between, kind(), false))),
+                  kind() == ProductKind::kF32 ? 1e-3 : 0.1);
     }
 }
 
 TEST_P(ReadingIn, ARowHasTheSameBitsWhateverIsBesideItAndOnAnyNumberOfThreads) {
-    if (!DenseProduct::repeats_bits()) GTEST_SKIP() << "oneDNN sums in changing orders here";
+    if (!repeats_bits()) GTEST_SKIP() << "oneDNN sums in changing orders here";
     const Backend backend(1);
     const LinearProducts products(GetParam());
     const Matrix m(backend, GGML_TYPE_Q4_1, 576, 100, 1);
@@ -230,7 +279,7 @@ TEST_P(ReadingIn, ARowHasTheSameBitsWhateverIsBesideItAndOnAnyNumberOfThreads) {
     }
 }
 
-TEST_P(ReadingIn, FewRowsAreGgmlsOwnProduct) {
+TEST_P(ReadingIn, FewRowsAreMultipliedInOneWayWhateverReadsMany) {
     const Backend backend(1);
     const LinearProducts products(GetParam());
     const LinearProducts plain(Reading::kQuantised);
@@ -241,14 +290,17 @@ TEST_P(ReadingIn, FewRowsAreGgmlsOwnProduct) {
             return std::vector{p.of(g, m.linear(), in, many)};
         })[0];
     };
-    EXPECT_EQ(by(products, false), by(plain, false));
+    const std::vector<float> few = by(products, false);
+    const LinearProducts fastest(Reading::kAuto);
+    EXPECT_EQ(few, by(fastest, false));
+    EXPECT_EQ(few == by(plain, false), !int8_obstacle().empty());
     EXPECT_EQ(by(plain, true), by(plain, false));
     EXPECT_NE(by(products, true), by(plain, true));
 }
 
 TEST_P(ReadingIn, WhatALaneGetsDependsOnItsOwnRowsAlone) {
-    if (!DenseProduct::repeats_bits()) GTEST_SKIP() << "oneDNN sums in changing orders here";
-    const testing::TinyModelOptions options = {.reading = GetParam()};
+    if (!repeats_bits()) GTEST_SKIP() << "oneDNN sums in changing orders here";
+    const testing::TinyModelOptions options = {.weights = weights(), .reading = GetParam()};
     TinyModel model(options, 2);
     const auto many = model.model().products().many_rows();
     // Two that read much, one of them all logits, one that reads little, one that writes.
@@ -286,8 +338,8 @@ TEST_P(ReadingIn, WhatALaneGetsDependsOnItsOwnRowsAlone) {
 }
 
 TEST_P(ReadingIn, APromptInAnyChunksGivesTheSameBits) {
-    if (!DenseProduct::repeats_bits()) GTEST_SKIP() << "oneDNN sums in changing orders here";
-    const testing::TinyModelOptions options = {.reading = GetParam()};
+    if (!repeats_bits()) GTEST_SKIP() << "oneDNN sums in changing orders here";
+    const testing::TinyModelOptions options = {.weights = weights(), .reading = GetParam()};
     const std::vector<TokenId> tokens = testing::tiny_tokens(200);
     const auto logits = [&](int n_threads, int64_t n_chunk) {
         TinyModel model(options, n_threads);
@@ -302,10 +354,119 @@ TEST_P(ReadingIn, APromptInAnyChunksGivesTheSameBits) {
     for (const int64_t chunk : {40, 50, 67, 100, 150}) EXPECT_EQ(logits(2, chunk), whole) << chunk;
 }
 
-INSTANTIATE_TEST_SUITE_P(Numbers, ReadingIn, ::testing::Values(Reading::kF32, Reading::kBf16),
+INSTANTIATE_TEST_SUITE_P(Numbers, ReadingIn,
+                         ::testing::Values(Reading::kF32, Reading::kBf16, Reading::kInt8),
                          [](const auto& test) {
+                             if (test.param == Reading::kInt8) return "int8";
                              return test.param == Reading::kF32 ? "f32" : "bf16";
                          });
+
+/// Integer products: what few rows and many have in common, and what few have of their own.
+class Int8 : public ::testing::Test {
+ protected:
+    void SetUp() override {
+        const std::string obstacle = int8_obstacle();
+        if (!obstacle.empty()) GTEST_SKIP() << obstacle;
+    }
+
+    [[nodiscard]] std::vector<float> product(const Matrix& m, const std::vector<float>& x,
+                                             int64_t n_in, int n_threads, bool many) const {
+        return computed(x, n_in, n_threads, [&](Graph& g, Tensor in) {
+            return std::vector{products.of(g, m.linear(), in, many)};
+        })[0];
+    }
+
+    const Backend backend{1};
+    const LinearProducts products{Reading::kInt8};
+};
+
+TEST_F(Int8, FewRowsEqualPlainLoopsForEveryType) {
+    for (const ggml_type type : kIntegerTypes) {
+        SCOPED_TRACE(ggml_type_name(type));
+        const Matrix m(backend, type, 512, 97, 1);
+        for (const int64_t n : {1, 2, 3, 4, 5, 23}) {
+            SCOPED_TRACE(n);
+            const std::vector<float> x = random_values(7, 512 * n);
+            EXPECT_LE(max_difference(product(m, x, 512, 2, false),
+                                     as_floats(m.times(x, ProductKind::kInt8, true))),
+                      kTolerance);
+        }
+    }
+}
+
+TEST_F(Int8, WidthsThatAreNoWholeNumberOfPairsOfGroups) {
+    for (const ggml_type type :
+         {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0}) {
+        SCOPED_TRACE(ggml_type_name(type));
+        for (const int64_t n_in : {32, 96, 160}) {
+            for (const int64_t n_out : {1, 7, 33}) {
+                SCOPED_TRACE(n_in * 1000 + n_out);
+                const Matrix m(backend, type, n_in, n_out, 1);
+                const std::vector<float> x = random_values(7, n_in * 30);
+                const auto wanted = as_floats(m.times(x, ProductKind::kInt8, true));
+                for (const bool many : {false, true}) {
+                    EXPECT_LE(max_difference(product(m, x, n_in, 2, many), wanted), kTolerance);
+                }
+            }
+        }
+    }
+}
+
+TEST_F(Int8, AFewRowsBitsDependNeitherOnTheOthersNorOnThreads) {
+    const Matrix m(backend, GGML_TYPE_Q6_K, 512, 1000, 1);
+    const std::vector<float> x = random_values(7, int64_t{512} * 11);
+    const std::vector<float> all = product(m, x, 512, 1, false);
+    for (const int n_threads : {2, 3, 7}) EXPECT_EQ(product(m, x, 512, n_threads, false), all);
+    for (int64_t row = 0; row < 11; ++row) {
+        const std::vector<float> one =
+            product(m, {x.begin() + row * 512, x.begin() + (row + 1) * 512}, 512, 2, false);
+        EXPECT_EQ(one, std::vector<float>(all.begin() + row * 1000, all.begin() + (row + 1) * 1000))
+            << row;
+    }
+}
+
+TEST_F(Int8, FewGatedRowsEqualPlainLoops) {
+    const Matrix gate(backend, GGML_TYPE_Q4_1, 64, 352, 1);
+    const Matrix up(backend, GGML_TYPE_Q8_0, 64, 352, 3);
+    const Matrix down(backend, GGML_TYPE_Q5_0, 352, 64, 5);
+    for (const int64_t n : {1, 6}) {
+        const std::vector<float> x = random_values(7, 64 * n);
+        const auto got = computed(x, 64, 2, [&](Graph& g, Tensor in) {
+            return std::vector{products.gated(g,
+                                              {.gate = gate.without_bias(),
+                                               .up = up.without_bias(),
+                                               .down = down.without_bias(),
+                                               .gating = Gating::kSilu},
+                                              in, false)};
+        });
+        const std::vector<double> g = gate.times(x, ProductKind::kInt8, false);
+        const std::vector<double> u = up.times(x, ProductKind::kInt8, false);
+        std::vector<float> between;
+        for (size_t i = 0; i < g.size(); ++i) {
+            between.push_back(static_cast<float>(silu(g[i]) * u[i]));
+        }
+        EXPECT_LE(max_difference(got[0], as_floats(down.times(between, ProductKind::kInt8, false))),
+                  0.1);
+    }
+}
+
+TEST_F(Int8, NoZeroesAndNoNumbersThatAreNoneAreHidden) {
+    const Matrix m(backend, GGML_TYPE_Q4_1, 64, 33, 1);
+    std::vector<float> x(size_t{64} * 40);
+    x[0] = 1e-38F;  // too small to be scaled: nothing
+    x[64 + 5] = std::numeric_limits<float>::quiet_NaN();
+    x[128 + 63] = std::numeric_limits<float>::infinity();
+    for (const bool many : {false, true}) {
+        const std::vector<float> got = product(m, x, 64, 2, many);
+        const auto bias = m.times(std::vector<float>(64), ProductKind::kInt8, true);
+        for (size_t i = 0; i < 33; ++i) {
+            EXPECT_EQ(static_cast<double>(got[i]), bias[i]);
+            EXPECT_TRUE(std::isnan(got[33 + i]));
+            EXPECT_TRUE(std::isnan(got[66 + i]));
+            EXPECT_EQ(static_cast<double>(got[99 + i]), bias[i]);
+        }
+    }
+}
 
 TEST(LinearKernel, RoundsToNearestTiesToEven) {
     std::vector<float> values = {
@@ -354,19 +515,22 @@ TEST(LinearProducts, WhatIsStoredExactlyStaysExact) {
     for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16}) {
         EXPECT_FALSE(products.reads_plain(type)) << ggml_type_name(type);
     }
-    EXPECT_EQ(products.reads_plain(GGML_TYPE_Q4_1), DenseProduct::obstacle(Numbers::kBf16).empty());
+    EXPECT_EQ(products.reads_plain(GGML_TYPE_Q4_1),
+              int8_obstacle().empty() || DenseProduct::obstacle(Numbers::kBf16).empty());
     EXPECT_FALSE(LinearProducts(Reading::kQuantised).reads_plain(GGML_TYPE_Q4_1));
 }
 
 TEST(LinearProducts, WhatAMachineCannotDoIsRefusedWithTheReason) {
-    const std::string obstacle = DenseProduct::obstacle(Numbers::kBf16);
-    if (obstacle.empty()) GTEST_SKIP() << "this machine can do all of it";
-    try {
-        const LinearProducts products(Reading::kBf16);
-        FAIL() << "nothing was refused";
-    } catch (const Error& e) {
-        EXPECT_EQ(e.code(), ErrorCode::kUnsupported);
-        EXPECT_NE(std::string(e.what()).find(obstacle), std::string::npos) << e.what();
+    for (const Reading reading : {Reading::kInt8, Reading::kBf16, Reading::kF32}) {
+        const std::string obstacle = obstacle_to(reading);
+        if (obstacle.empty()) continue;
+        try {
+            const LinearProducts products(reading);
+            FAIL() << "nothing was refused";
+        } catch (const Error& e) {
+            EXPECT_EQ(e.code(), ErrorCode::kUnsupported);
+            EXPECT_NE(std::string(e.what()).find(obstacle), std::string::npos) << e.what();
+        }
     }
 }
 

@@ -55,10 +55,12 @@ class ModelWriter {
     /// Something multiplied with; `gain` 1 keeps the size of what goes through.
     void matrix(const std::string& name, int64_t n_in, int64_t n_out, float gain = 1.0F) {
         const float size = gain * std::sqrt(3.0F / static_cast<float>(n_in));
-        add(name, {n_in, n_out, 1, 1}, [&] { return size * random_.next(); });
+        const bool fits = n_in % ggml_blck_size(o_.weights) == 0;
+        add(name, fits ? o_.weights : GGML_TYPE_F32, {n_in, n_out, 1, 1},
+            [&] { return size * random_.next(); });
     }
     void norm(const std::string& name, int64_t n) {
-        add(name, {n, 1, 1, 1}, [&] { return 1.0F + 0.2F * random_.next(); });
+        add(name, GGML_TYPE_F32, {n, 1, 1, 1}, [&] { return 1.0F + 0.2F * random_.next(); });
     }
 
     [[nodiscard]] std::string bytes() const {
@@ -69,13 +71,15 @@ class ModelWriter {
 
  private:
     template <typename Next>
-    void add(const std::string& name, const Shape& shape, Next next) {
-        ggml_tensor* t = ggml_new_tensor(ctx_.get(), GGML_TYPE_F32, 4, shape.data());
+    void add(const std::string& name, ggml_type type, const Shape& shape, Next next) {
+        ggml_tensor* t = ggml_new_tensor(ctx_.get(), type, 4, shape.data());
         ggml_set_name(t, name.c_str());
         gguf_add_tensor(gguf_.get(), t);
         std::vector<float> values(static_cast<size_t>(ggml_nelements(t)));
         std::ranges::generate(values, next);
-        data_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+        std::string stored(ggml_nbytes(t), '\0');
+        ggml_quantize_chunk(type, values.data(), stored.data(), 0, shape[1], shape[0], nullptr);
+        data_ += stored;
         const size_t align = gguf_get_alignment(gguf_.get());
         data_.resize((data_.size() + align - 1) / align * align);
     }

@@ -13,8 +13,8 @@
 
 namespace palimpsest::testing {
 
-/// A model too small to say anything, and complete in every part. Weights are random, f32, and the
-/// same for the same options on every machine. It has no vocabulary: it runs from token ids.
+/// A model too small to say anything, and complete in every part. Weights are random and the same
+/// for the same options on every machine. It has no vocabulary: it runs from token ids.
 struct TinyModelOptions {
     std::string architecture = "llama";  // llama or gemma3
     int64_t n_layer = 2, n_head = 4, n_head_kv = 2, d_head = 16;
@@ -22,6 +22,7 @@ struct TinyModelOptions {
     int64_t window = 8;         // gemma3: positions that a sliding layer sees
     int64_t window_period = 2;  // gemma3: every so many-th layer sees everything
     uint32_t seed = 1;
+    ggml_type weights = GGML_TYPE_F32;  // of matrices whose rows are whole blocks of it
     Reading reading = Reading::kAuto;
 };
 

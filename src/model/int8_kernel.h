@@ -1,0 +1,73 @@
+#pragma once
+
+#include <ggml.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace palimpsest {
+
+// Products of weights as they are stored with rows rounded to 8 bits: integers are multiplied and
+// summed within a group of 16 or 32, then scaled in f32. Rows are rounded to 256 steps between the
+// least and the greatest of a group of 32, with zero among the steps; ggml's steps reach as far to
+// either side, and models diverge from f32 two to five times as much. Weights are not rounded at
+// all. For x86-64 with AVX-512 VNNI.
+
+/// Why this processor or build cannot; empty: it can.
+[[nodiscard]] std::string int8_obstacle();
+/// Are weights of this type multiplied here, on a processor that can?
+[[nodiscard]] bool int8_knows(ggml_type type);
+
+/// Bytes of a rounded row of `inner` numbers, which is a multiple of 32.
+[[nodiscard]] int64_t int8_row_bytes(int64_t inner);
+/// Rounds numbers [first, first + count) of a row; `first` is a multiple of 64 and so is `count`,
+/// unless the row ends there. A number that is not finite makes results no numbers.
+void round_to_int8(const float* x, int64_t first, int64_t count, int64_t inner, std::byte* row);
+
+/// to[i] = x[i] weight[i] / sqrt(mean of squares + epsilon)
+void rms_norm_row(const float* x, const float* weight, int64_t n, float epsilon, float* to);
+
+/// Rounded rows, one after another.
+struct Int8Rows {
+    const std::byte* data = nullptr;
+    int64_t n = 0;
+    int64_t inner = 0;
+};
+
+/// Where results go: number i of row r at data[r * stride + i].
+struct F32Rows {
+    float* data = nullptr;
+    int64_t stride = 0;
+};
+
+/// For few rows: features [first, first + count) of a stored matrix, which is read once. A row's
+/// results do not depend on the other rows.
+void int8_multiply_few(const ggml_tensor* w, int64_t first, int64_t count, const Int8Rows& rows,
+                       const F32Rows& out);
+
+/// For many: a part of a matrix in the order in which it is multiplied. Its results differ from
+/// those for few rows by the order of sums; a row's do not depend on the other rows here either.
+class Int8Tile {
+ public:
+    /// Features are computed by so many at once; results are written for whole steps.
+    static constexpr int64_t kStep = 32;
+
+    /// Bytes for any type, a multiple of 64.
+    [[nodiscard]] static size_t bytes(int64_t features, int64_t inner);
+    /// Features [first, first + count) of a stored matrix, in `memory` of bytes(count, inner),
+    /// which starts at a multiple of 64 and outlives the tile.
+    Int8Tile(const ggml_tensor* w, int64_t first, int64_t count, std::byte* memory);
+
+    /// `out` has room for `count`, made whole steps, in each row.
+    void multiply(const Int8Rows& rows, const F32Rows& out) const;
+
+ private:
+    int64_t steps_;
+    int64_t inner_;
+    ggml_type type_;
+    std::byte* memory_;
+};
+
+}  // namespace palimpsest
