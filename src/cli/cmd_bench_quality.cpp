@@ -114,6 +114,7 @@ void bench_quality(const QualityFlags& f) {
     const Backend backend(options.n_threads);
     const LoadedModel loaded(path, backend, reading_named(f.model.engine.reading));
     options.model_name = model_name(path, loaded.file());
+    options.reading = loaded.reading().name;
     options.learned = load_sidecar(f.model.memory.sidecar, loaded, backend);
     options.memories = parse_memory_specs(f.memories, options.learned.get());
     options.prefix = prefix_use(f.model.memory, loaded);

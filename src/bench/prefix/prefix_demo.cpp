@@ -430,7 +430,8 @@ void run_prefix_demo(const PrefixRuntime& with, const PrefixDemoOptions& o,
                                   .seed = seed,
                                   .cluster_seed = build,
                                   .method = std::string(m->info.name),
-                                  .share = share};
+                                  .share = share,
+                                  .reading = with.engine.loaded().reading().name};
                 if (hooks.is_known(r.key())) continue;
                 if (!demo) demo.emplace(with, o, seed);
                 if (m->is_of_wrong_prefix && !wrong) wrong.emplace(with, o, seed, true);

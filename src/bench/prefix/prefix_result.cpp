@@ -45,6 +45,7 @@ PrefixResult result_of(const json& line) {
     auto r = line.get<PrefixResult>();
     // What the first lines of this version do not have.
     r.is_validation = line.value("is_validation", false);
+    r.reading = line.value("reading", std::string());
     r.e_state_by_layer = line.value("e_state_by_layer", std::vector<double>());
     r.e_lse_by_layer = line.value("e_lse_by_layer", std::vector<double>());
     const auto is_part = [&](int64_t some) { return some >= 0 && some <= r.n; };
@@ -61,12 +62,14 @@ PrefixResult result_of(const json& line) {
 std::string PrefixResult::key() const {
     json key = {task, model, length, n_traces, n_tests, traced, seed, cluster_seed, method, share};
     if (is_validation) key.push_back("validation");
+    if (!reading.empty()) key.push_back("reading " + reading);
     return key.dump();
 }
 
 std::string to_json_line(const PrefixResult& result) {
     json line = result;
     if (result.is_validation) line["is_validation"] = true;
+    if (!result.reading.empty()) line["reading"] = result.reading;
     if (!result.e_state_by_layer.empty()) line["e_state_by_layer"] = result.e_state_by_layer;
     if (!result.e_lse_by_layer.empty()) line["e_lse_by_layer"] = result.e_lse_by_layer;
     line["kind"] = "prefix";

@@ -33,6 +33,7 @@ struct PrefixResult {
     double e_out = -1, e_out_worst = -1, e_out_answer = -1;
     std::vector<double> e_out_by_layer = {};
     std::vector<double> e_state_by_layer = {}, e_lse_by_layer = {};  // not in older lines
+    std::string reading = {};  // how the model's products are computed; not in older lines
     std::string commit = {}, processor = {};
     int64_t threads = 0;
 

@@ -184,6 +184,7 @@ class QualityRun {
         r.source = sample.source;
         r.model = options_.model_name;
         r.prefix = prefix_;
+        r.reading = options_.reading;
         r.chunk = options_.n_chunk;
         const PrefixDocument* prefix = options_.first_prefix();
         r.has_template = prefix != nullptr ? !prefix->header().is_raw

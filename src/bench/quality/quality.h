@@ -32,6 +32,7 @@ struct QualityOptions {
     std::vector<Budget> streaming = {};          // held to while it is read
     bool agnostic = true, aware = false;
     std::vector<std::string> entries = {"f16"};
+    std::string reading = {};  // how the model's products are computed: LoadedModel::reading()
     int64_t n_chunk = 512;
     int64_t n_lanes = 8;  // answers written at once
     int n_jobs = 1;       // samples run at once

@@ -139,6 +139,7 @@ void write_optional_fields(Json& line, const QualityResult& r) {
     if (r.depth >= 0) write("depth", r.depth);
     if (!r.prefix.empty()) write("prefix", r.prefix);
     if (!r.weights.empty()) write("weights", r.weights);
+    if (!r.reading.empty()) write("reading", r.reading);
     if (r.metric != "kl") return;
     write("nll", r.nll);
     write("nll_full", r.nll_full);
@@ -157,6 +158,7 @@ void read_optional_fields(const Json& line, QualityResult& r) {
     read.optional("depth", r.depth);
     read.optional("prefix", r.prefix);
     read.optional("weights", r.weights);
+    read.optional("reading", r.reading);
     if (r.metric != "kl") return;
     read("nll", r.nll);
     read("nll_full", r.nll_full);
@@ -246,9 +248,10 @@ std::string QualityResult::key() const {
     Json values = Json::array();
     KeyWriter write{values};
     visit_key(write, *this);
-    // Most results, and all older ones, have neither.
+    // Most results have neither of the first two, all older ones none.
     if (!prefix.empty()) values.push_back(cat("prefix ", prefix));
     if (!weights.empty()) values.push_back(cat("weights ", weights));
+    if (!reading.empty()) values.push_back(cat("reading ", reading));
     return compact(values);
 }
 

@@ -19,11 +19,12 @@ struct QualityResult {
     std::string task, group, metric;
     int64_t length = 0;  // tokens asked for
     uint64_t seed = 0;
-    std::string sample;  // its id
-    std::string prompt;  // a hash of its texts
-    std::string source;  // where they are from
-    std::string model;   // the file's name and a hash of its head
-    std::string prefix;  // memories of prefixes before it, with hashes; empty: none
+    std::string sample;   // its id
+    std::string prompt;   // a hash of its texts
+    std::string source;   // where they are from
+    std::string model;    // the file's name and a hash of its head
+    std::string prefix;   // memories of prefixes before it, with hashes; empty: none
+    std::string reading;  // how its products are computed; empty: in older lines, as ggml does
     std::string memory = "kv", policy = "full", allocator = "none", residue = "none";
     std::string options;                // of policy, allocator and residue: "a=1,b=2"
     std::string weights;                // hash of the sidecar that a trained part is from

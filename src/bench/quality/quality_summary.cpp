@@ -28,22 +28,31 @@ struct Groups {
     std::vector<std::pair<RowKey, Samples>> rows;
 };
 
-/// What reads the samples.
-std::string model_of(const QualityResult& r) {
-    return r.prefix.empty() ? r.model : cat(r.model, " behind ", r.prefix);
-}
+/// What some results differ in, and which need not be said where they do not.
+struct Differences {
+    bool weights = false;  // of sidecars; older results do not say of which they are
+    bool readings = false;
 
-/// Are there trained parts of more than one sidecar? Older results do not say of which they are.
-bool have_several_weights(std::span<const QualityResult> results) {
-    std::set<std::string> all;
-    for (const QualityResult& r : results) {
-        if (!r.weights.empty()) all.insert(r.weights);
+    explicit Differences(std::span<const QualityResult> results) {
+        const std::string* first = nullptr;
+        for (const QualityResult& r : results) {
+            readings = readings || r.reading != results[0].reading;
+            if (r.weights.empty()) continue;
+            if (first == nullptr) first = &r.weights;
+            weights = weights || r.weights != *first;
+        }
     }
-    return all.size() > 1;
+};
+
+/// What reads the samples.
+std::string model_of(const QualityResult& r, const Differences& differences) {
+    std::string name = r.prefix.empty() ? r.model : cat(r.model, " behind ", r.prefix);
+    if (differences.readings && !r.reading.empty()) name += cat(", products in ", r.reading);
+    return name;
 }
 
-RowKey row_key(const QualityResult& r, bool with_weights) {
-    RowKey key = {.asked = {.model = model_of(r),
+RowKey row_key(const QualityResult& r, const Differences& differences) {
+    RowKey key = {.asked = {.model = model_of(r, differences),
                             .group = r.group,
                             .task = r.task,
                             .metric = r.metric,
@@ -59,7 +68,7 @@ RowKey row_key(const QualityResult& r, bool with_weights) {
                              .options = r.options,
                              .entries = r.entries,
                              .chunk = r.chunk,
-                             .weights = with_weights ? r.weights : std::string()}};
+                             .weights = differences.weights ? r.weights : std::string()}};
     if (r.protocol == "full") {
         key.question.clear();
         key.method.chunk = 0;
@@ -69,9 +78,9 @@ RowKey row_key(const QualityResult& r, bool with_weights) {
 
 Groups group(std::span<const QualityResult> results) {
     Groups groups;
-    const bool with_weights = have_several_weights(results);
+    const Differences differences(results);
     for (const QualityResult& r : results) {
-        RowKey key = row_key(r, with_weights);
+        RowKey key = row_key(r, differences);
         const auto [at, is_new] = groups.index.try_emplace(key, groups.rows.size());
         if (is_new) groups.rows.emplace_back(std::move(key), Samples{});
         groups.rows[at->second].second[{r.seed, r.sample, r.prompt}] = &r;
@@ -228,8 +237,9 @@ void set_depths(SummaryRow& row, const Samples& samples, const std::vector<doubl
 RunFacts facts_of(std::span<const QualityResult> results) {
     RunFacts facts;
     facts.n_result = results.size();
+    const Differences differences(results);
     for (const QualityResult& r : results) {
-        facts.models.insert(model_of(r));
+        facts.models.insert(model_of(r, differences));
         facts.sources.insert(r.source);
         facts.commits.insert(r.commit);
         facts.processors.insert(r.processor);

@@ -38,6 +38,7 @@ QualityResult whole_result() {
     r.lanes = 4;
     r.prefix = "rules (0123456789abcdef)";
     r.weights = "fedcba9876543210";
+    r.reading = "int8";
     return r;
 }
 
@@ -148,6 +149,7 @@ TEST(QualityResult, KeyChangesWithEverythingAsked) {
         [](auto& x) { x.source += "x"; },
         [](auto& x) { x.prefix += "x"; },
         [](auto& x) { x.weights += "x"; },
+        [](auto& x) { x.reading += "x"; },
         [](auto& x) { std::swap(x.prefix, x.weights); },
         [](auto& x) { std::swap(x.task, x.group); }};
     for (size_t i = 0; i < changes.size(); ++i) {

@@ -199,6 +199,19 @@ TEST(QualitySummary, WeightsOfSeveralTrainingsAreNotMixed) {
     EXPECT_EQ(two.rows[1].label, "gate/uniform, weights fedcba98");
 }
 
+/// Products in another arithmetic make another model of it.
+TEST(QualitySummary, ReadingsAreNotMixed) {
+    std::vector<QualityResult> results = {policy_result("gate", "vt", "1", 1),
+                                          policy_result("gate", "vt", "2", 0)};
+    for (QualityResult& r : results) r.reading = "int8";
+    EXPECT_EQ(summarize(results).rows.size(), 1U);
+    results[1].reading.clear();
+    const QualitySummary two = summarize(results);
+    ASSERT_EQ(two.rows.size(), 2U);
+    EXPECT_EQ(two.rows[0].asked.model, "tiny.gguf 0123, products in int8");
+    EXPECT_EQ(two.rows[1].asked.model, "tiny.gguf 0123");
+}
+
 TEST(QualitySummary, UsualAllocatorsAreNotNamed) {
     MemoryMethod m = {.memory = "kv",
                       .policy = "pyramid-kv",
