@@ -4,7 +4,7 @@
 FUZZ_SECONDS ?= 60
 FUZZ_ARGS ?=
 PREFIX ?= /usr/local
-# More flags, e.g. CTEST_ARGS='-R gguf', RUN_ARGS='--temperature 0.7'.
+# More flags, e.g. CTEST_ARGS='-R gguf', RUN_ARGS='--threads 1'.
 CTEST_ARGS ?=
 RUN_ARGS ?=
 BENCH_ARGS ?=
