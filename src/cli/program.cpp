@@ -77,7 +77,8 @@ void add_commands(CLI::App& program) {
     program.set_version_flag(
         "--version",
         cat(kVersionText, "\n", products.empty() ? "without oneDNN" : "with " + products,
-            int8_obstacle().empty() ? "; products: int8" : "", "; attention: ", attention_target(), has_bf16_attention() ? " with bf16" : ""));
+            int8_obstacle().empty() ? "; products: int8" : "", "; attention: ", attention_target(),
+            has_bf16_attention() ? " with bf16" : ""));
     program.require_subcommand(1);
     for (const Command& c : kCommands) {
         CLI::App* sub = program.add_subcommand(std::string(c.name), std::string(c.summary));
