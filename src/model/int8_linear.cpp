@@ -327,10 +327,6 @@ Tensor few_node(Graph& g, Matrices m, Tensor x) {
 
 }  // namespace
 
-bool int8_multiplies(const Matrices& m) {
-    return std::ranges::all_of(m.list, [](const Linear& l) { return int8_knows(l.weight->type); });
-}
-
 Tensor int8_product(Graph& g, Matrices m, Tensor x, bool many) {
     return many ? many_node(g, std::move(m), rounded(g, x)) : few_node(g, std::move(m), x);
 }

@@ -5,10 +5,8 @@
 
 namespace palimpsest {
 
-/// Can all of them be multiplied by int8_kernel.h here?
-[[nodiscard]] bool int8_multiplies(const Matrices& m);
-
-/// Nodes of integer products (int8_kernel.h) of x [in, n] f32: [n_out, n] f32. With `many`, tiles
+/// Nodes of integer products (int8_kernel.h), which must know all the types, of x [in, n] f32:
+/// [n_out, n] f32. A norm that x is the result of is taken on the way. With `many`, tiles
 /// are put in order for all rows at once; without, the matrix is read once, as it is stored.
 [[nodiscard]] Tensor int8_product(Graph& g, Matrices m, Tensor x, bool many);
 

@@ -29,6 +29,21 @@ std::vector<float> sum(Backend& backend, Last needs) {
 }
 
 // ggml's allocator takes a graph of as many nodes and the same sizes for the one before.
+TEST(WorkRanges, CoverAllWorkInOrder) {
+    for (const int n_threads : {1, 2, 3, 16, 512}) {
+        for (const int64_t n : {0, 1, 2, 7, 100, 12345}) {
+            const WorkRanges ranges(n, n_threads);
+            int64_t at = 0;
+            for (int64_t i = 0; i < ranges.count(); ++i) {
+                EXPECT_EQ(ranges[i].begin, at);
+                EXPECT_GE(ranges[i].end, at);
+                at = ranges[i].end;
+            }
+            EXPECT_EQ(at, n) << n_threads;
+        }
+    }
+}
+
 TEST(Graph, IsLaidOutForItsOwnValues) {
     Backend backend(1);
     for (const Last needs : {Last::kThree, Last::kOneAndThree, Last::kThree}) {
