@@ -89,6 +89,24 @@ TEST_P(BoundedSession, ReadsAndWritesTenWindows) {
     EXPECT_LE(held, 4 * (kBudget + 16));
 }
 
+/// What was written since the last cut must not take the room of a chunk.
+TEST_P(BoundedSession, ReadsAWholeChunkAfterWriting) {
+    const auto tight = [&] {
+        return make_memory("kv", tiny.backend(), tiny.shape(),
+                           {.n_ctx = kBudget + kChunk,
+                            .entries = GGML_TYPE_F32,
+                            .eviction = eviction(GetParam()),
+                            .supplies = supplies()});
+    };
+    Session session(tiny.model(), tiny.backend(), tight(), {.n_chunk = kChunk});
+    session.feed(tiny_tokens(200));
+    for (int turn = 0; turn < 3; ++turn) {
+        write_greedily(session, 5);
+        session.feed(tiny_tokens(kChunk, 3));
+    }
+    for (const float x : session.logits()) ASSERT_TRUE(std::isfinite(x));
+}
+
 EvictionOptions one_shot(const std::string& policy, double evicted) {
     EvictionOptions e = eviction(policy);
     e.budget = {.kind = Budget::Kind::kEvicted, .count = 0, .share = evicted};

@@ -180,8 +180,19 @@ std::vector<Segment> KvCache::admit(std::vector<Segment> prompt) {
     return prompt;
 }
 
+/// Cuts leave a head room for the longest step; what was written since the last cut may have taken
+/// some of it.
+void KvCache::make_room(const Step& step) {
+    if (evictor_ == nullptr || options_.eviction.one_shot || step.kind != StepKind::kRead) return;
+    const bool fits = std::ranges::all_of(
+        heads_, [&](const Head& h) { return std::ssize(h.positions) + step.n <= options_.n_ctx; });
+    // Also where all heads together hold no more than they may.
+    if (!fits) cut(evictor_->targets(seen_).back());
+}
+
 uint64_t KvCache::plan(const Step& step) {
     check(step.n >= 1, "a step without positions");
+    make_room(step);
     int64_t longest = 0;
     int64_t last_slot = 0;
     for (const Head& h : heads_) {

@@ -105,6 +105,7 @@ class KvCache final : public ContextMemory, private EntrySource {
     [[nodiscard]] std::vector<LayerCandidates> score_layers();
     [[nodiscard]] bool exceeds(const CutTarget& target) const;
     void cut(const CutTarget& target);
+    void make_room(const Step& step);
     void keep(int64_t layer, int64_t h, std::span<const int32_t> kept, float* scratch);
     void tell_held(int64_t layer);
     [[nodiscard]] Cut before_cut(const std::vector<LayerCandidates>& layers) const;

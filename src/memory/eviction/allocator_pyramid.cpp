@@ -36,7 +36,8 @@ class Pyramid final : public BudgetAllocator {
                                  const CutTarget& target) const {
         const double c = target.exact;
         const auto window = static_cast<double>(target.n_protected);
-        const auto length = static_cast<double>(n_seen);
+        // No layer may hold more than there is room for.
+        const auto length = static_cast<double>(std::min(n_seen, target.most));
         // Under a hard budget a layer may not fall below what is protected; the original falls back
         // to equal budgets where one would.
         double least = target.is_cap ? std::max(c / beta_, std::min(c, window + 1)) : c / beta_;
