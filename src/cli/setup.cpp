@@ -13,6 +13,7 @@
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "engine/memory_choice.h"
+#include "model/linear.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -52,7 +53,7 @@ void add_reading_flag(CLI::App& command, ModelFlags& flags) {
                     "how weights and activations are multiplied: int8 takes weights as they are "
                     "stored; bf16 and f32 turn them into plain numbers first, for many rows; "
                     "quantised is ggml's own product; auto takes the fastest")
-        ->check(CLI::IsMember({"auto", "quantised", "int8", "bf16", "f32"}))
+        ->check(CLI::IsMember(reading_names()))
         ->capture_default_str();
 }
 

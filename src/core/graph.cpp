@@ -230,8 +230,7 @@ Tensor Graph::custom(const Shape& shape, std::span<const Tensor> sources,
 }
 
 const ThreadMemory& Graph::thread_memory(size_t bytes) {
-    constexpr size_t kLine = 64;
-    thread_memory_.bytes_ = std::max(thread_memory_.bytes_, (bytes + kLine - 1) / kLine * kLine);
+    thread_memory_.bytes_ = std::max(thread_memory_.bytes_, whole_lines(bytes));
     return thread_memory_;
 }
 

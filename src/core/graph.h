@@ -143,6 +143,12 @@ class WorkRanges {
     int64_t n_threads_;
 };
 
+/// Bytes, made whole cache lines.
+constexpr size_t whole_lines(size_t bytes) {
+    constexpr size_t kLine = 64;
+    return (bytes + kLine - 1) / kLine * kLine;
+}
+
 /// Memory that each thread of a running graph works in. All nodes use the same, one after another.
 class ThreadMemory {
  public:

@@ -13,30 +13,14 @@ namespace palimpsest {
 
 namespace {
 
-constexpr size_t kLine = 64;
-constexpr int64_t kRowBlock = 256;                   // of many rows, multiplied with a tile at once
-constexpr int64_t kMostTile = 128;                   // features of a tile, for many rows
-constexpr int64_t kTileBytes = int64_t{256} * 1024;  // which stays in the nearer caches
-constexpr int64_t kTiles = 12;                       // so many at least, for threads to share
-constexpr int64_t kShares = 4;                       // pieces of work for each thread, or more
-constexpr int64_t kUnit = 8;                         // features of a piece, for few rows
+constexpr int64_t kUnit = 8;       // features of a piece, for few rows
 constexpr int64_t kFewTile = 256;  // features whose results are held before they are written
 // So few rows are rounded by every thread for itself: sooner than waiting for one that does it.
 constexpr int64_t kRoundedByAll = 4;
 
-size_t whole_lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 size_t floats(int64_t n) { return whole_lines(static_cast<size_t>(n) * sizeof(float)); }
 int64_t whole_steps(int64_t features) {
     return (features + Int8Tile::kStep - 1) / Int8Tile::kStep * Int8Tile::kStep;
-}
-
-const float* row_of(const ggml_tensor* t, int64_t i) {
-    return reinterpret_cast<const float*>(static_cast<const char*>(t->data) +
-                                          static_cast<size_t>(i) * t->nb[1]);
-}
-float* row_of(ggml_tensor* t, int64_t i) {
-    return reinterpret_cast<float*>(static_cast<char*>(t->data) +
-                                    static_cast<size_t>(i) * t->nb[1]);
 }
 
 /// Hands out a thread's memory, piece by piece.
@@ -73,7 +57,7 @@ class Source {
     [[nodiscard]] size_t bytes() const { return norm_ == nullptr ? 0 : floats(inner_); }
     /// Row i, rounded.
     void round(int64_t i, std::byte* to, float* normed) const {
-        const float* row = row_of(static_cast<const ggml_tensor*>(x_), i);
+        const float* row = row_of(x_, i);
         if (norm_ != nullptr) {
             rms_norm_row(row, static_cast<const float*>(norm_->data), inner_, epsilon_, normed);
             row = normed;
@@ -219,17 +203,9 @@ class ManyOp final : public CustomOp {
           memory_(g.thread_memory(halves() * (tile_bytes() + result_bytes()))) {}
 
     void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
-        const int64_t blocks = (dst->src[0]->ne[1] + kRowBlock - 1) / kRowBlock;
-        const int64_t n_tiles = std::ssize(tiles_);
-        const int64_t parts =
-            std::clamp<int64_t>((kShares * n_threads + n_tiles - 1) / n_tiles, 1, blocks);
         const Memory memory = memory_of(thread);
-        for (int64_t w = work_.take(); w < n_tiles * parts; w = work_.take()) {
-            const int64_t part = w % parts;
-            multiply(dst, tiles_[static_cast<size_t>(w / parts)],
-                     {blocks * part / parts, blocks * (part + 1) / parts}, memory);
-        }
-        work_.leave(n_threads);
+        share_tiles(work_, tiles_, dst->src[0]->ne[1], n_threads,
+                    [&](const Tile& t, RowBlocks blocks) { multiply(dst, t, blocks, memory); });
     }
 
  private:
@@ -237,9 +213,6 @@ class ManyOp final : public CustomOp {
     struct Memory {
         std::array<std::byte*, 2> tiles{};
         std::array<float*, 2> results{};
-    };
-    struct Blocks {
-        int64_t begin, end;
     };
 
     [[nodiscard]] size_t halves() const { return m_.gating ? 2 : 1; }
@@ -255,7 +228,8 @@ class ManyOp final : public CustomOp {
         return m;
     }
 
-    void multiply(ggml_tensor* dst, const Tile& tile, Blocks blocks, const Memory& memory) const {
+    void multiply(ggml_tensor* dst, const Tile& tile, RowBlocks blocks,
+                  const Memory& memory) const {
         const auto ordered = [&](size_t half) {
             return Int8Tile(m_.list[tile.matrix + half].weight, tile.first, tile.count,
                             memory.tiles.at(half));

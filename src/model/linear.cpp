@@ -13,16 +13,9 @@ namespace palimpsest {
 
 namespace {
 
-constexpr int64_t kManyRows = 24;   // measured: docs/decisions/0010
-constexpr int64_t kRowBlock = 256;  // rows multiplied at once
-constexpr int64_t kRowStep = 16;    // their number is a multiple of it, so that products are few
+constexpr int64_t kManyRows = 24;  // measured: docs/decisions/0010
+constexpr int64_t kRowStep = 16;   // their number is a multiple of it, so that products are few
 constexpr int64_t kLeastTile = 32;
-constexpr int64_t kMostTile = 128;
-constexpr int64_t kTileBytes =
-    int64_t{256} * 1024;        // of a tile's weights: they stay in the nearer caches
-constexpr int64_t kTiles = 12;  // so many at least, for threads to share
-constexpr int64_t kShares = 4;  // pieces of work for each thread, or more
-constexpr size_t kLine = 64;
 
 struct NamedReading {
     std::string_view name;
@@ -35,7 +28,6 @@ constexpr std::array<NamedReading, 5> kReadings = {{{"auto", Reading::kAuto},
                                                     {"f32", Reading::kF32}}};
 
 int64_t padded(int64_t n) { return (n + kRowStep - 1) / kRowStep * kRowStep; }
-size_t whole_lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
 ggml_type type_of(Numbers numbers) {
     return numbers == Numbers::kBf16 ? GGML_TYPE_BF16 : GGML_TYPE_F32;
@@ -44,11 +36,6 @@ Numbers numbers_of(ProductKind kind) {
     return kind == ProductKind::kF32 ? Numbers::kF32 : Numbers::kBf16;
 }
 size_t bytes_of(Numbers numbers) { return ggml_type_size(type_of(numbers)); }
-
-const float* row_of(const ggml_tensor* t, int64_t i) {
-    return reinterpret_cast<const float*>(static_cast<const char*>(t->data) +
-                                          static_cast<size_t>(i) * t->nb[1]);
-}
 
 /// Features in a tile: few enough that threads share the work evenly, and never dependent on how
 /// many threads there are.
@@ -92,6 +79,12 @@ Reading reading_named(std::string_view name) {
     }
     throw Error(ErrorCode::kInvalidArgument,
                 cat("there is no way of reading '", name, "'; there are: ", names));
+}
+
+std::vector<std::string> reading_names() {
+    std::vector<std::string> names;
+    for (const NamedReading& r : kReadings) names.emplace_back(r.name);
+    return names;
 }
 
 std::string to_string(const ReadingFacts& facts) {
@@ -161,18 +154,9 @@ class LinearProducts::TileOp final : public CustomOp {
     TileOp(Tiles tiles, const ThreadMemory& memory) : tiles_(std::move(tiles)), memory_(memory) {}
 
     void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
-        const int64_t rows = dst->src[0]->ne[1];
-        const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
-        const int64_t n_tiles = std::ssize(tiles_.list);
-        const int64_t parts =
-            std::clamp<int64_t>((kShares * n_threads + n_tiles - 1) / n_tiles, 1, blocks);
-        Memory m(tiles_, memory_.of(thread));
-        for (int64_t w = work_.take(); w < n_tiles * parts; w = work_.take()) {
-            const int64_t part = w % parts;
-            multiply(dst, tiles_.list[static_cast<size_t>(w / parts)],
-                     {blocks * part / parts, blocks * (part + 1) / parts}, m);
-        }
-        work_.leave(n_threads);
+        const Memory m(tiles_, memory_.of(thread));
+        share_tiles(work_, tiles_.list, dst->src[0]->ne[1], n_threads,
+                    [&](const Tile& t, RowBlocks blocks) { multiply(dst, t, blocks, m); });
     }
 
  private:
@@ -197,11 +181,7 @@ class LinearProducts::TileOp final : public CustomOp {
             }
         }
     };
-    struct Blocks {
-        int64_t begin, end;
-    };
-
-    void multiply(ggml_tensor* dst, const Tile& tile, Blocks blocks, const Memory& m) const {
+    void multiply(ggml_tensor* dst, const Tile& tile, RowBlocks blocks, const Memory& m) const {
         const ggml_tensor* x = dst->src[0];
         const size_t halves = tiles_.matrices.gating ? 2 : 1;
         std::array<const void*, 2> weights{};

@@ -38,7 +38,9 @@ struct ReadingFacts {
 /// "bf16 from 24 rows on (oneDNN 2.6.3), int8 for fewer"
 [[nodiscard]] std::string to_string(const ReadingFacts& facts);
 
-/// Throws kInvalidArgument, listing the names there are: auto, quantised, int8, bf16, f32.
+/// auto, quantised, int8, bf16, f32
+[[nodiscard]] std::vector<std::string> reading_names();
+/// Throws kInvalidArgument, listing the names there are.
 [[nodiscard]] Reading reading_named(std::string_view name);
 
 /// A model's matrix products, in the form that is fastest for the type, the processor and the
@@ -48,8 +50,9 @@ struct ReadingFacts {
 /// and the more rows there are the less the turning costs.
 ///
 /// A row's result does not depend on the other rows, nor on the number of threads. It does depend
-/// on which of the two computes it. Whoever builds a pass says so: `many` is to be true where every
-/// lane alone has many_rows() rows or more, so that what a lane gets never depends on the others.
+/// on whether rows are few or many, which are computed in other ways. Whoever builds a pass says
+/// so: `many` is to be true where every lane alone has many_rows() rows or more, so that what a
+/// lane gets never depends on the others.
 ///
 /// Safe to share between threads.
 class LinearProducts {

@@ -450,6 +450,26 @@ TEST_F(Int8, FewGatedRowsEqualPlainLoops) {
     }
 }
 
+/// As it is with a copy of the norm's result between, which hides where it is from.
+TEST_F(Int8, ANormIsTakenOnTheWay) {
+    const Matrix m(backend, GGML_TYPE_Q4_1, 96, 33, 1);
+    Storage storage(1);
+    Tensor weight = storage.add(GGML_TYPE_F32, {96, 1, 1, 1});
+    storage.commit(backend);
+    const std::vector<float> values = random_values(3, 96);
+    std::memcpy(weight->data, values.data(), values.size() * sizeof(float));
+    for (const int64_t n : {1, 30}) {
+        const std::vector<float> x = random_values(7, 96 * n, 5);
+        const auto got = computed(x, 96, 2, [&](Graph& g, Tensor in) {
+            Tensor normed = ggml_mul(g.ctx(), ggml_rms_norm(g.ctx(), in, 1e-5F), weight);
+            return std::vector{products.of(g, m.linear(), normed, n > 1),
+                               products.of(g, m.linear(), ggml_cont(g.ctx(), normed), n > 1)};
+        });
+        // A number beside the middle of two may be rounded to the other one.
+        EXPECT_LE(max_difference(got[0], got[1]), 0.05);
+    }
+}
+
 TEST_F(Int8, NoZeroesAndNoNumbersThatAreNoneAreHidden) {
     const Matrix m(backend, GGML_TYPE_Q4_1, 64, 33, 1);
     std::vector<float> x(size_t{64} * 40);
