@@ -77,8 +77,8 @@ void add_commands(CLI::App& program) {
     program.set_version_flag(
         "--version",
         cat(kVersionText, "\n", products.empty() ? "without oneDNN" : "with " + products,
-            int8_obstacle().empty() ? "; products: int8" : "", "; attention: ", attention_target(),
-            has_bf16_attention() ? " with bf16" : ""));
+            int8_obstacle().empty() ? cat("; products: int8 by ", int8_instructions()) : "",
+            "; attention: ", attention_target(), has_bf16_attention() ? " with bf16" : ""));
     program.require_subcommand(1);
     for (const Command& c : kCommands) {
         CLI::App* sub = program.add_subcommand(std::string(c.name), std::string(c.summary));
@@ -87,6 +87,7 @@ void add_commands(CLI::App& program) {
 }
 
 int run_program(int argc, const char* const* argv) {
+    limit_kernels();
     // A closed pipe is a failed write with a message, not a silent end.
     std::signal(SIGPIPE, SIG_IGN);
     // Until a command knows better: while a model loads, say, there is nothing to save.

@@ -3,6 +3,7 @@
 #include <exception>
 
 #include "core/error.h"
+#include "core/processor.h"
 
 #ifdef PALIMPSEST_HAS_ONEDNN
 
@@ -50,6 +51,16 @@ dnnl::matmul::primitive_desc describe(Numbers numbers, const ProductShape& s,
 #endif
 }
 
+/// What oneDNN may use of what the processor has; to be asked before anything is made.
+unsigned instructions() {
+    static const bool limited = [] {
+        return !may_use(Instructions::kAvx512Bf16) &&
+               dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2) == dnnl::status::success;
+    }();
+    return limited ? static_cast<unsigned>(dnnl::cpu_isa::avx2)
+                   : static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+}
+
 }  // namespace
 
 struct DenseProduct::Primitive {
@@ -76,7 +87,7 @@ struct DenseProduct::Primitive {
 
 std::string DenseProduct::obstacle(Numbers numbers) {
     // oneDNN multiplies bf16 on any processor with AVX-512, but slowly where it has to convert.
-    const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+    const unsigned isa = instructions();
     const auto bf16 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
     if (numbers == Numbers::kBf16 && (isa & bf16) != bf16) {
         return "this processor has neither AVX-512's bf16 instructions nor AMX";
@@ -85,7 +96,7 @@ std::string DenseProduct::obstacle(Numbers numbers) {
 }
 
 bool DenseProduct::repeats_bits() {
-    const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+    const unsigned isa = instructions();
     const auto avx512 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
     const auto amx = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
     return (isa & avx512) == avx512 && (isa & amx) != amx;

@@ -6,17 +6,20 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace palimpsest {
 
 // Products of weights as they are stored with rows rounded to 8 bits: integers are multiplied and
-// summed within a group of 16 or 32, then scaled in f32. Rows are rounded to 256 steps between the
-// least and the greatest of a group of 32, with zero among the steps; ggml's steps reach as far to
-// either side, and models diverge from f32 two to five times as much. Weights are not rounded at
-// all. For x86-64 with AVX-512 VNNI.
+// summed within a group of 16, then scaled in f32. Rows are rounded to 256 steps between the least
+// and the greatest of a group of 16, with zero among the steps; ggml's steps reach as far to either
+// side of 32 numbers, and models diverge from f32 four to ten times as much. Weights are not
+// rounded at all. For x86-64 with AVX2, AVX-VNNI or AVX-512 VNNI, which give the same bits.
 
 /// Why this processor or build cannot; empty: it can.
 [[nodiscard]] std::string int8_obstacle();
+/// Which instructions multiply; empty where there is an obstacle.
+[[nodiscard]] std::string_view int8_instructions();
 /// Are weights of this type multiplied here, on a processor that can?
 [[nodiscard]] bool int8_knows(ggml_type type);
 
@@ -26,7 +29,7 @@ namespace palimpsest {
 /// unless the row ends there. A number that is not finite makes results no numbers.
 void round_to_int8(const float* x, int64_t first, int64_t count, int64_t inner, std::byte* row);
 
-/// to[i] = x[i] weight[i] / sqrt(mean of squares + epsilon)
+/// to[i] = x[i] weight[i] / sqrt(mean of squares + epsilon); n is a multiple of 32.
 void rms_norm_row(const float* x, const float* weight, int64_t n, float epsilon, float* to);
 
 /// Rounded rows, one after another.

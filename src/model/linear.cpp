@@ -314,7 +314,7 @@ ReadingFacts LinearProducts::facts_for(ggml_type type) const {
                           .few = std::string(name_of(kind_for(type, false)))};
     if (kind != ProductKind::kQuantised) facts.least_rows = many_rows_;
     if (kind == ProductKind::kInt8) {
-        facts.why = "AVX-512 VNNI";
+        facts.why = int8_instructions();
     } else if (kind != ProductKind::kQuantised) {
         facts.why = DenseProduct::library();
     } else if (reading_ == Reading::kQuantised) {

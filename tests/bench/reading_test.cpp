@@ -178,9 +178,9 @@ class RealReading : public ::testing::Test {
 
 TEST_F(RealReading, LogitsOf2000TokensAreNoFurtherFromF32ThanLibllamas) { expect_no_further(); }
 
-// Rounding to 8 bits adds what it diverges by: 0.13 %. The 0.1 % that is wanted of it is kept by
-// bf16 alone.
-constexpr double kIntegers = 0.002;
+// Wanted is 0.1 %. Rounding to 8 bits adds what it diverges by, 0.08 and 0.07 %, give or take 0.03:
+// measured 0.075 and 0.0998 %, and other processors' attention sums in another order.
+constexpr double kIntegers = 0.0015;
 constexpr double kWanted = 0.001;
 
 TEST_F(RealReading, PerplexityOf20000TokensIsNearThatOfF32) {

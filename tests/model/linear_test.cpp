@@ -15,7 +15,7 @@
 
 #include "core/error.h"
 #include "engine/evaluator.h"
-#include "model/int8_kernel.h"
+#include "model/int8_kernels.h"
 #include "support/golden.h"
 #include "support/tiny_model.h"
 
@@ -39,10 +39,10 @@ std::vector<float> to_bf16(std::vector<float> values) {
     return values;
 }
 
-/// Every 32 numbers in 256 steps from the least to the greatest, zero being one of them.
+/// Every 16 numbers in 256 steps from the least to the greatest, zero being one of them.
 std::vector<float> to_int8(std::vector<float> values) {
-    for (size_t i = 0; i < values.size(); i += 32) {
-        const std::span group(values.data() + i, 32);
+    for (size_t i = 0; i < values.size(); i += 16) {
+        const std::span group(values.data() + i, 16);
         const float least = std::min(0.0F, std::ranges::min(group));
         const float range = std::max(0.0F, std::ranges::max(group)) - least;
         if (range == 0) continue;
@@ -84,13 +84,19 @@ class Matrix {
         bias_ = random_values(seed + 1, n_out);
         ggml_quantize_chunk(type, values.data(), linear_.weight->data, 0, n_out, n_in, nullptr);
         std::memcpy(linear_.bias->data, bias_.data(), bias_.size() * sizeof(float));
-        stored_.resize(values.size());
-        const ggml_to_float_t to_float = ggml_get_type_traits(type)->to_float;
-        if (to_float == nullptr) {
-            stored_ = values;
-        } else {
-            to_float(linear_.weight->data, stored_.data(), n_in * n_out);
+        stored_ = values;
+        decode();
+    }
+
+    /// Every number of a Q8_0 matrix; scales stay.
+    void fill_q8_0(std::byte number) {
+        constexpr int64_t kBlock = 32;
+        constexpr int64_t kBytes = 34;
+        auto* data = static_cast<std::byte*>(linear_.weight->data);
+        for (int64_t i = 0; i < n_in_ * n_out_ / kBlock; ++i) {
+            std::fill_n(data + i * kBytes + 2, kBlock, number);
         }
+        decode();
     }
 
     [[nodiscard]] const Linear& linear() const { return linear_; }
@@ -117,6 +123,12 @@ class Matrix {
     }
 
  private:
+    void decode() {
+        const ggml_tensor* w = linear_.weight;
+        const ggml_to_float_t to_float = ggml_get_type_traits(w->type)->to_float;
+        if (to_float != nullptr) to_float(w->data, stored_.data(), n_in_ * n_out_);
+    }
+
     Storage storage_;
     int64_t n_in_, n_out_;
     Linear linear_;
@@ -484,6 +496,89 @@ TEST_F(Int8, NoZeroesAndNoNumbersThatAreNoneAreHidden) {
             EXPECT_TRUE(std::isnan(got[33 + i]));
             EXPECT_TRUE(std::isnan(got[66 + i]));
             EXPECT_EQ(static_cast<double>(got[99 + i]), bias[i]);
+        }
+    }
+}
+
+/// What a set of instructions makes of a matrix and of rows: rounded rows, results for few rows and
+/// for many, a norm.
+struct MadeBy {
+    std::vector<std::byte> rows;
+    std::vector<float> few, many, normed;
+
+    bool operator==(const MadeBy&) const = default;
+};
+
+MadeBy made_by(const Int8Kernels& k, const Matrix& m, const std::vector<float>& x) {
+    const ggml_tensor* w = m.linear().weight;
+    const Int8TypeKernels* of_type = k.find(w->type);
+    const int64_t inner = w->ne[0];
+    const int64_t n = std::ssize(x) / inner;
+    const auto row_bytes = static_cast<size_t>(int8_row_bytes(inner));
+    MadeBy made;
+    made.rows.resize(static_cast<size_t>(n) * row_bytes);
+    for (int64_t i = 0; i < n; ++i) {
+        k.round(x.data() + i * inner, 0, inner, inner,
+                made.rows.data() + static_cast<size_t>(i) * row_bytes);
+    }
+    const Int8Rows rows = {.data = made.rows.data(), .n = n, .inner = inner};
+    const auto* from = static_cast<const std::byte*>(w->data);
+    const auto w_bytes = static_cast<int64_t>(w->nb[1]);
+    made.few.resize(static_cast<size_t>(n * m.n_out()));
+    of_type->few(from, w_bytes, m.n_out(), rows, {.data = made.few.data(), .stride = m.n_out()});
+    std::vector<std::byte> step(static_cast<size_t>(of_type->step_bytes(inner)));
+    of_type->unpack(from, w_bytes, Int8Tile::kStep, inner, step.data());
+    made.many.resize(static_cast<size_t>(n * Int8Tile::kStep));
+    of_type->multiply(step.data(), rows, {.data = made.many.data(), .stride = Int8Tile::kStep});
+    made.normed.resize(static_cast<size_t>(inner));
+    k.rms_norm_row(x.data(), x.data() + inner, inner, 1e-5F, made.normed.data());
+    return made;
+}
+
+TEST(Int8Kernels, EverySetOfInstructionsGivesTheSameBits) {
+    const Backend backend(1);
+    const Int8Kernels* first = nullptr;
+    for (const Int8Kernels* k : all_int8_kernels()) {
+        if (!processor_has(k->needs)) continue;
+        if (first == nullptr) first = k;
+        SCOPED_TRACE(name_of(k->needs));
+        for (const ggml_type type : kIntegerTypes) {
+            SCOPED_TRACE(ggml_type_name(type));
+            for (const int64_t inner : {256, 768}) {
+                const Matrix m(backend, type, inner, 33, 1);
+                std::vector<float> x = random_values(7, inner * 11, 3);
+                std::fill_n(x.begin(), inner, 5.0F);           // every number is the greatest
+                std::fill_n(x.begin() + inner, inner, -5.0F);  // every number is the least
+                x[static_cast<size_t>(2 * inner) + 3] = std::numeric_limits<float>::infinity();
+                const MadeBy wanted = made_by(*first, m, x);
+                const MadeBy got = made_by(*k, m, x);
+                EXPECT_EQ(got.rows, wanted.rows);
+                EXPECT_EQ(got.normed, wanted.normed);
+                const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
+                    return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+                };
+                EXPECT_TRUE(same(got.few, wanted.few));
+                EXPECT_TRUE(same(got.many, wanted.many));
+            }
+        }
+    }
+}
+
+/// -128 is a number no quantiser leaves; products of two such numbers and 255 are the largest sums.
+TEST(Int8Kernels, ExtremeNumbersFit) {
+    const Backend backend(1);
+    for (const int number : {0, 127, -128, -1}) {
+        SCOPED_TRACE(number);
+        Matrix m(backend, GGML_TYPE_Q8_0, 64, 32, 1);
+        m.fill_q8_0(static_cast<std::byte>(number));
+        const std::vector<float> x(size_t{2} * 64, 5.0F);
+        const std::vector<float> wanted = as_floats(m.times(x, ProductKind::kInt8, false));
+        for (const Int8Kernels* k : all_int8_kernels()) {
+            if (!processor_has(k->needs)) continue;
+            SCOPED_TRACE(name_of(k->needs));
+            const MadeBy made = made_by(*k, m, x);
+            EXPECT_LE(max_difference(made.few, wanted), 1e-2);
+            EXPECT_LE(max_difference(made.many, wanted), 1e-2);
         }
     }
 }

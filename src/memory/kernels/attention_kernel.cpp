@@ -8,6 +8,7 @@
 
 #include "memory/kernels/attention_kernel.h"
 
+#include "core/processor.h"
 #include "memory/kernels/simd_targets.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "memory/kernels/attention_kernel.cpp"
@@ -181,6 +182,14 @@ size_t attention_scratch_floats(int64_t d, int64_t n_group) {
 void attend_rows(const EntryRows& entries, std::span<const QueryRow> rows, float scale,
                  float* scratch) {
     HWY_DYNAMIC_DISPATCH(attend_rows_impl)(entries, rows, scale, scratch);
+}
+
+void limit_kernels() {
+    if (!may_use(Instructions::kAvx2)) {
+        hwy::DisableTargets(HWY_AVX2 | (HWY_AVX2 - 1));
+    } else if (!may_use(Instructions::kAvx512Bf16)) {
+        hwy::DisableTargets(HWY_AVX2 - 1);
+    }
 }
 
 const char* attention_target() { return HWY_DYNAMIC_DISPATCH(target_impl)(); }

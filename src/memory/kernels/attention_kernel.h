@@ -75,4 +75,8 @@ bool attend_part(const EntryRows& entries, std::span<const QueryRow> rows, SlotR
 /// Name of the instruction set in use, e.g. "AVX3".
 [[nodiscard]] const char* attention_target();
 
+/// Keeps all kernels that Highway chooses among within what may be used (core/processor.h). To be
+/// called before any of them.
+void limit_kernels();
+
 }  // namespace palimpsest

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/processor.h"
 #include "memory/kernels/attention_kernel.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -461,10 +462,7 @@ void attend_rows_bf16(const EntryRows& entries, std::span<const QueryRow> rows, 
 
 namespace palimpsest {
 
-bool has_bf16_attention() {
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-}
+bool has_bf16_attention() { return processor_has(Instructions::kAvx512Bf16); }
 
 }  // namespace palimpsest
 

@@ -1,0 +1,49 @@
+// Integer products for AVX-512 VNNI.
+
+#include "model/int8_kernels.h"
+
+#ifdef PALIMPSEST_INT8
+
+#include <immintrin.h>
+
+#define PALIMPSEST_INT8_VECTORS "model/int8_vectors_avx512-inl.h"
+
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 is wrong about its own intrinsics (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#ifdef __clang__
+#pragma clang attribute push(                                                               \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+#endif
+
+namespace palimpsest {
+
+namespace {
+#include "model/int8_kernel-inl.h"
+}  // namespace
+
+}  // namespace palimpsest
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace palimpsest {
+
+const Int8Kernels kInt8Avx512 = {.needs = Instructions::kAvx512Vnni,
+                                 .round = round_row,
+                                 .rms_norm_row = norm_row,
+                                 .types = kTypes};
+
+}  // namespace palimpsest
+
+#endif

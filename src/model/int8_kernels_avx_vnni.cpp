@@ -1,0 +1,46 @@
+// Integer products for AVX-VNNI, of 256 bits.
+
+#include "model/int8_kernels.h"
+
+#ifdef PALIMPSEST_INT8
+
+#include <immintrin.h>
+
+#define PALIMPSEST_INT8_VECTORS "model/int8_vectors_avx2-inl.h"
+#define PALIMPSEST_AVX_VNNI 1
+
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 is wrong about its own intrinsics (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avxvnni")
+#endif
+
+namespace palimpsest {
+
+namespace {
+#include "model/int8_kernel-inl.h"
+}  // namespace
+
+}  // namespace palimpsest
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace palimpsest {
+
+const Int8Kernels kInt8AvxVnni = {
+    .needs = Instructions::kAvxVnni, .round = round_row, .rms_norm_row = norm_row, .types = kTypes};
+
+}  // namespace palimpsest
+
+#endif
