@@ -105,9 +105,15 @@ PALIMPSEST_INLINE __m128 across(const Combine& combine, const Floats* v) {
     return _mm_movelh_ps(_mm_unpacklo_ps(odd, even), _mm_unpackhi_ps(odd, even));
 }
 
-/// Rounds the four groups of pair i.
-PALIMPSEST_INLINE void round_pair(const float* from, std::byte* row, const RowLayout& l,
-                                  int64_t i) {
+/// What the two groups of a pair have in common.
+template <class Combine>
+PALIMPSEST_INLINE __m128 both_of(const Combine& combine, __m128 groups) {
+    return combine(groups, _mm_shuffle_ps(groups, groups, 0xB1));
+}
+
+/// Rounds the four groups of pair i, or two of 32 numbers, each of them written as two.
+PALIMPSEST_INLINE void round_pair(const float* from, RowGroups groups, std::byte* row,
+                                  const RowLayout& l, int64_t i) {
     constexpr float kMost = 255;
     const __m128 nothing = _mm_setzero_ps();
     const __m128 most = _mm_set1_ps(kMost);
@@ -119,9 +125,15 @@ PALIMPSEST_INLINE void round_pair(const float* from, std::byte* row, const RowLa
         x[g] = load(from + g * kGroup);
         odd[static_cast<size_t>(g)] = has_odd(x[g]) ? -1 : 0;
     }
-    const __m128 least = _mm_min_ps(across(Least(), x), nothing);
-    const __m128 range = _mm_sub_ps(_mm_max_ps(across(Greatest(), x), nothing), least);
-    const __m128 is_odd = _mm_castsi128_ps(_mm_set_epi32(odd[3], odd[2], odd[1], odd[0]));
+    __m128 least = _mm_min_ps(across(Least(), x), nothing);
+    __m128 greatest = _mm_max_ps(across(Greatest(), x), nothing);
+    __m128 is_odd = _mm_castsi128_ps(_mm_set_epi32(odd[3], odd[2], odd[1], odd[0]));
+    if (groups == RowGroups::k32) {
+        least = both_of([](__m128 a, __m128 b) { return _mm_min_ps(a, b); }, least);
+        greatest = both_of([](__m128 a, __m128 b) { return _mm_max_ps(a, b); }, greatest);
+        is_odd = both_of([](__m128 a, __m128 b) { return _mm_or_ps(a, b); }, is_odd);
+    }
+    const __m128 range = _mm_sub_ps(greatest, least);
     const __m128 is_some = _mm_cmpge_ps(range, least_range);
     const __m128 is_finite = _mm_andnot_ps(is_odd, _mm_cmple_ps(range, greatest_range));
     const __m128 usable = _mm_and_ps(is_some, is_finite);
@@ -154,14 +166,16 @@ PALIMPSEST_INLINE void round_pair(const float* from, std::byte* row, const RowLa
                   _mm_shuffle_ps(of_two, of_two, 0x08));
 }
 
-void round_row(const float* x, int64_t first, int64_t count, int64_t inner, std::byte* row) {
+void round_row(const float* x, int64_t first, int64_t count, int64_t inner, RowGroups groups,
+               std::byte* row) {
     const RowLayout layout(inner);
     int64_t i = 0;
-    for (; i + kPair <= count; i += kPair) round_pair(x + i, row, layout, (first + i) / kPair);
+    for (; i + kPair <= count; i += kPair)
+        round_pair(x + i, groups, row, layout, (first + i) / kPair);
     if (i == count) return;
     std::array<float, kPair> last{};
     std::copy(x + i, x + count, last.begin());
-    round_pair(last.data(), row, layout, (first + i) / kPair);
+    round_pair(last.data(), groups, row, layout, (first + i) / kPair);
 }
 
 /// Sum of all lanes.
@@ -352,12 +366,69 @@ void unpack(const std::byte* w, int64_t row_bytes, int64_t count, int64_t inner,
     }
 }
 
-/// kVectorsAtOnce vectors of a step, from vector `vector` on, for R rows, `stride` bytes apart.
+/// Sums of products of R rows with the features of kVectorsAtOnce vectors.
+template <int R>
+struct Sums {
+    Bytes of[size_t{R}][kVectorsAtOnce];
+};
+
+/// Where the numbers of a step's features and of the rows stand, group by group.
+struct Numbers {
+    const std::byte* weights;
+    const std::byte* rows;
+    int64_t stride;  // of rows
+};
+
+/// Adds products of the next group of 16 numbers.
 template <class T, int R>
+PALIMPSEST_INLINE void add_group(Numbers& at, Sums<R>& products) {
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < kGroup / 4; ++k) {
+        Bytes w[kVectorsAtOnce];
+        for (int v = 0; v < kVectorsAtOnce; ++v) w[v] = load(at.weights + v * kLine);
+        for (int r = 0; r < R; ++r) {
+            const Bytes x = all_fours(at.rows + r * at.stride);
+            for (int v = 0; v < kVectorsAtOnce; ++v) {
+                products.of[r][v] = add_products<T::kReach>(products.of[r][v], x, w[v]);
+            }
+        }
+        at.weights += kVectors * kLine;
+        at.rows += 4;
+    }
+}
+
+/// Products of the next kParts groups, added up.
+template <class T, int R, int kParts>
+PALIMPSEST_INLINE Sums<R> next_sums(Numbers& at) {
+    Sums<R> products;
+    for (auto& row : products.of) {
+        for (Bytes& p : row) p = no_bytes();
+    }
+    Sums<R> whole = products;
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts; ++part) {
+        add_group<T, R>(at, products);
+        if (kCarries<T::kReach> && part + 1 < kParts) continue;
+        for (int r = 0; r < R; ++r) {
+            for (int v = 0; v < kVectorsAtOnce; ++v) {
+                const Bytes done = finished<T::kReach>(products.of[r][v]);
+                whole.of[r][v] =
+                    kCarries<T::kReach> || part == 0 ? done : plus(whole.of[r][v], done);
+                products.of[r][v] = no_bytes();
+            }
+        }
+    }
+    return whole;
+}
+
+/// kVectorsAtOnce vectors of a step, from vector `vector` on, for R rows, `stride` bytes apart.
+/// kShared: the groups of a row that meet one of the weights have one scale and one zero.
+template <class T, int R, bool kShared>
 PALIMPSEST_INLINE void multiply_rows(const std::byte* step, int vector, const std::byte* rows,
                                      int64_t stride, int64_t inner, const F32Rows& out) {
     constexpr int kV = kVectorsAtOnce;
-    constexpr int64_t kParts = T::kGroupSize / kGroup;
+    constexpr int kParts = T::kGroupSize / kGroup;
+    constexpr int kScales = kShared ? 1 : kParts;  // of a row, for a group of the weights
     const StepLayout layout = StepLayout::of<T>(inner);
     const RowLayout row(inner);
     const auto part = [step, &layout, vector](int64_t at, int64_t group, int v) {
@@ -372,38 +443,28 @@ PALIMPSEST_INLINE void multiply_rows(const std::byte* step, int vector, const st
         for (int v = 0; v < kV; ++v) sums[r][v] = no_floats();
     }
     const int64_t groups = whole_pairs(inner) / T::kGroupSize;
-    const std::byte* weights = step + vector * kLine;
-    const std::byte* numbers = rows;
+    Numbers at = {.weights = step + vector * kLine, .rows = rows, .stride = stride};
     for (int64_t g = 0; g < groups; ++g) {
         Floats scaled[size_t{R}][kV];
 #pragma GCC unroll 2
-        for (int64_t p = 0; p < kParts; ++p) {
-            Bytes products[size_t{R}][kV];
-            for (int r = 0; r < R; ++r) {
-                for (int v = 0; v < kV; ++v) products[r][v] = no_bytes();
-            }
-#pragma GCC unroll 4
-            for (int64_t k = 0; k < kGroup / 4; ++k) {
-                Bytes w[kV];
-                for (int v = 0; v < kV; ++v) w[v] = load(weights + v * kLine);
-                for (int r = 0; r < R; ++r) {
-                    const Bytes x = all_fours(numbers + r * stride);
-                    for (int v = 0; v < kV; ++v) {
-                        products[r][v] = add_products<T::kReach>(products[r][v], x, w[v]);
-                    }
-                }
-                weights += kVectors * kLine;
-                numbers += 4;
-            }
+        for (int p = 0; p < kScales; ++p) {
+            const Sums<R> products = next_sums<T, R, kParts / kScales>(at);
             const int64_t of_row = g * kParts + p;
+            Floats of_numbers[kV];
+            for (int v = 0; v < kV; ++v) {
+                of_numbers[v] = part(layout.sums, of_row, v);
+                if constexpr (kShared) {
+                    of_numbers[v] = plus(of_numbers[v], part(layout.sums, of_row + 1, v));
+                }
+            }
             for (int r = 0; r < R; ++r) {
                 const Floats scale = number(row.scales, r, of_row);
                 const Floats offset = number(row.offsets, r, of_row);
                 for (int v = 0; v < kV; ++v) {
-                    const Floats product = to_floats(finished<T::kReach>(products[r][v]));
+                    const Floats product = to_floats(products.of[r][v]);
                     scaled[r][v] =
                         p == 0 ? times(product, scale) : times_plus(product, scale, scaled[r][v]);
-                    sums[r][v] = times_plus(part(layout.sums, of_row, v), offset, sums[r][v]);
+                    sums[r][v] = times_plus(of_numbers[v], offset, sums[r][v]);
                 }
             }
         }
@@ -426,27 +487,27 @@ PALIMPSEST_INLINE void multiply_rows(const std::byte* step, int vector, const st
     }
 }
 
-template <class T, int R>
+template <class T, int R, bool kShared>
 void multiply_vectors(const std::byte* step, const std::byte* rows, int64_t inner,
                       const F32Rows& out) {
     for (int v = 0; v < kVectors; v += kVectorsAtOnce) {
-        multiply_rows<T, R>(step, v, rows, int8_row_bytes(inner), inner, out);
+        multiply_rows<T, R, kShared>(step, v, rows, int8_row_bytes(inner), inner, out);
     }
 }
 
 /// Up to R rows.
-template <class T, int R>
+template <class T, int R, bool kShared>
 void multiply_rest(const std::byte* step, const Int8Rows& rows, const F32Rows& out) {
     if constexpr (R > 0) {
         if (rows.n == R) {
-            multiply_vectors<T, R>(step, rows.data, rows.inner, out);
+            multiply_vectors<T, R, kShared>(step, rows.data, rows.inner, out);
         } else {
-            multiply_rest<T, R - 1>(step, rows, out);
+            multiply_rest<T, R - 1, kShared>(step, rows, out);
         }
     }
 }
 
-template <class T>
+template <class T, bool kShared>
 void multiply_step(const std::byte* step, const Int8Rows& rows, const F32Rows& out) {
     const int64_t stride = int8_row_bytes(rows.inner);
     int64_t r = 0;
@@ -454,10 +515,10 @@ void multiply_step(const std::byte* step, const Int8Rows& rows, const F32Rows& o
         return F32Rows{.data = out.data + i * out.stride, .stride = out.stride};
     };
     for (; r + kRowsAtOnce <= rows.n; r += kRowsAtOnce) {
-        multiply_vectors<T, kRowsAtOnce>(step, rows.data + r * stride, rows.inner, at(r));
+        multiply_vectors<T, kRowsAtOnce, kShared>(step, rows.data + r * stride, rows.inner, at(r));
     }
     const Int8Rows rest = {.data = rows.data + r * stride, .n = rows.n - r, .inner = rows.inner};
-    multiply_rest<T, kRowsAtOnce - 1>(step, rest, at(r));
+    multiply_rest<T, kRowsAtOnce - 1, kShared>(step, rest, at(r));
 }
 
 // ---- by type ------------------------------------------------------------------------------------
@@ -468,7 +529,8 @@ constexpr Int8TypeKernels kernels(ggml_type type) {
             .few = multiply_few<T>,
             .step_bytes = step_bytes<T>,
             .unpack = unpack<T>,
-            .multiply = multiply_step<T>};
+            .multiply_16 = multiply_step<T, false>,
+            .multiply_32 = multiply_step<T, (T::kGroupSize > kGroup)>};
 }
 
 constexpr std::array<Int8TypeKernels, 8> kTypes = {

@@ -69,8 +69,9 @@ int64_t int8_row_bytes(int64_t inner) {
     return numbers + numbers / 16 * 12 + numbers / 32 * 4;  // RowLayout
 }
 
-void round_to_int8(const float* x, int64_t first, int64_t count, int64_t inner, std::byte* row) {
-    the_kernels().round(x, first, count, inner, row);
+void round_to_int8(const float* x, int64_t first, int64_t count, int64_t inner, RowGroups groups,
+                   std::byte* row) {
+    the_kernels().round(x, first, count, inner, groups, row);
 }
 
 void rms_norm_row(const float* x, const float* weight, int64_t n, float epsilon, float* to) {
@@ -100,8 +101,9 @@ Int8Tile::Int8Tile(const ggml_tensor* w, int64_t first, int64_t count, std::byte
 void Int8Tile::multiply(const Int8Rows& rows, const F32Rows& out) const {
     const Int8TypeKernels& k = kernels_of(type_);
     const int64_t bytes = k.step_bytes(inner_);
+    const auto multiply = rows.groups == RowGroups::k16 ? k.multiply_16 : k.multiply_32;
     for (int64_t s = 0; s < steps_; ++s) {
-        k.multiply(memory_ + s * bytes, rows, {.data = out.data + s * kStep, .stride = out.stride});
+        multiply(memory_ + s * bytes, rows, {.data = out.data + s * kStep, .stride = out.stride});
     }
 }
 

@@ -25,9 +25,14 @@ namespace palimpsest {
 
 /// Bytes of a rounded row of `inner` numbers, which is a multiple of 32.
 [[nodiscard]] int64_t int8_row_bytes(int64_t inner);
+/// How many numbers of a row have a scale in common. With 16 they are twice as exact, and products
+/// of many rows take an eighth longer.
+enum class RowGroups { k16, k32 };
+
 /// Rounds numbers [first, first + count) of a row; `first` is a multiple of 64 and so is `count`,
 /// unless the row ends there. A number that is not finite makes results no numbers.
-void round_to_int8(const float* x, int64_t first, int64_t count, int64_t inner, std::byte* row);
+void round_to_int8(const float* x, int64_t first, int64_t count, int64_t inner, RowGroups groups,
+                   std::byte* row);
 
 /// to[i] = x[i] weight[i] / sqrt(mean of squares + epsilon); n is a multiple of 32.
 void rms_norm_row(const float* x, const float* weight, int64_t n, float epsilon, float* to);
@@ -37,6 +42,7 @@ struct Int8Rows {
     const std::byte* data = nullptr;
     int64_t n = 0;
     int64_t inner = 0;
+    RowGroups groups = RowGroups::k16;
 };
 
 /// Where results go: number i of row r at data[r * stride + i].

@@ -31,13 +31,16 @@ struct Int8TypeKernels {
     /// Puts features in order, in whole steps.
     void (*unpack)(const std::byte* w, int64_t row_bytes, int64_t count, int64_t inner,
                    std::byte* to);
-    void (*multiply)(const std::byte* step, const Int8Rows& rows, const F32Rows& out);
+    /// A step and rows, in groups of 16 and of 32.
+    void (*multiply_16)(const std::byte* step, const Int8Rows& rows, const F32Rows& out);
+    void (*multiply_32)(const std::byte* step, const Int8Rows& rows, const F32Rows& out);
 };
 
 /// The integer products of one set of instructions. All sets give the same bits.
 struct Int8Kernels {
     Instructions needs;
-    void (*round)(const float* x, int64_t first, int64_t count, int64_t inner, std::byte* row);
+    void (*round)(const float* x, int64_t first, int64_t count, int64_t inner, RowGroups groups,
+                  std::byte* row);
     void (*rms_norm_row)(const float* x, const float* weight, int64_t n, float epsilon, float* to);
     std::span<const Int8TypeKernels> types;
 

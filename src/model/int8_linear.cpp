@@ -56,13 +56,13 @@ class Source {
     /// Of a thread, to round rows in.
     [[nodiscard]] size_t bytes() const { return norm_ == nullptr ? 0 : floats(inner_); }
     /// Row i, rounded.
-    void round(int64_t i, std::byte* to, float* normed) const {
+    void round(int64_t i, RowGroups groups, std::byte* to, float* normed) const {
         const float* row = row_of(x_, i);
         if (norm_ != nullptr) {
             rms_norm_row(row, static_cast<const float*>(norm_->data), inner_, epsilon_, normed);
             row = normed;
         }
-        round_to_int8(row, 0, inner_, inner_, to);
+        round_to_int8(row, 0, inner_, inner_, groups, to);
     }
 
  private:
@@ -75,27 +75,28 @@ class Source {
 /// Rows [in, n] as they are multiplied: dst i8 [row bytes, n].
 class RoundOp final : public CustomOp {
  public:
-    RoundOp(const Source& source, Graph& g)
-        : source_(source), memory_(g.thread_memory(source.bytes())) {}
+    RoundOp(const Source& source, RowGroups groups, Graph& g)
+        : source_(source), groups_(groups), memory_(g.thread_memory(source.bytes())) {}
 
     void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
         const int64_t n = dst->ne[1];
         auto* normed = reinterpret_cast<float*>(memory_.of(thread));
         for (int64_t i = n * thread / n_threads; i < n * (thread + 1) / n_threads; ++i) {
-            source_.round(i, static_cast<std::byte*>(dst->data) + i * dst->ne[0], normed);
+            source_.round(i, groups_, static_cast<std::byte*>(dst->data) + i * dst->ne[0], normed);
         }
     }
 
  private:
     Source source_;
+    RowGroups groups_;
     const ThreadMemory& memory_;
 };
 
-Tensor rounded(Graph& g, Tensor x) {
+Tensor rounded(Graph& g, Tensor x, RowGroups groups) {
     const Source source(x);
     const std::vector<Tensor> sources = source.tensors();
     return g.custom({int8_row_bytes(x->ne[0]), x->ne[1], 1, 1}, sources,
-                    std::make_unique<RoundOp>(source, g), GGML_TYPE_I8);
+                    std::make_unique<RoundOp>(source, groups, g), GGML_TYPE_I8);
 }
 
 Int8Rows rows_of(const ggml_tensor* rounded, int64_t inner) {
@@ -148,7 +149,7 @@ class FewOp final : public CustomOp {
     [[nodiscard]] Int8Rows ready(const ggml_tensor* x, std::byte* rounded, float* normed) const {
         if (!own_) return rows_of(x, m_.inner());
         for (int64_t i = 0; i < n_; ++i) {
-            own_->round(i, rounded + i * int8_row_bytes(m_.inner()), normed);
+            own_->round(i, RowGroups::k16, rounded + i * int8_row_bytes(m_.inner()), normed);
         }
         return {.data = rounded, .n = n_, .inner = m_.inner()};
     }
@@ -180,6 +181,9 @@ class FewOp final : public CustomOp {
 };
 
 // ---- many rows ----------------------------------------------------------------------------------
+
+/// A gate's rows are what a norm left, half of all products, and lose least: measured, decision 11.
+RowGroups groups_of(const Matrices& m) { return m.gating ? RowGroups::k32 : RowGroups::k16; }
 
 /// Features in a tile: few enough that threads share the work evenly, and never dependent on how
 /// many threads there are.
@@ -242,6 +246,7 @@ class ManyOp final : public CustomOp {
             Int8Rows rows = rows_of(dst->src[0], m_.inner());
             rows.data += start * int8_row_bytes(rows.inner);
             rows.n = std::min(kRowBlock, rows.n - start);
+            rows.groups = groups_of(m_);
             if (can_write(tile)) {
                 first.multiply(rows, {.data = row_of(dst, start) + tile.column,
                                       .stride = static_cast<int64_t>(dst->nb[1] / sizeof(float))});
@@ -254,7 +259,7 @@ class ManyOp final : public CustomOp {
                 if (m_.gating) {
                     const float* up = memory.results[1] + r * stride;
                     gate_to_f32(*m_.gating, results, up, tile.count, results);
-                    round_to_int8(results, tile.first, tile.count, m_.n_out(),
+                    round_to_int8(results, tile.first, tile.count, m_.n_out(), RowGroups::k16,
                                   static_cast<std::byte*>(dst->data) + (start + r) * dst->ne[0]);
                 } else {
                     write_results(m_.list[tile.matrix], tile, results,
@@ -294,7 +299,7 @@ Tensor few_node(Graph& g, Matrices m, Tensor x) {
     if (n <= kRoundedByAll) {
         sources = own.emplace(x).tensors();
     } else {
-        sources = {rounded(g, x)};
+        sources = {rounded(g, x, RowGroups::k16)};
     }
     return g.custom(shape, sources, std::make_unique<FewOp>(std::move(m), n, own, g));
 }
@@ -302,13 +307,16 @@ Tensor few_node(Graph& g, Matrices m, Tensor x) {
 }  // namespace
 
 Tensor int8_product(Graph& g, Matrices m, Tensor x, bool many) {
-    return many ? many_node(g, std::move(m), rounded(g, x)) : few_node(g, std::move(m), x);
+    if (!many) return few_node(g, std::move(m), x);
+    Tensor rows = rounded(g, x, groups_of(m));
+    return many_node(g, std::move(m), rows);
 }
 
 Tensor int8_gated(Graph& g, Matrices m, const Linear& down, Tensor x, bool many) {
     Matrices last = {.list = {down}};
     if (!many) return few_node(g, std::move(last), few_node(g, std::move(m), x));
-    return many_node(g, std::move(last), many_node(g, std::move(m), rounded(g, x)));
+    Tensor rows = rounded(g, x, groups_of(m));
+    return many_node(g, std::move(last), many_node(g, std::move(m), rows));
 }
 
 }  // namespace palimpsest

@@ -42,6 +42,9 @@ PALIMPSEST_INLINE Bytes minus_bytes(Bytes a, Bytes b) {
 PALIMPSEST_INLINE Bytes minus(Bytes a, Bytes b) {
     return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)};
 }
+PALIMPSEST_INLINE Bytes plus(Bytes a, Bytes b) {
+    return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
 PALIMPSEST_INLINE Bytes either(Bytes a, Bytes b) {
     return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)};
 }
@@ -81,6 +84,10 @@ PALIMPSEST_INLINE void store_as_bytes(Floats v, std::byte* to) {
 
 #ifdef PALIMPSEST_AVX_VNNI
 
+/// May the sums of two groups of 16 be added before they are finished?
+template <Reach kReach>
+constexpr bool kCarries = true;
+
 template <Reach kReach>
 PALIMPSEST_INLINE __m256i add_products(__m256i sums, __m256i x, __m256i w) {
     return _mm256_dpbusd_avx_epi32(sums, x, w);
@@ -91,6 +98,9 @@ PALIMPSEST_INLINE __m256i finished(__m256i sums) {
 }
 
 #else
+
+template <Reach kReach>
+constexpr bool kCarries = kReach != Reach::k16;
 
 /// Sums of two products are 16 bits wide: of numbers up to 16, four such sums can be added before
 /// they are made wider; of numbers up to 128, two products are too many, so that x is halved first.

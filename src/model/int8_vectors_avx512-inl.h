@@ -22,6 +22,7 @@ PALIMPSEST_INLINE Bytes all_fours(const std::byte* at) { return _mm512_set1_epi3
 
 PALIMPSEST_INLINE Bytes minus_bytes(Bytes a, Bytes b) { return _mm512_sub_epi8(a, b); }
 PALIMPSEST_INLINE Bytes minus(Bytes a, Bytes b) { return _mm512_sub_epi32(a, b); }
+PALIMPSEST_INLINE Bytes plus(Bytes a, Bytes b) { return _mm512_add_epi32(a, b); }
 PALIMPSEST_INLINE Bytes either(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
 PALIMPSEST_INLINE Floats to_floats(Bytes v) { return _mm512_cvtepi32_ps(v); }
 PALIMPSEST_INLINE Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
@@ -51,6 +52,10 @@ template <Reach kReach>
 PALIMPSEST_INLINE Bytes finished(Bytes sums) {
     return sums;
 }
+
+/// May the sums of two groups of 16 be added before they are finished?
+template <Reach kReach>
+constexpr bool kCarries = true;
 
 /// Two blocks of 16 bytes: low halves of the bytes, then high ones, of each.
 PALIMPSEST_INLINE Bytes nibbles(const std::byte* first, const std::byte* second) {

@@ -236,7 +236,7 @@ ModelOutputs outputs(const Pass& p, const OuterWeights& w, Tensor x) {
     };
     ModelOutputs out = {.logits = part(n_logits), .hidden = part(n_hidden)};
     if (out.logits == nullptr) return out;
-    out.logits = p.products.of(p.g, w.head, out.logits, p.many.logits);
+    out.logits = p.products.logits(p.g, w.head, out.logits, p.many.logits);
     const float cap = p.cfg.final_logit_softcap;
     if (cap <= 0) return out;
     out.logits = ggml_scale(c, ggml_tanh(c, ggml_scale(c, out.logits, 1.0F / cap)), cap);

@@ -365,6 +365,12 @@ Tensor LinearProducts::of(Graph& g, const Linear& l, Tensor x, bool many) const 
     return of(g, std::span(&l, 1), x, many)[0];
 }
 
+Tensor LinearProducts::logits(Graph& g, const Linear& head, Tensor x, bool many) const {
+    const bool is_exact = many && reading_ == Reading::kAuto && has_bf16_ &&
+                          kind_for(head.weight->type, many) == ProductKind::kInt8;
+    return is_exact ? dense(g, Numbers::kBf16, {.list = {head}}, x) : of(g, head, x, many);
+}
+
 std::vector<Tensor> LinearProducts::of(Graph& g, std::span<const Linear> matrices, Tensor x,
                                        bool many) const {
     std::vector<Tensor> products;

@@ -79,6 +79,9 @@ class LinearProducts {
     /// Times several, each [out, n] f32; they may be parts of one tensor, so rows may lie apart.
     [[nodiscard]] std::vector<Tensor> of(Graph& g, std::span<const Linear> matrices, Tensor x,
                                          bool many) const;
+    /// The head's product. Where many logits are wanted, a text is measured or a model taught, and
+    /// a third of what 8 bits lose is lost there: in bf16, unless something was asked for.
+    [[nodiscard]] Tensor logits(Graph& g, const Linear& head, Tensor x, bool many) const;
     /// [in, n] to [out, n] f32.
     [[nodiscard]] Tensor gated(Graph& g, const GatedLinear& l, Tensor x, bool many) const;
 

@@ -39,10 +39,10 @@ std::vector<float> to_bf16(std::vector<float> values) {
     return values;
 }
 
-/// Every 16 numbers in 256 steps from the least to the greatest, zero being one of them.
-std::vector<float> to_int8(std::vector<float> values) {
-    for (size_t i = 0; i < values.size(); i += 16) {
-        const std::span group(values.data() + i, 16);
+/// Every `n` numbers in 256 steps from the least to the greatest, zero being one of them.
+std::vector<float> to_int8(std::vector<float> values, size_t n = 16) {
+    for (size_t i = 0; i < values.size(); i += n) {
+        const std::span group(values.data() + i, n);
         const float least = std::min(0.0F, std::ranges::min(group));
         const float range = std::max(0.0F, std::ranges::max(group)) - least;
         if (range == 0) continue;
@@ -256,8 +256,12 @@ TEST_P(ReadingIn, GatedEqualsPlainLoops) {
                                                .gating = f},
                                               in, true)};
         });
-        const std::vector<double> g = gate.times(x, kind(), false);
-        const std::vector<double> u = up.times(x, kind(), false);
+        // A gate's rows are rounded in groups of 32.
+        const bool is_int8 = kind() == ProductKind::kInt8;
+        const std::vector<float> rows = is_int8 ? to_int8(x, 32) : x;
+        const ProductKind rest = is_int8 ? ProductKind::kF32 : kind();
+        const std::vector<double> g = gate.times(rows, rest, false);
+        const std::vector<double> u = up.times(rows, rest, false);
         std::vector<float> between;
         for (size_t i = 0; i < g.size(); ++i) {
             between.push_back(
@@ -505,11 +509,10 @@ TEST_F(Int8, NoZeroesAndNoNumbersThatAreNoneAreHidden) {
 struct MadeBy {
     std::vector<std::byte> rows;
     std::vector<float> few, many, normed;
-
-    bool operator==(const MadeBy&) const = default;
 };
 
-MadeBy made_by(const Int8Kernels& k, const Matrix& m, const std::vector<float>& x) {
+MadeBy made_by(const Int8Kernels& k, const Matrix& m, const std::vector<float>& x,
+               RowGroups groups = RowGroups::k16) {
     const ggml_tensor* w = m.linear().weight;
     const Int8TypeKernels* of_type = k.find(w->type);
     const int64_t inner = w->ne[0];
@@ -518,7 +521,7 @@ MadeBy made_by(const Int8Kernels& k, const Matrix& m, const std::vector<float>& 
     MadeBy made;
     made.rows.resize(static_cast<size_t>(n) * row_bytes);
     for (int64_t i = 0; i < n; ++i) {
-        k.round(x.data() + i * inner, 0, inner, inner,
+        k.round(x.data() + i * inner, 0, inner, inner, groups,
                 made.rows.data() + static_cast<size_t>(i) * row_bytes);
     }
     const Int8Rows rows = {.data = made.rows.data(), .n = n, .inner = inner};
@@ -529,7 +532,8 @@ MadeBy made_by(const Int8Kernels& k, const Matrix& m, const std::vector<float>& 
     std::vector<std::byte> step(static_cast<size_t>(of_type->step_bytes(inner)));
     of_type->unpack(from, w_bytes, Int8Tile::kStep, inner, step.data());
     made.many.resize(static_cast<size_t>(n * Int8Tile::kStep));
-    of_type->multiply(step.data(), rows, {.data = made.many.data(), .stride = Int8Tile::kStep});
+    const auto multiply = groups == RowGroups::k16 ? of_type->multiply_16 : of_type->multiply_32;
+    multiply(step.data(), rows, {.data = made.many.data(), .stride = Int8Tile::kStep});
     made.normed.resize(static_cast<size_t>(inner));
     k.rms_norm_row(x.data(), x.data() + inner, inner, 1e-5F, made.normed.data());
     return made;
@@ -550,15 +554,17 @@ TEST(Int8Kernels, EverySetOfInstructionsGivesTheSameBits) {
                 std::fill_n(x.begin(), inner, 5.0F);           // every number is the greatest
                 std::fill_n(x.begin() + inner, inner, -5.0F);  // every number is the least
                 x[static_cast<size_t>(2 * inner) + 3] = std::numeric_limits<float>::infinity();
-                const MadeBy wanted = made_by(*first, m, x);
-                const MadeBy got = made_by(*k, m, x);
-                EXPECT_EQ(got.rows, wanted.rows);
-                EXPECT_EQ(got.normed, wanted.normed);
                 const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
                     return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
                 };
-                EXPECT_TRUE(same(got.few, wanted.few));
-                EXPECT_TRUE(same(got.many, wanted.many));
+                for (const RowGroups groups : {RowGroups::k16, RowGroups::k32}) {
+                    const MadeBy wanted = made_by(*first, m, x, groups);
+                    const MadeBy got = made_by(*k, m, x, groups);
+                    EXPECT_EQ(got.rows, wanted.rows);
+                    EXPECT_EQ(got.normed, wanted.normed);
+                    EXPECT_TRUE(same(got.few, wanted.few));
+                    EXPECT_TRUE(same(got.many, wanted.many));
+                }
             }
         }
     }
