@@ -41,6 +41,10 @@ function(palimpsest_library)
     target_link_libraries(palimpsest INTERFACE $<BUILD_INTERFACE:OneDNN::OneDNN> $<INSTALL_INTERFACE:OneDNN::OneDNN>)
     target_link_libraries(palimpsest_shared PRIVATE OneDNN::OneDNN)
   endif()
+  if(LlamaCommon_FOUND)
+    target_link_libraries(palimpsest INTERFACE LlamaCommon::LlamaCommon)
+    target_link_libraries(palimpsest_shared PRIVATE LlamaCommon::LlamaCommon)
+  endif()
   foreach(library palimpsest palimpsest_shared)
     set_target_properties(${library} PROPERTIES LINKER_LANGUAGE CXX)
     target_include_directories(${library} INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
@@ -85,6 +89,7 @@ function(palimpsest_install)
   install(EXPORT palimpsest-targets NAMESPACE palimpsest:: DESTINATION ${package_dir})
   # The prefix set-up used, so that a consumer finds the same ggml without knowing about it.
   set(PALIMPSEST_HAS_ONEDNN ${OneDNN_FOUND})
+  set(PALIMPSEST_HAS_JINJA ${LlamaCommon_FOUND})
   set(PALIMPSEST_DEPS_PREFIX "${PALIMPSEST_DEPS_PREFIX}")
   configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/palimpsest-config.cmake.in
     ${PROJECT_BINARY_DIR}/palimpsest-config.cmake INSTALL_DESTINATION ${package_dir})
@@ -92,5 +97,6 @@ function(palimpsest_install)
     COMPATIBILITY SameMinorVersion)
   install(FILES ${PROJECT_BINARY_DIR}/palimpsest-config.cmake
     ${PROJECT_BINARY_DIR}/palimpsest-config-version.cmake
-    ${PROJECT_SOURCE_DIR}/cmake/FindHighway.cmake ${PROJECT_SOURCE_DIR}/cmake/FindOneDNN.cmake DESTINATION ${package_dir})
+    ${PROJECT_SOURCE_DIR}/cmake/FindHighway.cmake ${PROJECT_SOURCE_DIR}/cmake/FindOneDNN.cmake
+    ${PROJECT_SOURCE_DIR}/cmake/FindLlamaCommon.cmake DESTINATION ${package_dir})
 endfunction()

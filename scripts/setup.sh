@@ -317,7 +317,7 @@ ggml_cmake_args() {
   local amx
   amx=$(amx_flags)
   echo "-DLLAVA_BUILD=OFF -DGGML_NATIVE=ON -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_TESTS=OFF" \
-    "-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF" \
+    "-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_OPENSSL=OFF" \
     "-DCMAKE_C_FLAGS='${CFLAGS:-} $amx' -DCMAKE_CXX_FLAGS='${CXXFLAGS:-} $amx'" \
     "${PALIMPSEST_GGML_ARGS:-}"
 }
@@ -333,7 +333,7 @@ cpu_features() {
 short_hash() { sha256 | cut -c 1-12; }
 
 build_key() {
-  { echo "$llama_package" && cxx --version | head -n 1 && ggml_cmake_args && cpu_features; } |
+  { echo "$llama_package with common" && cxx --version | head -n 1 && ggml_cmake_args && cpu_features; } |
     short_hash
 }
 
@@ -360,8 +360,32 @@ trim_prefix() {  # keeps headers, libraries and CMake files
   local file
   for file in "$1"/*.dist-info/licenses/*; do if [ -f "$file" ]; then mv "$file" "$1/"; fi; done
   rm -rf "${1:?}"/bin "$1"/llama_cpp "$1"/*.dist-info
-  rm -rf "$1"/lib*/pkgconfig "$1"/lib*/libllama-common.*
+  rm -rf "$1"/lib*/pkgconfig
   for file in "$1"/lib*/lib*.so.*.*.*; do link_copies "$file"; done
+}
+
+# What chat templates are rendered with is built, but not installed with its headers. Beside them,
+# templates of many models, which tests render.
+add_common() {  # add_common PREFIX SOURCE.tar.gz
+  "$PYTHON" - "$@" <<'END'
+import os, re, sys, tarfile
+
+prefix, source = sys.argv[1:]
+wanted = {
+    r"[^/]+/vendor/llama\.cpp/common/((?:jinja/)?[^/]+\.h)": "include/llama-common",
+    r"[^/]+/vendor/llama\.cpp/models/templates/([^/]+\.jinja)": "share/llama-templates",
+}
+with tarfile.open(source) as files:
+    for member in files:
+        for pattern, folder in wanted.items():
+            name = re.fullmatch(pattern, member.name)
+            if not (name and member.isfile()):
+                continue
+            path = os.path.join(prefix, folder, name[1])
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as out:
+                out.write(files.extractfile(member).read())
+END
 }
 
 link_copies() {  # a wheel has copies of libx.so.1.2.3 where a build has links to it
@@ -404,15 +428,21 @@ build_ggml() {  # build_ggml PREFIX
   local work=$1.building.$$
   need_pip
   litter+=("$work" "$work.tmp" "$work.sums")
-  mkdir "$work.tmp"
+  mkdir -p "$work.tmp/source"
   say "building ggml and libllama: once, 5 to 10 minutes on 2 cores (log: $1.log)"
+  TMPDIR=$work.tmp run_logged "$1.log" pip download --no-cache-dir --no-deps \
+    --no-binary llama-cpp-python -d "$work.tmp/source" "$llama_package" || {
+    show_end "$1.log" 8
+    fail "could not download the source of $llama_package (log: $1.log)"
+  }
   TMPDIR=$work.tmp CMAKE_ARGS=$(ggml_cmake_args) CMAKE_BUILD_PARALLEL_LEVEL=$(cores) \
-    run_logged "$1.log" pip install -v --no-cache-dir --no-deps --no-binary llama-cpp-python \
-    --target "$work" "$llama_package" || {
+    run_logged "$1.log" pip install -v --no-cache-dir --no-deps --target "$work" \
+    "$work.tmp/source"/*.tar.gz || {
     show_end "$1.log"
     fail "could not build $llama_package (log: $1.log)"
   }
   trim_prefix "$work"
+  add_common "$work" "$work.tmp/source"/*.tar.gz
   say "smoke run: matrix products, and one token of the model"
   smoke "$1.log" "$work" || refuse_build "$1.log"
   write_sums "$work"
@@ -499,6 +529,8 @@ if(NOT PALIMPSEST_DEPS_USED STREQUAL PALIMPSEST_DEPS_KEY)
   unset(ggml_DIR CACHE)
   unset(llama_DIR CACHE)
   unset(llama_LIBRARY CACHE)
+  unset(LlamaCommon_INCLUDE_DIR CACHE)
+  unset(LlamaCommon_LIBRARY CACHE)
   set(PALIMPSEST_DEPS_USED "\${PALIMPSEST_DEPS_KEY}" CACHE INTERNAL "")
 endif()
 END

@@ -19,7 +19,8 @@ class Session;
 struct ConversationOptions {
     MemoryChoice memory = {};
     std::string system = {};         // what the model is told before everything else
-    std::string chat_template = {};  // libllama's name of one; empty: the model's own
+    /// A name that libllama knows, a file with a Jinja template, or its text; empty: the model's own.
+    std::string chat_template = {};
     bool is_raw = false;             // no template: texts go in as they are
 };
 

@@ -1,6 +1,7 @@
 #include "cli/sampling_flags.h"
 
 #include "cli/setup.h"
+#include "text/chat_template.h"
 
 namespace palimpsest {
 
@@ -36,18 +37,27 @@ void add_answer_flags(CLI::App& command, AnswerFlags& flags) {
         ->capture_default_str();
     command.add_option("--seed", s.seed, "the same seed gives the same text")
         ->capture_default_str();
-    command.add_option("--grammar-file", flags.grammar_file, "GBNF grammar the answer must follow");
+    CLI::Option* grammar = command.add_option("--grammar-file", flags.grammar_file,
+                                              "GBNF grammar the answer must follow");
+    command
+        .add_option("--json-schema", flags.schema_file,
+                    "file with a JSON schema: the answer is JSON that fits it")
+        ->excludes(grammar);
     command.add_option("--stop", flags.stop, "end the answer before this text (repeatable)")
         ->allow_extra_args(false);
     command.add_option("--system", flags.system, "what the model is told before everything else");
     command.add_option("--chat-template", flags.chat_template,
-                       "libllama's name of a template, instead of the model's own");
+                       "instead of the model's own: a name (chatml, llama3, ...), a file with a Jinja "
+                       "template, or its text");
 }
 
 AnswerOptions answer_options(const AnswerFlags& flags) {
     AnswerOptions options = {
         .sampling = flags.sampling, .max_tokens = flags.max_tokens, .stop = flags.stop};
     if (!flags.grammar_file.empty()) options.sampling.grammar = read_file(flags.grammar_file);
+    if (!flags.schema_file.empty()) {
+        options.sampling.grammar = grammar_of_schema(read_file(flags.schema_file));
+    }
     return options;
 }
 

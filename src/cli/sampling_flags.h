@@ -12,6 +12,7 @@ namespace palimpsest {
 struct AnswerFlags {
     SamplingOptions sampling;
     std::string grammar_file;
+    std::string schema_file;
     int64_t max_tokens = 512;
     std::vector<std::string> stop;
     std::string chat_template;
@@ -19,7 +20,7 @@ struct AnswerFlags {
 };
 
 void add_answer_flags(CLI::App& command, AnswerFlags& flags);
-/// Reads the grammar file. Throws kNotFound.
+/// Reads the grammar, or makes it of the schema. Throws kNotFound, and as grammar_of_schema() does.
 AnswerOptions answer_options(const AnswerFlags& flags);
 
 }  // namespace palimpsest

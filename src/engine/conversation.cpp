@@ -6,6 +6,7 @@
 #include <sstream>
 #include <utility>
 
+#include "core/digest.h"
 #include "core/error.h"
 #include "core/whole_file.h"
 #include "engine/generate.h"
@@ -21,7 +22,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'C', 'V', '0', '0', '1'};
-constexpr int64_t kMostTemplate = 256;  // characters of a name
+constexpr int64_t kMostTemplate = 256;  // characters of a name; of a longer text, its digest
+
+std::string digest_of(const std::string& text) {
+    Digest digest;
+    digest.add(text);
+    return digest.hex();
+}
 
 double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
@@ -33,6 +40,7 @@ struct Conversation::Parts {
     const Runtime& engine;
     ConversationOptions options;
     const Tokenizer* tokenizer;  // nullptr: the model has no words
+    std::unique_ptr<const ChatTemplate> chosen = {};  // instead of the model's own
     std::vector<std::string> notes;
     std::vector<std::shared_ptr<const PrefixDocument>> prefixes;
     std::unique_ptr<Session> session;
@@ -42,7 +50,9 @@ struct Conversation::Parts {
 
     Parts(const Runtime& runtime, const ConversationOptions& o)
         : engine(runtime), options(o), tokenizer(runtime.loaded().tokenizer()) {
-        if (!o.chat_template.empty()) find_chat_template(o.chat_template);
+        if (!o.chat_template.empty()) {
+            chosen = engine.loaded().require_tokenizer().chosen_template(o.chat_template);
+        }
         MemoryPlan plan = engine.plan(o.memory);
         notes = std::move(plan.notes);
         prefixes = plan.options.prefix.documents;
@@ -64,7 +74,15 @@ struct Conversation::Parts {
     }
 
     [[nodiscard]] bool has_template() const {
-        return !options.chat_template.empty() || tokenizer->has_chat_template();
+        return chosen != nullptr || tokenizer->has_chat_template();
+    }
+    [[nodiscard]] const ChatTemplate& chat_template() const {
+        return chosen != nullptr ? *chosen : tokenizer->chat_template();
+    }
+    /// By what a saved conversation knows its template.
+    [[nodiscard]] std::string template_name() const {
+        const std::string& choice = options.chat_template;
+        return std::ssize(choice) <= kMostTemplate ? choice : digest_of(choice);
     }
     /// Do texts go in as they are?
     [[nodiscard]] bool is_raw() const {
@@ -74,7 +92,6 @@ struct Conversation::Parts {
 
     [[nodiscard]] std::vector<Segment> encode(const std::vector<TextPart>& parts) const {
         const Tokenizer& t = engine.loaded().require_tokenizer();
-        const std::string& name = options.chat_template;
         if (session->position() == 0) {
             if (!prefixes.empty()) return request_after(*prefixes.front(), t, parts);
             if (is_raw()) return t.encode_raw(parts);
@@ -83,7 +100,7 @@ struct Conversation::Parts {
                 messages.push_back({"system", {{options.system, false}}});
             }
             messages.push_back({"user", parts});
-            return t.encode_chat(messages, name);
+            return t.encode_chat(messages, chat_template());
         }
         std::vector<Segment> next;
         if (is_raw()) {
@@ -92,7 +109,7 @@ struct Conversation::Parts {
                     {.tokens = t.encode(p.text), .is_context = p.is_context, .keep = p.keep});
             }
         } else {
-            next = t.encode_next_turn({"user", parts}, name);
+            next = t.encode_next_turn({"user", parts}, chat_template());
         }
         next.insert(next.begin(), {.tokens = unread});
         return next;
@@ -263,7 +280,7 @@ void Conversation::save(const std::string& path) const {
     require(parts_->running == nullptr, "a conversation is saved between two turns only");
     std::ostringstream out;
     out.write(kMagic.data(), kMagic.size());
-    const std::string& name = parts_->options.chat_template;
+    const std::string name = parts_->template_name();
     put_all(out, std::vector<char>(name.begin(), name.end()));
     put(out, static_cast<uint8_t>(parts_->is_raw() ? 1 : 0));
     put_all(out, parts_->unread);
@@ -282,7 +299,7 @@ void Conversation::load(const std::string& path) {
         const std::vector<char> name = take_all<char>(in, kMostTemplate);
         const bool was_raw = take<uint8_t>(in) != 0;
         require(
-            std::ranges::equal(name, parts_->options.chat_template) && was_raw == parts_->is_raw(),
+            std::ranges::equal(name, parts_->template_name()) && was_raw == parts_->is_raw(),
             "it was held with another chat template; name the same one");
         std::vector<TokenId> unread = take_all<TokenId>(in, 1);
         for (const TokenId t : unread) {

@@ -9,6 +9,9 @@ namespace palimpsest {
 
 namespace {
 
+// What a prefix ends with must not depend on what is asked of it.
+constexpr auto kSeams = Tokenizer::Seams::kSeparate;
+
 std::string text_of(const nlohmann::json& object, const char* name, int64_t line) {
     const auto found = object.find(name);
     if (found == object.end() || !found->is_string()) {
@@ -75,7 +78,7 @@ PrefixText::PrefixText(const Tokenizer& tokenizer, std::string text, bool is_raw
                     "this model has no chat template; build the prefix with --raw");
     }
     if (is_raw) {
-        tokens_ = flat(tokenizer.encode_raw(std::vector<TextPart>{{text_}}));
+        tokens_ = flat(tokenizer.encode_raw(std::vector<TextPart>{{text_}}, kSeams));
         return;
     }
     // What two conversations have in common that differ in their first word.
@@ -103,9 +106,10 @@ std::vector<Segment> PrefixText::whole(const std::vector<TextPart>& parts) const
     if (is_raw_) {
         std::vector<TextPart> all = {{text_}};
         all.insert(all.end(), parts.begin(), parts.end());
-        return tokenizer_.encode_raw(all);
+        return tokenizer_.encode_raw(all, kSeams);
     }
-    return tokenizer_.encode_chat(std::vector<ChatMessage>{{"system", {{text_}}}, {"user", parts}});
+    return tokenizer_.encode_chat(std::vector<ChatMessage>{{"system", {{text_}}}, {"user", parts}},
+                                  tokenizer_.chat_template(), kSeams);
 }
 
 std::vector<Segment> PrefixText::request(const std::vector<TextPart>& parts) const {

@@ -1,12 +1,15 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
+#include <array>
 #include <exception>
 #include <limits>
 #include <mutex>
+#include <optional>
 #include <unordered_set>
 
 #include "core/error.h"
+#include "text/text_parts.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -88,28 +91,18 @@ size_t character_length(std::string_view text) {
     return n;
 }
 
-std::string marker(size_t message) { return cat("\x01", message, "\x02"); }
-
-/// Adds tokens to the last segment if it is of the same kind, else as a new one.
-/// What becomes of a part of the prompt.
-struct Fate {
-    bool is_context = false;
-    bool keep = false;
-};
-
-void append(std::vector<Segment>& to, const std::vector<TokenId>& tokens, Fate fate) {
-    if (tokens.empty()) return;
-    if (to.empty() || to.back().is_context != fate.is_context || to.back().keep != fate.keep) {
-        to.push_back({.is_context = fate.is_context, .keep = fate.keep});
-    }
-    to.back().tokens.insert(to.back().tokens.end(), tokens.begin(), tokens.end());
-}
+constexpr std::string_view kPrefixKey = "tokenizer.ggml.add_space_prefix";
 
 llama_model_ptr load_vocabulary(const std::string& path) {
     quieten();
     last_complaint().clear();
     llama_model_params params = llama_model_default_params();
     params.vocab_only = true;
+    // Where spaces belong is said by the tokenizer, which knows what stands before a text.
+    std::array<llama_model_kv_override, 2> overrides{};
+    overrides[0].tag = LLAMA_KV_OVERRIDE_TYPE_BOOL;
+    kPrefixKey.copy(overrides[0].key, sizeof overrides[0].key - 1);
+    params.kv_overrides = overrides.data();
     llama_model_ptr model;
     try {
         model.reset(llama_model_load_from_file(path.c_str(), params));
@@ -142,7 +135,9 @@ std::string_view type_name(enum llama_vocab_type type) {
 }  // namespace
 
 Tokenizer::Tokenizer(llama_model_ptr model)
-    : model_(std::move(model)), vocab_(llama_model_get_vocab(model_.get())) {}
+    : model_(std::move(model)),
+      vocab_(llama_model_get_vocab(model_.get())),
+      special_(vocab_) {}
 
 std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& path, const GgufFile& file) {
     const auto kind = file.text("tokenizer.ggml.model");
@@ -150,6 +145,8 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& path, const GgufFi
     check_kind(*kind);
     check_vocabulary(file);
     std::unique_ptr<Tokenizer> t(new Tokenizer(load_vocabulary(path)));
+    t->begins_with_space_ = llama_vocab_type(t->vocab_) == LLAMA_VOCAB_TYPE_SPM &&
+                            file.boolean(kPrefixKey).value_or(true);
     t->chat_template_ = file.text("tokenizer.chat_template").value_or("");
     t->kind_ = cat(type_name(llama_vocab_type(t->vocab_)), " (", *kind);
     if (const auto pre = file.text("tokenizer.ggml.pre")) t->kind_ += cat(" / ", *pre);
@@ -157,20 +154,20 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& path, const GgufFi
     return t;
 }
 
-std::vector<TokenId> Tokenizer::tokenize(std::string_view text, bool parse_special) const {
+std::vector<TokenId> Tokenizer::tokenize(std::string_view text) const {
     require(text.size() < static_cast<size_t>(std::numeric_limits<int32_t>::max()), "a text of ",
             text.size(), " bytes is too long to tokenize at once; the limit is 2 GiB");
-    // A token has at least one byte, but a leading space may be added.
-    std::vector<TokenId> tokens(text.size() + 2);
+    std::vector<TokenId> tokens(text.size() + 1);  // a token has at least one byte
     int32_t n = 0;
+    const auto write = [&] {
+        return llama_tokenize(vocab_, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
+                              static_cast<int32_t>(tokens.size()), false, false);
+    };
     try {
-        n = llama_tokenize(vocab_, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
-                           static_cast<int32_t>(tokens.size()), false, parse_special);
+        n = write();
         if (n < 0 && n != std::numeric_limits<int32_t>::min()) {
             tokens.resize(static_cast<size_t>(-n));
-            n = llama_tokenize(vocab_, text.data(), static_cast<int32_t>(text.size()),
-                               tokens.data(), static_cast<int32_t>(tokens.size()), false,
-                               parse_special);
+            n = write();
         }
     } catch (const std::exception& e) {
         throw Error(ErrorCode::kCorrupt,
@@ -181,11 +178,50 @@ std::vector<TokenId> Tokenizer::tokenize(std::string_view text, bool parse_speci
     return tokens;
 }
 
-void Tokenizer::check_nothing_lost(std::string_view text, std::span<const TokenId> tokens,
-                                   bool special) const {
+std::vector<TokenId> Tokenizer::plain(std::string_view text) const {
+    const std::vector<TokenId> all = tokenize(text);
+    if (std::ranges::none_of(all, [this](TokenId t) { return special_.is_hidden(t); })) return all;
+    std::vector<TokenId> tokens;
+    size_t at = 0;
+    for (const TokenId t : all) {
+        const std::string letters = piece(t, true);
+        // Where an unknown token stands for other letters than its own, it is no secret.
+        const bool is_own = text.substr(at).starts_with(letters);
+        at += letters.size();
+        if (special_.is_hidden(t) && is_own) {
+            append_in_pieces(letters, tokens);
+        } else {
+            tokens.push_back(t);
+        }
+    }
+    return tokens;
+}
+
+/// Its first character by itself, so that nothing of it is the token that it was.
+void Tokenizer::append_in_pieces(std::string_view text, std::vector<TokenId>& to) const {
+    const size_t n = character_length(text);
+    const auto append = [&to](const std::vector<TokenId>& more) {
+        to.insert(to.end(), more.begin(), more.end());
+    };
+    if (n < text.size()) {
+        append(plain(text.substr(0, n)));
+        append(plain(text.substr(n)));
+        return;
+    }
+    for (const char byte : text) {
+        const std::optional<TokenId> token = special_.of_byte(byte);
+        if (!token) {
+            throw Error(ErrorCode::kUnsupported,
+                        cat("the vocabulary has '", text, "' as a control token only; remove it"));
+        }
+        to.push_back(*token);
+    }
+}
+
+void Tokenizer::check_nothing_lost(std::string_view text, std::span<const TokenId> tokens) const {
     // Vocabularies of the other kind fail when they lack a byte, and respell spaces.
     if (llama_vocab_type(vocab_) != LLAMA_VOCAB_TYPE_BPE) return;
-    const std::string kept = join(tokens, special);
+    const std::string kept = join(tokens, true);
     const auto at = static_cast<size_t>(std::ranges::mismatch(text, kept).in1 - text.begin());
     if (at == text.size()) return;
     throw Error(ErrorCode::kUnsupported,
@@ -194,21 +230,128 @@ void Tokenizer::check_nothing_lost(std::string_view text, std::span<const TokenI
                     "characters (flag --replace-invalid-utf8)"));
 }
 
-std::vector<TokenId> Tokenizer::encode(std::string_view text) const {
+namespace {
+
+void check_utf8(std::string_view text) {
     if (const auto bad = find_invalid_utf8(text)) {
         throw Error(
             ErrorCode::kInvalidArgument,
             cat("the text is not valid UTF-8 at ", place(text, *bad),
                 "; convert it, or put U+FFFD for such bytes (flag --replace-invalid-utf8)"));
     }
-    std::vector<TokenId> tokens = tokenize(text, false);
-    check_nothing_lost(text, tokens, false);
-    return tokens;
+}
+
+}  // namespace
+
+/// Writes pieces as libllama would the whole of them: text between two special tokens is
+/// tokenized at once, whoever wrote it.
+class Tokenizer::Writer {
+ public:
+    /// `follows_text`: what is written goes on from a text.
+    Writer(const Tokenizer& tokenizer, Seams seams, bool follows_text)
+        : t_(tokenizer),
+          is_separate_(seams == Seams::kSeparate),
+          begins_with_space_(t_.begins_with_space_ && !follows_text) {}
+
+    void add(const Piece& piece) {
+        if (!piece.is_template) {
+            check_utf8(piece.text);
+            add_text(piece.text, piece.fate);
+        } else {
+            for (const SpecialTokens::Fragment& f : t_.special_.divide(piece.text)) {
+                if (f.token) {
+                    add_special(f, piece.fate);
+                } else {
+                    add_text(f.text, piece.fate);
+                }
+            }
+        }
+        if (is_separate_) flush(false);
+    }
+
+    void add_tokens(const std::vector<TokenId>& tokens, Fate fate) {
+        for (const TokenId token : tokens) append(token, fate);
+    }
+
+    std::vector<Segment> finish() {
+        flush(false);
+        return std::move(segments_);
+    }
+
+ private:
+    struct Part {
+        size_t end;  // in text_
+        Fate fate;
+    };
+
+    void add_text(std::string_view text, Fate fate) {
+        if (strips_) text.remove_prefix(text.size() - strip_left(text).size());
+        if (text.empty()) return;
+        strips_ = false;
+        text_ += text;
+        parts_.push_back({.end = text_.size(), .fate = fate});
+    }
+
+    void add_special(const SpecialTokens::Fragment& f, Fate fate) {
+        flush(f.strips_left);
+        append(*f.token, fate);
+        begins_with_space_ = t_.begins_with_space_;
+        strips_ = f.strips_right;
+    }
+
+    static std::string_view strip_left(std::string_view text) {
+        while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
+        return text;
+    }
+
+    /// Tokens of the text that was gathered.
+    void flush(bool strips_right) {
+        while (strips_right && !text_.empty() && is_space(text_.back())) text_.pop_back();
+        if (!text_.empty()) {
+            const size_t n_before = begins_with_space_ ? 1 : 0;
+            const std::string text = begins_with_space_ ? " " + text_ : text_;
+            const std::vector<TokenId> tokens = t_.plain(text);
+            t_.check_nothing_lost(text, tokens);
+            size_t at = 0;
+            auto part = parts_.begin();
+            for (const TokenId token : tokens) {
+                at += t_.piece(token, true).size();
+                while (std::next(part) != parts_.end() && part->end + n_before < at) ++part;
+                append(token, part->fate);
+            }
+            begins_with_space_ = false;
+        }
+        text_.clear();
+        parts_.clear();
+    }
+
+    void append(TokenId token, Fate fate) {
+        const bool is_same = !segments_.empty() && fate == fate_;
+        if (!is_same) segments_.push_back({.is_context = fate.is_context, .keep = fate.keep});
+        fate_ = fate;
+        segments_.back().tokens.push_back(token);
+    }
+
+    const Tokenizer& t_;
+    bool is_separate_;
+    bool begins_with_space_;
+    bool strips_ = false;  // white space at the beginning of what comes
+    std::string text_;
+    std::vector<Part> parts_;
+    std::vector<Segment> segments_;
+    Fate fate_ = {};
+};
+
+std::vector<TokenId> Tokenizer::encode(std::string_view text) const {
+    Writer writer(*this, Seams::kJoined, false);
+    writer.add({.text = text});
+    std::vector<Segment> segments = writer.finish();
+    return segments.empty() ? std::vector<TokenId>{} : std::move(segments.front().tokens);
 }
 
 std::string Tokenizer::replace_inexpressible(std::string_view text) const {
     if (llama_vocab_type(vocab_) != LLAMA_VOCAB_TYPE_BPE) return std::string(text);
-    const std::string kept = join(tokenize(text, false), false);
+    const std::string kept = join(plain(text), true);
     std::string out;
     for (size_t next = 0; !text.empty();) {
         const std::string_view character = text.substr(0, character_length(text));
@@ -222,12 +365,6 @@ std::string Tokenizer::replace_inexpressible(std::string_view text) const {
         text.remove_prefix(character.size());
     }
     return out;
-}
-
-std::vector<TokenId> Tokenizer::encode_template(std::string_view text) const {
-    std::vector<TokenId> tokens = tokenize(text, true);
-    check_nothing_lost(text, tokens, true);
-    return tokens;
 }
 
 std::vector<TokenId> Tokenizer::beginning() const {
@@ -273,112 +410,192 @@ bool Tokenizer::ends_text(TokenId token) const { return llama_vocab_is_eog(vocab
 
 int64_t Tokenizer::n_vocab() const { return llama_vocab_n_tokens(vocab_); }
 
-void find_chat_template(std::string_view name) {
-    std::vector<const char*> names(static_cast<size_t>(llama_chat_builtin_templates(nullptr, 0)));
-    llama_chat_builtin_templates(names.data(), names.size());
-    std::string all;
-    for (const char* known : names) {
-        if (name == known) return;
-        all += cat(all.empty() ? "" : ", ", known);
-    }
-    throw Error(ErrorCode::kInvalidArgument,
-                cat("no chat template is called '", name, "'; there are: ", all));
-}
-
-std::string Tokenizer::render(std::span<const ChatMessage> messages,
-                              std::string_view chat_template) const {
-    const std::string used(chat_template.empty() ? std::string_view(chat_template_)
-                                                 : chat_template);
-    if (used.empty()) {
-        throw Error(ErrorCode::kUnsupported,
-                    "the model file has no chat template; name one, or use raw text");
-    }
-    std::vector<std::string> markers;
-    std::vector<llama_chat_message> chat;
-    for (size_t i = 0; i < messages.size(); ++i) markers.push_back(marker(i));
-    for (size_t i = 0; i < messages.size(); ++i) {
-        chat.push_back({messages[i].role.c_str(), markers[i].c_str()});
-    }
-    std::string out(512, '\0');
-    const auto apply = [&] {
-        return llama_chat_apply_template(used.c_str(), chat.data(), chat.size(), true, out.data(),
-                                         static_cast<int32_t>(out.size()));
-    };
-    int32_t n = apply();
-    if (n > static_cast<int32_t>(out.size())) {
-        out.resize(static_cast<size_t>(n));
-        n = apply();
-    }
-    if (n < 0) {
-        throw Error(ErrorCode::kUnsupported,
-                    "libllama does not know this model's chat template; name one, or use raw text");
-    }
-    out.resize(static_cast<size_t>(n));
-    return out;
-}
-
-void Tokenizer::append_parts(std::vector<Segment>& to, std::span<const TextPart> parts,
-                             bool keep) const {
-    for (const TextPart& part : parts) {
-        append(to, encode(part.text), {.is_context = part.is_context, .keep = part.keep || keep});
-    }
-}
-
-std::vector<Segment> Tokenizer::encode_rendered(std::string_view rendered,
-                                                std::span<const ChatMessage> messages,
-                                                size_t first) const {
-    std::vector<Segment> segments;
-    bool is_system = first == 0;  // up to the first message of somebody else
-    for (size_t i = first; i < messages.size(); ++i) {
-        const std::string mark = marker(i);
-        const size_t at = rendered.find(mark);
-        if (at == std::string_view::npos) {
-            throw Error(
-                ErrorCode::kUnsupported,
-                cat("this model's chat template has no place for message ", i + 1, ", of the ",
-                    messages[i].role, "; leave it out, name another template, or use raw text"));
+const ChatTemplate& Tokenizer::chat_template() const {
+    std::call_once(template_once_, [this] {
+        if (chat_template_.empty()) {
+            throw Error(ErrorCode::kUnsupported,
+                        "the model file has no chat template; name one, or use raw text");
         }
-        append(segments, encode_template(rendered.substr(0, at)), {.keep = is_system});
-        is_system = is_system && messages[i].role == "system";
-        append_parts(segments, messages[i].parts, is_system);
-        rendered.remove_prefix(at + mark.size());
+        own_template_ = ChatTemplate::of_text(chat_template_, template_tokens());
+    });
+    return *own_template_;
+}
+
+std::unique_ptr<const ChatTemplate> Tokenizer::chosen_template(const std::string& choice) const {
+    return ChatTemplate::from_choice(choice, template_tokens());
+}
+
+ChatTemplate::Tokens Tokenizer::template_tokens() const {
+    const auto letters = [this](TokenId t) { return t == LLAMA_TOKEN_NULL ? "" : piece(t, true); };
+    return {.bos = letters(llama_vocab_bos(vocab_)), .eos = letters(llama_vocab_eos(vocab_))};
+}
+
+namespace {
+
+/// Where in the messages' parts a text stands that a template wrote.
+class MessageFinder {
+ public:
+    explicit MessageFinder(std::span<const ChatMessage> messages) {
+        for (const ChatMessage& m : messages) {
+            texts_.push_back({.whole = text_of(m)});
+        }
     }
-    append(segments, encode_template(rendered), {});
-    return segments;
+
+    struct Place {
+        size_t message;
+        size_t begin, end;  // in its text
+    };
+    /// Place of the beginning of `text`, which may go on with another message's; nullopt: none
+    /// says it. To be asked in the order in which the template wrote.
+    std::optional<Place> find(std::string_view text) {
+        const auto equal = [text](const Text& t) -> size_t {
+            if (t.is_found || (text != t.whole && text != strip(t.whole))) return npos;
+            return t.whole.find(text);
+        };
+        const auto part = [text](const Text& t) { return t.whole.find(text, t.cursor); };
+        if (const auto place = first_of(equal, text.size())) return place;
+        if (const auto place = first_of(part, text.size())) return place;
+        for (size_t i = 0; i < texts_.size(); ++i) {
+            const std::string_view own = strip(texts_[i].whole);
+            if (texts_[i].is_found || own.empty() || !text.starts_with(own)) continue;
+            return taken(i, texts_[i].whole.find(own), own.size());
+        }
+        return std::nullopt;
+    }
+
+    /// The first message with words that was not found.
+    [[nodiscard]] std::optional<size_t> missing() const {
+        const auto at = std::ranges::find_if(
+            texts_, [](const Text& t) { return !t.is_found && !strip(t.whole).empty(); });
+        if (at == texts_.end()) return std::nullopt;
+        return static_cast<size_t>(at - texts_.begin());
+    }
+
+ private:
+    static constexpr size_t npos = std::string::npos;
+    struct Text {
+        std::string whole;
+        size_t cursor = 0;
+        bool is_found = false;
+    };
+
+    template <class At>
+    std::optional<Place> first_of(const At& at, size_t size) {
+        for (size_t i = 0; i < texts_.size(); ++i) {
+            const size_t begin = at(texts_[i]);
+            if (begin != npos) return taken(i, begin, size);
+        }
+        return std::nullopt;
+    }
+    Place taken(size_t i, size_t begin, size_t size) {
+        texts_[i].is_found = true;
+        texts_[i].cursor = begin + size;
+        return {.message = i, .begin = begin, .end = begin + size};
+    }
+
+    std::vector<Text> texts_;
+};
+
+}  // namespace
+
+/// Fates are the messages' parts'; what stands before the first message that is not the system's
+/// is kept.
+std::vector<Tokenizer::Piece> Tokenizer::pieces_of(std::span<const RenderedPiece> rendered,
+                                                   std::span<const ChatMessage> messages) const {
+    std::vector<Piece> pieces;
+    MessageFinder finder(messages);
+    bool is_system = true;
+    for (const RenderedPiece& r : rendered) {
+        std::string_view text = r.text;
+        if (!r.is_message) {
+            pieces.push_back({.text = text, .is_template = true, .fate = {.keep = is_system}});
+            continue;
+        }
+        while (!text.empty()) {
+            const auto place = finder.find(text);
+            if (!place) {
+                is_system = false;
+                pieces.push_back({.text = text});
+                break;
+            }
+            const ChatMessage& message = messages[place->message];
+            is_system = is_system && message.role == "system";
+            size_t begin = 0;
+            for (const TextPart& part : message.parts) {
+                const size_t end = begin + part.text.size();
+                const size_t from = std::max(begin, place->begin);
+                const size_t to = std::min(end, place->end);
+                if (from < to) {
+                    pieces.push_back({.text = text.substr(0, to - from),
+                                      .fate = {.is_context = part.is_context,
+                                               .keep = part.keep || is_system}});
+                    text.remove_prefix(to - from);
+                }
+                begin = end;
+            }
+        }
+    }
+    if (const auto missing = finder.missing()) {
+        throw Error(ErrorCode::kUnsupported,
+                    cat("the chat template has no place for message ", *missing + 1, ", of the ",
+                        messages[*missing].role,
+                        "; leave it out, name another template, or use raw text"));
+    }
+    return pieces;
 }
 
 std::vector<Segment> Tokenizer::encode_chat(std::span<const ChatMessage> messages,
-                                            std::string_view chat_template) const {
-    std::vector<Segment> segments = encode_rendered(render(messages, chat_template), messages, 0);
-    const std::vector<TokenId> start = beginning();
+                                            const ChatTemplate& chat_template, Seams seams) const {
+    const std::vector<RenderedPiece> rendered = chat_template.render({.messages = messages});
+    Writer writer(*this, seams, false);
+    for (const Piece& piece : pieces_of(rendered, messages)) writer.add(piece);
+    std::vector<Segment> segments = writer.finish();
     check(!segments.empty(), "a chat template wrote nothing");
-    std::vector<TokenId>& first = segments.front().tokens;
     // Some templates write the beginning themselves.
+    const std::vector<TokenId> start = beginning();
+    std::vector<TokenId>& first = segments.front().tokens;
     if (!start.empty() && (first.empty() || first.front() != start.front())) {
         first.insert(first.begin(), start.begin(), start.end());
     }
     return segments;
 }
 
+std::vector<Segment> Tokenizer::encode_chat(std::span<const ChatMessage> messages) const {
+    return encode_chat(messages, chat_template());
+}
+
 std::vector<Segment> Tokenizer::encode_next_turn(const ChatMessage& message,
-                                                 std::string_view chat_template) const {
-    const std::vector<ChatMessage> messages = {{"user", {}}, {"assistant", {}}, message};
-    const std::string rendered = render(messages, chat_template);
-    const std::string answer = marker(1);
-    const size_t at = rendered.find(answer);
-    if (at == std::string::npos) {
+                                                 const ChatTemplate& chat_template) const {
+    std::string answer = "\x01";  // something that the message does not say
+    while (text_of(message).find(answer) != std::string::npos) answer += '\x01';
+    const std::vector<ChatMessage> messages = {
+        {"user", {{"\x02"}}}, {"assistant", {{answer}}}, message};
+    std::vector<RenderedPiece> rendered = chat_template.render({.messages = messages});
+    const auto at = std::ranges::find_if(rendered, [&answer](const RenderedPiece& p) {
+        return p.is_message && p.text.find(answer) != std::string::npos;
+    });
+    if (at == rendered.end()) {
         throw Error(ErrorCode::kUnsupported,
                     "this model's chat template has no place for an answer that others follow; "
                     "name another template, or use raw text");
     }
-    return encode_rendered(std::string_view(rendered).substr(at + answer.size()), messages, 2);
+    at->text.erase(0, at->text.find(answer) + answer.size());
+    rendered.erase(rendered.begin(), at);
+    Writer writer(*this, Seams::kJoined, true);
+    for (Piece& piece : pieces_of(rendered, std::span(messages).last(1))) {
+        if (piece.is_template) piece.fate.keep = false;
+        writer.add(piece);
+    }
+    return writer.finish();
 }
 
-std::vector<Segment> Tokenizer::encode_raw(std::span<const TextPart> parts) const {
-    std::vector<Segment> segments;
-    append(segments, beginning(), {});
-    append_parts(segments, parts, false);
-    return segments;
+std::vector<Segment> Tokenizer::encode_raw(std::span<const TextPart> parts, Seams seams) const {
+    Writer writer(*this, seams, false);
+    writer.add_tokens(beginning(), {});
+    for (const TextPart& p : parts) {
+        writer.add({.text = p.text, .fate = {.is_context = p.is_context, .keep = p.keep}});
+    }
+    return writer.finish();
 }
 
 std::string TextStream::push(TokenId token) {

@@ -3,6 +3,7 @@
 #include <llama-cpp.h>
 
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,6 +12,8 @@
 #include "core/gguf.h"
 #include "core/types.h"
 #include "palimpsest/message.h"
+#include "text/chat_template.h"
+#include "text/special_tokens.h"
 
 namespace palimpsest {
 
@@ -22,7 +25,8 @@ class Tokenizer {
     /// Throws kCorrupt if the vocabulary contradicts itself, kUnsupported if libllama refuses it.
     static std::unique_ptr<Tokenizer> load(const std::string& path, const GgufFile& file);
 
-    /// Tokens of a text; special tokens are never recognised in it. No BOS is added.
+    /// Tokens of a text. It never comes to special tokens (SpecialTokens), whatever it contains.
+    /// No BOS is added; a vocabulary that begins texts with a space (SPM) has it.
     /// Throws kInvalidArgument, with the byte, if `text` is not UTF-8; kUnsupported, with the byte,
     /// if the vocabulary has no token for it.
     [[nodiscard]] std::vector<TokenId> encode(std::string_view text) const;
@@ -52,51 +56,80 @@ class Tokenizer {
 
     /// Has the file a chat template of its own?
     [[nodiscard]] bool has_chat_template() const { return !chat_template_.empty(); }
+    /// The file's own template, read when it is first asked for. Throws kUnsupported if there is
+    /// none, or it cannot be rendered.
+    [[nodiscard]] const ChatTemplate& chat_template() const;
+    /// What a user chose instead (ChatTemplate::from_choice()).
+    [[nodiscard]] std::unique_ptr<const ChatTemplate> chosen_template(
+        const std::string& choice) const;
+
+    /// How texts of messages meet what stands beside them.
+    enum class Seams {
+        kJoined,    // as if all were one text, which is how libllama takes prompts
+        kSeparate,  // tokens end where a message does, so that what follows it changes none
+    };
 
     /// Tokens of a conversation that ends where the assistant begins to speak. Messages' texts are
     /// never parsed for special tokens, whatever they contain. Includes beginning(). What stands
-    /// before the first message that is not the system's must be kept.
-    /// `chat_template` is a name of libllama's (find_chat_template()); empty: the file's own.
-    /// Throws kUnsupported if there is no template or libllama does not know it.
+    /// before the first message that is not the system's must be kept. A token that begins in one
+    /// part and ends in another belongs to the latter.
+    /// Throws as ChatTemplate::render() and encode() do.
     [[nodiscard]] std::vector<Segment> encode_chat(std::span<const ChatMessage> messages,
-                                                   std::string_view chat_template = {}) const;
+                                                   const ChatTemplate& chat_template,
+                                                   Seams seams = Seams::kJoined) const;
+    /// The same with the file's own template.
+    [[nodiscard]] std::vector<Segment> encode_chat(std::span<const ChatMessage> messages) const;
 
     /// What follows an answer: its end, the next message, the assistant's beginning.
     [[nodiscard]] std::vector<Segment> encode_next_turn(const ChatMessage& message,
-                                                        std::string_view chat_template = {}) const;
+                                                        const ChatTemplate& chat_template) const;
 
     /// A text outside any template: its parts, after beginning().
-    [[nodiscard]] std::vector<Segment> encode_raw(std::span<const TextPart> parts) const;
+    [[nodiscard]] std::vector<Segment> encode_raw(std::span<const TextPart> parts,
+                                                  Seams seams = Seams::kJoined) const;
 
     /// For libllama's samplers.
     [[nodiscard]] const llama_vocab* vocab() const { return vocab_; }
 
  private:
     explicit Tokenizer(llama_model_ptr model);
-    [[nodiscard]] std::vector<TokenId> tokenize(std::string_view text, bool parse_special) const;
+
+    /// What becomes of a part of the prompt.
+    struct Fate {
+        bool is_context = false;
+        bool keep = false;
+        bool operator==(const Fate&) const = default;
+    };
+    /// A stretch of a prompt: a template's words, in which special tokens are recognised, or plain
+    /// text.
+    struct Piece {
+        std::string_view text;
+        bool is_template = false;
+        Fate fate = {};
+    };
+    class Writer;  // of pieces, as segments
+
+    [[nodiscard]] ChatTemplate::Tokens template_tokens() const;
+    [[nodiscard]] std::vector<Piece> pieces_of(std::span<const RenderedPiece> rendered,
+                                               std::span<const ChatMessage> messages) const;
+    [[nodiscard]] std::vector<TokenId> tokenize(std::string_view text) const;
+    /// As tokenize(), and no token of it is a hidden one.
+    [[nodiscard]] std::vector<TokenId> plain(std::string_view text) const;
+    void append_in_pieces(std::string_view text, std::vector<TokenId>& to) const;
     [[nodiscard]] std::string piece(TokenId token, bool special) const;
     [[nodiscard]] std::string join(std::span<const TokenId> tokens, bool special) const;
     /// Throws kUnsupported if `tokens` lack a byte of `text`.
-    void check_nothing_lost(std::string_view text, std::span<const TokenId> tokens,
-                            bool special) const;
-    [[nodiscard]] std::string render(std::span<const ChatMessage> messages,
-                                     std::string_view chat_template) const;
-    /// Template text and messages' texts from `rendered`, in which message i stands as marker(i).
-    [[nodiscard]] std::vector<Segment> encode_rendered(std::string_view rendered,
-                                                       std::span<const ChatMessage> messages,
-                                                       size_t first) const;
-    void append_parts(std::vector<Segment>& to, std::span<const TextPart> parts, bool keep) const;
+    void check_nothing_lost(std::string_view text, std::span<const TokenId> tokens) const;
 
     llama_model_ptr model_;
     const llama_vocab* vocab_;
+    SpecialTokens special_;
+    bool begins_with_space_ = false;  // a text does, and what follows a special token
     std::string chat_template_;
     std::string kind_;
+    mutable std::once_flag template_once_;
+    mutable std::unique_ptr<const ChatTemplate> own_template_;
 };
-
-/// Throws kInvalidArgument, listing the names there are, unless libllama has a template of that
-/// name
-/// ("chatml", "llama3", ...).
-void find_chat_template(std::string_view name);
 
 /// Turns tokens into text as they come; holds back an unfinished UTF-8 character.
 class TextStream {

@@ -1,0 +1,159 @@
+#include "text/jinja.h"
+
+#include "core/error.h"
+
+#ifdef PALIMPSEST_HAS_JINJA
+
+#include <jinja/lexer.h>
+#include <jinja/parser.h>
+#include <jinja/runtime.h>
+#include <json-schema-to-grammar.h>
+#include <json.h>
+
+#include <exception>
+#include <utility>
+
+#include "core/guarded_call.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr size_t kMostBytes = size_t{256} * 1024;  // real ones have up to 60 KB
+// Real templates take milliseconds and a few megabytes.
+constexpr GuardLimits kTrial = {.seconds = 5, .bytes = size_t{512} << 20U};
+
+nlohmann::ordered_json to_json(const ChatMessage& message) {
+    return {{"role", message.role}, {"content", text_of(message)}};
+}
+
+/// Marks what messages say as theirs. Roles are words of ours, which templates build tokens with.
+void mark_messages(jinja::context& context) {
+    const jinja::value messages = context.get_val("messages");
+    for (const jinja::value& message : messages->as_array()) {
+        const jinja::value content = message->at("content");
+        content->val_str.mark_input();
+    }
+}
+
+class JinjaTemplate final : public ChatTemplate {
+ public:
+    JinjaTemplate(const std::string& text, Tokens tokens) : tokens_(std::move(tokens)) {
+        jinja::lexer lexer;
+        const jinja::lexer_result result = lexer.tokenize(text);
+        program_ = jinja::parse_from_tokens(result);
+        source_ = result.source;
+    }
+
+    [[nodiscard]] std::vector<RenderedPiece> render(const TemplateInput& input) const override {
+        try {
+            return pieces(input);
+        } catch (const std::exception& e) {
+            throw Error(ErrorCode::kUnsupported,
+                        cat("the chat template refuses this conversation: ", e.what(),
+                            "; change it, name another template, or use raw text"));
+        }
+    }
+
+    [[nodiscard]] std::string kind() const override { return "Jinja"; }
+
+ private:
+    [[nodiscard]] std::vector<RenderedPiece> pieces(const TemplateInput& input) const {
+        nlohmann::ordered_json all = {{"bos_token", tokens_.bos},
+                                      {"eos_token", tokens_.eos},
+                                      {"add_generation_prompt", input.begins_answer},
+                                      {"messages", nlohmann::ordered_json::array()}};
+        for (const ChatMessage& m : input.messages) all["messages"].push_back(to_json(m));
+        if (!input.tools.is_null()) all["tools"] = input.tools;
+        jinja::context context(source_);
+        jinja::global_from_json(context, common_json::parse(all.dump()), false);
+        mark_messages(context);
+        jinja::runtime runtime(context);
+        const auto result = jinja::runtime::gather_string_parts(runtime.execute(program_));
+        std::vector<RenderedPiece> out;
+        for (const jinja::string_part& p : result->as_string().parts) {
+            if (!p.val.empty()) out.push_back({.text = p.val, .is_message = p.is_input});
+        }
+        return out;
+    }
+
+    Tokens tokens_;
+    jinja::program program_;
+    std::string source_;
+};
+
+/// A conversation that asks of a template what ours will.
+std::vector<ChatMessage> trial_messages() {
+    return {{"system", {{"Be brief."}}},
+            {"user", {{"Name three rivers."}}},
+            {"assistant", {{"Rhine, Nile, Amur."}}},
+            {"user", {{"And a lake?"}}}};
+}
+
+/// In a process of its own: parses, and renders conversations with and without a system message.
+std::string trial(const std::string& text, const ChatTemplate::Tokens& tokens) {
+    const JinjaTemplate t(text, tokens);
+    const std::vector<ChatMessage> messages = trial_messages();
+    std::string refusal;
+    for (const size_t first : {0, 1}) {
+        try {
+            (void)t.render({.messages = std::span(messages).subspan(first)});
+            return "";
+        } catch (const Error& e) {
+            refusal = e.what();
+        }
+    }
+    return refusal;
+}
+
+}  // namespace
+
+bool has_jinja() { return true; }
+
+std::unique_ptr<const ChatTemplate> make_jinja_template(const std::string& text,
+                                                        const ChatTemplate::Tokens& tokens) {
+    const auto refuse = [](const std::string& why) -> Error {
+        return {ErrorCode::kUnsupported, cat("the model's chat template cannot be used: ", why)};
+    };
+    if (text.size() > kMostBytes) {
+        throw refuse(cat("it has ", text.size(), " bytes; the limit is ", kMostBytes));
+    }
+    const GuardedResult tried = guarded_call(kTrial, [&] { return trial(text, tokens); });
+    if (!tried.ended.empty()) throw refuse(cat("a trial of it ", tried.ended));
+    if (!tried.text.empty()) throw refuse(tried.text);
+    try {
+        return std::make_unique<const JinjaTemplate>(text, tokens);
+    } catch (const std::exception& e) {
+        throw refuse(e.what());
+    }
+}
+
+std::string grammar_of_schema(const std::string& schema) {
+    try {
+        return json_schema_to_grammar(common_json::parse(schema));
+    } catch (const std::exception& e) {
+        throw Error(ErrorCode::kInvalidArgument, cat("the JSON schema cannot be used: ", e.what()));
+    }
+}
+
+}  // namespace palimpsest
+
+#else
+
+namespace palimpsest {
+
+bool has_jinja() { return false; }
+
+std::unique_ptr<const ChatTemplate> make_jinja_template(const std::string& /*text*/,
+                                                        const ChatTemplate::Tokens& /*tokens*/) {
+    throw Error(ErrorCode::kUnsupported, "this build has no Jinja");
+}
+
+std::string grammar_of_schema(const std::string& /*schema*/) {
+    throw Error(ErrorCode::kUnsupported,
+                "this build lacks libllama-common, which turns JSON schemas into grammars");
+}
+
+}  // namespace palimpsest
+
+#endif
