@@ -1,8 +1,10 @@
 // palimpsest chat: a conversation in the terminal.
 
 #include <editline/readline.h>
+#include <langinfo.h>
 #include <unistd.h>
 
+#include <clocale>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
@@ -38,11 +40,22 @@ struct ChatFlags {
     AnswerFlags answer;
 };
 
+/// The terminal's letters are UTF-8, whatever the locale says; its way of writing numbers and dates
+/// is not asked for.
+void take_utf8() {
+    // NOLINTBEGIN(concurrency-mt-unsafe): there is no other thread yet.
+    const bool is_set = std::setlocale(LC_CTYPE, "") != nullptr;
+    if (is_set && std::string_view(nl_langinfo(CODESET)) == "UTF-8") return;
+    if (std::setlocale(LC_CTYPE, "C.UTF-8") == nullptr) std::setlocale(LC_CTYPE, "en_US.UTF-8");
+    // NOLINTEND(concurrency-mt-unsafe)
+}
+
 /// Lines from a terminal, with editing and history; plain lines when input is no terminal.
 class LineReader {
  public:
     LineReader() : is_terminal_(isatty(STDIN_FILENO) == 1 && output_is_terminal()) {
         if (!is_terminal_) return;
+        take_utf8();
         rl_initialize();
         using_history();
         const auto folder = std::filesystem::path(default_cache_folder());

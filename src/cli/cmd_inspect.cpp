@@ -161,7 +161,9 @@ std::string model_facts(const Facts& f) {
     out += line("vocabulary",
                 cat(human_count(c.n_vocab), " tokens, ",
                     t == nullptr ? "no tokenizer (runs from ids)" : t->kind(),
-                    t != nullptr && t->has_chat_template() ? ", with a chat template" : ""));
+                    t != nullptr && t->has_chat_template()
+                        ? cat(", with a chat template", has_jinja() ? "" : " (no Jinja here)")
+                        : ""));
     return out;
 }
 

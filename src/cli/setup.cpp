@@ -117,7 +117,7 @@ Conversation begin_conversation(const Engine& engine, const ModelFlags& flags,
 }
 
 std::string read_file(const std::string& path) {
-    if (path == "-") return read_descriptor("standard input", STDIN_FILENO);
+    if (path == "-") return without_mark(read_descriptor("standard input", STDIN_FILENO));
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) cannot_read(path, errno);
     struct stat info {};
@@ -128,7 +128,7 @@ std::string read_file(const std::string& path) {
     try {
         std::string text = read_descriptor(path, fd);
         close(fd);
-        return text;
+        return without_mark(std::move(text));
     } catch (...) {
         close(fd);
         throw;

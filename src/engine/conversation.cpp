@@ -39,7 +39,7 @@ double seconds_since(Clock::time_point start) {
 struct Conversation::Parts {
     const Runtime& engine;
     ConversationOptions options;
-    const Tokenizer* tokenizer;  // nullptr: the model has no words
+    const Tokenizer* tokenizer;                       // nullptr: the model has no words
     std::unique_ptr<const ChatTemplate> chosen = {};  // instead of the model's own
     std::vector<std::string> notes;
     std::vector<std::shared_ptr<const PrefixDocument>> prefixes;
@@ -298,9 +298,8 @@ void Conversation::load(const std::string& path) {
         }
         const std::vector<char> name = take_all<char>(in, kMostTemplate);
         const bool was_raw = take<uint8_t>(in) != 0;
-        require(
-            std::ranges::equal(name, parts_->template_name()) && was_raw == parts_->is_raw(),
-            "it was held with another chat template; name the same one");
+        require(std::ranges::equal(name, parts_->template_name()) && was_raw == parts_->is_raw(),
+                "it was held with another chat template; name the same one");
         std::vector<TokenId> unread = take_all<TokenId>(in, 1);
         for (const TokenId t : unread) {
             const bool is_known = t >= 0 && t < parts_->engine.config().n_vocab;

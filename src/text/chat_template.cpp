@@ -2,6 +2,7 @@
 
 #include <llama.h>
 
+#include <algorithm>
 #include <exception>
 #include <optional>
 #include <utility>
@@ -20,6 +21,12 @@ std::vector<std::string> libllama_names() {
     std::vector<const char*> names(static_cast<size_t>(llama_chat_builtin_templates(nullptr, 0)));
     llama_chat_builtin_templates(names.data(), names.size());
     return {names.begin(), names.end()};
+}
+
+/// libllama takes texts that end at a zero.
+std::string without_zeros(std::string text) {
+    std::ranges::replace(text, '\0', '\x03');
+    return text;
 }
 
 /// A template that libllama knows by heart: it recognises a text, or a name of its own.
@@ -43,7 +50,7 @@ class KnownTemplate final : public ChatTemplate {
         std::vector<std::string> texts;
         for (const ChatMessage& m : input.messages) {
             marks.push_back(cat("\x01", marks.size(), "\x02"));
-            texts.push_back(text_of(m));
+            texts.push_back(without_zeros(text_of(m)));
         }
         const auto marked = rendered(input, marks);
         const auto real = rendered(input, texts);
@@ -85,8 +92,7 @@ class KnownTemplate final : public ChatTemplate {
     }
 
     static std::vector<RenderedPiece> matched(const TemplateInput& input,
-                                              const std::vector<std::string>& marks,
-                                              Renderings r) {
+                                              const std::vector<std::string>& marks, Renderings r) {
         std::vector<RenderedPiece> pieces;
         for (size_t i = 0; i < marks.size(); ++i) {
             const size_t at = r.marked.find(marks[i]);
@@ -101,10 +107,12 @@ class KnownTemplate final : public ChatTemplate {
             r.marked.remove_prefix(at + marks[i].size());
             r.real.remove_prefix(at);
             const std::string whole = text_of(input.messages[i]);
-            std::string_view text = whole;
+            const std::string shown = without_zeros(whole);
+            std::string_view text = shown;
             if (!r.real.starts_with(text)) text = strip(text);
             check(r.real.starts_with(text), "a template changed a message");
-            pieces.push_back({.text = std::string(text), .is_message = true});
+            const size_t begin = text.empty() ? 0 : static_cast<size_t>(text.data() - shown.data());
+            pieces.push_back({.text = whole.substr(begin, text.size()), .is_message = true});
             r.real.remove_prefix(text.size());
         }
         pieces.push_back({.text = std::string(r.real), .is_message = false});
@@ -140,7 +148,9 @@ std::unique_ptr<const ChatTemplate> ChatTemplate::named(std::string_view name) {
 
 std::unique_ptr<const ChatTemplate> ChatTemplate::from_choice(const std::string& choice,
                                                               const Tokens& tokens) {
-    const auto has = [&choice](std::string_view what) { return choice.find(what) != std::string::npos; };
+    const auto has = [&choice](std::string_view what) {
+        return choice.find(what) != std::string::npos;
+    };
     if (has("{%") || has("{{")) return of_text(choice, tokens);
     if (has("/") || has(".")) return of_text(read_text_file(choice), tokens);
     return named(choice);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ctime>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -26,6 +27,7 @@ struct TemplateInput {
     std::span<const ChatMessage> messages;
     nlohmann::ordered_json tools = nullptr;  // OpenAI's form; null: none
     bool begins_answer = true;               // write what an answer begins with
+    std::time_t now = std::time(nullptr);    // some write the date
 };
 
 /// Writes conversations as a model was taught to read them. Immutable; safe to share.

@@ -54,7 +54,7 @@ std::string base_name(const std::string& path) {
 
 std::string read_text_file(const std::string& path) {
     std::ifstream in = open(path);
-    std::string text((std::istreambuf_iterator<char>(in)), {});
+    std::string text = without_mark({std::istreambuf_iterator<char>(in), {}});
     if (in.bad()) throw Error(ErrorCode::kNotFound, cat("cannot read '", path, "' to its end"));
     if (const auto at = find_invalid_utf8(text)) {
         corrupt(path, cat("byte ", *at, " is not UTF-8; a text is wanted"));

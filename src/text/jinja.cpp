@@ -66,6 +66,7 @@ class JinjaTemplate final : public ChatTemplate {
         for (const ChatMessage& m : input.messages) all["messages"].push_back(to_json(m));
         if (!input.tools.is_null()) all["tools"] = input.tools;
         jinja::context context(source_);
+        context.current_time = input.now;
         jinja::global_from_json(context, common_json::parse(all.dump()), false);
         mark_messages(context);
         jinja::runtime runtime(context);

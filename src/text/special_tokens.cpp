@@ -37,7 +37,9 @@ SpecialTokens::SpecialTokens(const llama_vocab* vocab) {
     hidden_.resize(static_cast<size_t>(n));
     for (TokenId id = 0; id < n; ++id) {
         const auto attr = static_cast<unsigned>(llama_vocab_get_attr(vocab, id));
-        const auto is = [attr](llama_token_attr a) { return (attr & static_cast<unsigned>(a)) != 0; };
+        const auto is = [attr](llama_token_attr a) {
+            return (attr & static_cast<unsigned>(a)) != 0;
+        };
         if (is(LLAMA_TOKEN_ATTR_BYTE)) {
             if (const auto byte = byte_of(letters(vocab, id))) {
                 bytes_.at(static_cast<unsigned char>(*byte)) = id;
@@ -55,9 +57,8 @@ SpecialTokens::SpecialTokens(const llama_vocab* vocab) {
                         .strips_right = is(LLAMA_TOKEN_ATTR_RSTRIP)});
     }
     // Of two of one length libllama takes either; equal order is at least the same each time.
-    std::ranges::stable_sort(all_, [](const Special& a, const Special& b) {
-        return a.text.size() > b.text.size();
-    });
+    std::ranges::stable_sort(
+        all_, [](const Special& a, const Special& b) { return a.text.size() > b.text.size(); });
 }
 
 std::vector<SpecialTokens::Fragment> SpecialTokens::divide(std::string_view text) const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <exception>
 #include <limits>
 #include <mutex>
@@ -135,9 +136,7 @@ std::string_view type_name(enum llama_vocab_type type) {
 }  // namespace
 
 Tokenizer::Tokenizer(llama_model_ptr model)
-    : model_(std::move(model)),
-      vocab_(llama_model_get_vocab(model_.get())),
-      special_(vocab_) {}
+    : model_(std::move(model)), vocab_(llama_model_get_vocab(model_.get())), special_(vocab_) {}
 
 std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& path, const GgufFile& file) {
     const auto kind = file.text("tokenizer.ggml.model");
@@ -218,16 +217,13 @@ void Tokenizer::append_in_pieces(std::string_view text, std::vector<TokenId>& to
     }
 }
 
-void Tokenizer::check_nothing_lost(std::string_view text, std::span<const TokenId> tokens) const {
+std::optional<size_t> Tokenizer::lost_byte(std::string_view text,
+                                           std::span<const TokenId> tokens) const {
     // Vocabularies of the other kind fail when they lack a byte, and respell spaces.
-    if (llama_vocab_type(vocab_) != LLAMA_VOCAB_TYPE_BPE) return;
+    if (llama_vocab_type(vocab_) != LLAMA_VOCAB_TYPE_BPE) return std::nullopt;
     const std::string kept = join(tokens, true);
     const auto at = static_cast<size_t>(std::ranges::mismatch(text, kept).in1 - text.begin());
-    if (at == text.size()) return;
-    throw Error(ErrorCode::kUnsupported,
-                cat("the model has no token for ", hex(text[at]), ", ", place(text, at),
-                    " of the text, and would not see it; remove it, or put U+FFFD for such ",
-                    "characters (flag --replace-invalid-utf8)"));
+    return at == text.size() ? std::nullopt : std::optional(at);
 }
 
 namespace {
@@ -239,6 +235,19 @@ void check_utf8(std::string_view text) {
             cat("the text is not valid UTF-8 at ", place(text, *bad),
                 "; convert it, or put U+FFFD for such bytes (flag --replace-invalid-utf8)"));
     }
+}
+
+void check_utf8(std::span<const ChatMessage> messages) {
+    for (const ChatMessage& m : messages) {
+        for (const TextPart& part : m.parts) check_utf8(part.text);
+    }
+}
+
+[[noreturn]] void refuse_byte(std::string_view text, size_t at) {
+    throw Error(ErrorCode::kUnsupported,
+                cat("the model has no token for ", hex(text[at]), ", ", place(text, at),
+                    " of the text, and would not see it; remove it, or put U+FFFD for such ",
+                    "characters (flag --replace-invalid-utf8)"));
 }
 
 }  // namespace
@@ -311,7 +320,7 @@ class Tokenizer::Writer {
             const size_t n_before = begins_with_space_ ? 1 : 0;
             const std::string text = begins_with_space_ ? " " + text_ : text_;
             const std::vector<TokenId> tokens = t_.plain(text);
-            t_.check_nothing_lost(text, tokens);
+            if (const auto lost = t_.lost_byte(text, tokens)) refuse(*lost - n_before);
             size_t at = 0;
             auto part = parts_.begin();
             for (const TokenId token : tokens) {
@@ -323,6 +332,19 @@ class Tokenizer::Writer {
         }
         text_.clear();
         parts_.clear();
+    }
+
+    /// Byte `at` of the text that was gathered; said of the part that it belongs to.
+    [[noreturn]] void refuse(size_t at) const {
+        size_t begin = 0;
+        for (const Part& p : parts_) {
+            if (at < p.end) {
+                refuse_byte(std::string_view(text_).substr(begin, p.end - begin), at - begin);
+            }
+            begin = p.end;
+        }
+        check(false, "a byte is lost that nobody wrote");
+        std::abort();
     }
 
     void append(TokenId token, Fate fate) {
@@ -342,11 +364,19 @@ class Tokenizer::Writer {
     Fate fate_ = {};
 };
 
-std::vector<TokenId> Tokenizer::encode(std::string_view text) const {
+std::vector<TokenId> Tokenizer::encode_piece(const Piece& piece) const {
     Writer writer(*this, Seams::kJoined, false);
-    writer.add({.text = text});
+    writer.add(piece);
     std::vector<Segment> segments = writer.finish();
     return segments.empty() ? std::vector<TokenId>{} : std::move(segments.front().tokens);
+}
+
+std::vector<TokenId> Tokenizer::encode(std::string_view text) const {
+    return encode_piece({.text = text});
+}
+
+std::vector<TokenId> Tokenizer::encode_template(std::string_view text) const {
+    return encode_piece({.text = text, .is_template = true});
 }
 
 std::string Tokenizer::replace_inexpressible(std::string_view text) const {
@@ -526,9 +556,9 @@ std::vector<Tokenizer::Piece> Tokenizer::pieces_of(std::span<const RenderedPiece
                 const size_t from = std::max(begin, place->begin);
                 const size_t to = std::min(end, place->end);
                 if (from < to) {
-                    pieces.push_back({.text = text.substr(0, to - from),
-                                      .fate = {.is_context = part.is_context,
-                                               .keep = part.keep || is_system}});
+                    pieces.push_back(
+                        {.text = text.substr(0, to - from),
+                         .fate = {.is_context = part.is_context, .keep = part.keep || is_system}});
                     text.remove_prefix(to - from);
                 }
                 begin = end;
@@ -536,21 +566,25 @@ std::vector<Tokenizer::Piece> Tokenizer::pieces_of(std::span<const RenderedPiece
         }
     }
     if (const auto missing = finder.missing()) {
-        throw Error(ErrorCode::kUnsupported,
-                    cat("the chat template has no place for message ", *missing + 1, ", of the ",
-                        messages[*missing].role,
-                        "; leave it out, name another template, or use raw text"));
+        throw Error(
+            ErrorCode::kUnsupported,
+            cat("the chat template has no place for message ", *missing + 1, ", of the ",
+                messages[*missing].role, "; leave it out, name another template, or use raw text"));
     }
     return pieces;
 }
 
 std::vector<Segment> Tokenizer::encode_chat(std::span<const ChatMessage> messages,
                                             const ChatTemplate& chat_template, Seams seams) const {
+    check_utf8(messages);
     const std::vector<RenderedPiece> rendered = chat_template.render({.messages = messages});
     Writer writer(*this, seams, false);
     for (const Piece& piece : pieces_of(rendered, messages)) writer.add(piece);
     std::vector<Segment> segments = writer.finish();
-    check(!segments.empty(), "a chat template wrote nothing");
+    if (segments.empty()) {
+        throw Error(ErrorCode::kUnsupported,
+                    "the chat template wrote nothing; name another one, or use raw text");
+    }
     // Some templates write the beginning themselves.
     const std::vector<TokenId> start = beginning();
     std::vector<TokenId>& first = segments.front().tokens;
@@ -566,6 +600,7 @@ std::vector<Segment> Tokenizer::encode_chat(std::span<const ChatMessage> message
 
 std::vector<Segment> Tokenizer::encode_next_turn(const ChatMessage& message,
                                                  const ChatTemplate& chat_template) const {
+    check_utf8(std::span(&message, 1));
     std::string answer = "\x01";  // something that the message does not say
     while (text_of(message).find(answer) != std::string::npos) answer += '\x01';
     const std::vector<ChatMessage> messages = {
@@ -587,6 +622,10 @@ std::vector<Segment> Tokenizer::encode_next_turn(const ChatMessage& message,
         writer.add(piece);
     }
     return writer.finish();
+}
+
+std::vector<Segment> Tokenizer::encode_next_turn(const ChatMessage& message) const {
+    return encode_next_turn(message, chat_template());
 }
 
 std::vector<Segment> Tokenizer::encode_raw(std::span<const TextPart> parts, Seams seams) const {

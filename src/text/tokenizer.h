@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -83,6 +84,10 @@ class Tokenizer {
     /// What follows an answer: its end, the next message, the assistant's beginning.
     [[nodiscard]] std::vector<Segment> encode_next_turn(const ChatMessage& message,
                                                         const ChatTemplate& chat_template) const;
+    [[nodiscard]] std::vector<Segment> encode_next_turn(const ChatMessage& message) const;
+
+    /// Tokens of a template's words, in which special tokens are recognised.
+    [[nodiscard]] std::vector<TokenId> encode_template(std::string_view text) const;
 
     /// A text outside any template: its parts, after beginning().
     [[nodiscard]] std::vector<Segment> encode_raw(std::span<const TextPart> parts,
@@ -112,14 +117,16 @@ class Tokenizer {
     [[nodiscard]] ChatTemplate::Tokens template_tokens() const;
     [[nodiscard]] std::vector<Piece> pieces_of(std::span<const RenderedPiece> rendered,
                                                std::span<const ChatMessage> messages) const;
+    [[nodiscard]] std::vector<TokenId> encode_piece(const Piece& piece) const;
     [[nodiscard]] std::vector<TokenId> tokenize(std::string_view text) const;
     /// As tokenize(), and no token of it is a hidden one.
     [[nodiscard]] std::vector<TokenId> plain(std::string_view text) const;
     void append_in_pieces(std::string_view text, std::vector<TokenId>& to) const;
     [[nodiscard]] std::string piece(TokenId token, bool special) const;
     [[nodiscard]] std::string join(std::span<const TokenId> tokens, bool special) const;
-    /// Throws kUnsupported if `tokens` lack a byte of `text`.
-    void check_nothing_lost(std::string_view text, std::span<const TokenId> tokens) const;
+    /// The first byte of `text` that `tokens` lack.
+    [[nodiscard]] std::optional<size_t> lost_byte(std::string_view text,
+                                                  std::span<const TokenId> tokens) const;
 
     llama_model_ptr model_;
     const llama_vocab* vocab_;

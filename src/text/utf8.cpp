@@ -70,6 +70,12 @@ std::string replace_invalid_utf8(std::string_view text) {
     return out;
 }
 
+std::string without_mark(std::string text) {
+    constexpr std::string_view kMark = "\xEF\xBB\xBF";
+    if (text.starts_with(kMark)) text.erase(0, kMark.size());
+    return text;
+}
+
 size_t unfinished_utf8(std::string_view text) {
     for (size_t n = 1; n <= std::min<size_t>(3, text.size()); ++n) {
         const Character c = first_character(text.substr(text.size() - n));

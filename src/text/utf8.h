@@ -13,6 +13,9 @@ namespace palimpsest {
 /// `text` with every invalid byte replaced by U+FFFD.
 [[nodiscard]] std::string replace_invalid_utf8(std::string_view text);
 
+/// `text` without the byte-order mark that some editors begin a file with: it is no part of a text.
+[[nodiscard]] std::string without_mark(std::string text);
+
 /// Bytes at the end of `text` that begin a character and may be completed by more; 0 to 3.
 [[nodiscard]] size_t unfinished_utf8(std::string_view text);
 

@@ -259,7 +259,8 @@ void add_bpe_vocabulary(GgufBuilder& f, std::string_view missing) {
     f.set_bool("tokenizer.ggml.add_bos_token", false);
     f.set_text("tokenizer.chat_template",
                "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
-               "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}");
+               "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+               "{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}");
 }
 
 void add_spm_vocabulary(GgufBuilder& f, std::string_view missing) {
