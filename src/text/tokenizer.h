@@ -35,10 +35,6 @@ class Tokenizer {
     /// `text`, which is UTF-8, with U+FFFD for every character that encode() would refuse.
     [[nodiscard]] std::string replace_inexpressible(std::string_view text) const;
 
-    /// Tokens of text written by a template, where special tokens are recognised.
-    /// Throws kUnsupported as encode() does.
-    [[nodiscard]] std::vector<TokenId> encode_template(std::string_view text) const;
-
     /// The token that starts every text, if the model wants one; empty otherwise.
     [[nodiscard]] std::vector<TokenId> beginning() const;
 

@@ -63,6 +63,22 @@ void add_candidates(const LayerCandidates& layer, size_t h, int32_t id, int64_t 
     }
 }
 
+/// Of the entries from `first` on, one head's, the best `most`: no more of them can be taken.
+void drop_beyond(int64_t most, int64_t first, std::vector<Candidate>& all) {
+    if (std::ssize(all) - first <= most) return;
+    const auto end = all.begin() + first + std::max<int64_t>(most, 0);
+    std::nth_element(all.begin() + first, end, all.end(), before);
+    all.erase(end, all.end());
+}
+
+size_t n_entries(std::span<const LayerCandidates> layers) {
+    size_t n = 0;
+    for (const LayerCandidates& layer : layers) {
+        for (const auto& head : layer.scores) n += head.size();
+    }
+    return n;
+}
+
 }  // namespace
 
 std::span<const AllocatorKind> allocator_kinds() { return kKinds; }
@@ -93,29 +109,19 @@ std::vector<std::vector<int64_t>> count_best(std::span<const LayerCandidates> la
     std::vector<Candidate> all;
     std::vector<std::vector<int64_t>> counts;
     int32_t id = 0;
+    all.reserve(n_entries(layers));
     for (const LayerCandidates& layer : layers) {
         counts.emplace_back(layer.scores.size());
-        for (size_t h = 0; h < layer.scores.size(); ++h) add_candidates(layer, h, id++, safe, all);
+        for (size_t h = 0; h < layer.scores.size(); ++h) {
+            const auto first = std::ssize(all);
+            add_candidates(layer, h, id++, safe, all);
+            drop_beyond(most, first, all);
+        }
     }
     std::vector<int64_t> taken(static_cast<size_t>(id));
     const int64_t n = std::min(total, std::ssize(all));
-    // Heads that reach `most` make room for others, so a plain cut at n does not do.
-    const bool may_overflow = std::ranges::any_of(layers, [&](const LayerCandidates& layer) {
-        return std::ranges::any_of(layer.scores,
-                                   [&](const auto& s) { return std::ssize(s) > most; });
-    });
-    if (may_overflow) {
-        std::ranges::sort(all, before);
-    } else {
-        std::nth_element(all.begin(), all.begin() + n, all.end(), before);
-    }
-    int64_t left = n;
-    for (size_t i = 0; i < all.size() && left > 0; ++i) {
-        int64_t& of = taken[static_cast<size_t>(all[i].head)];
-        if (of >= most) continue;
-        ++of;
-        --left;
-    }
+    std::nth_element(all.begin(), all.begin() + n, all.end(), before);
+    for (int64_t i = 0; i < n; ++i) ++taken[static_cast<size_t>(all[static_cast<size_t>(i)].head)];
     size_t at = 0;
     for (auto& layer : counts) {
         for (int64_t& count : layer) count = taken[at++];
