@@ -96,7 +96,7 @@ std::string trial(const std::string& text, const ChatTemplate::Tokens& tokens) {
     const JinjaTemplate t(text, tokens);
     const std::vector<ChatMessage> messages = trial_messages();
     std::string refusal;
-    for (const size_t first : {0, 1}) {
+    for (const size_t first : {size_t{0}, size_t{1}}) {
         try {
             (void)t.render({.messages = std::span(messages).subspan(first)});
             return "";

@@ -61,7 +61,8 @@ nlohmann::ordered_json tools() {
 }
 
 /// Templates that are not rendered as by jinja2, and why.
-const std::map<std::string, std::string> kOther = {};
+const std::map<std::string, std::string> kOther = {
+    {"meetkai-functionary-medium-v3.1/tools", "jinja2 escapes quotes there as HTML does"}};
 
 TEST_F(Jinja, RendersTemplatesAsTheirAuthorsToolsDo) {
     const fs::path folder = PALIMPSEST_TEMPLATES;

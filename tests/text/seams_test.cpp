@@ -203,7 +203,9 @@ std::unique_ptr<Tokenizer> with_token(const std::string& text, int32_t type) {
     const testing::TemporaryFile before(f.bytes(), ".gguf");
     const GgufFile file = GgufFile::open(before.path());
     std::vector<std::string> tokens;
-    for (const std::string_view t : *file.texts("tokenizer.ggml.tokens")) tokens.emplace_back(t);
+    const auto known = file.texts("tokenizer.ggml.tokens");
+    if (!known) return nullptr;
+    for (const std::string_view t : *known) tokens.emplace_back(t);
     tokens.at(258) = text;
     std::vector<int32_t> types(tokens.size(), LLAMA_TOKEN_TYPE_NORMAL);
     std::fill(types.end() - 3, types.end(), LLAMA_TOKEN_TYPE_CONTROL);
