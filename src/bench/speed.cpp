@@ -228,7 +228,7 @@ SpeedReport measure_speed(const SpeedOptions& o,
     int64_t n_ctx = deepest + o.n_prefill + std::max(o.n_decode, kWarmUp);
     for (const int64_t n : o.prompts) n_ctx = std::max(n_ctx, n);
     n_ctx += n_prefix;
-    const ModelConfig config = read_config(model);
+    const ModelConfig config = read_config(ModelKeys(model));
     const std::vector<TokenId> tokens = some_tokens(n_ctx, config.n_vocab);
     const MemoryChoice everything = {.entries = o.memory.entries};
     const MakeRunner ours = [&] { return std::make_unique<OurRunner>(o, n_ctx, o.memory); };

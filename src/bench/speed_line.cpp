@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "text/json_text.h"
 
 namespace palimpsest {
 
@@ -44,7 +45,7 @@ std::vector<SpeedLine> read_speed_lines(std::string_view text, std::string_view 
         const std::string_view line = text.substr(begin, end - begin);
         begin = end + 1;
         if (!may_be_speed(line)) continue;
-        const json parsed = json::parse(line, nullptr, false);
+        const json parsed = parse_json(line);
         if (!parsed.is_object() || !parsed.contains("phase") || parsed.contains("kind")) continue;
         try {
             lines.push_back(speed_line_of(parsed));

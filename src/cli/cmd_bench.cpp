@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "engine/memory_choice.h"
 #include "memory/kernels/attention_kernel.h"
+#include "text/json_text.h"
 
 namespace palimpsest {
 
@@ -144,7 +145,7 @@ void print_table(const BenchFlags& f, const SpeedReport& report) {
     }
     const std::string shares = eviction_shares(report) + first_token(f, report);
     if (!o.with_footprint) {
-        return write_output(cat(heading(f, report), table(rows), shares));
+        return write_listing(cat(heading(f, report), table(rows), shares));
     }
     const auto mb = [](size_t bytes) { return bytes > 0 ? human_bytes(bytes) : std::string("-"); };
     const std::vector<std::vector<std::string>> footprint = {
@@ -155,7 +156,7 @@ void print_table(const BenchFlags& f, const SpeedReport& report) {
         {"peak resident memory", mb(report.ours.peak_rss_bytes), mb(report.peer.peak_rss_bytes),
          ratio(static_cast<double>(report.ours.peak_rss_bytes),
                static_cast<double>(report.peer.peak_rss_bytes))}};
-    write_output(cat(heading(f, report), table(rows), shares, "\n", table(footprint)));
+    write_listing(cat(heading(f, report), table(rows), shares, "\n", table(footprint)));
 }
 
 void print_json(const BenchFlags& f, const SpeedReport& report) {
@@ -203,7 +204,7 @@ void print_json(const BenchFlags& f, const SpeedReport& report) {
                          {"peer_peak_rss_bytes", report.peer.peak_rss_bytes},
                          {"peer_load_s", report.peer.load_s}});
         }
-        write_output(line.dump() + "\n");
+        write_output(json_text(line) + "\n");
     }
 }
 

@@ -12,6 +12,8 @@
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "core/error.h"
+#include "text/json_text.h"
+#include "text/utf8.h"
 
 namespace palimpsest {
 
@@ -42,7 +44,7 @@ void list_methods() {
         text +=
             cat(m.name, std::string(16 - std::min<size_t>(15, m.name.size()), ' '), m.title, "\n");
     }
-    write_output(text);
+    write_listing(text);
 }
 
 /// The first seed's texts, as `prefix build` and `run` take them.
@@ -57,7 +59,7 @@ void export_task(const PrefixBenchFlags& f, const Tokenizer& tokenizer) {
     for (const PrefixTask::Item& t : task.tests) {
         const nlohmann::json line = {{"prompt", t.prompt},
                                      {"response", task.labels[static_cast<size_t>(t.label)]}};
-        tests += line.dump() + "\n";
+        tests += json_text(line) + "\n";
     }
     const fs::path folder = f.export_to;
     write_file((folder / "prefix.txt").string(), task.prefix());
@@ -94,7 +96,10 @@ void measure(PrefixBenchFlags& f, const Engine& e) {
                                       ": ", whole.n_right, " of ", whole.n, " right, ",
                                       whole.n_same, " as the full prefix\n")));
             },
-        .on_left_out = [](const std::string& why) { write_message(cat("left out: ", why, "\n")); }};
+        .on_left_out =
+            [](const std::string& why) {
+                write_message(printable_lines(cat("left out: ", why, "\n")));
+            }};
     run_prefix_demo(with, f.options, hooks);
     std::error_code ignored;
     if (is_ours) fs::remove_all(f.options.work_folder, ignored);

@@ -12,6 +12,7 @@
 #include "cli/version.h"
 #include "core/error.h"
 #include "engine/memory_choice.h"
+#include "text/utf8.h"
 
 namespace palimpsest {
 
@@ -100,7 +101,7 @@ void list_tasks() {
                 std::string(kind.metric->name.size() < 16 ? 16 - kind.metric->name.size() : 1, ' '),
                 kind.summary, "\n");
     }
-    write_output(text);
+    write_listing(text);
 }
 
 void bench_quality(const QualityFlags& f) {
@@ -131,7 +132,10 @@ void bench_quality(const QualityFlags& f) {
                 whole.processor = processor_name();
                 file.add(whole.key(), to_json_line(whole));
             },
-        .on_left_out = [](const std::string& why) { write_message(cat("left out: ", why, "\n")); },
+        .on_left_out =
+            [](const std::string& why) {
+                write_message(printable_lines(cat("left out: ", why, "\n")));
+            },
         .on_progress = [&](int64_t done, int64_t total,
                            const std::string& what) { return progress.show(done, total, what); }};
     const bool whole = measure_quality(options, loaded, hooks);

@@ -19,6 +19,7 @@
 #include "engine/default_model.h"
 #include "engine/memory_choice.h"
 #include "memory/budget.h"
+#include "text/utf8.h"
 
 namespace palimpsest {
 
@@ -117,8 +118,8 @@ class Chat {
         catch_interrupts();
         LineReader reader;
         if (reader.is_terminal()) {
-            write_message(
-                dim(cat(engine_.model_name(), ", ", room(), ". /help lists commands.\n")));
+            write_message(dim(
+                cat(printable(engine_.model_name()), ", ", room(), ". /help lists commands.\n")));
         }
         std::string text;
         while (read_message(reader, text)) {
@@ -131,7 +132,8 @@ class Chat {
                 }
             } catch (const Error& e) {
                 if (!reader.is_terminal()) throw;  // a script must notice
-                write_message(cat(bold("palimpsest: "), e.what(), hint(e.code()), "\n"));
+                write_message(
+                    cat(bold("palimpsest: "), printable_lines(e.what()), hint(e.code()), "\n"));
                 // What could not be read once would stand in the way of every question.
                 if (text.front() == '/' || documents_.empty()) continue;
                 documents_.clear();
@@ -173,7 +175,7 @@ class Chat {
             conversation_.reset();
             documents_.clear();
         } else if (text == "/stats") {
-            write_message(conversation_.report_text(terminal_width()));
+            write_message(printable_lines(conversation_.report_text(terminal_width())));
         } else if (text.starts_with("/save ")) {
             conversation_.save(text.substr(6));
             write_message(dim("  saved; /load goes on from here\n"));
@@ -186,7 +188,7 @@ class Chat {
                 {prepared(read_file(text.substr(6)), flags_.text, tokenizer_) + "\n\n", true});
             write_message(dim("  it will be read with your next question\n"));
         } else {
-            write_message(cat("  no such command: ", text, "; /help lists them\n"));
+            write_message(cat("  no such command: ", printable(text), "; /help lists them\n"));
         }
         return true;
     }
@@ -199,7 +201,7 @@ class Chat {
         const GenerateResult r = answer.run(
             [&](std::string_view piece) {
                 bar.clear();
-                write_output(piece);
+                write_answer(piece);
                 return !interrupted();
             },
             [&](const Generation::Progress& p) {

@@ -11,6 +11,8 @@
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "model/families.h"
+#include "text/json_text.h"
+#include "text/utf8.h"
 
 namespace palimpsest {
 
@@ -96,7 +98,7 @@ nlohmann::json to_json(const Facts& f) {
     return {{"path", f.path},
             {"architecture", c.architecture},
             {"name", c.name},
-            {"file_bytes", f.loaded.file().bytes().size()},
+            {"file_bytes", f.loaded.file().total_bytes()},
             {"parameters", count_parameters(f.loaded.file())},
             {"tensor_bytes", bytes_by_type(f.loaded.file())},
             {"layers", c.n_layer},
@@ -124,7 +126,7 @@ nlohmann::json to_json(const Facts& f) {
 }
 
 std::string line(std::string_view label, const std::string& value) {
-    return cat("  ", label, std::string(16 - label.size(), ' '), value, "\n");
+    return cat("  ", label, std::string(16 - label.size(), ' '), printable(value), "\n");
 }
 
 std::string file_facts(const Facts& f) {
@@ -133,7 +135,7 @@ std::string file_facts(const Facts& f) {
     for (const auto& [type, bytes] : bytes_by_type(file)) {
         types += cat(types.empty() ? "" : ", ", type, " ", human_bytes(bytes));
     }
-    std::string out = line("file", cat(f.path, ", ", human_bytes(file.bytes().size())));
+    std::string out = line("file", cat(f.path, ", ", human_bytes(file.total_bytes())));
     out += line("weights", cat(human_count(count_parameters(file)), " parameters: ", types));
     const size_t copied = f.loaded.weights().copied_bytes();
     out +=
@@ -199,10 +201,10 @@ void inspect(const InspectFlags& f) {
                          .loaded = loaded,
                          .costs = entry_costs(loaded.config(), for_context),
                          .available = available};
-    if (f.json) return write_output(to_json(facts).dump(2) + "\n");
-    write_output(cat(loaded.config().name, " (", loaded.config().architecture, ": ",
-                     find_family(loaded.config().architecture).summary, ")\n", file_facts(facts),
-                     model_facts(facts), cost_facts(facts)));
+    if (f.json) return write_output(json_text(to_json(facts), 2) + "\n");
+    write_listing(cat(printable(loaded.config().name), " (", loaded.config().architecture, ": ",
+                      find_family(loaded.config().architecture).summary, ")\n", file_facts(facts),
+                      model_facts(facts), cost_facts(facts)));
 }
 
 }  // namespace

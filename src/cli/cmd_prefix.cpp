@@ -222,7 +222,7 @@ void build(const BuildFlags& f) {
     write_prefixes(f.out, all);
     std::error_code ignored;
     std::filesystem::remove_all(options.work_folder, ignored);
-    write_output(cat("written: ", f.out, "\n"));
+    write_listing(cat("written: ", f.out, "\n"));
 }
 
 std::string lookup_of(const PrefixDocument& d) {
@@ -309,7 +309,7 @@ void info(const std::string& path) {
                (d->header().layer_errors.empty() ? "" : kErrorColumns) + "\n";
         for (int64_t l = 0; l < d->header().n_layer; ++l) out += occupancy_line(*d, l);
     }
-    write_output(out);
+    write_listing(out);
 }
 
 struct VerifyFlags {
@@ -333,7 +333,7 @@ void verify(const VerifyFlags& f) {
         if (!f.text_file.empty()) {
             require(prepared(read_file(f.text_file), f.text, tokenizer) == h.text, "'", f.text_file,
                     "' is not the text that '", h.name, "' was built from; build it again");
-            write_output(cat(h.name, ": built from this text\n"));
+            write_listing(cat(h.name, ": built from this text\n"));
         }
         const PrefixText text(tokenizer, h.text, h.is_raw);
         require(text.tokens() == h.tokens, "the text of '", h.name,
@@ -383,7 +383,7 @@ void compose(const ComposeFlags& f) {
     write_prefixes(f.out, all);
     std::string names;
     for (const auto& d : all) names += cat(names.empty() ? "" : ", ", d->header().name);
-    write_output(cat("written: ", f.out, ": ", names, "\n"));
+    write_listing(cat("written: ", f.out, ": ", names, "\n"));
     if (std::ssize(all) > kMostPrefixes) {
         write_message(cat("palimpsest: at most ", kMostPrefixes, " are used together\n"));
     }

@@ -14,6 +14,8 @@
 #include "core/error.h"
 #include "engine/memory_choice.h"
 #include "engine/report.h"
+#include "text/json_text.h"
+#include "text/utf8.h"
 
 namespace palimpsest {
 
@@ -151,14 +153,14 @@ void run(const RunFlags& f) {
     };
     const auto on_text = [&](std::string_view piece) {
         bar.clear();
-        if (!f.json) write_output(piece);
+        if (!f.json) write_answer(piece);
         return !interrupted();
     };
     const GenerateResult result = answer.run(on_text, on_progress);
     bar.clear();
     const MemoryUsage usage = conversation.session().memory().usage();
     if (f.json) {
-        write_output(to_json(result, usage).dump(2) + "\n");
+        write_output(json_text(to_json(result, usage), 2) + "\n");
     } else if (!result.text.ends_with('\n')) {
         write_output("\n");
     }
@@ -168,7 +170,7 @@ void run(const RunFlags& f) {
         throw CLI::RuntimeError(kInterrupted);
     }
     if (!f.quiet && !f.json) write_message(dim(for_people(result, conversation.report())));
-    if (f.report) write_message(conversation.report_text(terminal_width()));
+    if (f.report) write_message(printable_lines(conversation.report_text(terminal_width())));
     if (!f.report_file.empty()) write_file(f.report_file, conversation.report_json());
 }
 

@@ -7,6 +7,7 @@
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "text/json_text.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -20,23 +21,6 @@ struct TokenizeFlags {
     bool json = false, count = false;
 };
 
-/// A token's text with control characters spelled out, so that a list stays one line a token.
-std::string visible(std::string_view text) {
-    std::string out;
-    for (const char c : replace_invalid_utf8(text)) {
-        if (c == '\n') {
-            out += "\\n";
-        } else if (c == '\t') {
-            out += "\\t";
-        } else if (c == '\r') {
-            out += "\\r";
-        } else {
-            out += c;
-        }
-    }
-    return out;
-}
-
 void tokenize(const TokenizeFlags& f) {
     const std::string path = model_path(f.model.engine);
     const auto tokenizer = Tokenizer::load(path, GgufFile::open(path));
@@ -47,12 +31,12 @@ void tokenize(const TokenizeFlags& f) {
     const std::string text = f.input.empty() ? read_file(f.file.empty() ? "-" : f.file) : f.input;
     const std::vector<TokenId> tokens = tokenizer->encode(prepared(text, f.text, *tokenizer));
     if (f.count) return write_output(cat(tokens.size(), "\n"));
-    if (f.json) return write_output(nlohmann::json(tokens).dump() + "\n");
+    if (f.json) return write_output(json_text(nlohmann::json(tokens)) + "\n");
     std::string lines;
     for (const TokenId t : tokens) {
         const std::string id = std::to_string(t);
         lines += std::string(8 - std::min<size_t>(7, id.size()), ' ') + id + "  " +
-                 visible(tokenizer->visible(t)) + "\n";
+                 printable(tokenizer->visible(t)) + "\n";
     }
     write_output(lines);
     write_message(dim(cat(human_count(std::ssize(tokens)), " tokens, ",

@@ -13,6 +13,7 @@
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "text/json_text.h"
 
 namespace palimpsest {
 
@@ -30,15 +31,15 @@ struct TraceFlags {
 };
 
 std::vector<TokenId> read_token_file(const std::string& path, int64_t n_vocab) {
-    const nlohmann::json json = nlohmann::json::parse(read_file(path), nullptr, false);
+    const nlohmann::json json = parse_json(read_file(path));
     const auto refuse = [&](const std::string& why) {
         throw Error(ErrorCode::kCorrupt, cat("'", path, "' ", why));
     };
-    if (!json.is_array()) refuse("is not a JSON array of token ids");
+    if (!json.is_array()) refuse("is not a JSON array of token ids, or nests too deeply");
     std::vector<TokenId> tokens;
     for (const nlohmann::json& id : json) {
         if (!id.is_number_integer() || id < 0 || id >= n_vocab) {
-            refuse(cat("holds ", id.dump(), " at place ", tokens.size(),
+            refuse(cat("holds ", brief_json(id), " at place ", tokens.size(),
                        "; ids are whole numbers from 0 to ", n_vocab - 1));
         }
         tokens.push_back(id.get<TokenId>());
@@ -85,7 +86,7 @@ class JsonOut {
 };
 
 /// Shortest decimal text that reads back as the same float.
-std::string number(float x) { return nlohmann::json(x).dump(); }
+std::string number(float x) { return json_text(nlohmann::json(x)); }
 
 /// The memory's flags, and a ratio instead of a budget; or beside it, in the one-shot protocol,
 /// where the budget is for what is written afterwards.
@@ -249,7 +250,7 @@ void trace(const TraceFlags& f) {
     const Runtime& engine = opened.runtime();
     MemoryPlan plan = plan_memory(engine, choice);
     plan.options.on_cut = [&cuts, &f](const Cut& cut) {
-        cuts += cat(cuts.empty() ? "\n" : ",\n", to_json(cut, f.dump_memory).dump());
+        cuts += cat(cuts.empty() ? "\n" : ",\n", json_text(to_json(cut, f.dump_memory)));
     };
     const auto session = engine.make_session(engine.make_memory(plan));
     const TraceTokens t = read_all(f, engine.loaded());

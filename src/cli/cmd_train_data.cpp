@@ -10,6 +10,7 @@
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "core/whole_file.h"
+#include "text/json_text.h"
 #include "train/material/material.h"
 
 namespace palimpsest {
@@ -47,7 +48,7 @@ void train_data(const TrainDataFlags& f) {
     std::string lines;
     const std::vector<std::string> documents = make_material(f.material, texts);
     for (const std::string& text : documents) {
-        lines += nlohmann::json{{"text", text}}.dump() + "\n";
+        lines += json_text(nlohmann::json{{"text", text}}) + "\n";
     }
     if (f.output == "-") {
         write_output(lines);

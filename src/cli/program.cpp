@@ -3,12 +3,14 @@
 #include <new>
 
 #include "cli/command.h"
+#include "cli/lost_files.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "core/error.h"
 #include "memory/kernels/attention_kernel.h"
 #include "model/dense_product.h"
 #include "model/int8_kernel.h"
+#include "text/utf8.h"
 
 namespace palimpsest {
 
@@ -42,7 +44,7 @@ constexpr const char* kFooter =
     "130 stopped by Ctrl-C.\n";
 
 int fail(std::string_view message, int status) {
-    write_message(cat(bold("palimpsest: "), message, "\n"));
+    write_message(cat(bold("palimpsest: "), printable_lines(message), "\n"));
     return status;
 }
 
@@ -92,6 +94,7 @@ int run_program(int argc, const char* const* argv) {
     std::signal(SIGPIPE, SIG_IGN);
     // Until a command knows better: while a model loads, say, there is nothing to save.
     end_on_interrupts();
+    end_on_lost_files();
     CLI::App program{"Runs language models over contexts larger than the memory they are given."};
     try {
         add_commands(program);

@@ -94,7 +94,8 @@ void add_prefix_flags(CLI::App& command, ModelFlags& flags) {
 }
 
 void write_notes(const std::vector<std::string>& notes) {
-    for (const std::string& note : notes) write_message(cat("palimpsest: ", note, "\n"));
+    for (const std::string& note : notes)
+        write_message(cat("palimpsest: ", printable_lines(note), "\n"));
 }
 
 MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice) {

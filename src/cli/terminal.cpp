@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "core/error.h"
+#include "text/utf8.h"
 
 namespace palimpsest {
 
@@ -61,6 +62,12 @@ std::string styled(std::string_view code, std::string_view text) {
 }  // namespace
 
 void write_output(std::string_view text) { write_all(STDOUT_FILENO, text); }
+
+void write_listing(std::string_view text) { write_output(printable_lines(text)); }
+
+void write_answer(std::string_view text) {
+    output_is_terminal() ? write_listing(text) : write_output(text);
+}
 
 void write_message(std::string_view text) {
     try {

@@ -18,6 +18,12 @@ class OutputError : public std::runtime_error {
 
 /// Writes to standard output and flushes. Throws OutputError.
 void write_output(std::string_view text);
+/// The same, for what shows names and texts of files to people: control characters in it are
+/// spelled out, all but line breaks and tabs.
+void write_listing(std::string_view text);
+/// Writes what a model says to standard output: as it is, but to a terminal, for which
+/// control characters are spelled out as in a listing. Throws OutputError.
+void write_answer(std::string_view text);
 /// Writes to standard error; nothing can be done if that fails.
 void write_message(std::string_view text);
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/gguf_split.h"
 
 namespace palimpsest {
 
@@ -287,14 +288,65 @@ std::string to_string(const Shape& shape) {
     return out + "]";
 }
 
-GgufFile GgufFile::open(const std::string& path) {
-    MappedFile file(path);
-    const auto bytes = file.bytes();
+namespace {
+
+/// Says of which file an error is.
+template <typename Work>
+auto in_file(const std::string& path, const Work& work) {
     try {
-        return {bytes, std::move(file)};
+        return work();
     } catch (const Error& e) {
         throw Error(e.code(), cat("'", path, "': ", e.what()));
     }
+}
+
+}  // namespace
+
+GgufFile GgufFile::open_alone(const std::string& path) {
+    MappedFile file(path);
+    const auto bytes = file.bytes();
+    return in_file(path, [&] { return GgufFile(bytes, std::move(file)); });
+}
+
+GgufFile GgufFile::open(const std::string& path) {
+    GgufFile file = open_alone(path);
+    const std::vector<std::string> names = in_file(path, [&] { return other_parts(file, path); });
+    if (names.empty()) return file;
+    const int64_t n = std::ssize(names) + 1;
+    for (int64_t i = 1; i < n; ++i) {
+        const std::string& name = names[static_cast<size_t>(i - 1)];
+        GgufFile part = open_alone(name);
+        in_file(name, [&] {
+            check_part(part, i, n);
+            file.take_over(std::move(part));
+        });
+    }
+    return file;
+}
+
+void GgufFile::take_over(GgufFile part) {
+    for (const GgufTensor& t : part.tensors_) add_tensor(t);
+    other_parts_.push_back(std::move(*part.file_));
+}
+
+void GgufFile::add_tensor(const GgufTensor& tensor) {
+    if (!tensor_index_.emplace(tensor.name, tensors_.size()).second) {
+        corrupt(cat("tensor '", tensor.name, "' appears twice"));
+    }
+    tensors_.push_back(tensor);
+}
+
+std::vector<const MappedFile*> GgufFile::mappings() const {
+    std::vector<const MappedFile*> all;
+    if (file_) all.push_back(&*file_);
+    for (const MappedFile& part : other_parts_) all.push_back(&part);
+    return all;
+}
+
+size_t GgufFile::total_bytes() const {
+    size_t n = bytes_.size();
+    for (const MappedFile& part : other_parts_) n += part.bytes().size();
+    return n;
 }
 
 GgufFile::GgufFile(std::span<const std::byte> bytes) : GgufFile(bytes, std::nullopt) {}
@@ -325,17 +377,20 @@ GgufFile::GgufFile(std::span<const std::byte> bytes, std::optional<MappedFile> f
         std::min<uint64_t>((in.position() + alignment - 1) / alignment * alignment, bytes_.size());
     place(entries, bytes_.subspan(static_cast<size_t>(start)), alignment);
     tensors_.reserve(entries.size());
-    for (const TensorEntry& e : entries) {
-        if (!tensor_index_.emplace(e.tensor.name, tensors_.size()).second) {
-            corrupt(cat("tensor '", e.tensor.name, "' appears twice"));
-        }
-        tensors_.push_back(e.tensor);
-    }
+    for (const TensorEntry& e : entries) add_tensor(e.tensor);
 }
 
 const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
     const auto it = tensor_index_.find(name);
     return it == tensor_index_.end() ? nullptr : &tensors_[it->second];
+}
+
+std::vector<std::string_view> GgufFile::keys() const {
+    std::vector<std::string_view> names;
+    names.reserve(values_.size());
+    for (const auto& [name, value] : values_) names.push_back(name);
+    std::ranges::sort(names);
+    return names;
 }
 
 const GgufValue* GgufFile::find(std::string_view key) const {

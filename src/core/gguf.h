@@ -45,7 +45,9 @@ struct GgufTensor {
 /// size. Immutable after construction.
 class GgufFile {
  public:
-    /// Maps and checks a file. Throws kNotFound, kCorrupt or kUnsupported.
+    /// Maps and checks a file, and the other parts of one that is split (gguf_split.h), whose
+    /// tensors it then has too. Throws kNotFound, kCorrupt or kUnsupported, and kInvalidArgument if
+    /// this is a part, but not the first.
     static GgufFile open(const std::string& path);
 
     /// Checks bytes that the caller keeps alive. Throws kCorrupt or kUnsupported.
@@ -55,6 +57,8 @@ class GgufFile {
     /// nullptr if absent.
     [[nodiscard]] const GgufTensor* find_tensor(std::string_view name) const;
 
+    /// Names of all keys, sorted.
+    [[nodiscard]] std::vector<std::string_view> keys() const;
     [[nodiscard]] bool has(std::string_view key) const { return find(key) != nullptr; }
     /// nullptr if absent.
     [[nodiscard]] const GgufValue* find(std::string_view key) const;
@@ -73,11 +77,20 @@ class GgufFile {
     /// The file's bytes and, for a file opened by name, the mapping that holds them.
     [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
     [[nodiscard]] const MappedFile* mapping() const { return file_ ? &*file_ : nullptr; }
+    /// The mappings that hold the tensors: this one, then those of the other parts.
+    [[nodiscard]] std::vector<const MappedFile*> mappings() const;
+    /// Of all parts.
+    [[nodiscard]] size_t total_bytes() const;
 
  private:
     GgufFile(std::span<const std::byte> bytes, std::optional<MappedFile> file);
+    static GgufFile open_alone(const std::string& path);
+    void add_tensor(const GgufTensor& tensor);
+    /// Takes over the tensors of another part, and the mapping that holds them.
+    void take_over(GgufFile part);
 
     std::optional<MappedFile> file_;
+    std::vector<MappedFile> other_parts_;
     std::span<const std::byte> bytes_;
     std::unordered_map<std::string_view, GgufValue> values_;
     std::vector<GgufTensor> tensors_;

@@ -5,7 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cerrno>
+#include <cstdint>
+#include <mutex>
 #include <system_error>
 #include <utility>
 
@@ -31,7 +36,55 @@ struct Descriptor {
     int fd;
 };
 
+/// A mapping that a signal handler can find. Those that find no place here are only not named.
+struct Listed {
+    std::atomic<const std::byte*> begin = nullptr;  // nullptr: free
+    size_t size = 0;
+    std::array<char, 256> name = {};
+};
+
+std::array<Listed, 256>& listed() {
+    static std::array<Listed, 256> all;
+    return all;
+}
+
+std::mutex& listing() {
+    static std::mutex mutex;
+    return mutex;
+}
+
+void enlist(const std::byte* begin, size_t size, const std::string& path) {
+    const std::lock_guard lock(listing());
+    const auto place =
+        std::ranges::find_if(listed(), [](const Listed& l) { return l.begin == nullptr; });
+    if (place == listed().end()) return;
+    place->size = size;
+    place->name = {};
+    const size_t n = std::min(path.size(), place->name.size() - 1);
+    std::ranges::transform(path.substr(path.size() - n), place->name.begin(), [](char c) {
+        const auto byte = static_cast<unsigned char>(c);
+        return byte < 0x20 || byte == 0x7F ? '?' : c;
+    });
+    place->begin = begin;  // last: from now on it is found
+}
+
+void delist(const std::byte* begin) {
+    const std::lock_guard lock(listing());
+    for (Listed& l : listed()) {
+        if (l.begin == begin) l.begin = nullptr;
+    }
+}
+
 }  // namespace
+
+const char* mapped_file_at(const void* address) noexcept {
+    const auto at = reinterpret_cast<uintptr_t>(address);
+    for (const Listed& l : listed()) {
+        const auto begin = reinterpret_cast<uintptr_t>(l.begin.load());
+        if (begin != 0 && at >= begin && at - begin < l.size) return l.name.data();
+    }
+    return nullptr;
+}
 
 MappedFile::MappedFile(const std::string& path) {
     // O_NONBLOCK: opening a named pipe must fail below, not wait for a writer.
@@ -48,10 +101,13 @@ MappedFile::MappedFile(const std::string& path) {
     void* mapped = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
     if (mapped == MAP_FAILED) fail(path, errno);
     data_ = static_cast<const std::byte*>(mapped);
+    enlist(data_, size_, path);
 }
 
 MappedFile::~MappedFile() {
-    if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_);
+    if (data_ == nullptr) return;
+    delist(data_);
+    munmap(const_cast<std::byte*>(data_), size_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept

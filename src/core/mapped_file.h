@@ -27,4 +27,9 @@ class MappedFile {
     size_t size_ = 0;
 };
 
+/// Whose bytes are at this address: the file's name, without control characters, or nullptr if no
+/// MappedFile has it. A file that somebody cuts short while it is mapped is missed only when it is
+/// read, by a signal; this is safe to ask in its handler.
+[[nodiscard]] const char* mapped_file_at(const void* address) noexcept;
+
 }  // namespace palimpsest

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/finite.h"
 
 namespace palimpsest {
 
@@ -38,16 +39,36 @@ FileWeights::FileWeights(const GgufFile& file, const Backend& backend,
       backend_(backend),
       stays_plain_(std::move(stays_plain)),
       // A tensor may be asked for twice: as a table, and packed as a matrix (tied embeddings).
-      mapped_(writable(file.bytes()), 2 * file.tensors().size()),
       ctx_(ggml_init({.mem_size = (2 * file.tensors().size() + 1) * ggml_tensor_overhead(),
                       .mem_buffer = nullptr,
                       .no_alloc = true})) {
     check(file.mapping() != nullptr, "weights need a mapped file");
+    for (const MappedFile* mapping : file.mappings()) {
+        parts_.push_back({.mapping = *mapping,
+                          .storage = {writable(mapping->bytes()), 2 * file.tensors().size()}});
+    }
 }
 
 bool FileWeights::has(std::string_view name) const { return file_.find_tensor(name) != nullptr; }
 
-const GgufTensor& FileWeights::find(std::string_view name, const Shape& shape) const {
+std::vector<std::string_view> FileWeights::unused() const {
+    std::vector<std::string_view> names;
+    for (const GgufTensor& t : file_.tensors()) {
+        if (!used_.contains(t.name)) names.push_back(t.name);
+    }
+    return names;
+}
+
+FileWeights::Part& FileWeights::part_of(const GgufTensor& source) {
+    for (Part& part : parts_) {
+        const auto bytes = part.mapping.bytes();
+        if (source.data.data() >= bytes.data() && source.data.data() < bytes.data() + bytes.size())
+            return part;
+    }
+    throw Error(ErrorCode::kInternal, cat("tensor '", source.name, "' is in no file"));
+}
+
+const GgufTensor& FileWeights::find(std::string_view name, const Shape& shape) {
     const GgufTensor* t = file_.find_tensor(name);
     if (t == nullptr) {
         throw Error(ErrorCode::kNotFound, cat("the model file has no tensor '", name, "'"));
@@ -55,6 +76,12 @@ const GgufTensor& FileWeights::find(std::string_view name, const Shape& shape) c
     if (t->shape != shape) {
         throw Error(ErrorCode::kCorrupt, cat("tensor '", name, "' has shape ", to_string(t->shape),
                                              "; the metadata says ", to_string(shape)));
+    }
+    // Products that round to whole numbers would hide what is none: it must be found here.
+    if (used_.insert(t->name).second && !is_finite(*t, backend_)) {
+        throw Error(ErrorCode::kCorrupt,
+                    cat("tensor '", name, "' holds a value that is not a number, or infinite; the ",
+                        "file is damaged, or was converted wrongly: fetch or convert it anew"));
     }
     return *t;
 }
@@ -71,7 +98,7 @@ Tensor FileWeights::matrix(std::string_view name, int64_t n_in, int64_t n_out) {
         stays_plain_(t.type) ? nullptr : backend_.packed_type(t.type, t.shape);
     if (packed == nullptr) return in_place(t);
     Tensor copied = copy(t, packed);
-    file_.mapping()->forget(t.data);
+    part_of(t).mapping.forget(t.data);
     return copied;
 }
 
@@ -87,9 +114,10 @@ Tensor FileWeights::in_place(const GgufTensor& source) {
     const auto known = placed_.find(source.name);
     if (known != placed_.end()) return known->second;
     mapped_bytes_ += source.data.size();
-    return placed_[source.name] =
-               mapped_.add(source.type, source.shape,
-                           static_cast<size_t>(source.data.data() - file_.bytes().data()));
+    Part& part = part_of(source);
+    return placed_[source.name] = part.storage.add(
+               source.type, source.shape,
+               static_cast<size_t>(source.data.data() - part.mapping.bytes().data()));
 }
 
 Tensor FileWeights::copy(const GgufTensor& source, ggml_backend_buffer_type_t type) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "core/graph.h"
@@ -13,7 +14,7 @@ namespace palimpsest {
 /// Named weights, whatever file they came from. Tensors live as long as this object.
 ///
 /// All throw kNotFound if the name is absent, kCorrupt if the shape differs from the one asked
-/// for, kUnsupported if ggml cannot compute with the stored type.
+/// for or a value is NaN or infinite, kUnsupported if ggml cannot compute with the stored type.
 class Weights {
  public:
     Weights() = default;
@@ -44,12 +45,22 @@ class FileWeights final : public Weights {
     Tensor matrix(std::string_view name, int64_t n_in, int64_t n_out) override;
     Tensor table(std::string_view name, int64_t n_columns, int64_t n_rows) override;
 
+    /// Tensors of the file that nobody asked for, in its order.
+    [[nodiscard]] std::vector<std::string_view> unused() const;
+
     /// Bytes used in place, and bytes of copies in another layout.
     [[nodiscard]] size_t mapped_bytes() const { return mapped_bytes_; }
     [[nodiscard]] size_t copied_bytes() const { return copied_bytes_; }
 
  private:
-    const GgufTensor& find(std::string_view name, const Shape& shape) const;
+    /// One mapping of the file.
+    struct Part {
+        const MappedFile& mapping;
+        BorrowedStorage storage;
+    };
+
+    const GgufTensor& find(std::string_view name, const Shape& shape);
+    Part& part_of(const GgufTensor& source);
     Tensor in_place(const GgufTensor& source);
     Tensor copy(const GgufTensor& source, ggml_backend_buffer_type_t type);
     Tensor as_f32(const GgufTensor& source);
@@ -57,7 +68,8 @@ class FileWeights final : public Weights {
     const GgufFile& file_;
     const Backend& backend_;
     std::function<bool(ggml_type)> stays_plain_;
-    BorrowedStorage mapped_;
+    std::vector<Part> parts_;
+    std::unordered_set<std::string_view> used_;
     ggml_context_ptr ctx_;
     std::unordered_map<std::string_view, Tensor> placed_;  // used in place, by name
     std::vector<ggml_backend_buffer_ptr> copies_;

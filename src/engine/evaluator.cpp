@@ -1,8 +1,11 @@
 #include "engine/evaluator.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <new>
+
+#include "core/finite.h"
 
 namespace palimpsest {
 
@@ -45,6 +48,18 @@ std::optional<Error> failure_of(const std::function<void()>& work) {
 void read(Tensor t, size_t first, std::span<float> to) {
     if (to.empty()) return;
     ggml_backend_tensor_get(t, to.data(), first * t->nb[1], to.size_bytes());
+}
+
+/// Loading has seen that the weights are numbers: what comes out must be, too.
+void check_numbers(const Lane& lane, std::span<const float> logits, int64_t n_vocab) {
+    if (is_finite(logits)) return;
+    const auto bad = std::ranges::find_if_not(logits, [](float x) { return std::isfinite(x); });
+    const int64_t row = (bad - logits.begin()) / n_vocab;
+    throw Error(ErrorCode::kCorrupt,
+                cat("what the model computes at position ",
+                    lane.step.first_pos + lane.step.n - lane.n_logits + row,
+                    " is not a number, or infinite: its weights are damaged, or too large for ",
+                    "this way of reading them (see --reading and --entries)"));
 }
 
 }  // namespace
@@ -146,8 +161,12 @@ void Evaluator::share_out(std::span<const size_t> places) {
 
 void Evaluator::settle(std::span<const size_t> places) {
     for (size_t i = 0; i < places.size(); ++i) {
-        results_[places[i]].failure = failure_of([&] { lanes_[i].memory->settle(lanes_[i].step); });
-        results_[places[i]].is_broken = results_[places[i]].failure.has_value();
+        LaneResult& result = results_[places[i]];
+        result.failure = failure_of([&] {
+            check_numbers(lanes_[i], result.logits, model_.config().n_vocab);
+            lanes_[i].memory->settle(lanes_[i].step);
+        });
+        result.is_broken = result.failure.has_value();
     }
 }
 

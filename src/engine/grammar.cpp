@@ -21,7 +21,9 @@ namespace {
 constexpr size_t kMostBytes = size_t{1} << 16U;
 constexpr int kMostNested = 64;
 constexpr size_t kMostRules = 2000;
+constexpr uint32_t kMostCode = 0x10FFFF;    // of a character
 constexpr int64_t kMostElements = 100'000;  // when everything is repeated
+constexpr int64_t kMostTimes = 2000;        // of one repetition; libllama takes more for no end
 constexpr int64_t kMostWays = 4096;         // from a rule to the first characters it may have
 constexpr int64_t kMostWaysOn = 512;        // from a place in a rule to the next characters
 constexpr int kMostLoops = 4;               // repetitions that end with one another
@@ -112,12 +114,56 @@ class Parser {
         to.alternatives = std::move(all);
         to.is_defined = true;
     }
-    /// Elements up to `end`, which is passed.
-    int64_t characters(char end) {
+    /// The character here, which is passed; an escape stands for one.
+    uint32_t character() {
+        if (ends()) refuse("something is not closed");
+        if (peek() == '\\') return escape();
+        const auto first = static_cast<unsigned char>(text_[at_++]);
+        uint32_t value = first < 0x80 ? first
+                                      : first & (first < 0xE0   ? 0x1FU
+                                                 : first < 0xF0 ? 0xFU
+                                                                : 7U);
+        for (; !ends() && (static_cast<unsigned char>(peek()) & 0xC0U) == 0x80; ++at_) {
+            value = value << 6U | (static_cast<unsigned char>(peek()) & 0x3FU);
+        }
+        return value;
+    }
+    uint32_t escape() {
+        const std::string_view rest = text_.substr(at_ + 1);
+        at_ += std::min<size_t>(2, text_.size() - at_);
+        const char kind = rest.empty() ? '\0' : rest.front();
+        constexpr std::string_view kNames = "trn\\\"[]-", kValues = "\t\r\n\\\"[]-";
+        if (const size_t i = kNames.find(kind); i != std::string_view::npos) {
+            return static_cast<unsigned char>(kValues[i]);
+        }
+        const size_t n_digits = kind == 'x' ? 2 : kind == 'u' ? 4 : kind == 'U' ? 8 : 0;
+        if (n_digits == 0) refuse("an unknown escape");
+        const std::string digits(text_.substr(at_, n_digits));
+        if (digits.size() < n_digits ||
+            digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
+            refuse(cat("expected ", n_digits, " hexadecimal digits"));
+        }
+        at_ += n_digits;
+        return static_cast<uint32_t>(std::stoul(digits, nullptr, 16));
+    }
+    /// Elements up to the end of a text in quotes, which is passed.
+    int64_t quoted() {
         int64_t n = 0;
-        for (++at_; peek() != end; ++n) {
-            if (ends()) refuse("something is not closed");
-            at_ += peek() == '\\' ? size_t{2} : size_t{1};
+        for (++at_; peek() != '"'; ++n) character();
+        ++at_;
+        return n;
+    }
+    /// Elements up to the end of a class of characters, which is passed.
+    int64_t character_class(bool is_none) {
+        int64_t n = 0;
+        for (++at_; peek() != ']'; ++n) {
+            const uint32_t first = character();
+            if (peek() != '-' || text_.substr(at_, 2) == "-]") continue;
+            ++at_;
+            const uint32_t last = character();
+            if (last < first) refuse("a range of characters ends before it begins");
+            if (is_none && first <= 1 && last >= kMostCode) refuse("a range excludes everything");
+            ++n;
         }
         ++at_;
         return n;
@@ -135,9 +181,9 @@ class Parser {
         while (!ends()) {
             const char c = peek();
             if (c == '"' || c == '[') {
-                const bool is_none = c == '[' && text_.substr(at_, 2) == "[^";
+                const bool is_none = text_.substr(at_, 2) == "[^";
                 if (is_none) ++at_;
-                const int64_t n = characters(c == '"' ? '"' : ']');
+                const int64_t n = c == '"' ? quoted() : character_class(is_none);
                 put(n > 0 ? Alternative{kCharacter} : Alternative{}, n);
             } else if (c == '.') {
                 ++at_;
@@ -195,6 +241,9 @@ class Parser {
         space(over_lines);
         if (most && *most < *least) {
             refuse(cat("something is repeated ", *least, " to ", *most, " times"));
+        }
+        if (std::max(most.value_or(0), *least) > kMostTimes) {
+            refuse(cat("something is repeated more than ", kMostTimes, " times"));
         }
         n_elements_ += n_elements * std::max(most.value_or(0), *least);
         if (n_elements_ > kMostElements) refuse("too much is repeated");

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "text/json_text.h"
 
 namespace palimpsest {
 
@@ -51,7 +52,7 @@ std::vector<TraceText> parse_traces(std::string_view lines) {
         lines.remove_prefix(std::min(lines.size(), end + 1));
         ++number;
         if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-        const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
+        const nlohmann::json j = parse_json(line);
         if (!j.is_object()) {
             throw Error(ErrorCode::kCorrupt,
                         cat("line ", number, " of the traces is no JSON object with 'prompt' and ",
@@ -65,8 +66,7 @@ std::vector<TraceText> parse_traces(std::string_view lines) {
 }
 
 std::string to_json_line(const TraceText& trace) {
-    return nlohmann::json({{"prompt", trace.prompt}, {"response", trace.response}})
-               .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
+    return json_text(nlohmann::json({{"prompt", trace.prompt}, {"response", trace.response}})) +
            "\n";
 }
 

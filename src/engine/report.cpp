@@ -8,6 +8,7 @@
 #include <span>
 
 #include "core/error.h"
+#include "text/json_text.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -36,7 +37,7 @@ std::string shortened(const std::string& text, size_t width) {
         while (i + n < text.size() && (static_cast<unsigned char>(text[i + n]) & 0xC0U) == 0x80)
             ++n;
         const bool is_control = n == 1 && static_cast<unsigned char>(text[i]) < 0x20;
-        const std::string c = is_control ? " " : text.substr(i, n);
+        const std::string c = is_control ? " " : printable(text.substr(i, n));
         if (c != " " || (!characters.empty() && characters.back() != " ")) characters.push_back(c);
         i += n;
     }
@@ -378,7 +379,7 @@ std::string report_json(const MemoryReport& r, const ReportText& text) {
     j["cuts"] = r.n_cuts;
     j["seconds"] = {{"scoring", r.scoring_s}, {"evicting", r.cutting_s}};
     j["renumbered"] = {{"times", r.n_renumbered}, {"first_after", r.first_renumbered_at}};
-    return j.dump(2) + "\n";
+    return json_text(j, 2) + "\n";
 }
 
 }  // namespace palimpsest

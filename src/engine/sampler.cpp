@@ -4,6 +4,7 @@
 #include <cmath>
 #include <exception>
 #include <limits>
+#include <string_view>
 
 #include "core/error.h"
 #include "engine/grammar.h"
@@ -50,12 +51,35 @@ llama_sampler* make_grammar(const SamplingOptions& o, const llama_vocab* vocab) 
     return grammar;
 }
 
+/// Under a grammar, no token of more bytes is picked: libllama follows each of them by recursion.
+constexpr size_t kMostBytesByGrammar = 1024;
+
+/// Tokens that only fill the vocabulary up: so converters call ids that a tokenizer does not have,
+/// where the token table has rows for them. With a grammar, those that are too long for it, too.
+std::vector<TokenId> never_picked(const llama_vocab* vocab, bool by_grammar) {
+    std::vector<TokenId> ids;
+    const int32_t n = vocab == nullptr ? 0 : llama_vocab_n_tokens(vocab);
+    for (TokenId t = 0; t < n; ++t) {
+        const std::string_view text = llama_vocab_get_text(vocab, t);
+        const bool is_unused = (llama_vocab_get_attr(vocab, t) & LLAMA_TOKEN_ATTR_UNUSED) != 0;
+        const bool is_filling = is_unused && text.starts_with("[PAD");
+        if (is_filling || (by_grammar && text.size() > kMostBytesByGrammar)) ids.push_back(t);
+    }
+    return ids;
+}
+
 }  // namespace
 
 Sampler::Sampler(const SamplingOptions& o, int64_t n_vocab, const llama_vocab* vocab)
-    : is_argmax_(o.temperature == 0.0F && !has_penalties(o) && o.grammar.empty()) {
+    : is_argmax_(o.temperature == 0.0F && !has_penalties(o) && o.grammar.empty()),
+      never_(never_picked(vocab, !o.grammar.empty())),
+      n_known_(static_cast<size_t>(vocab == nullptr ? n_vocab : llama_vocab_n_tokens(vocab))) {
     check_options(o);
-    if (is_argmax_) return;
+    if (!is_argmax_) set_up(o, n_vocab, vocab);
+}
+
+void Sampler::set_up(const SamplingOptions& o, int64_t n_vocab, const llama_vocab* vocab) {
+    if (!o.grammar.empty()) grammar_.reset(make_grammar(o, vocab));
     chain_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
     const auto add = [&](llama_sampler* s) { llama_sampler_chain_add(chain_.get(), s); };
     if (has_penalties(o)) {
@@ -63,7 +87,6 @@ Sampler::Sampler(const SamplingOptions& o, int64_t n_vocab, const llama_vocab* v
                                          o.repeat_penalty, o.frequency_penalty,
                                          o.presence_penalty));
     }
-    if (!o.grammar.empty()) add(make_grammar(o, vocab));
     if (o.temperature == 0.0F) {
         add(llama_sampler_init_greedy());
         return;
@@ -76,30 +99,69 @@ Sampler::Sampler(const SamplingOptions& o, int64_t n_vocab, const llama_vocab* v
     add(llama_sampler_init_dist(o.seed == LLAMA_DEFAULT_SEED ? 0 : o.seed));
 }
 
-TokenId Sampler::pick(std::span<const float> logits) {
-    check(!logits.empty(), "no logits to pick from");
-    if (is_argmax_) {
-        return static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin());
+TokenId Sampler::likeliest(std::span<const float> logits) const {
+    auto best = logits.end();
+    auto never = never_.begin();
+    for (auto at = logits.begin(); at != logits.end(); ++at) {
+        if (never != never_.end() && *never == at - logits.begin()) {
+            ++never;
+        } else if (best == logits.end() || *at > *best) {
+            best = at;
+        }
     }
-    candidates_.resize(logits.size());
+    check(best != logits.end(), "a vocabulary of no token that may be picked");
+    return static_cast<TokenId>(best - logits.begin());
+}
+
+void Sampler::fill_candidates(std::span<const float> logits) {
+    candidates_.clear();
+    candidates_.reserve(logits.size());
+    auto never = never_.begin();
     for (size_t i = 0; i < logits.size(); ++i) {
-        candidates_[i] = {.id = static_cast<TokenId>(i), .logit = logits[i], .p = 0.0F};
+        const auto id = static_cast<TokenId>(i);
+        if (never != never_.end() && *never == id) {
+            ++never;
+            continue;
+        }
+        candidates_.push_back({.id = id, .logit = logits[i], .p = 0.0F});
     }
+}
+
+/// Where a grammar allows no token, libllama would take one of those it forbids, and may abort on
+/// it: nothing after it sees them.
+void Sampler::drop_forbidden() {
     llama_token_data_array array = {candidates_.data(), candidates_.size(), -1, false};
-    llama_sampler_apply(chain_.get(), &array);
-    check(array.selected >= 0 && array.selected < static_cast<int64_t>(array.size),
-          "the sampler picked nothing");
-    const TokenId token = array.data[array.selected].id;
-    // Where a grammar allows no token, libllama takes one of those it forbids, and may abort on it.
-    require(logits[static_cast<size_t>(token)] == -std::numeric_limits<float>::infinity() ||
-                array.data[array.selected].logit > -std::numeric_limits<float>::infinity(),
-            "the grammar allows no token after this text");
+    llama_sampler_apply(grammar_.get(), &array);
+    std::erase_if(candidates_, [](const llama_token_data& c) {
+        return c.logit == -std::numeric_limits<float>::infinity();
+    });
+    require(!candidates_.empty(), "the grammar allows no token after this text: nothing that it ",
+            "may go on with is in the vocabulary, or there is nothing");
+}
+
+void Sampler::accept(TokenId token) {
     try {
+        if (grammar_) llama_sampler_accept(grammar_.get(), token);
         llama_sampler_accept(chain_.get(), token);
     } catch (const std::exception& e) {
         throw Error(ErrorCode::kInvalidArgument,
                     cat("the grammar allows no token after this text: ", e.what()));
     }
+}
+
+TokenId Sampler::pick(std::span<const float> logits) {
+    logits = logits.first(std::min(logits.size(), n_known_));
+    check(!logits.empty(), "no logits to pick from");
+    if (is_argmax_) return likeliest(logits);
+    fill_candidates(logits);
+    check(!candidates_.empty(), "a vocabulary of no token that may be picked");
+    if (grammar_) drop_forbidden();
+    llama_token_data_array array = {candidates_.data(), candidates_.size(), -1, false};
+    llama_sampler_apply(chain_.get(), &array);
+    check(array.selected >= 0 && array.selected < static_cast<int64_t>(array.size),
+          "the sampler picked nothing");
+    const TokenId token = array.data[array.selected].id;
+    accept(token);
     return token;
 }
 

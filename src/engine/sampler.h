@@ -20,12 +20,21 @@ class Sampler {
     /// Throws kInvalidArgument if an option is outside its range or the grammar is not GBNF.
     Sampler(const SamplingOptions& options, int64_t n_vocab, const llama_vocab* vocab);
 
-    /// logits: one value a vocabulary entry.
+    /// logits: one value a row of the token table. Rows that the vocabulary does not have, or that
+    /// only fill it up, are never picked. Throws kInvalidArgument if the grammar allows no token.
     TokenId pick(std::span<const float> logits);
 
  private:
-    bool is_argmax_;  // nothing but the most likely token is asked for
-    llama_sampler_ptr chain_;
+    void set_up(const SamplingOptions& options, int64_t n_vocab, const llama_vocab* vocab);
+    [[nodiscard]] TokenId likeliest(std::span<const float> logits) const;
+    void fill_candidates(std::span<const float> logits);
+    void drop_forbidden();
+    void accept(TokenId token);
+
+    bool is_argmax_;              // nothing but the most likely token is asked for
+    std::vector<TokenId> never_;  // never picked, in order
+    size_t n_known_;              // rows from here on are no tokens
+    llama_sampler_ptr grammar_, chain_;
     std::vector<llama_token_data> candidates_;
 };
 

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "model/keys.h"
 #include "model/model.h"
 
 namespace palimpsest {
@@ -10,72 +11,40 @@ namespace palimpsest {
 namespace {
 
 // More than any model has; small enough that no product of a few of them overflows.
-constexpr int64_t kMaxLayers = 1024;
-constexpr int64_t kMaxWidth = int64_t{1} << 20;
-constexpr int64_t kMaxContext = int64_t{1} << 28;
+constexpr ModelKeys::Range kLayers = {1, 1024};
+constexpr ModelKeys::Range kWidths = {1, int64_t{1} << 20};
+constexpr ModelKeys::Range kHeadSizes = {2, int64_t{1} << 20};
+constexpr ModelKeys::Range kContexts = {1, int64_t{1} << 28};
 
-/// Reads keys under the file's own architecture prefix.
-class Keys {
- public:
-    Keys(const GgufFile& file, std::string architecture)
-        : file_(file), prefix_(std::move(architecture) + ".") {}
-
-    [[nodiscard]] bool has(const std::string& key) const { return file_.has(prefix_ + key); }
-
-    [[nodiscard]] int64_t count(const std::string& key, int64_t least, int64_t most) const {
-        const auto value = file_.integer(prefix_ + key);
-        if (!value) {
-            throw Error(ErrorCode::kNotFound,
-                        cat("the model file has no key '", prefix_, key, "'"));
-        }
-        check_range(key, *value, least, most);
-        return *value;
+/// Keys of a scaling that is not applied change nothing.
+void pass_over_yarn(const ModelKeys& keys) {
+    for (const char* key : {"original_context_length", "yarn_beta_fast", "yarn_beta_slow",
+                            "yarn_ext_factor", "yarn_attn_factor", "yarn_log_multiplier"}) {
+        keys.pass_over(cat("rope.scaling.", key));
     }
+}
 
-    [[nodiscard]] int64_t count_or(const std::string& key, int64_t least, int64_t most,
-                                   int64_t fallback) const {
-        return has(key) ? count(key, least, most) : fallback;
-    }
+float read_factor(const ModelKeys& keys) {
+    const float old = keys.positive_or("rope.scale_linear", 1.0F);
+    return keys.positive_or("rope.scaling.factor", old);
+}
 
-    [[nodiscard]] float positive_or(const std::string& key, float fallback) const {
-        const auto value = file_.number(prefix_ + key);
-        if (!value) return fallback;
-        if (!std::isfinite(*value) || *value <= 0 || *value > 1e12) {
-            throw Error(ErrorCode::kCorrupt,
-                        cat("key '", prefix_, key, "' is ", *value, "; it must be positive"));
-        }
-        return static_cast<float>(*value);
-    }
-
-    [[nodiscard]] std::string text_or(const std::string& key, std::string_view fallback) const {
-        return std::string(file_.text(prefix_ + key).value_or(fallback));
-    }
-
- private:
-    void check_range(const std::string& key, int64_t value, int64_t least, int64_t most) const {
-        if (value >= least && value <= most) return;
-        throw Error(ErrorCode::kCorrupt, cat("key '", prefix_, key, "' is ", value, "; it must be ",
-                                             least, " to ", most));
-    }
-
-    const GgufFile& file_;
-    std::string prefix_;
-};
-
-RopeScaling read_rope_scaling(const Keys& keys) {
+RopeScaling read_rope_scaling(const ModelKeys& keys, int64_t n_ctx_train) {
     RopeScaling s;
-    s.type = keys.text_or("rope.scaling.type", "none");
-    // Older files state a linear factor without naming the type.
-    const bool old_linear = !keys.has("rope.scaling.type") && keys.has("rope.scale_linear");
-    if (old_linear) s.type = "linear";
+    // A factor alone is a linear one, for libllama too.
+    const bool is_scaled = keys.has("rope.scaling.factor") || keys.has("rope.scale_linear");
+    s.type = keys.text_or("rope.scaling.type", is_scaled ? "linear" : "none");
     if (s.type != "none" && s.type != "linear" && s.type != "yarn") {
         throw Error(ErrorCode::kUnsupported,
                     cat("rope scaling '", s.type, "'; there are none, linear, yarn and llama3"));
     }
+    const float factor = read_factor(keys);
+    if (s.type != "yarn") pass_over_yarn(keys);
     if (s.type == "none") return s;
-    s.factor = keys.positive_or(old_linear ? "rope.scale_linear" : "rope.scaling.factor", 1.0F);
+    s.factor = factor;
     if (s.type == "linear") return s;
-    s.n_ctx_original = keys.count("rope.scaling.original_context_length", 1, kMaxContext);
+    s.n_ctx_original =
+        keys.count_or("rope.scaling.original_context_length", kContexts, n_ctx_train);
     s.attn_factor = keys.positive_or("rope.scaling.attn_factor", 1.0F);
     s.beta_fast = keys.positive_or("rope.scaling.yarn_beta_fast", 32.0F);
     s.beta_slow = keys.positive_or("rope.scaling.yarn_beta_slow", 1.0F);
@@ -83,9 +52,12 @@ RopeScaling read_rope_scaling(const Keys& keys) {
     return s;
 }
 
-void read_heads(const Keys& keys, ModelConfig& c) {
-    c.n_head = keys.count("attention.head_count", 1, kMaxWidth);
-    c.n_head_kv = keys.count_or("attention.head_count_kv", 1, c.n_head, c.n_head);
+void read_heads(const ModelKeys& keys, ModelConfig& c) {
+    c.n_head = keys.layers_count("attention.head_count", kWidths, c.n_layer);
+    c.n_head_kv = c.n_head;
+    if (keys.has("attention.head_count_kv")) {
+        c.n_head_kv = keys.layers_count("attention.head_count_kv", {1, c.n_head}, c.n_layer);
+    }
     if (c.n_head % c.n_head_kv != 0) {
         throw Error(ErrorCode::kCorrupt,
                     cat(c.n_head, " heads cannot share ", c.n_head_kv, " key-value heads evenly"));
@@ -95,14 +67,13 @@ void read_heads(const Keys& keys, ModelConfig& c) {
         throw Error(ErrorCode::kCorrupt,
                     cat("width ", c.n_embd, " does not divide among ", c.n_head, " heads"));
     }
-    c.d_head =
-        keys.count_or("attention.key_length", 2, kMaxWidth, has_size ? 0 : c.n_embd / c.n_head);
-    const int64_t d_value = keys.count_or("attention.value_length", 2, kMaxWidth, c.d_head);
+    c.d_head = keys.count_or("attention.key_length", kHeadSizes, c.n_embd / c.n_head);
+    const int64_t d_value = keys.count_or("attention.value_length", kHeadSizes, c.d_head);
     if (d_value != c.d_head) {
         throw Error(ErrorCode::kUnsupported, cat("keys of ", c.d_head, " and values of ", d_value,
                                                  " channels; only equal sizes are computed"));
     }
-    c.n_rot = keys.count_or("rope.dimension_count", 2, c.d_head, c.d_head);
+    c.n_rot = keys.count_or("rope.dimension_count", {2, c.d_head}, c.d_head);
     if (c.n_rot % 2 != 0 || c.d_head % 2 != 0) {
         throw Error(ErrorCode::kCorrupt,
                     cat("rotary size ", c.n_rot, " of ", c.d_head, " must be even"));
@@ -171,26 +142,21 @@ MemoryShape ModelConfig::memory_shape() const {
             .rotation_window = rotation(true)};
 }
 
-ModelConfig read_config(const GgufFile& file) {
-    const auto architecture = file.text("general.architecture");
-    if (!architecture) {
-        throw Error(ErrorCode::kNotFound, "the model file has no key 'general.architecture'");
-    }
+ModelConfig read_config(const ModelKeys& keys) {
     ModelConfig c;
-    c.architecture = *architecture;
-    c.name = file.text("general.name").value_or("unnamed");
-    const Keys keys(file, c.architecture);
-    c.n_layer = keys.count("block_count", 1, kMaxLayers);
-    c.n_embd = keys.count("embedding_length", 1, kMaxWidth);
-    c.n_ff = keys.count("feed_forward_length", 1, kMaxWidth);
-    c.n_ctx_train = keys.count("context_length", 1, kMaxContext);
+    c.architecture = keys.architecture();
+    c.name = keys.file().text("general.name").value_or("unnamed");
+    c.n_layer = keys.count("block_count", kLayers);
+    c.n_embd = keys.count("embedding_length", kWidths);
+    c.n_ff = keys.layers_count("feed_forward_length", kWidths, c.n_layer);
+    c.n_ctx_train = keys.count("context_length", kContexts);
     c.norm_eps = keys.positive_or("attention.layer_norm_rms_epsilon", 1e-5F);
     c.rope_base = keys.positive_or("rope.freq_base", 10000.0F);
-    c.rope_scaling = read_rope_scaling(keys);
-    c.n_vocab = vocabulary_size(file);
+    c.rope_scaling = read_rope_scaling(keys, c.n_ctx_train);
+    c.n_vocab = vocabulary_size(keys.file());
     read_heads(keys, c);
-    c.rope_factors = read_rope_factors(file, c.n_rot / 2);
-    if (keys.count_or("expert_count", 0, kMaxWidth, 0) > 0) {
+    c.rope_factors = read_rope_factors(keys.file(), c.n_rot / 2);
+    if (keys.count_or("expert_count", {0, kWidths.most}, 0) > 0) {
         throw Error(ErrorCode::kUnsupported, "mixture-of-experts models are not supported");
     }
     return c;

@@ -20,7 +20,7 @@ struct FamilyTraits {
 struct FamilyInputs {
     ModelConfig cfg;
     const FamilyTraits& traits;
-    const GgufFile& file;  // supplies keys of the family's own
+    const ModelKeys& keys;  // supplies the family's own
     Weights& weights;
     const LinearProducts& products;  // outlives the model
 };

@@ -16,7 +16,8 @@ namespace palimpsest {
 namespace {
 
 constexpr int64_t kDefaultPeriod = 6;  // every sixth layer sees everything
-constexpr int64_t kLayersOf27B = 62;   // the one size that scales queries by n_embd / n_head
+constexpr int64_t kMostPeriod = 65536;
+constexpr int64_t kLayersOf27B = 62;  // the one size that scales queries by n_embd / n_head
 
 struct Block {
     Tensor attn_norm = nullptr, attn_post_norm = nullptr, ffn_norm = nullptr,
@@ -26,28 +27,18 @@ struct Block {
 };
 
 /// A layer's window by a period (every period-th sees all) or by one flag a layer.
-std::vector<int64_t> read_windows(const ModelConfig& cfg, const GgufFile& file) {
-    const auto window = file.integer("gemma3.attention.sliding_window");
-    if (!window || *window == 0) return {};
-    if (*window < 1 || *window > cfg.n_ctx_train) {
-        throw Error(ErrorCode::kCorrupt, cat("a sliding window of ", *window, " positions"));
-    }
-    const std::string key = "gemma3.attention.sliding_window_pattern";
-    const GgufValue* pattern = file.find(key);
-    std::vector<int64_t> flags;
-    if (pattern != nullptr && pattern->type == GGUF_TYPE_ARRAY) {
-        flags = *file.integers(key);
-        if (std::ssize(flags) < cfg.n_layer) {
-            throw Error(ErrorCode::kCorrupt, cat("'", key, "' has fewer elements than layers"));
-        }
-    }
-    const int64_t period = flags.empty() ? file.integer(key).value_or(kDefaultPeriod) : 1;
-    if (period < 1) throw Error(ErrorCode::kCorrupt, cat("'", key, "' is ", period));
+std::vector<int64_t> read_windows(const ModelConfig& cfg, const ModelKeys& keys) {
+    const std::string pattern = "attention.sliding_window_pattern";
+    const std::vector<int64_t> flags = keys.layers_flags(pattern, cfg.n_layer);
+    const int64_t period =
+        flags.empty() ? keys.count_or(pattern, {1, kMostPeriod}, kDefaultPeriod) : 1;
+    const int64_t window = keys.count_or("attention.sliding_window", {0, cfg.n_ctx_train}, 0);
+    if (window == 0) return {};
     std::vector<int64_t> windows;
     for (int64_t i = 0; i < cfg.n_layer; ++i) {
         const bool slides =
             flags.empty() ? (i + 1) % period != 0 : flags[static_cast<size_t>(i)] != 0;
-        windows.push_back(slides ? *window : 0);
+        windows.push_back(slides ? window : 0);
     }
     return windows;
 }
@@ -107,11 +98,9 @@ class Gemma3 final : public Model {
 
 std::unique_ptr<Model> make_gemma3(const FamilyInputs& in) {
     ModelConfig cfg = in.cfg;
-    cfg.windows = read_windows(cfg, in.file);
-    cfg.rope_base_window =
-        static_cast<float>(in.file.number("gemma3.rope.freq_base_swa").value_or(1e4));
-    cfg.final_logit_softcap =
-        static_cast<float>(in.file.number("gemma3.final_logit_softcapping").value_or(0));
+    cfg.windows = read_windows(cfg, in.keys);
+    cfg.rope_base_window = in.keys.positive_or("rope.freq_base_swa", 1e4F);
+    cfg.final_logit_softcap = in.keys.positive_or_none("final_logit_softcapping");
     return std::make_unique<Gemma3>(std::move(cfg), in);
 }
 

@@ -12,16 +12,30 @@ namespace palimpsest {
 
 namespace {
 
+/// A tensor that nobody reads would be a model of another kind, computed wrongly.
+void check_all_used(const FileWeights& weights, const ModelConfig& cfg) {
+    const std::vector<std::string_view> unused = weights.unused();
+    if (unused.empty()) return;
+    const std::string more =
+        unused.size() > 1 ? cat(" (nor are ", unused.size() - 1, " others)") : "";
+    throw Error(ErrorCode::kUnsupported,
+                cat("tensor '", unused.front(), "' is not used by models of architecture '",
+                    cfg.architecture, "' with ", cfg.n_layer, " blocks", more,
+                    "; without it answers would be wrong"));
+}
+
 std::unique_ptr<Model> make_model(const std::string& path, const GgufFile& file,
                                   FileWeights& weights, const LinearProducts& products) {
     try {
+        const ModelKeys keys(file);
         // The family first: another architecture has other keys, and their absence is no news.
-        const auto architecture = file.text("general.architecture");
-        if (architecture) find_family(*architecture);
-        ModelConfig cfg = read_config(file);
-        const Family& family = find_family(cfg.architecture);
+        const Family& family = find_family(keys.architecture());
+        ModelConfig cfg = read_config(keys);
         cfg.rope_adjacent = family.traits.rope_adjacent;
-        return family.make({std::move(cfg), family.traits, file, weights, products});
+        auto model = family.make({std::move(cfg), family.traits, keys, weights, products});
+        keys.check_all_used();
+        check_all_used(weights, model->config());
+        return model;
     } catch (const Error& e) {
         throw Error(e.code(), cat("'", path, "': ", e.what()));
     }

@@ -10,6 +10,7 @@
 #include "core/graph.h"
 #include "core/weights.h"
 #include "memory/context_memory.h"
+#include "model/keys.h"
 #include "model/linear.h"
 
 namespace palimpsest {
@@ -51,7 +52,7 @@ struct ModelConfig {
 
 /// Reads `<architecture>.*` metadata. Throws kNotFound for a missing key, kCorrupt for an
 /// impossible value, kUnsupported for a variant that no family here computes (experts, ...).
-ModelConfig read_config(const GgufFile& file);
+ModelConfig read_config(const ModelKeys& keys);
 
 /// Consecutive positions of one form: token ids, or ready rows. Exactly one of them is used.
 ///

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "core/error.h"
+#include "text/json_text.h"
 #include "text/text_parts.h"
 #include "text/utf8.h"
 
@@ -71,8 +72,9 @@ std::string read_text_file(const std::string& path) {
 
 nlohmann::json read_json_file(const std::string& path) {
     std::ifstream in = open(path);
-    nlohmann::json value = nlohmann::json::parse(in, nullptr, false);
-    if (value.is_discarded()) corrupt(path, "it is not JSON");
+    const std::string text((std::istreambuf_iterator<char>(in)), {});
+    nlohmann::json value = parse_json(text);
+    if (value.is_discarded()) corrupt(path, "it is not JSON, or nests too deeply");
     return value;
 }
 
@@ -83,8 +85,7 @@ std::vector<JsonLine> read_json_lines(const std::string& path, int64_t most) {
     for (int64_t number = 1; static_cast<int64_t>(lines.size()) < most; ++number) {
         if (!std::getline(in, text)) break;
         if (strip(text).empty()) continue;
-        JsonLine line = {nlohmann::json::parse(text, nullptr, false),
-                         cat("'", path, "', line ", number)};
+        JsonLine line = {parse_json(text), cat("'", path, "', line ", number)};
         if (!line.value.is_object()) corrupt(line.where, "it is not a JSON object");
         lines.push_back(std::move(line));
     }

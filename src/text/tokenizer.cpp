@@ -1,5 +1,7 @@
 #include "text/tokenizer.h"
 
+#include <ggml-cpp.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -17,18 +19,23 @@ namespace palimpsest {
 
 namespace {
 
-/// libllama's last complaint on this thread: it logs the reason of a failed load, and returns none.
-std::string& last_complaint() {
+/// libllama's first complaint on this thread: it logs the reason of a failed load, then that the
+/// load failed, and returns neither.
+std::string& first_complaint() {
     thread_local std::string text;
     return text;
 }
 
 void keep_complaint(ggml_log_level level, const char* text, void* /*unused*/) {
-    if (level != GGML_LOG_LEVEL_ERROR || text == nullptr) return;
-    last_complaint() = text;
-    while (!last_complaint().empty() && last_complaint().back() == '\n') {
-        last_complaint().pop_back();
+    if (level != GGML_LOG_LEVEL_ERROR || text == nullptr || !first_complaint().empty()) return;
+    // "FUNCTION: error loading model: REASON"
+    constexpr std::string_view kBefore = "error loading model: ";
+    std::string_view said = text;
+    if (const size_t at = said.find(kBefore); at != std::string_view::npos) {
+        said.remove_prefix(at + kBefore.size());
     }
+    while (!said.empty() && said.back() == '\n') said.remove_suffix(1);
+    first_complaint() = said;
 }
 
 /// libllama prints to stderr unless told otherwise, and a library must not.
@@ -94,9 +101,18 @@ size_t character_length(std::string_view text) {
 
 constexpr std::string_view kPrefixKey = "tokenizer.ggml.add_space_prefix";
 
-llama_model_ptr load_vocabulary(const std::string& path) {
+/// Of a split file the first part has the vocabulary, and libllama need not find the others.
+llama_model* load_part(const std::string& path, const llama_model_params& params) {
+    const gguf_context_ptr keys(
+        gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}));
+    if (!keys) return nullptr;
+    const auto no_data = [](ggml_tensor* /*tensor*/, void* /*unused*/) {};
+    return llama_model_init_from_user(keys.get(), no_data, nullptr, params);
+}
+
+llama_model_ptr load_vocabulary(const std::string& path, bool is_split) {
     quieten();
-    last_complaint().clear();
+    first_complaint().clear();
     llama_model_params params = llama_model_default_params();
     params.vocab_only = true;
     // Where spaces belong is said by the tokenizer, which knows what stands before a text.
@@ -106,14 +122,15 @@ llama_model_ptr load_vocabulary(const std::string& path) {
     params.kv_overrides = overrides.data();
     llama_model_ptr model;
     try {
-        model.reset(llama_model_load_from_file(path.c_str(), params));
+        model.reset(is_split ? load_part(path, params)
+                             : llama_model_load_from_file(path.c_str(), params));
     } catch (const std::exception& e) {
-        last_complaint() = e.what();
+        first_complaint() = e.what();
     }
     if (!model) {
         throw Error(ErrorCode::kUnsupported,
                     cat("libllama cannot use the vocabulary of '", path,
-                        "': ", last_complaint().empty() ? "no reason given" : last_complaint()));
+                        "': ", first_complaint().empty() ? "no reason given" : first_complaint()));
     }
     return model;
 }
@@ -143,7 +160,7 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& path, const GgufFi
     if (!kind || *kind == "none") return nullptr;
     check_kind(*kind);
     check_vocabulary(file);
-    std::unique_ptr<Tokenizer> t(new Tokenizer(load_vocabulary(path)));
+    std::unique_ptr<Tokenizer> t(new Tokenizer(load_vocabulary(path, file.mappings().size() > 1)));
     t->begins_with_space_ = llama_vocab_type(t->vocab_) == LLAMA_VOCAB_TYPE_SPM &&
                             file.boolean(kPrefixKey).value_or(true);
     t->chat_template_ = file.text("tokenizer.chat_template").value_or("");

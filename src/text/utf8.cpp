@@ -47,7 +47,49 @@ Character first_character(std::string_view text) {
     return {present, needed};
 }
 
+/// The code point of a character that is whole.
+unsigned code_of(std::string_view c) {
+    constexpr unsigned kFirstBits[] = {0x7F, 0x1F, 0x0F, 0x07};
+    unsigned code = byte_at(c, 0) & kFirstBits[c.size() - 1];
+    for (size_t i = 1; i < c.size(); ++i) code = code << 6U | (byte_at(c, i) & 0x3FU);
+    return code;
+}
+
+/// Does a terminal, or whoever writes a line, do something else than write it?
+bool is_control(unsigned code) {
+    const bool turns = (code >= 0x202A && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
+    return code < 0x20 || (code >= 0x7F && code < 0xA0) || turns;
+}
+
+std::string escaped(unsigned code) {
+    if (code == '\n') return "\\n";
+    if (code == '\t') return "\\t";
+    if (code == '\r') return "\\r";
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    std::string out = code < 0x80 ? "\\x" : "\\u";
+    for (int shift = code < 0x80 ? 4 : 12; shift >= 0; shift -= 4) {
+        out += kDigits[(code >> static_cast<unsigned>(shift)) & 0xFU];
+    }
+    return out;
+}
+
+std::string without_controls(std::string_view text, std::string_view as_they_are) {
+    const std::string valid = replace_invalid_utf8(text);
+    std::string out;
+    for (std::string_view rest = valid; !rest.empty();) {
+        const std::string_view c = rest.substr(0, first_character(rest).needed);
+        rest.remove_prefix(c.size());
+        const bool shows = is_control(code_of(c)) && as_they_are.find(c) == std::string_view::npos;
+        out += shows ? escaped(code_of(c)) : std::string(c);
+    }
+    return out;
+}
+
 }  // namespace
+
+std::string printable(std::string_view text) { return without_controls(text, ""); }
+
+std::string printable_lines(std::string_view text) { return without_controls(text, "\n\t"); }
 
 std::optional<size_t> find_invalid_utf8(std::string_view text) {
     for (size_t at = 0; at < text.size();) {

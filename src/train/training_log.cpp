@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/numbers.h"
 #include "core/whole_file.h"
+#include "text/json_text.h"
 
 namespace palimpsest {
 
@@ -32,7 +33,7 @@ std::string json_line(const StepReport& r) {
                  {"documents", r.n_documents},
                  {"reading_seconds", r.reading_s}};
     for (const Measure& m : r.held_out) line["held_out"][m.name] = m.value;
-    return line.dump();
+    return json_text(line);
 }
 
 /// Lines up to the step, whole ones only.
@@ -41,7 +42,7 @@ std::vector<std::string> lines_until(const std::string& path, int64_t n_done) {
     std::vector<std::string> lines;
     std::string text;
     while (n_done > 0 && std::getline(in, text)) {
-        const json line = json::parse(text, nullptr, false);
+        const json line = parse_json(text);
         if (line.is_discarded() && in.eof()) break;  // half a line: the run ended in it
         if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer() ||
             !line.contains("loss") || !line["loss"].is_number()) {
@@ -64,7 +65,7 @@ TrainingLog::TrainingLog(std::string path, int64_t n_done) : path_(std::move(pat
 }
 
 void TrainingLog::note(const std::string& line) {
-    const json of = json::parse(line);
+    const json of = parse_json(line);
     const auto step = of["step"].get<double>();
     const auto loss = of["loss"].get<double>();
     const double before = learnt_.empty() ? loss : learnt_.back().loss;

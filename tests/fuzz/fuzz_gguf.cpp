@@ -65,7 +65,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         }
         volatile unsigned sum = ends_of(file);
         (void)sum;
-        (void)palimpsest::read_config(file);
+        (void)palimpsest::read_config(palimpsest::ModelKeys(file));
     } catch (const Error&) {
         return 0;  // what is asked of a damaged file
     }

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "text/json_text.h"
 
 namespace palimpsest {
 
@@ -31,14 +32,14 @@ void check_whole_numbers(const json& line) {
         if (!standard.is_number_integer() || !line.contains(name)) continue;
         if (line[name].is_number_integer()) continue;
         throw Error(ErrorCode::kCorrupt,
-                    cat("'", name, "' is ", line[name].dump(), ", which is no whole number"));
+                    cat("'", name, "' is ", brief_json(line[name]), ", which is no whole number"));
     }
 }
 
 PrefixResult result_of(const json& line) {
     const json version = line.value("version", json(0));
     if (version != kVersion) {
-        throw Error(ErrorCode::kUnsupported, cat("a result of format version ", version.dump(),
+        throw Error(ErrorCode::kUnsupported, cat("a result of format version ", brief_json(version),
                                                  "; this program reads ", kVersion));
     }
     check_whole_numbers(line);
@@ -63,7 +64,7 @@ std::string PrefixResult::key() const {
     json key = {task, model, length, n_traces, n_tests, traced, seed, cluster_seed, method, share};
     if (is_validation) key.push_back("validation");
     if (!reading.empty()) key.push_back("reading " + reading);
-    return key.dump();
+    return json_text(key);
 }
 
 std::string to_json_line(const PrefixResult& result) {
@@ -74,7 +75,7 @@ std::string to_json_line(const PrefixResult& result) {
     if (!result.e_lse_by_layer.empty()) line["e_lse_by_layer"] = result.e_lse_by_layer;
     line["kind"] = "prefix";
     line["version"] = kVersion;
-    return line.dump();
+    return json_text(line);
 }
 
 std::vector<PrefixResult> read_prefix_results(std::string_view text, std::string_view name,
@@ -84,7 +85,7 @@ std::vector<PrefixResult> read_prefix_results(std::string_view text, std::string
     for (int64_t number = 1; begin < text.size(); ++number) {
         const size_t end = text.find('\n', begin);
         if (end == std::string_view::npos) break;
-        const json line = json::parse(text.substr(begin, end - begin), nullptr, false);
+        const json line = parse_json(text.substr(begin, end - begin));
         begin = end + 1;
         if (!is_ours(line)) continue;
         try {

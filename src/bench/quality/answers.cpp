@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "engine/sampler.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -17,10 +18,6 @@ struct Writing {
     size_t index = 0;  // of the answer
     std::vector<TokenId> tokens = {};
 };
-
-TokenId likeliest(std::span<const float> logits) {
-    return static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin());
-}
 
 bool is_finished(const Writing& w, const Answer& answer, const Sample& sample,
                  const Metric& metric) {
@@ -40,6 +37,7 @@ std::vector<Answer> write_answers(std::span<Session* const> sessions, Batch& bat
     }
     batch.run(all);
     const auto start = Clock::now();
+    Sampler sampler({}, tokenizer.n_vocab(), tokenizer.vocab());  // always the likeliest
     std::vector<Answer> answers(sessions.size());
     std::vector<Writing> open;
     for (size_t i = 0; i < sessions.size(); ++i) open.push_back({sessions[i], i});
@@ -48,7 +46,7 @@ std::vector<Answer> write_answers(std::span<Session* const> sessions, Batch& bat
         std::erase_if(open, [&](Writing& w) {
             Answer& answer = answers[w.index];
             answer.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-            const TokenId token = likeliest(w.session->logits());
+            const TokenId token = sampler.pick(w.session->logits());
             if (tokenizer.ends_text(token)) return true;
             w.tokens.push_back(token);
             ++answer.n_tokens;

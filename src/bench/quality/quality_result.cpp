@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "text/json_text.h"
 
 namespace palimpsest {
 
@@ -126,9 +127,7 @@ struct Reader {
     }
 };
 
-std::string compact(const Json& json) {
-    return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
+std::string compact(const Json& json) { return json_text(json); }
 
 void write_optional_fields(Json& line, const QualityResult& r) {
     Writer write{line};
@@ -193,12 +192,8 @@ void check_ranges(const QualityResult& r) {
 
 /// One line as an object; its kind is still open.
 Json parse_object(std::string_view line) {
-    Json json;
-    try {
-        json = Json::parse(line);
-    } catch (const Json::exception& e) {
-        corrupt(cat("no JSON: ", e.what()));
-    }
+    auto json = parse_json<Json>(line);
+    if (json.is_discarded()) corrupt("no JSON, or nested too deeply");
     if (!json.is_object()) corrupt("a JSON value, but no object");
     return json;
 }
