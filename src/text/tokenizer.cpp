@@ -1,9 +1,11 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <exception>
 #include <limits>
 #include <mutex>
+#include <new>
 #include <unordered_set>
 
 #include "core/error.h"
@@ -111,11 +113,13 @@ llama_model_ptr load_vocabulary(const std::string& path) {
     llama_model_params params = llama_model_default_params();
     params.vocab_only = true;
     llama_model_ptr model;
+    errno = 0;
     try {
         model.reset(llama_model_load_from_file(path.c_str(), params));
     } catch (const std::exception& e) {
         last_complaint() = e.what();
     }
+    if (!model && errno == ENOMEM) throw std::bad_alloc();  // it says so in no other way
     if (!model) {
         throw Error(ErrorCode::kUnsupported,
                     cat("libllama cannot use the vocabulary of '", path,
