@@ -1,6 +1,8 @@
 #include "cli/sampling_flags.h"
 
+#include "cli/file_flags.h"
 #include "cli/setup.h"
+#include "core/error.h"
 
 namespace palimpsest {
 
@@ -36,7 +38,8 @@ void add_answer_flags(CLI::App& command, AnswerFlags& flags) {
         ->capture_default_str();
     command.add_option("--seed", s.seed, "the same seed gives the same text")
         ->capture_default_str();
-    command.add_option("--grammar-file", flags.grammar_file, "GBNF grammar the answer must follow");
+    reads_file(command.add_option("--grammar-file", flags.grammar_file,
+                                  "GBNF grammar the answer must follow"));
     command.add_option("--stop", flags.stop, "end the answer before this text (repeatable)")
         ->allow_extra_args(false);
     command.add_option("--system", flags.system, "what the model is told before everything else");
@@ -47,7 +50,10 @@ void add_answer_flags(CLI::App& command, AnswerFlags& flags) {
 AnswerOptions answer_options(const AnswerFlags& flags) {
     AnswerOptions options = {
         .sampling = flags.sampling, .max_tokens = flags.max_tokens, .stop = flags.stop};
-    if (!flags.grammar_file.empty()) options.sampling.grammar = read_file(flags.grammar_file);
+    if (flags.grammar_file.empty()) return options;
+    options.sampling.grammar = read_file(flags.grammar_file);
+    require(options.sampling.grammar.find_first_not_of(" \t\r\n") != std::string::npos,
+            "the grammar '", flags.grammar_file, "' is empty, and would allow everything");
     return options;
 }
 
