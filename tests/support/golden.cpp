@@ -54,6 +54,10 @@ std::optional<fs::path> ruler_samples() {
     return shared_folder("PALIMPSEST_RULER", "../shared/data/ruler");
 }
 
+std::optional<fs::path> field_inputs() {
+    return shared_folder("PALIMPSEST_FIELD", "../shared/data/field/inputs");
+}
+
 std::optional<std::string> default_model() { return file_at(default_model_path()); }
 
 std::optional<std::string> gemma_model() {

@@ -22,6 +22,10 @@ std::optional<std::filesystem::path> oracles();
 /// nullopt if it is not there.
 std::optional<std::filesystem::path> ruler_samples();
 
+/// Inputs of field cases: $PALIMPSEST_FIELD, else ../shared/data/field/inputs beside the project.
+/// nullopt if they are not there.
+std::optional<std::filesystem::path> field_inputs();
+
 /// The default model: $PALIMPSEST_MODEL, else where set-up puts it. nullopt if it is not there.
 std::optional<std::string> default_model();
 
@@ -67,6 +71,11 @@ double max_difference(std::span<const float> a, std::span<const float> b);
 #define REQUIRE_RULER()                                             \
     const auto ruler_folder = palimpsest::testing::ruler_samples(); \
     if (!ruler_folder) GTEST_SKIP() << "no RULER samples; set PALIMPSEST_RULER to their folder"
+
+#define REQUIRE_FIELD()                                            \
+    const auto field_folder = palimpsest::testing::field_inputs(); \
+    if (!field_folder)                                             \
+    GTEST_SKIP() << "no inputs of field cases; set PALIMPSEST_FIELD to their folder"
 
 #define REQUIRE_MODEL()                                           \
     const auto model_path = palimpsest::testing::default_model(); \
