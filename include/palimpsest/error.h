@@ -14,6 +14,7 @@ enum class ErrorCode {
     kCorrupt,          // a file is not what it says it is
     kUnsupported,      // valid, but this build or backend cannot
     kExhausted,        // memory or context budget does not suffice
+    kUnwritable,       // an output cannot be written: a full disk, no such folder
     kInternal,         // our bug
 };
 

@@ -7,11 +7,13 @@
 #include "bench/prefix/prefix_demo.h"
 #include "bench/process.h"
 #include "cli/bench_commands.h"
+#include "cli/file_flags.h"
 #include "cli/results_file.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "core/error.h"
+#include "prefix/prefix_records.h"
 #include "text/json_text.h"
 #include "text/utf8.h"
 
@@ -62,6 +64,11 @@ void export_task(const PrefixBenchFlags& f, const Tokenizer& tokenizer) {
         tests += json_text(line) + "\n";
     }
     const fs::path folder = f.export_to;
+    std::vector<NamedFile> written;
+    for (const char* name : {"prefix.txt", "traces.jsonl", "tests.jsonl"}) {
+        written.push_back({"--export", (folder / name).string()});
+    }
+    require_apart(written, files_read(f.model));
     write_file((folder / "prefix.txt").string(), task.prefix());
     write_file((folder / "traces.jsonl").string(), traces);
     write_file((folder / "tests.jsonl").string(), tests);
@@ -76,13 +83,14 @@ void measure(PrefixBenchFlags& f, const Engine& e) {
     ResultsFile file(f.out, read_known);
     catch_interrupts();
     ProgressBar bar("starting", "steps");
-    const PrefixRuntime with = {
-        .engine = e.runtime(),
-        .progress = [&](std::string_view phase, int64_t done, int64_t total) {
-            bar.set_label(std::string(phase));
-            bar.show(done, total);
-            return !interrupted();
-        }};
+    const PrefixRuntime with = {.engine = e.runtime(),
+                                .progress =
+                                    [&](std::string_view phase, int64_t done, int64_t total) {
+                                        bar.set_label(std::string(phase));
+                                        bar.show(done, total);
+                                        return !interrupted();
+                                    },
+                                .on_note = write_note};
     const PrefixDemoHooks hooks = {
         .is_known = [&](const std::string& key) { return file.has(key); },
         .on_result =
@@ -101,8 +109,7 @@ void measure(PrefixBenchFlags& f, const Engine& e) {
                 write_message(printable_lines(cat("left out: ", why, "\n")));
             }};
     run_prefix_demo(with, f.options, hooks);
-    std::error_code ignored;
-    if (is_ours) fs::remove_all(f.options.work_folder, ignored);
+    if (is_ours) forget_folder(f.options.work_folder);
     write_message(cat("'", f.out, "' holds ", file.size(),
                       " results; read them with: palimpsest bench report ", f.out, "\n"));
 }
@@ -153,7 +160,8 @@ void add_bench_prefix(CLI::App& bench_command) {
     c.add_flag("--list-methods", f->list, "list all methods and go");
     c.add_option("--export", f->export_to,
                  "write the first seed's prefix, traces and tests into this folder and go");
-    c.add_option("-o,--out", f->out, "JSON lines; what stands there already is not computed again")
+    writes_file(c.add_option("-o,--out", f->out,
+                             "JSON lines; what stands there already is not computed again"))
         ->capture_default_str();
     c.add_option("--work", o.work_folder, "where records wait (default: beside the results)");
     add_model_flags(c, f->model);

@@ -6,6 +6,7 @@
 #include "bench/process.h"
 #include "bench/quality/quality.h"
 #include "cli/bench_commands.h"
+#include "cli/file_flags.h"
 #include "cli/results_file.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
@@ -148,20 +149,23 @@ void bench_quality(const QualityFlags& f) {
 void add_data_flags(CLI::App& command, QualityFlags& f) {
     const char* const group = "Data";
     TaskSources& s = f.options.sources;
-    command
-        .add_option("--haystack", s.haystack,
-                    "any long text, in which needles are hidden (RULER's own are essays)")
+    reads_file(
+        command.add_option("--haystack", s.haystack,
+                           "any long text, in which needles are hidden (RULER's own are essays)"))
         ->group(group);
-    command
-        .add_option("--ruler-samples", s.ready,
-                    "folder of ready samples, LENGTH/TASK.jsonl, instead of generated ones")
+    reads_file(
+        command.add_option("--ruler-samples", s.ready,
+                           "folder of ready samples, LENGTH/TASK.jsonl, instead of generated ones"))
         ->group(group);
-    command.add_option("--squad", s.squad, "SQuAD's JSON file, for qa_1")->group(group);
-    command.add_option("--hotpotqa", s.hotpotqa, "HotpotQA's JSON file, for qa_2")->group(group);
-    command.add_option("--longbench", s.longbench, "folder of LongBench's TASK.jsonl files")
+    reads_file(command.add_option("--squad", s.squad, "SQuAD's JSON file, for qa_1"))->group(group);
+    reads_file(command.add_option("--hotpotqa", s.hotpotqa, "HotpotQA's JSON file, for qa_2"))
         ->group(group);
-    command.add_option("--many-icl", s.many_icl, "folder of ManyICLBench's files")->group(group);
-    command.add_option("--text", s.text, "any text, for the task 'text'")->group(group);
+    reads_file(
+        command.add_option("--longbench", s.longbench, "folder of LongBench's TASK.jsonl files"))
+        ->group(group);
+    reads_file(command.add_option("--many-icl", s.many_icl, "folder of ManyICLBench's files"))
+        ->group(group);
+    reads_file(command.add_option("--text", s.text, "any text, for the task 'text'"))->group(group);
 }
 
 void add_memory_list_flags(CLI::App& command, QualityFlags& f) {
@@ -246,9 +250,8 @@ void add_bench_quality(CLI::App& bench) {
     command.add_flag_callback(
         "--no-template", [f] { f->options.with_template = false; },
         "leave the model's chat template out");
-    command
-        .add_option("-o,--out", f->out,
-                    "JSON lines; what stands there already is not computed again")
+    writes_file(command.add_option("-o,--out", f->out,
+                                   "JSON lines; what stands there already is not computed again"))
         ->capture_default_str();
     add_memory_list_flags(command, *f);
     add_prefix_flags(command, f->model);

@@ -8,6 +8,7 @@
 #include "bench/report/report_html.h"
 #include "bench/report/report_markdown.h"
 #include "cli/bench_commands.h"
+#include "cli/file_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
@@ -62,6 +63,16 @@ void check_outputs(ReportFlags& f) {
     require(to_output <= 1, "only one of --html, --markdown and --csv can go to standard output");
 }
 
+void require_figures_apart(const ReportFlags& f, std::span<const FigureFile> figures) {
+    std::vector<NamedFile> written;
+    for (const FigureFile& figure : figures) {
+        written.push_back({"--figures", (std::filesystem::path(f.figures) / figure.name).string()});
+    }
+    std::vector<NamedFile> read;
+    for (const std::string& file : f.files) read.push_back({"files", file});
+    require_apart(written, read);
+}
+
 void bench_report(ReportFlags f) {
     check_outputs(f);
     const Measurements all = read_measurements(f.files);
@@ -69,6 +80,9 @@ void bench_report(ReportFlags f) {
             "--csv lists results of quality, and there are none");
     const QualitySummary summary = summarize(all.quality);
     const ReportDocument report = make_report(summary, {all.speed, all.prefixes}, f.title);
+    std::vector<FigureFile> figures;
+    if (!f.figures.empty()) figures = report_figures(report);
+    require_figures_apart(f, figures);
     const auto write = [](const std::string& path, const std::string& content) {
         write_file(path, content);
         if (path != "-") write_message(dim(cat("wrote ", path, "\n")));
@@ -76,8 +90,7 @@ void bench_report(ReportFlags f) {
     if (!f.html.empty()) write(f.html, report_html(report));
     if (!f.markdown.empty()) write(f.markdown, report_markdown(report));
     if (!f.csv.empty()) write(f.csv, report_csv(summary));
-    if (f.figures.empty()) return;
-    for (const FigureFile& figure : report_figures(report)) {
+    for (const FigureFile& figure : figures) {
         write((std::filesystem::path(f.figures) / figure.name).string(), figure.svg);
     }
 }
@@ -87,13 +100,15 @@ void bench_report(ReportFlags f) {
 void add_bench_report(CLI::App& bench) {
     CLI::App* command = bench.add_subcommand("report", "results as a page, Markdown or CSV");
     auto f = std::make_shared<ReportFlags>();
-    command
-        ->add_option("files", f->files,
-                     "results of bench quality, prefix and speed; -: standard input")
+    reads_file(command->add_option("files", f->files,
+                                   "results of bench quality, prefix and speed; -: standard input"))
         ->required();
-    command->add_option("--html", f->html, "write one self-contained page to this file");
-    command->add_option("--markdown", f->markdown, "write the same tables as Markdown");
-    command->add_option("--csv", f->csv, "write a line a task, method and budget, for programs");
+    writes_file(
+        command->add_option("--html", f->html, "write one self-contained page to this file"));
+    writes_file(
+        command->add_option("--markdown", f->markdown, "write the same tables as Markdown"));
+    writes_file(command->add_option("--csv", f->csv,
+                                    "write a line a task, method and budget, for programs"));
     command
         ->add_option("--figures", f->figures, "write every chart as an SVG file into this folder")
         ->check(CLI::ExistingDirectory);

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/file_flags.h"
 #include "cli/memory_flags.h"
 #include "cli/sampling_flags.h"
 #include "cli/setup.h"
@@ -74,7 +75,11 @@ class LineReader {
     /// False at the end of input. A line left by Ctrl-C comes back empty.
     bool read(const char* prompt, std::string& line) {
         line.clear();
-        if (!is_terminal_) return static_cast<bool>(std::getline(std::cin, line));
+        if (!is_terminal_) {
+            const bool is_there = static_cast<bool>(std::getline(std::cin, line));
+            if (line.ends_with('\r')) line.pop_back();  // of a script from Windows
+            return is_there;
+        }
         char* typed = readline(prompt);
         if (typed == nullptr && take_interrupt()) {
             write_output("\n");
@@ -177,7 +182,7 @@ class Chat {
         } else if (text == "/stats") {
             write_message(printable_lines(conversation_.report_text(terminal_width())));
         } else if (text.starts_with("/save ")) {
-            conversation_.save(text.substr(6));
+            save(text.substr(6));
             write_message(dim("  saved; /load goes on from here\n"));
         } else if (text.starts_with("/load ")) {
             conversation_.load(text.substr(6));
@@ -186,11 +191,21 @@ class Chat {
         } else if (text.starts_with("/file ")) {
             documents_.push_back(
                 {prepared(read_file(text.substr(6)), flags_.text, tokenizer_) + "\n\n", true});
+            read_.push_back(text.substr(6));
             write_message(dim("  it will be read with your next question\n"));
         } else {
             write_message(cat("  no such command: ", printable(text), "; /help lists them\n"));
         }
         return true;
+    }
+
+    /// What the conversation reads must stay.
+    void save(const std::string& path) {
+        const NamedFile to = {"/save", path};
+        std::vector<NamedFile> read = files_read(flags_.model);
+        for (const std::string& file : read_) read.push_back({"/file", file});
+        require_apart({&to, 1}, read);
+        conversation_.save(path);
     }
 
     void answer(const std::string& text) {
@@ -225,6 +240,7 @@ class Chat {
     const Tokenizer& tokenizer_;
     Conversation conversation_;
     std::vector<TextPart> documents_;
+    std::vector<std::string> read_;  // files of all documents so far
 };
 
 }  // namespace

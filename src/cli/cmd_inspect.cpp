@@ -7,6 +7,7 @@
 
 #include "bench/process.h"
 #include "cli/command.h"
+#include "cli/file_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
@@ -211,8 +212,8 @@ void inspect(const InspectFlags& f) {
 
 void add_inspect(CLI::App& command) {
     auto f = std::make_shared<InspectFlags>();
-    command.add_option("model,-m,--model", f->model.engine.model,
-                       "GGUF file (default: the one set-up fetched)");
+    reads_model(command.add_option("model,-m,--model", f->model.engine.model,
+                                   "GGUF file (default: the one set-up fetched)"));
     command.add_flag("--json", f->json, "print one JSON object");
     command.callback([f] { inspect(*f); });
 }

@@ -11,12 +11,14 @@
 #include <optional>
 
 #include "cli/command.h"
+#include "cli/file_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "memory/budget.h"
 #include "memory/prefix/prefix_file.h"
 #include "prefix/prefix_build.h"
+#include "prefix/prefix_records.h"
 #include "prefix/self_study.h"
 
 namespace palimpsest {
@@ -62,9 +64,9 @@ class Phases {
 
 PrefixRuntime runtime(const Engine& e, Phases& phases) {
     return {.engine = e.runtime(),
-            .progress = [&phases](std::string_view phase, int64_t done, int64_t total) {
-                return phases.show(phase, done, total);
-            }};
+            .progress = [&phases](std::string_view phase, int64_t done,
+                                  int64_t total) { return phases.show(phase, done, total); },
+            .on_note = write_note};
 }
 
 PrefixBuildOptions build_options(const BuildFlags& f) {
@@ -204,6 +206,10 @@ void build(const BuildFlags& f) {
     const std::vector<TraceText> traces = traces_of(f, with, text);
     const std::chrono::duration<double> asking = std::chrono::steady_clock::now() - start;
     const PrefixBuild built = build_prefix(with, text, traces, options);
+    // Before anything is said of it: what took hours is not lost with a closed pipe.
+    const std::vector<std::shared_ptr<const PrefixDocument>> all = {built.document};
+    write_prefixes(f.out, all);
+    forget_folder(options.work_folder);
     write_output(errors_for_people(built.errors, "held-out ") +
                  summary(built, f.self_study > 0 ? asking.count() : 0));
     if (built.errors.n_traces < kFewHeldOut) {
@@ -218,10 +224,6 @@ void build(const BuildFlags& f) {
                 " % of the entries stand for one "
                 "record each, which is no mean: more traces, or fewer entries, would help\n"));
     }
-    const std::vector<std::shared_ptr<const PrefixDocument>> all = {built.document};
-    write_prefixes(f.out, all);
-    std::error_code ignored;
-    std::filesystem::remove_all(options.work_folder, ignored);
     write_listing(cat("written: ", f.out, "\n"));
 }
 
@@ -392,12 +394,13 @@ void compose(const ComposeFlags& f) {
 void add_build(CLI::App& group) {
     auto f = std::make_shared<BuildFlags>();
     CLI::App& c = *group.add_subcommand("build", "make a memory from a text and sample requests");
-    c.add_option("-f,--file", f->file, "the prefix: a text")->required();
-    c.add_option("--traces", f->traces,
-                 "JSON lines of 'prompt' and 'response' like the requests to come");
+    reads_file(c.add_option("-f,--file", f->file, "the prefix: a text"))->required();
+    reads_file(c.add_option("--traces", f->traces,
+                            "JSON lines of 'prompt' and 'response' like the requests to come"));
     c.add_option("--self-study", f->self_study, "no traces: the model asks itself so many times")
         ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
-    c.add_option("-o,--out", f->out, "the file to write: NAME.prefix.gguf")->required();
+    writes_file(c.add_option("-o,--out", f->out, "the file to write: NAME.prefix.gguf"))
+        ->required();
     c.add_option("--name", f->name, "of the document (default: its file's)");
     c.add_option("-b,--budget", f->budget,
                  "bytes held (24MiB; default: a quarter of the prefix's cache)");
@@ -462,15 +465,16 @@ void add_prefix(CLI::App& command) {
 
     auto path = std::make_shared<std::string>();
     CLI::App& i = *command.add_subcommand("info", "what a memory holds, its errors and occupancy");
-    i.add_option("file", *path, "NAME.prefix.gguf")->required();
+    reads_file(i.add_option("file", *path, "NAME.prefix.gguf"))->required();
     i.callback([path] { info(*path); });
 
     auto v = std::make_shared<VerifyFlags>();
     CLI::App& check = *command.add_subcommand("verify", "check a memory against model and prefix");
-    check.add_option("file", v->file, "NAME.prefix.gguf")->required();
-    check.add_option("--traces", v->traces, "measure its errors on these JSON lines");
-    check.add_option("--text", v->text_file, "is it still this text?");
+    reads_file(check.add_option("file", v->file, "NAME.prefix.gguf"))->required();
+    reads_file(check.add_option("--traces", v->traces, "measure its errors on these JSON lines"));
+    reads_file(check.add_option("--text", v->text_file, "is it still this text?"));
     check.add_option("--most", v->most, "traces measured")
+        ->needs("--traces")
         ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
         ->capture_default_str();
     add_model_flags(check, v->model);
@@ -480,10 +484,10 @@ void add_prefix(CLI::App& command) {
     auto m = std::make_shared<ComposeFlags>();
     CLI::App& join = *command.add_subcommand(
         "compose", "put several documents' memories into one file, or drop some");
-    join.add_option("files", m->files, "NAME.prefix.gguf, ...")->required();
+    reads_file(join.add_option("files", m->files, "NAME.prefix.gguf, ..."))->required();
     join.add_option("--drop", m->drop, "name of a document to leave out (repeatable)")
         ->allow_extra_args(false);
-    join.add_option("-o,--out", m->out, "the file to write")->required();
+    writes_file(join.add_option("-o,--out", m->out, "the file to write"))->required();
     join.callback([m] { compose(*m); });
     command.footer(
         "\nExamples:\n"

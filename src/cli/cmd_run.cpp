@@ -2,11 +2,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/file_flags.h"
 #include "cli/memory_flags.h"
 #include "cli/sampling_flags.h"
 #include "cli/setup.h"
@@ -20,6 +22,9 @@
 namespace palimpsest {
 
 namespace {
+
+constexpr const char* kNoPrompt =
+    "the prompt is empty; write a question after 'run', or pipe one in";
 
 struct RunFlags {
     ModelFlags model;
@@ -67,16 +72,27 @@ void check_marks(const RunFlags& f, const std::vector<TextPart>& parts) {
             "--memory-budget");
 }
 
+/// Was nothing said, so that the question can only come from a pipe?
+bool is_question_piped(const RunFlags& f) {
+    return f.prompt.empty() && f.files.empty() && f.keep_files.empty() && isatty(STDIN_FILENO) == 0;
+}
+
+/// What cannot work, before a model is loaded in vain.
+void check_run(const RunFlags& f) {
+    const bool has_text = std::ranges::any_of(f.prompt, [](const std::string& word) {
+        return word.find_first_not_of(" \t\r\n") != std::string::npos;
+    });
+    require(has_text || is_question_piped(f) || !f.files.empty() || !f.keep_files.empty(),
+            kNoPrompt);
+}
+
 /// The documents, each under its name if there are several, then the question.
 std::vector<TextPart> read_parts(const RunFlags& f, const Tokenizer& tokenizer) {
     std::vector<TextPart> parts;
     std::string question;
     for (const std::string& p : f.prompt) question += (question.empty() ? "" : " ") + p;
     std::vector<std::string> files = f.files;
-    const bool piped = isatty(STDIN_FILENO) == 0;
-    if (question.empty() && files.empty() && f.keep_files.empty() && piped) {
-        question = read_file("-");
-    }
+    if (is_question_piped(f)) question = read_file("-");
     if (question == "-") question = read_file("-");
     const size_t n_files = files.size() + f.keep_files.size();
     const auto document = [&](const std::string& path) {
@@ -94,7 +110,7 @@ std::vector<TextPart> read_parts(const RunFlags& f, const Tokenizer& tokenizer) 
     for (const TextPart& p : parts) {
         empty = empty && p.text.find_first_not_of(" \t\r\n") == std::string::npos;
     }
-    require(!empty, "the prompt is empty; write a question after 'run', or pipe one in");
+    require(!empty, kNoPrompt);
     return parts;
 }
 
@@ -102,13 +118,15 @@ double rate(int64_t n, double seconds) {
     return seconds > 0 ? static_cast<double>(n) / seconds : 0;
 }
 
-nlohmann::json to_json(const GenerateResult& r, const MemoryUsage& u) {
+/// `n_read`: tokens of the prompt that were read; not all, if it was interrupted.
+nlohmann::json to_json(const GenerateResult& r, int64_t n_read, const MemoryUsage& u) {
     return {{"text", r.text},
             {"stop_reason", to_string(r.reason)},
             {"prompt_tokens", r.n_prompt},
+            {"prompt_tokens_read", n_read},
             {"generated_tokens", r.n_generated},
             {"time_to_first_token_s", r.prefill_s},
-            {"prefill_tokens_per_s", rate(r.n_prompt, r.prefill_s)},
+            {"prefill_tokens_per_s", rate(n_read, r.prefill_s)},
             {"decode_tokens_per_s", rate(r.n_generated, r.decode_s)},
             {"memory",
              {{"positions_seen", u.positions_seen},
@@ -137,12 +155,14 @@ std::string for_people(const GenerateResult& r, const MemoryReport& report) {
 }
 
 void run(const RunFlags& f) {
+    check_run(f);
     const AnswerOptions options = answer_options(f.answer);
     const Engine engine = open_engine(f.model);
     const Tokenizer& tokenizer = engine.runtime().loaded().require_tokenizer();
     Conversation conversation = begin_conversation(engine, f.model, f.answer, f.raw);
     write_notes(conversation.notes());
     Generation answer = conversation.ask(read_parts(f, tokenizer), options);
+    const int64_t start = conversation.position();
 
     catch_interrupts();
     ProgressBar bar("reading");
@@ -160,7 +180,8 @@ void run(const RunFlags& f) {
     bar.clear();
     const MemoryUsage usage = conversation.session().memory().usage();
     if (f.json) {
-        write_output(json_text(to_json(result, usage), 2) + "\n");
+        const int64_t n_read = std::min(result.n_prompt, conversation.position() - start);
+        write_output(json_text(to_json(result, n_read, usage), 2) + "\n");
     } else if (!result.text.ends_with('\n')) {
         write_output("\n");
     }
@@ -179,13 +200,11 @@ void run(const RunFlags& f) {
 void add_run(CLI::App& command) {
     auto f = std::make_shared<RunFlags>();
     command.add_option("prompt", f->prompt, "the question; '-' reads it from standard input");
-    command
-        .add_option("-f,--file", f->files,
-                    "a document to read first (repeatable; '-' is standard input)")
+    reads_file(command.add_option("-f,--file", f->files,
+                                  "a document to read first (repeatable; '-' is standard input)"))
         ->allow_extra_args(false);
-    command
-        .add_option("--keep-file", f->keep_files,
-                    "a document to read first and never to forget (repeatable)")
+    reads_file(command.add_option("--keep-file", f->keep_files,
+                                  "a document to read first and never to forget (repeatable)"))
         ->allow_extra_args(false);
     command
         .add_option("--keep-text", f->keep_texts,
@@ -196,11 +215,13 @@ void add_run(CLI::App& command) {
     add_memory_flags(command, f->model.memory);
     add_answer_flags(command, f->answer);
     add_text_flags(command, f->text);
-    command.add_flag("--raw", f->raw, "no chat template: continue the text as it is");
+    command.add_flag("--raw", f->raw, "no chat template: continue the text as it is")
+        ->excludes("--system")
+        ->excludes("--chat-template");
     command.add_flag("--json", f->json, "print one JSON object with the answer and its figures");
     command.add_flag("--report", f->report, "say what the memory kept and what it let go");
-    command.add_option("--report-json", f->report_file,
-                       "the same as JSON, into a file ('-': standard output)");
+    writes_file(command.add_option("--report-json", f->report_file,
+                                   "the same as JSON, into a file ('-': standard output)"));
     command.add_flag("-q,--quiet", f->quiet, "print the answer and nothing else");
     command.footer(
         "\nExamples:\n"

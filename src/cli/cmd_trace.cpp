@@ -1,18 +1,18 @@
 // palimpsest trace: logits as JSON, for tests and research. docs/formats.md describes the output.
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <system_error>
+#include <optional>
 
 #include "cli/command.h"
+#include "cli/file_flags.h"
 #include "cli/memory_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "core/output_file.h"
 #include "text/json_text.h"
 
 namespace palimpsest {
@@ -49,6 +49,8 @@ std::vector<TokenId> read_token_file(const std::string& path, int64_t n_vocab) {
 
 std::vector<TokenId> read_tokens(const TraceFlags& f, const LoadedModel& loaded) {
     require(f.tokens_file.empty() != f.text_file.empty(), "name --tokens or --file, one of them");
+    require(f.tokens_file.empty() || !f.text.replace_invalid,
+            "--replace-invalid-utf8 is for a text, and --tokens names ids");
     if (!f.text_file.empty()) {
         const Tokenizer& t = loaded.require_tokenizer();
         std::vector<TokenId> tokens = t.beginning();
@@ -59,30 +61,19 @@ std::vector<TokenId> read_tokens(const TraceFlags& f, const LoadedModel& loaded)
     return read_token_file(f.tokens_file, loaded.config().n_vocab);
 }
 
-/// A file or standard output, written piece by piece; every failure is an OutputError.
+/// A file or standard output, written piece by piece.
 class JsonOut {
  public:
-    explicit JsonOut(const std::string& path) : path_(path) {
-        if (path_ == "-") return;
-        file_.open(path_, std::ios::binary | std::ios::trunc);
-        if (!file_) fail();
+    explicit JsonOut(const std::string& path) {
+        if (path != "-") file_.emplace(path);
     }
-    void write(const std::string& text) {
-        if (path_ == "-") return write_output(text);
-        if (!file_.write(text.data(), std::ssize(text))) fail();
-    }
+    void write(const std::string& text) { file_ ? file_->add(text) : write_output(text); }
     void close() {
-        if (path_ == "-") return;
-        file_.close();
-        if (!file_) fail();
+        if (file_) file_->finish();
     }
 
  private:
-    [[noreturn]] void fail() const {
-        throw OutputError(cat("'", path_, "': ", std::generic_category().message(errno)));
-    }
-    std::string path_;
-    std::ofstream file_;
+    std::optional<OutputFile> file_;
 };
 
 /// Shortest decimal text that reads back as the same float.
@@ -275,14 +266,17 @@ void trace(const TraceFlags& f) {
 
 void add_trace(CLI::App& command) {
     auto f = std::make_shared<TraceFlags>();
-    command.add_option("--tokens", f->tokens_file, "JSON array of token ids ('-': standard input)");
-    command.add_option("-f,--file", f->text_file, "a text instead");
-    command.add_option("--question-tokens", f->question_file,
-                       "JSON array of token ids read after the last eviction, which lets nothing "
-                       "more go");
-    command.add_option("--decode-tokens", f->decode_file,
-                       "JSON array of token ids read one by one after the prompt, as if the model "
-                       "had written them");
+    reads_file(command.add_option("--tokens", f->tokens_file,
+                                  "JSON array of token ids ('-': standard input)"));
+    reads_file(command.add_option("-f,--file", f->text_file, "a text instead"));
+    reads_file(command.add_option(
+        "--question-tokens", f->question_file,
+        "JSON array of token ids read after the last eviction, which lets nothing "
+        "more go"));
+    reads_file(command.add_option(
+        "--decode-tokens", f->decode_file,
+        "JSON array of token ids read one by one after the prompt, as if the model "
+        "had written them"));
     command
         .add_option("--ratio", f->ratio,
                     "share of what was read to evict, instead of a budget (with --one-shot, the "
@@ -304,7 +298,8 @@ void add_trace(CLI::App& command) {
         ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
     command.add_flag("--dump-memory", f->dump_memory,
                      "write what the residue holds after every compression");
-    command.add_option("-o,--out", f->out, "where the JSON goes")->capture_default_str();
+    writes_file(command.add_option("-o,--out", f->out, "where the JSON goes"))
+        ->capture_default_str();
     add_model_flags(command, f->model);
     add_prefix_flags(command, f->model);
     add_memory_flags(command, f->model.memory);

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <optional>
 
 #include "cli/command.h"
+#include "cli/file_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
@@ -48,6 +50,23 @@ std::string beside(const std::string& out, std::string_view suffix) {
     return cat(path, suffix);
 }
 
+/// What comes beside OUT must not be what is learnt from, and OUT is written again and again.
+void require_files_apart(const TrainFlags& f) {
+    std::error_code error;
+    require(
+        !std::filesystem::exists(f.out, error) || std::filesystem::is_regular_file(f.out, error),
+        "--out '", f.out, "' is no regular file; a training writes it again and again, and ",
+        "other files beside it");
+    std::vector<NamedFile> written;
+    for (const char* suffix : {".checkpoint", ".log.jsonl", ".loss.svg"}) {
+        written.push_back({"--out", beside(f.out, suffix)});
+    }
+    std::vector<NamedFile> read = {{"--model", model_path(f.model.engine)},
+                                   {"--sidecar", f.model.memory.sidecar}};
+    for (const std::string& path : f.documents) read.push_back({"--documents", path});
+    require_apart(written, read);
+}
+
 /// One training, from flags to files.
 class Training {
  public:
@@ -74,8 +93,7 @@ class Training {
 
     /// False: interrupted; what was done is saved.
     bool run() {
-        const std::string checkpoint = beside(flags_.out, ".checkpoint");
-        if (flags_.resume) trainer_->load(checkpoint);
+        if (flags_.resume) go_on_from(beside(flags_.out, ".checkpoint"));
         log_.emplace(beside(flags_.out, ".log.jsonl"), trainer_->n_done());
         write_message(cat("training a ", kind_.name, " on ",
                           human_count(std::ssize(corpus_.learnt)), " windows of ",
@@ -100,6 +118,16 @@ class Training {
     [[nodiscard]] bool has_saved() const { return trainer_->n_done() > first_; }
 
  private:
+    /// A checkpoint that was damaged is as good as none.
+    void go_on_from(const std::string& checkpoint) {
+        try {
+            trainer_->load(checkpoint);
+        } catch (const Error& e) {
+            if (e.code() != ErrorCode::kCorrupt) throw;
+            write_note(cat(e.what(), "; the training begins anew"));
+        }
+    }
+
     /// Checked as a whole before hours go into one that could not be written.
     [[nodiscard]] std::unique_ptr<EvictionWeights> sidecar_of(const TrainFlags& f) const {
         if (f.model.memory.sidecar.empty()) return nullptr;
@@ -186,6 +214,7 @@ void train(TrainFlags f, const ObjectiveKind& kind) {
             " leaves an indexer nothing to rank: it learns from ", n_taught,
             " tokens, of which the first ", kTrainedSinks, " stay as well");
     f.corpus.seed = f.objective.seed = f.training.seed;
+    require_files_apart(f);
     catch_interrupts();
     Training training(f, kind);
     if (!training.run()) {
@@ -225,9 +254,9 @@ void add_schedule_flags(CLI::App& command, TrainFlags& f) {
 
 void add_data_flags(CLI::App& command, TrainFlags& f) {
     const auto many = CLI::Range(int64_t{1}, kMostSteps);
-    command
-        .add_option("-d,--documents", f.documents,
-                    "texts to learn from: text files, or .jsonl with a field \"text\" a line")
+    reads_file(command.add_option(
+                   "-d,--documents", f.documents,
+                   "texts to learn from: text files, or .jsonl with a field \"text\" a line"))
         ->required();
     command.add_option("--length", f.corpus.length, "tokens of a document that is learnt from")
         ->check(CLI::Range(int64_t{8}, int64_t{1} << 20))
@@ -323,11 +352,11 @@ void add_objective(CLI::App& train_command, const ObjectiveKind& kind) {
     CLI::App& command =
         *train_command.add_subcommand(std::string(kind.name), std::string(kind.summary));
     auto f = std::make_shared<TrainFlags>();
-    command.add_option("-m,--model", f->model.engine.model,
-                       "GGUF file (default: the one set-up fetched)");
-    command.add_option("-o,--out", f->out, "the sidecar to write")->required();
-    command.add_option("--sidecar", f->model.memory.sidecar,
-                       "a sidecar of this model, whose other parts are kept");
+    reads_model(command.add_option("-m,--model", f->model.engine.model,
+                                   "GGUF file (default: the one set-up fetched)"));
+    writes_file(command.add_option("-o,--out", f->out, "the sidecar to write"))->required();
+    reads_file(command.add_option("--sidecar", f->model.memory.sidecar,
+                                  "a sidecar of this model, whose other parts are kept"));
     command
         .add_option("-t,--threads", f->model.engine.threads, "threads (default: all processors)")
         ->check(CLI::Range(1, GGML_MAX_N_THREADS));

@@ -6,10 +6,10 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/file_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "core/error.h"
-#include "core/whole_file.h"
 #include "text/json_text.h"
 #include "train/material/material.h"
 
@@ -50,11 +50,7 @@ void train_data(const TrainDataFlags& f) {
     for (const std::string& text : documents) {
         lines += json_text(nlohmann::json{{"text", text}}) + "\n";
     }
-    if (f.output == "-") {
-        write_output(lines);
-    } else {
-        write_whole_file(f.output, lines);  // half of it would be taken for all
-    }
+    write_file(f.output, lines);
     write_message(dim(cat(human_count(std::ssize(documents)), " documents, ",
                           human_count(std::ssize(lines)), " bytes\n")));
 }
@@ -63,15 +59,18 @@ void train_data(const TrainDataFlags& f) {
 
 void add_train_data(CLI::App& command) {
     auto f = std::make_shared<TrainDataFlags>();
-    command.add_option("-o,--output", f->output, "where to write JSON lines; '-': standard output")
+    writes_file(command.add_option("-o,--output", f->output,
+                                   "where to write JSON lines; '-': standard output"))
         ->required();
-    command.add_option("--documents", f->material.n_documents, "how many")->capture_default_str();
+    command.add_option("--documents", f->material.n_documents, "how many")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+        ->capture_default_str();
     command
         .add_option("--characters", f->material.n_characters,
                     "how long each is, a sixth more or less")
         ->capture_default_str();
-    command.add_option("--texts", f->texts,
-                       "texts, or folders of texts, to take windows of (default: none)");
+    reads_file(command.add_option(
+        "--texts", f->texts, "texts, or folders of texts, to take windows of (default: none)"));
     command
         .add_option("--text-share", f->material.text_share,
                     "share of the documents that are windows of those texts")

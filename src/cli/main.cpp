@@ -1,9 +1,11 @@
 #include <unistd.h>
 
+#include <array>
+#include <climits>
 #include <cstdlib>
-#include <filesystem>
 
 #include "cli/command.h"
+#include "cli/last_words.h"
 
 namespace {
 
@@ -15,16 +17,17 @@ void sleep_in_long_waits(char** argv) {
     // NOLINTBEGIN(concurrency-mt-unsafe): there is no other thread yet.
     const bool is_set =
         std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr;
-    std::error_code error;
-    const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
-    if (is_set || error || setenv("GOMP_SPINCOUNT", "2000", 1) != 0) return;
+    std::array<char, PATH_MAX> program{};
+    const ssize_t n = readlink("/proc/self/exe", program.data(), program.size() - 1);
+    if (is_set || n < 0 || setenv("GOMP_SPINCOUNT", "2000", 1) != 0) return;
     // NOLINTEND(concurrency-mt-unsafe)
-    execv(program.c_str(), argv);  // returns only if it cannot: then threads spin
+    execv(program.data(), argv);  // returns only if it cannot: then threads spin
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
     sleep_in_long_waits(argv);
+    palimpsest::have_last_words();
     return palimpsest::run_program(argc, argv);
 }

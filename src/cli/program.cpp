@@ -1,13 +1,19 @@
 #include <array>
 #include <csignal>
+#include <filesystem>
 #include <new>
+#include <system_error>
+#include <vector>
 
 #include "cli/command.h"
+#include "cli/file_flags.h"
+#include "cli/last_words.h"
 #include "cli/lost_files.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "core/error.h"
 #include "memory/kernels/attention_kernel.h"
+#include "memory/option_reader.h"
 #include "model/dense_product.h"
 #include "model/int8_kernel.h"
 #include "text/utf8.h"
@@ -48,6 +54,20 @@ int fail(std::string_view message, int status) {
     return status;
 }
 
+/// Where no command was named, or none that there is: how to say what was probably meant.
+std::string what_to_type(int argc, const char* const* argv) {
+    constexpr const char* kHow =
+        "ask a question with: palimpsest run 'Name three rivers.'; talk with: palimpsest chat";
+    if (argc < 2) return cat("what should be done? ", kHow);
+    const std::string_view first = argv[1];
+    if (first.starts_with('-')) return "";
+    std::vector<std::string_view> names;
+    for (const Command& c : kCommands) names.push_back(c.name);
+    const std::string near = nearest_name(first, names);
+    return cat("no command is called '", first, "'; ",
+               near.empty() ? "" : cat("did you mean '", near, "'? Or "), kHow);
+}
+
 /// The help of the innermost command that was named.
 std::string help_of(const CLI::App& program) {
     const CLI::App* shown = &program;
@@ -82,6 +102,7 @@ void add_commands(CLI::App& program) {
             int8_obstacle().empty() ? cat("; products: int8 by ", int8_instructions()) : "",
             "; attention: ", attention_target(), has_bf16_attention() ? " with bf16" : ""));
     program.require_subcommand(1);
+    program.parse_complete_callback([&program] { check_flags(program); });
     for (const Command& c : kCommands) {
         CLI::App* sub = program.add_subcommand(std::string(c.name), std::string(c.summary));
         c.add(*sub);
@@ -90,8 +111,9 @@ void add_commands(CLI::App& program) {
 
 int run_program(int argc, const char* const* argv) {
     limit_kernels();
-    // A closed pipe is a failed write with a message, not a silent end.
+    // A closed pipe is a failed write with a message, not a silent end; so is a file at its limit.
     std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGXFSZ, SIG_IGN);
     // Until a command knows better: while a model loads, say, there is nothing to save.
     end_on_interrupts();
     end_on_lost_files();
@@ -103,14 +125,22 @@ int run_program(int argc, const char* const* argv) {
     } catch (const CLI::RuntimeError& e) {
         return e.get_exit_code();
     } catch (const CLI::ParseError& e) {
-        return fail(cat(e.what(), "; see --help"), exit_code(ErrorCode::kInvalidArgument));
+        const std::string what = program.get_subcommands().empty() ? what_to_type(argc, argv) : "";
+        return fail(cat(what.empty() ? e.what() : what, "; see --help"),
+                    exit_code(ErrorCode::kInvalidArgument));
     } catch (const Error& e) {
         // Work that was asked to stop says so in words of its own.
         return fail(e.what(), interrupted() ? kInterrupted : exit_code(e.code()));
     } catch (const OutputError& e) {
         return fail(cat("cannot write the output: ", e.what()), kOutputFailed);
     } catch (const std::bad_alloc&) {
-        return fail("out of memory", kOutOfMemory);
+        return fail(kNoMemory, kOutOfMemory);
+    } catch (const std::filesystem::filesystem_error& e) {
+        return fail(cat("cannot use '", e.path1().string(), "': ", e.code().message()),
+                    exit_code(ErrorCode::kNotFound));
+    } catch (const std::system_error& e) {
+        if (is_shortage(e)) return fail(kNoMemory, kOutOfMemory);
+        return fail(cat("unexpected: ", e.what()), kUnexpected);
     } catch (const std::exception& e) {
         return fail(cat("unexpected: ", e.what()), kUnexpected);
     }

@@ -5,6 +5,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "core/append_file.h"
 #include "core/gguf.h"
 
 namespace palimpsest {
@@ -23,22 +24,18 @@ class ResultsFile {
     };
     using Read = std::function<Known(const std::string& text, const std::string& name)>;
 
-    /// Half a line at the end, which an interrupted run left, is taken off. Throws OutputError if
-    /// the file cannot be written, and as `read` does.
+    /// Half a line at the end, which an interrupted run left, is taken off. Throws as AppendFile
+    /// and `read` do: two runs at once would measure, and count, everything twice.
     ResultsFile(const std::string& path, const Read& read);
-    ~ResultsFile();
-    ResultsFile(const ResultsFile&) = delete;
-    ResultsFile& operator=(const ResultsFile&) = delete;
 
     [[nodiscard]] bool has(const std::string& key) const { return keys_.contains(key); }
     [[nodiscard]] size_t size() const { return keys_.size(); }
 
-    /// Throws OutputError.
+    /// Throws kUnwritable.
     void add(const std::string& key, const std::string& line);
 
  private:
-    std::string path_;
-    int fd_ = -1;
+    AppendFile file_;
     std::unordered_set<std::string> keys_;
 };
 

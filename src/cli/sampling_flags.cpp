@@ -1,6 +1,8 @@
 #include "cli/sampling_flags.h"
 
+#include "cli/file_flags.h"
 #include "cli/setup.h"
+#include "core/error.h"
 #include "text/chat_template.h"
 
 namespace palimpsest {
@@ -37,11 +39,10 @@ void add_answer_flags(CLI::App& command, AnswerFlags& flags) {
         ->capture_default_str();
     command.add_option("--seed", s.seed, "the same seed gives the same text")
         ->capture_default_str();
-    CLI::Option* grammar = command.add_option("--grammar-file", flags.grammar_file,
-                                              "GBNF grammar the answer must follow");
-    command
-        .add_option("--json-schema", flags.schema_file,
-                    "file with a JSON schema: the answer is JSON that fits it")
+    CLI::Option* grammar = reads_file(command.add_option("--grammar-file", flags.grammar_file,
+                                                         "GBNF grammar the answer must follow"));
+    reads_file(command.add_option("--json-schema", flags.schema_file,
+                                  "JSON schema: the answer is JSON that fits it"))
         ->excludes(grammar);
     command.add_option("--stop", flags.stop, "end the answer before this text (repeatable)")
         ->allow_extra_args(false);
@@ -55,10 +56,12 @@ void add_answer_flags(CLI::App& command, AnswerFlags& flags) {
 AnswerOptions answer_options(const AnswerFlags& flags) {
     AnswerOptions options = {
         .sampling = flags.sampling, .max_tokens = flags.max_tokens, .stop = flags.stop};
-    if (!flags.grammar_file.empty()) options.sampling.grammar = read_file(flags.grammar_file);
-    if (!flags.schema_file.empty()) {
-        options.sampling.grammar = grammar_of_schema(read_file(flags.schema_file));
-    }
+    std::string& grammar = options.sampling.grammar;
+    if (!flags.schema_file.empty()) grammar = grammar_of_schema(read_file(flags.schema_file));
+    if (flags.grammar_file.empty()) return options;
+    grammar = read_file(flags.grammar_file);
+    require(grammar.find_first_not_of(" \t\r\n") != std::string::npos, "the grammar '",
+            flags.grammar_file, "' is empty, and would allow everything");
     return options;
 }
 

@@ -7,13 +7,15 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <fstream>
 #include <system_error>
 
+#include "cli/file_flags.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "core/whole_file.h"
 #include "engine/memory_choice.h"
 #include "model/linear.h"
+#include "model/load.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -25,6 +27,8 @@ namespace {
                 cat("cannot read '", path, "': ", std::generic_category().message(error)));
 }
 
+constexpr size_t kMostBytes = size_t{1} << 30;  // of a text
+
 std::string read_descriptor(const std::string& path, int fd) {
     std::string text;
     std::array<char, 1 << 16> part{};
@@ -34,17 +38,29 @@ std::string read_descriptor(const std::string& path, int fd) {
         if (n < 0) cannot_read(path, errno);
         if (n == 0) return text;
         text.append(part.data(), static_cast<size_t>(n));
+        // Some devices never end.
+        require(text.size() <= kMostBytes, "'", path, "' has more than ", kMostBytes, " bytes");
     }
 }
 
 }  // namespace
 
+std::vector<NamedFile> files_read(const ModelFlags& flags) {
+    const std::string model = model_path(flags.engine);
+    const std::string& named = flags.memory.sidecar;
+    std::vector<NamedFile> files = {{"the model", model},
+                                    {"--sidecar", named.empty() ? sidecar_beside(model) : named}};
+    for (const std::string& path : flags.memory.prefixes) files.push_back({"--prefix", path});
+    return files;
+}
+
 void add_model_flag(CLI::App& command, ModelFlags& flags) {
-    command.add_option("-m,--model", flags.engine.model,
-                       "GGUF file (default: the one set-up fetched)");
-    command.add_option("--sidecar", flags.memory.sidecar,
-                       "trained weights for what is evicted (default: MODEL.evict.gguf beside "
-                       "the model, if it is there)");
+    reads_model(command.add_option("-m,--model", flags.engine.model,
+                                   "GGUF file (default: the one set-up fetched)"));
+    reads_sidecar(
+        command.add_option("--sidecar", flags.memory.sidecar,
+                           "trained weights for what is evicted (default: MODEL.evict.gguf beside "
+                           "the model, if it is there)"));
 }
 
 void add_reading_flag(CLI::App& command, ModelFlags& flags) {
@@ -81,21 +97,25 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
 
 void add_prefix_flags(CLI::App& command, ModelFlags& flags) {
     const char* const group = "Prefix";
-    command
-        .add_option("--prefix", flags.memory.prefixes,
-                    "a prefix memory that stands before everything (repeatable; 'palimpsest prefix "
-                    "build' makes one)")
+    reads_file(command.add_option(
+                   "--prefix", flags.memory.prefixes,
+                   "a prefix memory that stands before everything (repeatable; 'palimpsest prefix "
+                   "build' makes one)"))
         ->allow_extra_args(false)
         ->group(group);
     command
         .add_flag("--prefix-gate", flags.memory.prefix_gate,
                   "where a query is unlike any trace, read the exact prefix, if the file has it")
+        ->needs("--prefix")
         ->group(group);
 }
 
 void write_notes(const std::vector<std::string>& notes) {
-    for (const std::string& note : notes)
-        write_message(cat("palimpsest: ", printable_lines(note), "\n"));
+    for (const std::string& note : notes) write_note(note);
+}
+
+void write_note(const std::string& note) {
+    write_message(cat("palimpsest: ", printable_lines(note), "\n"));
 }
 
 MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice) {
@@ -138,10 +158,7 @@ std::string read_file(const std::string& path) {
 
 void write_file(const std::string& path, const std::string& content) {
     if (path == "-") return write_output(content);
-    std::ofstream file(path, std::ios::binary | std::ios::trunc);
-    file.write(content.data(), std::ssize(content));
-    file.close();
-    if (!file) throw OutputError(cat("'", path, "': ", std::generic_category().message(errno)));
+    write_whole_file(path, content);
 }
 
 void add_text_flags(CLI::App& command, TextFlags& flags) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "cli/file_flags.h"
 #include "cli/sampling_flags.h"
 #include "engine/runtime.h"
 #include "palimpsest/conversation.h"
@@ -15,6 +16,9 @@ struct ModelFlags {
     EngineOptions engine;
     MemoryChoice memory;
 };
+
+/// What a command with these flags reads: for files that it writes without a flag of theirs.
+std::vector<NamedFile> files_read(const ModelFlags& flags);
 
 /// Declares -m/--model and --sidecar alone.
 void add_model_flag(CLI::App& command, ModelFlags& flags);
@@ -38,11 +42,12 @@ Conversation begin_conversation(const Engine& engine, const ModelFlags& flags,
 
 /// What a user should know, to standard error.
 void write_notes(const std::vector<std::string>& notes);
+void write_note(const std::string& note);
 
 /// The whole of a file, or of standard input for "-". Throws kNotFound.
 std::string read_file(const std::string& path);
 
-/// Writes a whole file, or standard output for "-". Throws OutputError.
+/// Writes a whole file, or standard output for "-". Throws kUnwritable, or OutputError.
 void write_file(const std::string& path, const std::string& content);
 
 /// Flags of text that goes to the model.

@@ -3,15 +3,19 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 #include "palimpsest/error.h"
 
 namespace palimpsest {
 
-/// Process exit status: 2, 3, 4, 5, 6 in the order above, 70 for kInternal.
+/// Process exit status: 2, 3, 4, 5, 6, 74 in the order of ErrorCode, 70 for kInternal.
 [[nodiscard]] int exit_code(ErrorCode code) noexcept;
-/// HTTP status: 400, 404, 422, 501, 507, 500 in the order above.
+/// HTTP status: 400, 404, 422, 501, 507, 503, 500 in that order.
 [[nodiscard]] int http_status(ErrorCode code) noexcept;
+
+/// Is it memory that is missing, or threads, which need some too?
+[[nodiscard]] bool is_shortage(const std::system_error& error) noexcept;
 
 /// Joins printable values into one message.
 template <typename... Parts>

@@ -279,6 +279,7 @@ int64_t Conversation::room() const { return parts_->session->room(); }
 void Conversation::save(const std::string& path) const {
     require(parts_->running == nullptr, "a conversation is saved between two turns only");
     std::ostringstream out;
+    out.exceptions(std::ios::badbit);  // no memory is said, not left out
     out.write(kMagic.data(), kMagic.size());
     const std::string name = parts_->template_name();
     put_all(out, std::vector<char>(name.begin(), name.end()));

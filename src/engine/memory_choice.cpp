@@ -51,13 +51,13 @@ void check_unbounded(const MemoryChoice& c, const EvictionOptions& o) {
     const bool more = !o.allocator.empty() || !c.allocator.empty() || o.residue != "none" ||
                       !(c.residue.empty() || c.residue == "none") || !o.settings.empty() ||
                       !c.settings.empty() || c.one_shot || c.n_sink >= 0 || c.n_recent >= 0 ||
-                      c.positions != "auto";
-    require(!more,
-            "these choices say how to evict, but nothing is evicted without a memory budget "
-            "(--memory-budget)");
+                      c.positions != "auto" || c.interval != MemoryChoice().interval;
     require(c.budget.empty() && c.evicted < 0,
             "policy 'full' forgets nothing and cannot keep to the budget '", c.budget,
             "'; name another policy, or none");
+    require(!more,
+            "these choices say how to evict, but nothing is evicted without a memory budget "
+            "(--memory-budget)");
 }
 
 void set_budget(const MemoryChoice& c, EvictionOptions& o) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <fstream>
 #include <istream>
 #include <ostream>
 #include <string>
@@ -54,14 +53,6 @@ std::vector<T> take_all(std::istream& in, int64_t most) {
         if (!in) throw Error(ErrorCode::kCorrupt, "the saved memory ends too early");
     }
     return values;
-}
-
-/// Closes a file that was written. Throws kExhausted, naming it, if not all of it is there.
-inline void finish(std::ofstream& out, const std::string& path) {
-    out.close();
-    if (!out) {
-        throw Error(ErrorCode::kExhausted, cat("'", path, "' could not be written (disk full?)"));
-    }
 }
 
 }  // namespace palimpsest

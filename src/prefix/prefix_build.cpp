@@ -8,12 +8,15 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
+#include <optional>
 #include <random>
 #include <set>
+#include <sstream>
 
 #include "core/digest.h"
 #include "core/error.h"
+#include "core/file_lock.h"
+#include "core/sealed_file.h"
 #include "engine/session.h"
 #include "memory/binary_stream.h"
 #include "memory/prefix/prefix_assembly.h"
@@ -90,7 +93,7 @@ std::string purpose_of(const PrefixRuntime& with, const PrefixPieces& pieces,
         sum.add(std::as_bytes(std::span(text.tokens())));
     }
     for (const TraceTokens& t : chosen.all) sum.add(std::as_bytes(std::span(t.tokens)));
-    return cat("prefix 4 ", h.model, " ", sum.hex(), "\n");
+    return cat("prefix 5 ", h.model, " ", sum.hex(), "\n");
 }
 
 /// What records depend on besides.
@@ -188,8 +191,9 @@ double share_of_kept(const PrefixRuntime& with, const PrefixText& text,
     return why.empty() ? share : 0;
 }
 
-void put_book(const fs::path& path, const Codebook& book) {
-    std::ofstream out(path, std::ios::binary);
+void save_book(const fs::path& path, const Codebook& book) {
+    std::ostringstream out;
+    out.exceptions(std::ios::badbit);  // no memory is said, not left out
     put_all(out, book.queries);
     put_all(out, book.outputs);
     put_all(out, book.lse);
@@ -197,12 +201,12 @@ void put_book(const fs::path& path, const Codebook& book) {
     put_all(out, book.radius);
     put(out, static_cast<int64_t>(book.whitening.size()));
     for (const Whitening& w : book.whitening) put_all(out, w.root);
-    finish(out, path.string());
+    write_sealed(path.string(), std::move(out).str());
 }
 
-Codebook take_book(const fs::path& path, const PrefixLayout& layout) {
+Codebook book_in(std::string saved, const PrefixLayout& layout) {
     constexpr int64_t kMost = int64_t{1} << 40;
-    std::ifstream in(path, std::ios::binary);
+    std::istringstream in(std::move(saved));
     Codebook book = {.n_block = layout.blocks(), .d_head = layout.d_head};
     book.queries = take_all<float>(in, kMost);
     book.outputs = take_all<float>(in, kMost);
@@ -216,60 +220,97 @@ Codebook take_book(const fs::path& path, const PrefixLayout& layout) {
     return book;
 }
 
-/// Clusters layer after layer. Finished ones of an interrupted run with the same options are taken
+/// A dictionary of an interrupted run; nullopt if it has none, or a damaged one.
+std::optional<Codebook> saved_book(const PrefixRuntime& with, const fs::path& path,
+                                   const PrefixLayout& layout) {
+    try {
+        std::optional<std::string> saved = read_sealed(path.string());
+        if (!saved) return std::nullopt;
+        return book_in(std::move(*saved), layout);
+    } catch (const Error& e) {
+        with.note(cat(e.what(), "; its dictionary is made again"));
+        return std::nullopt;
+    }
+}
+
+/// Clusters layer after layer. Dictionaries of an interrupted run with the same options are taken
 /// from the work folder.
 struct Dictionaries {
     PrefixAssembly all, mean;
 };
 
-Dictionaries cluster(const PrefixRuntime& with, const PrefixRecords& records,
-                     const PrefixHeader& header, const PrefixBuildOptions& o) {
-    PrefixHeader mean_header = header;
-    mean_header.is_whitened = false;
-    Dictionaries made = {PrefixAssembly(header, o.storage), PrefixAssembly(mean_header, o.storage)};
-    const PrefixLayout& at = header.layout;
-    const fs::path folder = records.folder() / cat("books_", header.k, "_", header.n_traces, "_",
-                                                   at.heads_per_key, at.is_shared, o.whiten, "_",
-                                                   o.seed, "_", static_cast<int>(o.aggregation));
-    fs::create_directories(folder);
-    for (int64_t layer = 0; layer < header.n_layer; ++layer) {
+class Clustering {
+ public:
+    Clustering(const PrefixRuntime& with, const PrefixRecords& records, const PrefixHeader& header,
+               const PrefixBuildOptions& o)
+        : with_(with),
+          records_(records),
+          header_(header),
+          o_(o),
+          folder_(records.folder() / cat("books_", header.k, "_", header.n_traces, "_",
+                                         header.layout.heads_per_key, header.layout.is_shared,
+                                         o.whiten, "_", o.seed, "_",
+                                         static_cast<int>(o.aggregation))) {
+        fs::create_directories(folder_);
+    }
+
+    Dictionaries run() {
+        PrefixHeader mean_header = header_;
+        mean_header.is_whitened = false;
+        Dictionaries made = {PrefixAssembly(header_, o_.storage),
+                             PrefixAssembly(mean_header, o_.storage)};
+        for (int64_t layer = 0; layer < header_.n_layer; ++layer) {
+            add_layer(layer, made);
+            with_.tell("clustering layers", layer + 1, header_.n_layer);
+        }
+        return made;
+    }
+
+ private:
+    void add_layer(int64_t layer, Dictionaries& to) {
+        const PrefixLayout& at = header_.layout;
         std::vector<Codebook> books;
         std::vector<Codebook> means;
-        const fs::path done = folder / cat("layer_", layer, ".done");
-        const bool is_there = fs::exists(done);
         for (int64_t c = 0; c < at.n_codebooks(); ++c) {
-            const fs::path path = folder / cat("layer_", layer, "_", c);
-            const fs::path mean_path = folder / cat("mean_", layer, "_", c);
-            if (is_there) {
-                books.push_back(take_book(path, at));
-                means.push_back(take_book(mean_path, at));
-                continue;
+            const fs::path path = folder_ / cat("layer_", layer, "_", c);
+            const fs::path mean_path = folder_ / cat("mean_", layer, "_", c);
+            std::optional<Codebook> book = saved_book(with_, path, at);
+            std::optional<Codebook> mean = saved_book(with_, mean_path, at);
+            if (!book || !mean) {
+                const StateRecords r = records_.read(layer, at, c);
+                book = clustered(r, layer * at.n_codebooks() + c);
+                mean = build_codebook(with_.engine.backend(), r, {.k = 1});
+                save_book(path, *book);
+                save_book(mean_path, *mean);
             }
-            const StateRecords r = records.read(layer, at, c);
-            const auto seed = o.seed + static_cast<uint64_t>(layer * at.n_codebooks() + c);
-            books.push_back(build_codebook(with.engine.backend(), r,
-                                           {.k = header.k,
-                                            .seed = seed,
-                                            .whiten = o.whiten,
-                                            .aggregation = o.aggregation,
-                                            .most_points = 64 * header.k}));
-            means.push_back(build_codebook(with.engine.backend(), r, {.k = 1}));
-            put_book(path, books.back());
-            put_book(mean_path, means.back());
+            books.push_back(std::move(*book));
+            means.push_back(std::move(*mean));
         }
         std::vector<EntryLists> lists;
-        if (wants_lists(o, at, header.k)) {
+        if (wants_lists(o_, at, header_.k)) {
             for (Codebook& book : books) {
-                lists.push_back(put_in_lists(with.engine.backend(), book, o.seed));
+                lists.push_back(put_in_lists(with_.engine.backend(), book, o_.seed));
             }
         }
-        made.all.add_layer(books, lists);
-        made.mean.add_layer(means);
-        std::ofstream(done, std::ios::binary) << "\n";
-        with.tell("clustering layers", layer + 1, header.n_layer);
+        to.all.add_layer(books, lists);
+        to.mean.add_layer(means);
     }
-    return made;
-}
+
+    [[nodiscard]] Codebook clustered(const StateRecords& records, int64_t number) const {
+        return build_codebook(with_.engine.backend(), records,
+                              {.k = header_.k,
+                               .seed = o_.seed + static_cast<uint64_t>(number),
+                               .whiten = o_.whiten,
+                               .aggregation = o_.aggregation,
+                               .most_points = 64 * header_.k});
+    }
+
+    const PrefixRuntime& with_;
+    const PrefixRecords& records_;
+    const PrefixHeader& header_;
+    const PrefixBuildOptions& o_;
+    fs::path folder_;
+};
 
 /// A layer's entries, all KV heads.
 std::vector<EntryRows> heads_of(const ExactPrefix& exact, int64_t layer) {
@@ -370,8 +411,10 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
     if (n_kept > 0) h.kept_by = to_string(o.kept_by);
 
     const fs::path work = o.work_folder;
+    const FolderLock lock(work.string());  // two builds in one folder would mix what they record
     claim_folder(work, purpose_of(with, pieces, chosen));
-    PrefixRecords records(work / "records", purpose_of_records(o, chosen, n_kept), shape, lengths);
+    PrefixRecords records(work / "records", purpose_of_records(o, chosen, n_kept), shape, lengths,
+                          [&with](const std::string& said) { with.note(said); });
     pieces.wait_in(work.string());
     auto start = Clock::now();
     std::vector<std::vector<int32_t>> kept;
@@ -387,7 +430,7 @@ PrefixBuild build_prefix(const PrefixRuntime& with, const PrefixText& text,
     Recording(with, pieces, chosen, o.keys, records).run();
     built.traces_s = seconds_since(start) - pieces.seconds_reading();
     start = Clock::now();
-    Dictionaries made = cluster(with, records, h, o);
+    Dictionaries made = Clustering(with, records, h, o).run();
     built.clustering_s = seconds_since(start);
     if (n_kept > 0) set_kept(pieces.read(0), kept, made);
     if (o.keep_exact) set_exact(pieces.read(0), made.all);

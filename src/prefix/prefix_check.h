@@ -64,8 +64,12 @@ using PrefixProgress = std::function<bool(std::string_view phase, int64_t done, 
 /// What work on a prefix runs with.
 struct PrefixRuntime {
     const Runtime& engine;
-    PrefixProgress progress = {};  // may be empty
+    PrefixProgress progress = {};                          // may be empty
+    std::function<void(const std::string&)> on_note = {};  // of damaged work; may be empty
 
+    void note(const std::string& text) const {
+        if (on_note) on_note(text);
+    }
     /// Throws kExhausted if the caller wants to stop.
     void tell(std::string_view phase, int64_t done, int64_t total) const;
 };

@@ -1,10 +1,11 @@
 #include "prefix/prefix_kept.h"
 
 #include <algorithm>
-#include <fstream>
 #include <optional>
+#include <sstream>
 
 #include "core/error.h"
+#include "core/sealed_file.h"
 #include "memory/binary_stream.h"
 #include "prefix/prefix_mass.h"
 
@@ -14,11 +15,13 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// Weights that an earlier run left. A damaged file is as good as none: it is written anew.
-std::optional<EntryMass> saved_mass(const fs::path& path, const ExactPrefix& exact) {
-    std::ifstream in(path, std::ios::binary);
-    if (!in) return std::nullopt;
+/// Weights that an earlier run left. Damaged ones are as good as none: they are written anew.
+std::optional<EntryMass> saved_mass(const PrefixRuntime& with, const fs::path& path,
+                                    const ExactPrefix& exact) {
     try {
+        std::optional<std::string> saved = read_sealed(path.string());
+        if (!saved) return std::nullopt;
+        std::istringstream in(std::move(*saved));
         EntryMass mass(static_cast<size_t>(exact.shape().n_layer * exact.shape().n_head_kv));
         for (size_t head = 0; head < mass.size(); ++head) {
             const int64_t layer = static_cast<int64_t>(head) / exact.shape().n_head_kv;
@@ -27,17 +30,17 @@ std::optional<EntryMass> saved_mass(const fs::path& path, const ExactPrefix& exa
             if (std::ssize(mass[head]) != n) return std::nullopt;
         }
         return mass;
-    } catch (const Error&) {
+    } catch (const Error& e) {
+        with.note(cat(e.what(), "; the prefix's entries are weighed again"));
         return std::nullopt;
     }
 }
 
 void save_mass(const EntryMass& mass, const fs::path& path) {
-    const fs::path unfinished = path.string() + ".part";
-    std::ofstream out(unfinished, std::ios::binary);
+    std::ostringstream out;
+    out.exceptions(std::ios::badbit);  // no memory is said, not left out
     for (const std::vector<float>& of : mass) put_all(out, of);
-    finish(out, unfinished.string());
-    fs::rename(unfinished, path);
+    write_sealed(path.string(), std::move(out).str());
 }
 
 /// At most so many of the traces, spread over all of them: more say little more.
@@ -87,7 +90,7 @@ std::vector<std::vector<int32_t>> find_kept(const PrefixRuntime& with, const Exa
     const fs::path path = search.folder / (search.by == KeptBy::kTraces
                                                ? cat("weights_by_", search.traces.size(), "_traces")
                                                : std::string("weights_by_repetition"));
-    std::optional<EntryMass> mass = saved_mass(path, exact);
+    std::optional<EntryMass> mass = saved_mass(with, path, exact);
     if (!mass) {
         mass = weigh(with, exact, search);
         save_mass(*mass, path);

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
+#include <optional>
+#include <sstream>
 
 #include "core/error.h"
+#include "core/sealed_file.h"
 
 namespace palimpsest {
 
@@ -21,6 +23,21 @@ void require_window(int64_t n_tokens, int64_t window) {
             ", or build parts of it on their own and join them with 'palimpsest prefix compose'");
 }
 
+/// Takes `n` entries from a file of an earlier run. False: there is none, or it is damaged.
+bool load_saved(const PrefixRuntime& with, const std::string& path, ExactPrefix& to, int64_t n) {
+    try {
+        std::optional<std::string> saved = read_sealed(path);
+        if (!saved) return false;
+        std::istringstream in(std::move(*saved));
+        to.load(in);
+        if (to.size() == n) return true;
+    } catch (const Error& e) {
+        with.note(cat(e.what(), "; the prefix is read again"));
+    }
+    to.reset();
+    return false;
+}
+
 }  // namespace
 
 ReadPrefix read_prefix(const PrefixRuntime& with, const PrefixText& text, const ReadPlace& place) {
@@ -31,17 +48,7 @@ ReadPrefix read_prefix(const PrefixRuntime& with, const PrefixText& text, const 
     auto memory = std::make_unique<ExactPrefix>(with.engine.backend(), config.memory_shape(),
                                                 GGML_TYPE_F16, n, first);
     ReadPrefix read = {.session = nullptr, .exact = memory.get()};
-    bool is_there = false;
-    if (!place.saved_in.empty() && fs::exists(place.saved_in)) {
-        std::ifstream in(place.saved_in, std::ios::binary);
-        try {
-            memory->load(in);
-            is_there = read.exact->size() == n;
-        } catch (const Error&) {
-            is_there = false;  // an interrupted run's: read it again
-        }
-        if (!is_there) memory->reset();
-    }
+    const bool is_there = !place.saved_in.empty() && load_saved(with, place.saved_in, *memory, n);
     read.session = with.engine.make_session(std::move(memory));
     if (is_there) return read;
     read.session->feed(text.tokens(), {.on_progress = [&](int64_t done, int64_t total) {
@@ -49,8 +56,10 @@ ReadPrefix read_prefix(const PrefixRuntime& with, const PrefixText& text, const 
                            return true;
                        }});
     if (!place.saved_in.empty()) {
-        std::ofstream out(place.saved_in, std::ios::binary);
+        std::ostringstream out;
+        out.exceptions(std::ios::badbit);  // no memory is said, not left out
         read.exact->save(out);
+        write_sealed(place.saved_in, std::move(out).str());
     }
     return read;
 }

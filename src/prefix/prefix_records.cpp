@@ -5,7 +5,10 @@
 #include <fstream>
 #include <sstream>
 
+#include "core/append_file.h"
 #include "core/error.h"
+#include "core/file_lock.h"
+#include "core/whole_file.h"
 
 namespace palimpsest {
 
@@ -14,6 +17,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kPurpose = "purpose";
+constexpr size_t kSumBytes = 17;    // digits and a line break
 constexpr float kMostHalf = 65504;  // the largest f16
 
 std::string content(const fs::path& path) {
@@ -37,16 +41,56 @@ std::vector<ggml_fp16_t> halves(std::span<const float> values) {
 }
 
 template <typename T>
-void write(std::ofstream& out, const std::vector<T>& values) {
-    out.write(reinterpret_cast<const char*>(values.data()),
-              static_cast<std::streamsize>(values.size() * sizeof(T)));
+std::string_view bytes_of(const std::vector<T>& values) {
+    return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
 }
 
-template <typename T>
-void read_all(std::ifstream& in, std::vector<T>& values) {
-    in.read(reinterpret_cast<char*>(values.data()),
-            static_cast<std::streamsize>(values.size() * sizeof(T)));
-    if (!in) throw Error(ErrorCode::kCorrupt, "the recorded traces end too early");
+/// A layer's records, read from the front.
+class RecordsReader {
+ public:
+    explicit RecordsReader(const fs::path& path) : path_(path), in_(path, std::ios::binary) {}
+
+    template <typename T>
+    void read(std::vector<T>& values) {
+        in_.read(reinterpret_cast<char*>(values.data()),
+                 static_cast<std::streamsize>(values.size() * sizeof(T)));
+        if (in_) return;
+        throw Error(ErrorCode::kCorrupt,
+                    cat("'", path_.string(), "' ends too early; the same command makes it anew"));
+    }
+
+ private:
+    fs::path path_;
+    std::ifstream in_;
+};
+
+/// Names of what builds leave in a folder.
+bool is_ours(const std::string& name) {
+    for (const std::string_view begins :
+         {"purpose", "records", "piece_", "weights_by_", "layer_", "mean_", "books_"}) {
+        if (name.starts_with(begins)) return true;
+    }
+    return name.starts_with(".palimpsest-");
+}
+
+/// A folder that a user named by mistake must not lose what is in it.
+void require_ours(const fs::path& folder) {
+    std::error_code failed;
+    if (fs::exists(folder / kPurpose, failed)) return;
+    for (const auto& entry : fs::directory_iterator(folder, failed)) {
+        const std::string name = entry.path().filename().string();
+        require(is_ours(name), "'", folder.string(), "' holds '", name,
+                "', which is no work of a build; what is in a work folder is removed, so name ",
+                "another one, or an empty one");
+    }
+}
+
+void clear(const fs::path& folder) {
+    std::error_code failed;
+    // One by one: the folder itself may be locked, by us.
+    for (const auto& entry : fs::directory_iterator(folder, failed)) {
+        fs::remove_all(entry.path(), failed);
+    }
 }
 
 /// Of some tokens' values those of one codebook, by row and block.
@@ -71,30 +115,97 @@ int64_t next_of(int64_t n_left) { return std::min(n_left, PrefixRecords::kMostAt
 
 void claim_folder(const fs::path& folder, const std::string& purpose) {
     std::error_code failed;
-    if (content(folder / kPurpose) != purpose) fs::remove_all(folder, failed);
     fs::create_directories(folder, failed);
-    std::ofstream(folder / kPurpose, std::ios::binary) << purpose;
-    require(content(folder / kPurpose) == purpose, "cannot write to '", folder.string(), "'");
+    if (content(folder / kPurpose) == purpose) return;
+    require_ours(folder);
+    clear(folder);
+    write_whole_file((folder / kPurpose).string(), purpose);
+}
+
+void forget_folder(const fs::path& folder) {
+    std::error_code failed;
+    if (!fs::exists(folder / kPurpose, failed)) {
+        if (fs::is_empty(folder, failed) && !failed) fs::remove(folder, failed);
+        return;
+    }
+    try {
+        const FolderLock lock(folder.string());
+        fs::remove_all(folder, failed);
+    } catch (const Error&) {
+        return;  // somebody else's now
+    }
 }
 
 PrefixRecords::PrefixRecords(fs::path folder, const std::string& purpose, const MemoryShape& shape,
-                             std::vector<int64_t> lengths)
-    : folder_(std::move(folder)), shape_(shape), lengths_(std::move(lengths)) {
+                             std::vector<int64_t> lengths, const OnNote& note)
+    : folder_(std::move(folder)),
+      shape_(shape),
+      lengths_(std::move(lengths)),
+      begun_(static_cast<size_t>(shape.n_layer)) {
     claim_folder(folder_, purpose);
     n_done_ = n_traces();
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
-        const auto size = fs::exists(file(layer)) ? fs::file_size(file(layer)) : 0;
-        while (n_done_ > 0 && bytes(n_done_) > size) --n_done_;
+        n_done_ = std::min(n_done_, n_whole(layer));
+    }
+    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+        const int64_t n = n_unchanged(layer, n_done_);
+        if (n < n_done_ && note) {
+            note(cat("'", file(layer).string(), "' is damaged from trace ", n + 1,
+                     " on; what traces see is recorded again from there"));
+        }
+        n_done_ = n;
     }
     // A trace that not all layers have is recorded again.
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
-        if (!fs::exists(file(layer))) std::ofstream(file(layer), std::ios::binary);
-        fs::resize_file(file(layer), bytes(n_done_));
+        AppendFile(file(layer).string()).cut(bytes(n_done_));
+        AppendFile(sums(layer).string()).cut(static_cast<size_t>(n_done_) * kSumBytes);
     }
+}
+
+/// Traces whose records and check sums a layer has, by the sizes of its files.
+int64_t PrefixRecords::n_whole(int64_t layer) const {
+    const auto size_of = [](const fs::path& path) {
+        std::error_code error;
+        const std::uintmax_t size = fs::file_size(path, error);
+        return error ? size_t{0} : static_cast<size_t>(size);
+    };
+    const size_t size = size_of(file(layer));
+    int64_t n = std::min(n_traces(), static_cast<int64_t>(size_of(sums(layer)) / kSumBytes));
+    while (n > 0 && bytes(n) > size) --n;
+    return n;
+}
+
+/// Of a layer's first traces, those before the first one that is not as it was written.
+int64_t PrefixRecords::n_unchanged(int64_t layer, int64_t n_traces) const {
+    const std::string sums_there = content(sums(layer));
+    RecordsReader in(file(layer));
+    std::vector<ggml_fp16_t> half;
+    std::vector<float> lse;
+    for (int64_t t = 0; t < n_traces; ++t) {
+        Digest sum;
+        const int64_t length = lengths_[static_cast<size_t>(t)];
+        for (int64_t i = 0; i < length; i += kMostAtOnce) {
+            lse.resize(static_cast<size_t>(next_of(length - i) * shape_.n_head));
+            half.resize(lse.size() * static_cast<size_t>(shape_.d_head));
+            for (int part = 0; part < 2; ++part) {  // keys, outputs
+                in.read(half);
+                sum.add(bytes_of(half));
+            }
+            in.read(lse);
+            sum.add(bytes_of(lse));
+        }
+        const size_t at = static_cast<size_t>(t) * kSumBytes;
+        if (sums_there.substr(at, kSumBytes) != sum.hex() + "\n") return t;
+    }
+    return n_traces;
 }
 
 fs::path PrefixRecords::file(int64_t layer) const {
     return folder_ / cat("layer_", layer, ".records");
+}
+
+fs::path PrefixRecords::sums(int64_t layer) const {
+    return folder_ / cat("layer_", layer, ".sums");
 }
 
 size_t PrefixRecords::bytes(int64_t n_traces) const {
@@ -113,22 +224,32 @@ void PrefixRecords::add(std::span<const TracedLayer> layers) {
     for (int64_t i = 0; i < shape_.n_layer; ++i) {
         const TracedLayer& l = layers[static_cast<size_t>(i)];
         check(std::ssize(l.lse) == n * shape_.n_head, "as many tokens as were announced");
-        std::ofstream out(file(i), std::ios::binary | std::ios::app);
-        write(out, halves(l.keys));
-        write(out, halves(l.outputs));
-        write(out, l.lse);
-        out.close();
-        if (!out) throw Error(ErrorCode::kExhausted, cat("'", folder_.string(), "': disk full?"));
+        add(i, l);
     }
     n_begun_ += n;
     if (n_begun_ < length) return;
+    for (int64_t i = 0; i < shape_.n_layer; ++i) {
+        Digest& sum = begun_[static_cast<size_t>(i)];
+        AppendFile(sums(i).string()).add(sum.hex() + "\n");
+        sum = {};
+    }
     ++n_done_;
     n_begun_ = 0;
 }
 
+void PrefixRecords::add(int64_t layer, const TracedLayer& of) {
+    const std::vector<ggml_fp16_t> keys = halves(of.keys);
+    const std::vector<ggml_fp16_t> outputs = halves(of.outputs);
+    AppendFile out(file(layer).string());
+    for (const std::string_view bytes : {bytes_of(keys), bytes_of(outputs), bytes_of(of.lse)}) {
+        out.add(bytes);
+        begun_[static_cast<size_t>(layer)].add(bytes);
+    }
+}
+
 StateRecords PrefixRecords::read(int64_t layer, const PrefixLayout& at, int64_t codebook) const {
     StateRecords records = {.n_block = at.blocks(), .d_head = at.d_head};
-    std::ifstream in(file(layer), std::ios::binary);
+    RecordsReader in(file(layer));
     std::vector<ggml_fp16_t> half;
     std::vector<float> values;
     const auto read_some = [&](int64_t n_tokens) {
@@ -136,12 +257,12 @@ StateRecords PrefixRecords::read(int64_t layer, const PrefixLayout& at, int64_t 
         half.resize(rows * static_cast<size_t>(shape_.d_head));
         values.resize(half.size());
         for (const auto part : {&StateRecords::keys, &StateRecords::outputs}) {
-            read_all(in, half);
+            in.read(half);
             ggml_fp16_to_fp32_row(half.data(), values.data(), std::ssize(half));
             take_out(at, codebook, values, at.d_head, records.*part);
         }
         values.resize(rows);
-        read_all(in, values);
+        in.read(values);
         take_out(at, codebook, values, 1, records.lse);
     };
     for (int64_t t = 0; t < n_done_; ++t) {

@@ -2,15 +2,13 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <random>
-#include <sstream>
 
+#include "core/append_file.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "engine/generate.h"
 #include "engine/session.h"
-#include "memory/binary_stream.h"
 #include "memory/prefix/prefix_file.h"
 #include "prefix/prefix_pieces.h"
 
@@ -56,21 +54,26 @@ std::string study_of(const PrefixRuntime& with, const PrefixText& text, uint64_t
     return sum.hex();
 }
 
-/// What an earlier run asked. A last line that it did not finish is cut off, from the file too.
-std::vector<TraceText> saved_study(const std::string& path) {
-    if (!fs::exists(path)) return {};
-    std::ostringstream lines;
-    lines << std::ifstream(path, std::ios::binary).rdbuf();
-    std::string whole = lines.str();
-    whole.resize(whole.rfind('\n') + 1);  // npos + 1 = 0: no line is whole
-    if (whole.size() < lines.str().size()) fs::resize_file(path, whole.size());
-    return whole.empty() ? std::vector<TraceText>() : parse_traces(whole);
-}
-
-void save(const TraceText& trace, const std::string& path) {
-    std::ofstream out(path, std::ios::binary | std::ios::app);
-    out << to_json_line(trace);
-    finish(out, path);
+/// What an earlier run asked, as far as its lines can be read; the rest is cut off, from the file
+/// too. Half a last line is what interrupted runs leave; anything else was damaged.
+std::vector<TraceText> saved_study(const PrefixRuntime& with, const std::string& path,
+                                   AppendFile& file) {
+    const std::string text = file.text();
+    std::vector<TraceText> traces;
+    size_t at = 0;
+    for (size_t end = text.find('\n'); end != text.npos; end = text.find('\n', at)) {
+        try {
+            std::ranges::move(parse_traces(text.substr(at, end + 1 - at)),
+                              std::back_inserter(traces));
+        } catch (const Error&) {
+            with.note(cat("'", path, "' is damaged in line ", traces.size() + 1,
+                          "; the model asks itself again from there"));
+            break;
+        }
+        at = end + 1;
+    }
+    file.cut(at);
+    return traces;
 }
 
 }  // namespace
@@ -80,7 +83,8 @@ std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& t
     require(!text.is_raw(), "a model can ask itself only in a chat; a raw prefix needs traces");
     // Named after what it depends on: another text's questions are none of this one's.
     const std::string saved_in = cat(beside, ".", study_of(with, text, seed), ".jsonl");
-    std::vector<TraceText> traces = saved_study(saved_in);
+    AppendFile saved(saved_in);
+    std::vector<TraceText> traces = saved_study(with, saved_in, saved);
     if (std::ssize(traces) > n) traces.resize(static_cast<size_t>(n));
     if (std::ssize(traces) == n) return traces;
     const Tokenizer& tokenizer = with.engine.loaded().require_tokenizer();
@@ -124,11 +128,12 @@ std::vector<TraceText> self_study(const PrefixRuntime& with, const PrefixText& t
                     "the model asks itself nothing about this prefix; give ", "traces instead");
             continue;
         }
-        save(trace, saved_in);
+        saved.add(to_json_line(trace));
         traces.push_back(std::move(trace));
         with.tell("asking itself", std::ssize(traces), n);
     }
-    fs::remove(saved_in + ".entries");
+    std::error_code ignored;
+    fs::remove(saved_in + ".entries", ignored);
     return traces;
 }
 

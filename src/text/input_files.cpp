@@ -21,12 +21,27 @@ std::ifstream open(const std::string& path) {
     if (fs::is_directory(path, error)) {
         throw Error(ErrorCode::kNotFound, cat("'", path, "' is a folder; a file is wanted"));
     }
+    require(!fs::is_character_file(path, error), "'", path, "' is a device; a file is wanted");
     std::ifstream in(path, std::ios::binary);
     if (!in) throw Error(ErrorCode::kNotFound, cat("cannot read '", path, "'; is it there?"));
     const std::uintmax_t size = fs::file_size(path, error);
     require(static_cast<bool>(error) || size <= kMostBytes, "'", path, "' has ", size,
             " bytes; at most ", kMostBytes, " are read");
     return in;
+}
+
+[[noreturn]] void cannot_read_on(const std::string& path) {
+    throw Error(ErrorCode::kNotFound, cat("cannot read '", path, "' to its end"));
+}
+
+std::string rest_of(std::ifstream& in, const std::string& path) {
+    try {
+        std::string text((std::istreambuf_iterator<char>(in)), {});
+        if (!in.bad()) return text;
+    } catch (const std::ios_base::failure&) {
+        cannot_read_on(path);
+    }
+    cannot_read_on(path);
 }
 
 [[noreturn]] void corrupt(const std::string& where, const std::string& what) {
@@ -55,8 +70,7 @@ std::string base_name(const std::string& path) {
 
 std::string read_text_file(const std::string& path) {
     std::ifstream in = open(path);
-    std::string text = without_mark({std::istreambuf_iterator<char>(in), {}});
-    if (in.bad()) throw Error(ErrorCode::kNotFound, cat("cannot read '", path, "' to its end"));
+    std::string text = without_mark(rest_of(in, path));
     if (const auto at = find_invalid_utf8(text)) {
         corrupt(path, cat("byte ", *at, " is not UTF-8; a text is wanted"));
     }
@@ -83,7 +97,10 @@ std::vector<JsonLine> read_json_lines(const std::string& path, int64_t most) {
     std::vector<JsonLine> lines;
     std::string text;
     for (int64_t number = 1; static_cast<int64_t>(lines.size()) < most; ++number) {
-        if (!std::getline(in, text)) break;
+        if (!std::getline(in, text)) {
+            if (in.bad()) cannot_read_on(path);
+            break;
+        }
         if (strip(text).empty()) continue;
         JsonLine line = {parse_json(text), cat("'", path, "', line ", number)};
         if (!line.value.is_object()) corrupt(line.where, "it is not a JSON object");

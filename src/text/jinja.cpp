@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "core/guarded_call.h"
+#include "text/json_text.h"
 
 namespace palimpsest {
 
@@ -67,7 +68,7 @@ class JinjaTemplate final : public ChatTemplate {
         if (!input.tools.is_null()) all["tools"] = input.tools;
         jinja::context context(source_);
         context.current_time = input.now;
-        jinja::global_from_json(context, common_json::parse(all.dump()), false);
+        jinja::global_from_json(context, common_json::parse(json_text(all)), false);
         mark_messages(context);
         jinja::runtime runtime(context);
         const auto result = jinja::runtime::gather_string_parts(runtime.execute(program_));
@@ -130,6 +131,7 @@ std::unique_ptr<const ChatTemplate> make_jinja_template(const std::string& text,
 }
 
 std::string grammar_of_schema(const std::string& schema) {
+    require(!nests_too_deeply(schema), "the JSON schema nests too deeply");
     try {
         return json_schema_to_grammar(common_json::parse(schema));
     } catch (const std::exception& e) {

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdlib>
 #include <exception>
 #include <limits>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <unordered_set>
 
@@ -121,12 +123,14 @@ llama_model_ptr load_vocabulary(const std::string& path, bool is_split) {
     kPrefixKey.copy(overrides[0].key, sizeof overrides[0].key - 1);
     params.kv_overrides = overrides.data();
     llama_model_ptr model;
+    errno = 0;
     try {
         model.reset(is_split ? load_part(path, params)
                              : llama_model_load_from_file(path.c_str(), params));
     } catch (const std::exception& e) {
         first_complaint() = e.what();
     }
+    if (!model && errno == ENOMEM) throw std::bad_alloc();  // it says so in no other way
     if (!model) {
         throw Error(ErrorCode::kUnsupported,
                     cat("libllama cannot use the vocabulary of '", path,

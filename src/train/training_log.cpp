@@ -1,17 +1,12 @@
 #include "train/training_log.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
-#include <system_error>
 
 #include "core/error.h"
 #include "core/numbers.h"
-#include "core/whole_file.h"
 #include "text/json_text.h"
 
 namespace palimpsest {
@@ -37,8 +32,9 @@ std::string json_line(const StepReport& r) {
 }
 
 /// Lines up to the step, whole ones only.
-std::vector<std::string> lines_until(const std::string& path, int64_t n_done) {
-    std::ifstream in(path);
+std::vector<std::string> lines_until(const std::string& path, const std::string& log,
+                                     int64_t n_done) {
+    std::istringstream in(log);
     std::vector<std::string> lines;
     std::string text;
     while (n_done > 0 && std::getline(in, text)) {
@@ -55,13 +51,11 @@ std::vector<std::string> lines_until(const std::string& path, int64_t n_done) {
 
 }  // namespace
 
-TrainingLog::TrainingLog(std::string path, int64_t n_done) : path_(std::move(path)) {
-    std::string kept;
-    for (const std::string& line : lines_until(path_, n_done)) {
+TrainingLog::TrainingLog(const std::string& path, int64_t n_done) : file_(path) {
+    for (const std::string& line : lines_until(path, file_.text(), n_done)) {
         note(line);
-        kept += line + "\n";
+        kept_ += line + "\n";
     }
-    write_whole_file(path_, kept);
 }
 
 void TrainingLog::note(const std::string& line) {
@@ -79,13 +73,13 @@ void TrainingLog::note(const std::string& line) {
 void TrainingLog::add(const StepReport& report) {
     const std::string line = json_line(report);
     note(line);
-    std::ofstream file(path_, std::ios::app);
-    file << line << "\n";
-    file.close();
-    if (!file) {
-        throw Error(ErrorCode::kExhausted,
-                    cat("cannot write '", path_, "': ", std::generic_category().message(errno)));
+    // Only now: an earlier training's log stays until this one has learnt something.
+    if (!is_cut_) {
+        file_.cut(0);
+        file_.add(kept_);
+        is_cut_ = true;
     }
+    file_.add(line + "\n");
 }
 
 std::string TrainingLog::svg() const {

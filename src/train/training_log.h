@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "core/append_file.h"
 #include "train/trainer.h"
 
 namespace palimpsest {
@@ -11,11 +12,11 @@ namespace palimpsest {
 class TrainingLog {
  public:
     /// Goes on with the file at `path`, of which only steps up to `n_done` count; those after it
-    /// were lost with an interrupted run. Throws kNotFound if it cannot be written, kCorrupt if
-    /// another kind of file is there.
-    TrainingLog(std::string path, int64_t n_done);
+    /// were lost with an interrupted run, and go when a step is added. Throws as AppendFile does: a
+    /// training's files are one run's; and kCorrupt if another kind of file is there.
+    TrainingLog(const std::string& path, int64_t n_done);
 
-    /// Adds a step. Throws kExhausted if it cannot be written.
+    /// Adds a step. Throws kUnwritable.
     void add(const StepReport& report);
 
     /// The losses so far as SVG: of what is learnt, smoothed, and of what is held out.
@@ -27,7 +28,9 @@ class TrainingLog {
     };
     void note(const std::string& line);
 
-    std::string path_;
+    AppendFile file_;
+    std::string kept_;  // what the file will have before the next step
+    bool is_cut_ = false;
     std::vector<Point> learnt_, held_out_;
 };
 

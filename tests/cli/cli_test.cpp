@@ -352,7 +352,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadMemory{"no_budget", {"-p", "window"}, 2, "--memory-budget"},
         BadMemory{"full_with_budget", {"-b", "99", "-p", "full"}, 2, "forgets nothing"},
         BadMemory{"allocator_for_nothing", {"--allocator", "adaptive"}, 2, "--memory-budget"},
-        BadMemory{"mark_for_nothing", {"--keep-text", "hello"}, 2, "does not occur"},
+        BadMemory{"mark_for_nothing", {"-b", "99", "--keep-text", "hello"}, 2, "does not occur"},
+        BadMemory{"interval_for_nothing", {}, 2, "--memory-budget"},
         BadMemory{
             "setting_without_value", {"-b", "99", "--policy-option", "window"}, 2, "NAME=VALUE"}),
     [](const auto& test) { return test.param.name; });

@@ -155,7 +155,7 @@ TEST_F(PrefixProgram, ComposesAndDrops) {
               testing::read_text(at("alone.prefix.gguf")));
     expect_refused(run_palimpsest({"prefix", "compose", at("a.prefix.gguf"), at("a.prefix.gguf"),
                                    "-o", at("c.prefix.gguf")}),
-                   2, "two documents are called 'rules'");
+                   2, "twice");
     expect_refused(run_palimpsest({"prefix", "compose", at("a.prefix.gguf"), "--drop", "rules",
                                    "-o", at("c.prefix.gguf")}),
                    2, "no prefix memory is left");

@@ -136,7 +136,7 @@ TEST_F(Train, RefusesFlagsThatCannotBe) {
 TEST_F(Train, AFolderThatIsNotThereIsSaidAtOnce) {
     const ProgramResult r = run_palimpsest({"train", "gate", "-m", model.path(), "-d", text.path(),
                                             "-o", "no/such/folder/x.gguf", "--length", "32"});
-    EXPECT_EQ(r.status, 3) << r.err;
+    EXPECT_EQ(r.status, 74) << r.err;
     EXPECT_NE(r.err.find("no/such/folder"), std::string::npos) << r.err;
 }
 

@@ -9,7 +9,8 @@ namespace {
 
 constexpr ErrorCode kCodes[] = {ErrorCode::kInvalidArgument, ErrorCode::kNotFound,
                                 ErrorCode::kCorrupt,         ErrorCode::kUnsupported,
-                                ErrorCode::kExhausted,       ErrorCode::kInternal};
+                                ErrorCode::kExhausted,       ErrorCode::kUnwritable,
+                                ErrorCode::kInternal};
 
 TEST(Error, HasTheExitStatusThatTheHelpPromises) {
     EXPECT_EQ(exit_code(ErrorCode::kInvalidArgument), 2);
@@ -17,6 +18,7 @@ TEST(Error, HasTheExitStatusThatTheHelpPromises) {
     EXPECT_EQ(exit_code(ErrorCode::kCorrupt), 4);
     EXPECT_EQ(exit_code(ErrorCode::kUnsupported), 5);
     EXPECT_EQ(exit_code(ErrorCode::kExhausted), 6);
+    EXPECT_EQ(exit_code(ErrorCode::kUnwritable), 74);
     EXPECT_EQ(exit_code(ErrorCode::kInternal), 70);
 }
 

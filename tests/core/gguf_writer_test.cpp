@@ -103,9 +103,9 @@ TEST(GgufWriter, RefusesWhatCannotBe) {
     EXPECT_EQ(code_of([&] { w.set_text("", "x"); }), ErrorCode::kInvalidArgument);
 }
 
-TEST(WholeFile, MissingFolderIsNotFound) {
+TEST(WholeFile, MissingFolderIsSaid) {
     EXPECT_EQ(code_of([] { write_whole_file("no/such/folder/file", "text"); }),
-              ErrorCode::kNotFound);
+              ErrorCode::kUnwritable);
 }
 
 /// A limit on a file's size fails writes as a full disk does.
@@ -121,7 +121,7 @@ TEST(WholeFile, FullDiskLeavesWhatWasThere) {
         code_of([&] { write_whole_file(file.path(), std::string(100000, 'x')); });
     setrlimit(RLIMIT_FSIZE, &before);
     std::signal(SIGXFSZ, old);
-    EXPECT_EQ(code, ErrorCode::kExhausted);
+    EXPECT_EQ(code, ErrorCode::kUnwritable);
     EXPECT_EQ(testing::read_text(file.path()), "the last good one");
     const std::filesystem::path path = file.path();
     for (const auto& beside : std::filesystem::directory_iterator(path.parent_path())) {

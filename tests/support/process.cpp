@@ -1,6 +1,7 @@
 #include "support/process.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,12 +25,25 @@ double seconds_since(Clock::time_point start) {
 
 int opened(const std::string& path, int flags) { return open(path.c_str(), flags, 0600); }
 
+/// The far end of a new terminal.
+int quiet_terminal() {
+    const int fd = posix_openpt(O_RDWR | O_NOCTTY);
+    grantpt(fd);
+    unlockpt(fd);
+    return fd;
+}
+
 /// In the child: puts the descriptors in place and becomes the program.
 [[noreturn]] void become_program(const std::vector<std::string>& arguments, int in, int out,
                                  int err, const ProgramOptions& options) {
     dup2(in, STDIN_FILENO);
     dup2(out, STDOUT_FILENO);
     dup2(err, STDERR_FILENO);
+    if (options.address_space > 0) {
+        const rlimit limit = {options.address_space, options.address_space};
+        setrlimit(RLIMIT_AS, &limit);
+    }
+    if (!options.folder.empty() && chdir(options.folder.c_str()) != 0) _exit(126);
     signal(SIGINT, SIG_DFL);  // which is ignored if the tests run in the background of a script
     for (const std::string& e : options.environment) {
         putenv(strdup(e.c_str()));  // NOLINT(concurrency-mt-unsafe): a child has one thread
@@ -74,7 +88,9 @@ ProgramResult run_palimpsest(const std::vector<std::string>& arguments,
     int closed[2] = {-1, -1};
     if (options.out_closed && pipe(closed) != 0) return {};
     if (options.out_closed) close(closed[0]);
-    const int in = opened(input.path(), O_RDONLY);
+    const int terminal = options.in_is_terminal ? quiet_terminal() : -1;
+    const int in = options.in_is_terminal ? opened(ptsname(terminal), O_RDWR | O_NOCTTY)
+                                          : opened(input.path(), O_RDONLY);
     const int out = options.out_closed ? closed[1] : opened(out_path, O_WRONLY);
     const int err = opened(messages.path(), O_WRONLY);
     const auto start = Clock::now();
@@ -83,6 +99,7 @@ ProgramResult run_palimpsest(const std::vector<std::string>& arguments,
     for (const int fd : {in, out, err}) close(fd);
     ProgramResult result;
     result.status = wait_for(child, options, messages.path(), start);
+    if (terminal >= 0) close(terminal);
     result.wall_s = seconds_since(start);
     result.out = read_text(output.path());
     result.err = read_text(messages.path());

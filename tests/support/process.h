@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,9 @@ struct ProgramOptions {
     double interrupt_after_s = 0;   // > 0: Ctrl-C after so many seconds
     std::string interrupt_at = {};  // Ctrl-C when this stands in its messages
     double timeout_s = 120;         // SIGKILL after so many seconds
+    uint64_t address_space = 0;     // > 0: bytes of it that it may have, as `ulimit -v` sets it
+    bool in_is_terminal = false;    // standard input is a terminal at which nobody types
+    std::string folder = {};        // it runs there
     std::vector<std::string> environment = {};  // NAME=value, beside the test's own
 };
 

@@ -331,9 +331,16 @@ TEST(TrainingLog, ForgetsStepsThatWereLost) {
         EXPECT_NE(log.svg().find("polyline"), std::string::npos);
     }
     std::ofstream(file.path(), std::ios::app) << "{\"step\": 6, \"lo";
-    const TrainingLog again(file.path(), 3);
+    {
+        TrainingLog again(file.path(), 3);
+        EXPECT_NE(testing::read_text(file.path()).find("\"step\":5"), std::string::npos)
+            << "nothing goes before something new is learnt";
+        StepReport r;
+        r.step = 4;
+        again.add(r);
+    }
     const std::string text = testing::read_text(file.path());
-    EXPECT_EQ(std::ranges::count(text, '\n'), 3);
+    EXPECT_EQ(std::ranges::count(text, '\n'), 4);
     const TemporaryFile other("not a log\nat all\n");
     EXPECT_THROW(TrainingLog(other.path(), 1), Error);
 }

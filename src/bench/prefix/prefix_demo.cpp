@@ -14,6 +14,7 @@
 #include "engine/session.h"
 #include "memory/cache/kv_cache.h"
 #include "prefix/prefix_mass.h"
+#include "prefix/prefix_records.h"
 
 namespace palimpsest {
 
@@ -171,10 +172,7 @@ class Demo {
         return questions_.ask([&] { return with_.engine.make_cache(cache); }, r);
     }
 
-    void forget_work() const {
-        std::error_code ignored;
-        std::filesystem::remove_all(work_folder_, ignored);
-    }
+    void forget_work() const { forget_folder(work_folder_); }
 
  private:
     [[nodiscard]] const Tokenizer& tokenizer() const {
