@@ -206,7 +206,7 @@ std::vector<TokenId> Tokenizer::plain(std::string_view text) const {
     for (const TokenId t : all) {
         const std::string letters = piece(t, true);
         // Where an unknown token stands for other letters than its own, it is no secret.
-        const bool is_own = text.substr(at).starts_with(letters);
+        const bool is_own = at <= text.size() && text.substr(at).starts_with(letters);
         at += letters.size();
         if (special_.is_hidden(t) && is_own) {
             append_in_pieces(letters, tokens);

@@ -62,7 +62,7 @@ std::string repeated(const std::string& text, size_t n) {
     return out;
 }
 
-TEST(FieldCases, C4_AModelThatIsNoNumberIsNoAnswer) {
+TEST(FieldModels, C4_AModelThatIsNoNumberIsNoAnswer) {
     GgufBuilder f = speaking_llama();
     f.tensor("blk.1.ffn_up.weight").data.replace(64, 4, testing::raw(std::nanf("")));
     const TemporaryFile model(f.bytes(), ".gguf");
@@ -72,7 +72,7 @@ TEST(FieldCases, C4_AModelThatIsNoNumberIsNoAnswer) {
     EXPECT_EQ(r.out, "");
 }
 
-TEST(FieldCases, D1_RangesThatEndBeforeTheyBeginAreRefused) {
+TEST(FieldModels, D1_RangesThatEndBeforeTheyBeginAreRefused) {
     const TemporaryFile model(speaking_llama().bytes(), ".gguf");
     for (const char* grammar :
          {"root ::= [z-a]", "root ::= \"a\" [z-a]", "root ::= [a-z9-0]", "root ::= [^z-a]",
@@ -86,7 +86,7 @@ TEST(FieldCases, D1_RangesThatEndBeforeTheyBeginAreRefused) {
     EXPECT_EQ(run_with_grammar(model.path(), "root ::= [a-]+ | [-a] | [\\]-a\\]]+").status, 0);
 }
 
-TEST(FieldCases, D1_GrammarsThatCannotGoOnEndWithTheirStatus) {
+TEST(FieldModels, D1_GrammarsThatCannotGoOnEndWithTheirStatus) {
     const TemporaryFile model(speaking_llama("~").bytes(), ".gguf");
     for (const char* grammar : {"root ::= \"h\" \"~\"", "root ::= \"~\"", "root ::= \"h\" [~]+",
                                 "root ::= \"h\" <[99999]>", "root ::= \"h\" [^\\x00-\\U0010FFFF]",
@@ -97,7 +97,7 @@ TEST(FieldCases, D1_GrammarsThatCannotGoOnEndWithTheirStatus) {
     }
 }
 
-TEST(FieldCases, D1_RulesThatBeginWithThemselvesAreRefused) {
+TEST(FieldModels, D1_RulesThatBeginWithThemselvesAreRefused) {
     const TemporaryFile model(speaking_llama().bytes(), ".gguf");
     for (const char* grammar :
          {"root ::= root \"x\"", "root ::= a\na ::= b\nb ::= a \"x\"", "root ::= \"\" root \"x\"",
@@ -106,7 +106,7 @@ TEST(FieldCases, D1_RulesThatBeginWithThemselvesAreRefused) {
     }
 }
 
-TEST(FieldCases, D2_DeepGrammarsAreRefused) {
+TEST(FieldModels, D2_DeepGrammarsAreRefused) {
     const TemporaryFile model(speaking_llama().bytes(), ".gguf");
     std::string chain = "root ::= r0\n";
     for (int i = 0; i < 20000; ++i) {
@@ -121,7 +121,7 @@ TEST(FieldCases, D2_DeepGrammarsAreRefused) {
     }
 }
 
-TEST(FieldCases, D3_DeepJsonIsRefused) {
+TEST(FieldModels, D3_DeepJsonIsRefused) {
     const TemporaryFile model(speaking_llama().bytes(), ".gguf");
     const std::string deep = repeated("[", 200000) + repeated("]", 200000);
     for (const std::string& text :
@@ -132,7 +132,7 @@ TEST(FieldCases, D3_DeepJsonIsRefused) {
     }
 }
 
-TEST(FieldCases, D3_MessagesQuoteLittleOfWhatIsWrong) {
+TEST(FieldModels, D3_MessagesQuoteLittleOfWhatIsWrong) {
     const TemporaryFile model(speaking_llama().bytes(), ".gguf");
     for (const std::string& text :
          {"[" + repeated("[", 200) + repeated("]", 200) + "]",
@@ -146,7 +146,7 @@ TEST(FieldCases, D3_MessagesQuoteLittleOfWhatIsWrong) {
     }
 }
 
-TEST(FieldCases, D3_JsonLinesThatNestAreRefused) {
+TEST(FieldModels, D3_JsonLinesThatNestAreRefused) {
     EXPECT_TRUE(parse_json(repeated("[", 100000) + repeated("]", 100000)).is_discarded());
     EXPECT_TRUE(
         parse_json("{\"a\":" + repeated("[", 300) + repeated("]", 300) + "}").is_discarded());
@@ -154,7 +154,7 @@ TEST(FieldCases, D3_JsonLinesThatNestAreRefused) {
     EXPECT_EQ(parse_json(repeated("[", 100) + repeated("]", 100)).size(), 1U);
 }
 
-TEST(FieldCases, D4_NamesOfAnyBytesAreWritten) {
+TEST(FieldModels, D4_NamesOfAnyBytesAreWritten) {
     GgufBuilder f = speaking_llama();
     const TemporaryFile model(f.set_text("general.name", "na\xefve \xff model").bytes(), ".gguf");
     const std::string odd = model.path() + "\xff.gguf";
@@ -170,7 +170,7 @@ TEST(FieldCases, D4_NamesOfAnyBytesAreWritten) {
     fs::remove(odd);
 }
 
-TEST(FieldCases, D6_RowsBeyondTheVocabularyAreNeverWritten) {
+TEST(FieldModels, D6_RowsBeyondTheVocabularyAreNeverWritten) {
     GgufBuilder f = testing::tiny_llama(testing::kTinyBpeTokens + 64);
     testing::add_bpe_vocabulary(f);
     const TemporaryFile model(f.bytes(), ".gguf");
@@ -187,7 +187,7 @@ constexpr const char* kEvil =
     "\x1b]0;owned\x07\x1b[31mRED\x1b[0m\r\nsecond\x7f \xC2\x9B"
     "31m \xE2\x80\xAE over";
 
-TEST(FieldCases, F1_ControlCharactersOfAModelAreShown) {
+TEST(FieldModels, F1_ControlCharactersOfAModelAreShown) {
     GgufBuilder f = speaking_llama();
     f.set_text("general.name", kEvil);
     const TemporaryFile model(f.bytes(), ".gguf");
@@ -202,7 +202,7 @@ TEST(FieldCases, F1_ControlCharactersOfAModelAreShown) {
     expect_harmless(refused.err);
 }
 
-TEST(FieldCases, F1_ControlCharactersOfATextAreShown) {
+TEST(FieldModels, F1_ControlCharactersOfATextAreShown) {
     const TemporaryFile model(speaking_llama().bytes(), ".gguf");
     const TemporaryFile text(kEvil);
     const ProgramResult r = run_palimpsest({"tokenize", "-m", model.path(), "-f", text.path()});
@@ -211,7 +211,7 @@ TEST(FieldCases, F1_ControlCharactersOfATextAreShown) {
     EXPECT_SAYS(r.out, "\\x1b");
 }
 
-TEST(FieldCases, F1_MessagesShowWhatTheyQuote) {
+TEST(FieldModels, F1_MessagesShowWhatTheyQuote) {
     const std::vector<std::vector<std::string>> lines = {
         {"run", "-m", std::string("no") + kEvil, "x"},
         {"run", std::string("--") + kEvil, "x"},
@@ -223,14 +223,14 @@ TEST(FieldCases, F1_MessagesShowWhatTheyQuote) {
     }
 }
 
-TEST(FieldCases, F1_AnAnswerIntoAPipeIsAsItIs) {
+TEST(FieldModels, F1_AnAnswerIntoAPipeIsAsItIs) {
     const TemporaryFile model(speaking_llama().bytes(), ".gguf");
     const ProgramResult r = run_with_grammar(model.path(), "root ::= \"\\x1b\" \"[31m\"");
     EXPECT_EQ(r.status, 0) << r.err;
     EXPECT_EQ(r.out, "\x1b[31m\n");
 }
 
-TEST(FieldCases, AFileThatIsCutWhileItIsMappedIsNamed) {
+TEST(FieldModels, AFileThatIsCutWhileItIsMappedIsNamed) {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
     const TemporaryFile file(std::string(1 << 20, 'x'), ".gguf");
     const auto read_what_is_lost = [&] {
@@ -243,7 +243,7 @@ TEST(FieldCases, AFileThatIsCutWhileItIsMappedIsNamed) {
     EXPECT_EXIT(read_what_is_lost(), ::testing::ExitedWithCode(4), "palimpsest: '.*cut short");
 }
 
-TEST(FieldCases, AFaultElsewhereStillEndsTheProgramAsItDid) {
+TEST(FieldModels, AFaultElsewhereStillEndsTheProgramAsItDid) {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
     const auto be_told = [] {
         end_on_lost_files();
@@ -253,7 +253,7 @@ TEST(FieldCases, AFaultElsewhereStillEndsTheProgramAsItDid) {
 }
 
 /// The commands of the list, over its inputs, with the status that is right.
-TEST(FieldCases, TheListsOwnInputsEndAsTheyShould) {
+TEST(FieldModels, TheListsOwnInputsEndAsTheyShould) {
     REQUIRE_FIELD();
     const auto at = [&](const char* name) { return (*field_folder / name).string(); };
     const auto expect = [&](std::vector<std::string> arguments, int status, const char* says) {
