@@ -18,10 +18,11 @@ class Session;
 
 struct ConversationOptions {
     MemoryChoice memory = {};
-    std::string system = {};         // what the model is told before everything else
-    /// A name that libllama knows, a file with a Jinja template, or its text; empty: the model's own.
+    std::string system = {};  // what the model is told before everything else
+    /// A name that libllama knows, a file with a Jinja template, or its text; empty: the model's
+    /// own.
     std::string chat_template = {};
-    bool is_raw = false;             // no template: texts go in as they are
+    bool is_raw = false;  // no template: texts go in as they are
 };
 
 /// Turns with one model over one memory. It knows what was read, keeps within the memory that was

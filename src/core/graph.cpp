@@ -242,7 +242,9 @@ void ThreadMemory::prepare(int n_threads) {
         // Not touched before its thread writes there.
         memory_ = std::make_unique_for_overwrite<std::byte[]>(size);
     } catch (const std::bad_alloc&) {
-        throw Error(ErrorCode::kExhausted, cat("no memory for ", size, " bytes to work in; fewer threads (--threads) need less"));
+        throw Error(
+            ErrorCode::kExhausted,
+            cat("no memory for ", size, " bytes to work in; fewer threads (--threads) need less"));
     }
     size_ = size;
     const auto address = reinterpret_cast<uintptr_t>(memory_.get());

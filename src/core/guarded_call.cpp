@@ -23,6 +23,19 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Sanitizers reserve address space by the terabyte.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define PALIMPSEST_IS_SANITIZED 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
+    defined(PALIMPSEST_IS_SANITIZED)
+constexpr bool kIsSanitized = true;
+#else
+constexpr bool kIsSanitized = false;
+#endif
+
 constexpr size_t kMostText = size_t{16} << 20U;
 
 /// Bytes of address space in use; 0 if the system does not say.
@@ -51,10 +64,8 @@ void write_all(int fd, const std::string& text) {
     for (const int s : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL}) signal(s, SIG_DFL);
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_CPU, static_cast<rlim_t>(limits.seconds));
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    // Sanitizers reserve address space by the terabyte.
-    if (const size_t now = address_space(); now > 0) limit(RLIMIT_AS, now + limits.bytes);
-#endif
+    const size_t now = address_space();
+    if (!kIsSanitized && now > 0) limit(RLIMIT_AS, now + limits.bytes);
     std::string text;
     try {
         text = function();
