@@ -49,8 +49,10 @@ class KnownTemplate final : public ChatTemplate {
         std::vector<std::string> marks;
         std::vector<std::string> texts;
         for (const ChatMessage& m : input.messages) {
-            marks.push_back(cat("\x01", marks.size(), "\x02"));
             texts.push_back(without_zeros(text_of(m)));
+            // Where a message says nothing, some templates leave words out.
+            const bool is_silent = strip(texts.back()).empty();
+            marks.push_back(is_silent ? texts.back() : cat("\x01", marks.size(), "\x02"));
         }
         const auto marked = rendered(input, marks);
         const auto real = rendered(input, texts);
@@ -91,10 +93,17 @@ class KnownTemplate final : public ChatTemplate {
         return out;
     }
 
+    static Error has_changed() {
+        return {ErrorCode::kUnsupported,
+                "the chat template writes its words by what messages say, and cannot be followed; "
+                "name another template, or use raw text"};
+    }
+
     static std::vector<RenderedPiece> matched(const TemplateInput& input,
                                               const std::vector<std::string>& marks, Renderings r) {
         std::vector<RenderedPiece> pieces;
         for (size_t i = 0; i < marks.size(); ++i) {
+            if (strip(marks[i]).empty()) continue;
             const size_t at = r.marked.find(marks[i]);
             if (at == std::string_view::npos) {
                 throw Error(ErrorCode::kUnsupported,
@@ -102,7 +111,7 @@ class KnownTemplate final : public ChatTemplate {
                                 input.messages[i].role,
                                 "; leave it out, name another template, or use raw text"));
             }
-            check(r.real.substr(0, at) == r.marked.substr(0, at), "a template changed its words");
+            if (r.real.substr(0, at) != r.marked.substr(0, at)) throw has_changed();
             pieces.push_back({.text = std::string(r.real.substr(0, at)), .is_message = false});
             r.marked.remove_prefix(at + marks[i].size());
             r.real.remove_prefix(at);
@@ -110,7 +119,7 @@ class KnownTemplate final : public ChatTemplate {
             const std::string shown = without_zeros(whole);
             std::string_view text = shown;
             if (!r.real.starts_with(text)) text = strip(text);
-            check(r.real.starts_with(text), "a template changed a message");
+            if (!r.real.starts_with(text)) throw has_changed();
             const size_t begin = text.empty() ? 0 : static_cast<size_t>(text.data() - shown.data());
             pieces.push_back({.text = whole.substr(begin, text.size()), .is_message = true});
             r.real.remove_prefix(text.size());
