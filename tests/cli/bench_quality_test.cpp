@@ -105,7 +105,7 @@ TEST_F(RealBenchQuality, DamagedAndForeignResultsAreRefusedAndLeftAlone) {
     std::ofstream(file.path()) << "{\"kind\":\"quality\",\"version\":99}\n";
     expect_refused(run(), 5, "99");
     EXPECT_NE(content_of(file.path()).find("99"), std::string::npos);
-    expect_refused(quality({"--lengths", "300", "-o", "/"}), 3, "/");
+    expect_refused(quality({"--lengths", "300", "-o", "/"}), 74, "/");
 }
 
 TEST_F(RealBenchQuality, LengthsBeyondTheModelAreRefusedWithBothNumbers) {
