@@ -17,22 +17,17 @@ namespace palimpsest {
 
 namespace {
 
-void say(std::string_view text) {
-    // Of all that could go wrong here, nothing can be helped.
-    [[maybe_unused]] const ssize_t n = write(STDERR_FILENO, text.data(), text.size());
-}
-
 [[noreturn]] void end_without_memory() {
-    say("palimpsest: ");
-    say(kNoMemory);
-    say("\n");
+    say_last("palimpsest: ");
+    say_last(kNoMemory);
+    say_last("\n");
     _exit(exit_code(ErrorCode::kExhausted));
 }
 
 [[noreturn]] void end_unexpectedly(std::string_view what) {
-    say("palimpsest: unexpected: ");
-    say(what);
-    say("\n");
+    say_last("palimpsest: unexpected: ");
+    say_last(what);
+    say_last("\n");
     _exit(exit_code(ErrorCode::kInternal));
 }
 
@@ -66,6 +61,11 @@ void end_of_openmp(int status, void* /*argument*/) {
 }
 
 }  // namespace
+
+void say_last(std::string_view text) noexcept {
+    // Of all that could go wrong here, nothing can be helped.
+    [[maybe_unused]] const ssize_t n = write(STDERR_FILENO, text.data(), text.size());
+}
 
 void have_last_words() {
     std::set_terminate(end_of_thread);

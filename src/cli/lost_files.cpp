@@ -3,19 +3,14 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <string_view>
 
+#include "cli/last_words.h"
 #include "core/error.h"
 #include "core/mapped_file.h"
 
 namespace palimpsest {
 
 namespace {
-
-/// Of all that could go wrong here, nothing can be helped.
-void say(std::string_view text) noexcept {
-    [[maybe_unused]] const ssize_t n = write(STDERR_FILENO, text.data(), text.size());
-}
 
 extern "C" void end_for_lost_file(int signal, siginfo_t* info, void* /*context*/) {
     const bool is_fault = info->si_code > 0;  // else somebody sent it
@@ -26,9 +21,9 @@ extern "C" void end_for_lost_file(int signal, siginfo_t* info, void* /*context*/
         if (!is_fault) std::raise(signal);
         return;
     }
-    say("palimpsest: '");
-    say(name);
-    say("' was cut short, or its disk failed, while it was read\n");
+    say_last("palimpsest: '");
+    say_last(name);
+    say_last("' was cut short, or its disk failed, while it was read\n");
     _exit(exit_code(ErrorCode::kCorrupt));
 }
 

@@ -47,10 +47,9 @@ void add_answer_flags(CLI::App& command, AnswerFlags& flags) {
     command.add_option("--stop", flags.stop, "end the answer before this text (repeatable)")
         ->allow_extra_args(false);
     command.add_option("--system", flags.system, "what the model is told before everything else");
-    command.add_option(
-        "--chat-template", flags.chat_template,
-        "instead of the model's own: a name (chatml, llama3, ...), a file with a Jinja "
-        "template, or its text");
+    reads_file(command.add_option("--chat-template", flags.chat_template,
+                                  "instead of the model's own: a name (chatml, llama3, ...), a "
+                                  "file with a Jinja template, or its text"));
 }
 
 AnswerOptions answer_options(const AnswerFlags& flags) {

@@ -15,8 +15,7 @@ namespace palimpsest {
 
 namespace {
 
-constexpr int kMostTries = 100;  // of a file that is replaced under our hands
-constexpr mode_t kMode = 0666;   // before the user's mask
+constexpr mode_t kMode = 0666;  // before the user's mask
 
 bool names_a_stream(const std::string& path) {
     struct stat info {};
@@ -27,21 +26,12 @@ bool names_a_stream(const std::string& path) {
 
 AppendFile::AppendFile(const std::string& path) : path_(path), is_regular_(!names_a_stream(path)) {
     const int way = is_regular_ ? O_RDWR | O_CREAT : O_WRONLY | O_NOCTTY;
-    for (int i = 0; i < kMostTries; ++i) {
-        fd_ = open(path.c_str(), way | O_APPEND | O_CLOEXEC, kMode);
-        if (fd_ < 0) refuse(errno);
-        if (!is_regular_) return;
-        try {
-            lock_file(fd_, path);
-        } catch (...) {
-            close(fd_);
-            throw;
-        }
-        if (is_at(fd_, path)) return;
-        close(fd_);
-        fd_ = -1;
-    }
-    refuse(EBUSY);
+    const auto open_once = [&] {
+        const int fd = open(path.c_str(), way | O_APPEND | O_CLOEXEC, kMode);
+        if (fd < 0) refuse(errno);
+        return fd;
+    };
+    fd_ = is_regular_ ? open_locked(path, open_once) : open_once();
 }
 
 AppendFile::~AppendFile() {

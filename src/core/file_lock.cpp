@@ -17,7 +17,7 @@ namespace palimpsest {
 
 namespace {
 
-constexpr int kMostTries = 100;  // of a folder that is removed under our hands
+constexpr int kMostTries = 100;  // of what is replaced or removed under our hands
 
 /// "process 4711", from the system's list of locks; it lists none of another machine's.
 std::string holder_of(int fd) {
@@ -34,8 +34,6 @@ std::string holder_of(int fd) {
     return "another process";
 }
 
-}  // namespace
-
 void lock_file(int fd, const std::string& path) {
     int failed = flock(fd, LOCK_EX | LOCK_NB);
     while (failed != 0 && errno == EINTR) failed = flock(fd, LOCK_EX | LOCK_NB);
@@ -45,6 +43,7 @@ void lock_file(int fd, const std::string& path) {
                     "; wait until it ends, or write to another place"));
 }
 
+/// Is `fd` still what `path` names?
 bool is_at(int fd, const std::string& path) {
     struct stat ours {};
     struct stat there {};
@@ -52,29 +51,37 @@ bool is_at(int fd, const std::string& path) {
            ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
 }
 
-FolderLock::FolderLock(const std::string& path) {
+/// Makes the folder, if it is not there; -1 if it is gone again.
+int open_folder(const std::string& path) {
+    std::error_code error;
+    std::filesystem::create_directories(path, error);
+    const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0 || (errno == ENOENT && !error)) return fd;
+    throw Error(ErrorCode::kUnwritable,
+                cat("cannot write to '", path,
+                    "': ", error ? error.message() : std::generic_category().message(errno)));
+}
+
+}  // namespace
+
+int open_locked(const std::string& path, const std::function<int()>& open_once) {
     for (int i = 0; i < kMostTries; ++i) {
-        std::error_code error;
-        std::filesystem::create_directories(path, error);
-        fd_ = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (fd_ < 0 && errno == ENOENT && !error) continue;
-        if (fd_ < 0) {
-            throw Error(ErrorCode::kUnwritable,
-                        cat("cannot write to '", path, "': ",
-                            error ? error.message() : std::generic_category().message(errno)));
-        }
+        const int fd = open_once();
+        if (fd < 0) continue;
         try {
-            lock_file(fd_, path);
+            lock_file(fd, path);
         } catch (...) {
-            close(fd_);
+            close(fd);
             throw;
         }
-        if (is_at(fd_, path)) return;
-        close(fd_);
-        fd_ = -1;
+        if (is_at(fd, path)) return fd;
+        close(fd);
     }
-    throw Error(ErrorCode::kUnwritable, cat("'", path, "' is removed again and again"));
+    throw Error(ErrorCode::kUnwritable, cat("'", path, "' is replaced again and again"));
 }
+
+FolderLock::FolderLock(const std::string& path)
+    : fd_(open_locked(path, [&path] { return open_folder(path); })) {}
 
 FolderLock::~FolderLock() {
     if (fd_ >= 0) close(fd_);

@@ -1,21 +1,21 @@
 #pragma once
 
+#include <functional>
 #include <string>
 
 namespace palimpsest {
 
-/// Takes a lock on an open file or folder for as long as it stays open. Throws kInvalidArgument,
-/// naming `path` and the process that has it, if there is one. (Where a file system knows no
-/// locks, there is none.)
-void lock_file(int fd, const std::string& path);
-
-/// Is `fd` still what `path` names? Another process may have replaced or removed it.
-[[nodiscard]] bool is_at(int fd, const std::string& path);
+/// What `open_once` opens at `path`, locked for as long as it stays open; opened again where it was
+/// replaced or removed in between. `open_once` returns a descriptor, -1 to be asked again, or
+/// throws. Throws kInvalidArgument, naming `path` and the process that has it, if there is one;
+/// kUnwritable if it is replaced again and again. (Where a file system knows no locks, there is
+/// none.)
+[[nodiscard]] int open_locked(const std::string& path, const std::function<int()>& open_once);
 
 /// A folder that one process works in.
 class FolderLock {
  public:
-    /// Makes the folder if it is not there. Throws as lock_file() does, and kUnwritable.
+    /// Makes the folder if it is not there. Throws as open_locked() does, and kUnwritable.
     explicit FolderLock(const std::string& path);
     ~FolderLock();
     FolderLock(const FolderLock&) = delete;

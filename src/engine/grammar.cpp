@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "text/text_parts.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -118,15 +119,9 @@ class Parser {
     uint32_t character() {
         if (ends()) refuse("something is not closed");
         if (peek() == '\\') return escape();
-        const auto first = static_cast<unsigned char>(text_[at_++]);
-        uint32_t value = first < 0x80 ? first
-                                      : first & (first < 0xE0   ? 0x1FU
-                                                 : first < 0xF0 ? 0xFU
-                                                                : 7U);
-        for (; !ends() && (static_cast<unsigned char>(peek()) & 0xC0U) == 0x80; ++at_) {
-            value = value << 6U | (static_cast<unsigned char>(peek()) & 0x3FU);
-        }
-        return value;
+        const size_t begin = at_++;
+        while (!ends() && (static_cast<unsigned char>(peek()) & 0xC0U) == 0x80) ++at_;
+        return code_point(text_.substr(begin, at_ - begin));
     }
     uint32_t escape() {
         const std::string_view rest = text_.substr(at_ + 1);

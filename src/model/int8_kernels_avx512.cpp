@@ -4,6 +4,7 @@
 
 #ifdef PALIMPSEST_INT8
 
+#include <hwy/base.h>
 #include <immintrin.h>
 
 #define PALIMPSEST_INT8_VECTORS "model/int8_vectors_avx512-inl.h"
@@ -14,14 +15,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-#ifdef __clang__
-#pragma clang attribute push(                                                               \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
-#endif
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 
 namespace palimpsest {
 
@@ -31,11 +25,7 @@ namespace {
 
 }  // namespace palimpsest
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+HWY_POP_ATTRIBUTES
 
 namespace palimpsest {
 

@@ -4,6 +4,7 @@
 
 #ifdef PALIMPSEST_INT8
 
+#include <hwy/base.h>
 #include <immintrin.h>
 
 #define PALIMPSEST_INT8_VECTORS "model/int8_vectors_avx2-inl.h"
@@ -15,12 +16,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,avxvnni")
-#endif
+HWY_PUSH_ATTRIBUTES("avx2,fma,f16c,avxvnni")
 
 namespace palimpsest {
 
@@ -30,11 +26,7 @@ namespace {
 
 }  // namespace palimpsest
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+HWY_POP_ATTRIBUTES
 
 namespace palimpsest {
 

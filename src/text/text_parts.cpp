@@ -51,7 +51,13 @@ std::vector<std::string_view> split_words(std::string_view text) {
 
 namespace {
 
-/// Bytes of the character that begins here; 1 if none does.
+bool is_ascii_word(std::string_view character) {
+    const char c = character[0];
+    return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+}  // namespace
+
 size_t character_size(std::string_view text) {
     const auto first = static_cast<unsigned char>(text[0]);
     const size_t size = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : first >= 0xc0 ? 2 : 1;
@@ -59,13 +65,6 @@ size_t character_size(std::string_view text) {
     const auto goes_on = [](char c) { return (static_cast<unsigned char>(c) & 0xc0U) == 0x80; };
     return std::ranges::all_of(text.substr(1, size - 1), goes_on) ? size : 1;
 }
-
-bool is_ascii_word(std::string_view character) {
-    const char c = character[0];
-    return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-
-}  // namespace
 
 std::vector<std::string_view> characters_of(std::string_view text) {
     std::vector<std::string_view> characters;

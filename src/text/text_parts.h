@@ -23,6 +23,8 @@ namespace palimpsest {
 [[nodiscard]] std::vector<std::string_view> split_at(std::string_view text, char separator);
 /// Up to the first line break, after leading line breaks are dropped.
 [[nodiscard]] std::string_view first_line(std::string_view text);
+/// Bytes of the character that a text begins with; 1 if none does.
+[[nodiscard]] size_t character_size(std::string_view text);
 /// The characters of UTF-8; a byte that belongs to none is one by itself.
 [[nodiscard]] std::vector<std::string_view> characters_of(std::string_view text);
 /// The number that Unicode gives a character; of a byte that is none, the byte.

@@ -1,86 +1,19 @@
 #include "text/tokenizer.h"
 
-#include <ggml-cpp.h>
-
 #include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstdlib>
 #include <exception>
 #include <limits>
-#include <mutex>
-#include <new>
 #include <optional>
-#include <unordered_set>
 
 #include "core/error.h"
+#include "text/message_finder.h"
 #include "text/text_parts.h"
 #include "text/utf8.h"
+#include "text/vocabulary.h"
 
 namespace palimpsest {
 
 namespace {
-
-/// libllama's first complaint on this thread: it logs the reason of a failed load, then that the
-/// load failed, and returns neither.
-std::string& first_complaint() {
-    thread_local std::string text;
-    return text;
-}
-
-void keep_complaint(ggml_log_level level, const char* text, void* /*unused*/) {
-    if (level != GGML_LOG_LEVEL_ERROR || text == nullptr || !first_complaint().empty()) return;
-    // "FUNCTION: error loading model: REASON"
-    constexpr std::string_view kBefore = "error loading model: ";
-    std::string_view said = text;
-    if (const size_t at = said.find(kBefore); at != std::string_view::npos) {
-        said.remove_prefix(at + kBefore.size());
-    }
-    while (!said.empty() && said.back() == '\n') said.remove_suffix(1);
-    first_complaint() = said;
-}
-
-/// libllama prints to stderr unless told otherwise, and a library must not.
-void quieten() {
-    static std::once_flag once;
-    std::call_once(once, [] { llama_log_set(keep_complaint, nullptr); });
-}
-
-[[noreturn]] void bad_vocabulary(const std::string& what) {
-    throw Error(ErrorCode::kCorrupt, "the vocabulary is damaged: " + what);
-}
-
-/// The kinds that our families use. Of others, libllama asserts more than can be checked here.
-void check_kind(std::string_view kind) {
-    if (kind == "llama" || kind == "gpt2") return;
-    throw Error(ErrorCode::kUnsupported, cat("vocabularies of kind '", kind,
-                                             "' are not supported; there are: llama, gpt2, none"));
-}
-
-/// What libllama asserts, and would end the process for, is checked here first.
-void check_vocabulary(const GgufFile& file) {
-    const auto tokens = file.texts("tokenizer.ggml.tokens");
-    if (!tokens || tokens->empty()) bad_vocabulary("it has no tokens");
-    if (tokens->size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-        bad_vocabulary(cat("it has ", tokens->size(), " tokens"));
-    }
-    std::unordered_set<std::string> seen;
-    seen.reserve(tokens->size());
-    for (size_t i = 0; i < tokens->size(); ++i) {
-        // libllama gives empty tokens this name.
-        const std::string name =
-            (*tokens)[i].empty() ? cat("[EMPTY_", i, "]") : std::string((*tokens)[i]);
-        if (!seen.insert(name).second) bad_vocabulary(cat("token ", i, " appears twice"));
-    }
-    const auto same_length = [&](std::string_view key) {
-        const GgufValue* v = file.find(key);
-        if (v != nullptr && (v->type != GGUF_TYPE_ARRAY || v->count < tokens->size())) {
-            bad_vocabulary(cat("'", key, "' does not have one element a token"));
-        }
-    };
-    same_length("tokenizer.ggml.scores");
-    same_length("tokenizer.ggml.token_type");
-}
 
 /// "byte 10 (line 3)"
 std::string place(std::string_view text, size_t at) {
@@ -94,83 +27,17 @@ std::string hex(char byte) {
     return {'0', 'x', kDigits[value / 16], kDigits[value % 16]};
 }
 
-/// Bytes of the character that `text`, which is UTF-8, begins with.
-size_t character_length(std::string_view text) {
-    size_t n = 1;
-    while (n < text.size() && (static_cast<unsigned char>(text[n]) & 0xC0U) == 0x80) ++n;
-    return n;
-}
-
-constexpr std::string_view kPrefixKey = "tokenizer.ggml.add_space_prefix";
-
-/// Of a split file the first part has the vocabulary, and libllama need not find the others.
-llama_model* load_part(const std::string& path, const llama_model_params& params) {
-    const gguf_context_ptr keys(
-        gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}));
-    if (!keys) return nullptr;
-    const auto no_data = [](ggml_tensor* /*tensor*/, void* /*unused*/) {};
-    return llama_model_init_from_user(keys.get(), no_data, nullptr, params);
-}
-
-llama_model_ptr load_vocabulary(const std::string& path, bool is_split) {
-    quieten();
-    first_complaint().clear();
-    llama_model_params params = llama_model_default_params();
-    params.vocab_only = true;
-    // Where spaces belong is said by the tokenizer, which knows what stands before a text.
-    std::array<llama_model_kv_override, 2> overrides{};
-    overrides[0].tag = LLAMA_KV_OVERRIDE_TYPE_BOOL;
-    kPrefixKey.copy(overrides[0].key, sizeof overrides[0].key - 1);
-    params.kv_overrides = overrides.data();
-    llama_model_ptr model;
-    errno = 0;
-    try {
-        model.reset(is_split ? load_part(path, params)
-                             : llama_model_load_from_file(path.c_str(), params));
-    } catch (const std::exception& e) {
-        first_complaint() = e.what();
-    }
-    if (!model && errno == ENOMEM) throw std::bad_alloc();  // it says so in no other way
-    if (!model) {
-        throw Error(ErrorCode::kUnsupported,
-                    cat("libllama cannot use the vocabulary of '", path,
-                        "': ", first_complaint().empty() ? "no reason given" : first_complaint()));
-    }
-    return model;
-}
-
-std::string_view type_name(enum llama_vocab_type type) {
-    switch (type) {
-        case LLAMA_VOCAB_TYPE_SPM:
-            return "SPM";
-        case LLAMA_VOCAB_TYPE_BPE:
-            return "BPE";
-        case LLAMA_VOCAB_TYPE_WPM:
-            return "WPM";
-        case LLAMA_VOCAB_TYPE_UGM:
-            return "UGM";
-        default:
-            return "other";
-    }
-}
-
 }  // namespace
 
 Tokenizer::Tokenizer(llama_model_ptr model)
     : model_(std::move(model)), vocab_(llama_model_get_vocab(model_.get())), special_(vocab_) {}
 
 std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& path, const GgufFile& file) {
-    const auto kind = file.text("tokenizer.ggml.model");
-    if (!kind || *kind == "none") return nullptr;
-    check_kind(*kind);
-    check_vocabulary(file);
-    std::unique_ptr<Tokenizer> t(new Tokenizer(load_vocabulary(path, file.mappings().size() > 1)));
-    t->begins_with_space_ = llama_vocab_type(t->vocab_) == LLAMA_VOCAB_TYPE_SPM &&
-                            file.boolean(kPrefixKey).value_or(true);
+    if (!has_vocabulary(file)) return nullptr;
+    std::unique_ptr<Tokenizer> t(new Tokenizer(load_vocabulary(path, file)));
+    t->begins_with_space_ = begins_with_space(t->vocab_, file);
     t->chat_template_ = file.text("tokenizer.chat_template").value_or("");
-    t->kind_ = cat(type_name(llama_vocab_type(t->vocab_)), " (", *kind);
-    if (const auto pre = file.text("tokenizer.ggml.pre")) t->kind_ += cat(" / ", *pre);
-    t->kind_ += ")";
+    t->kind_ = vocabulary_kind(t->vocab_, file);
     return t;
 }
 
@@ -219,7 +86,7 @@ std::vector<TokenId> Tokenizer::plain(std::string_view text) const {
 
 /// Its first character by itself, so that nothing of it is the token that it was.
 void Tokenizer::append_in_pieces(std::string_view text, std::vector<TokenId>& to) const {
-    const size_t n = character_length(text);
+    const size_t n = character_size(text);
     const auto append = [&to](const std::vector<TokenId>& more) {
         to.insert(to.end(), more.begin(), more.end());
     };
@@ -236,15 +103,6 @@ void Tokenizer::append_in_pieces(std::string_view text, std::vector<TokenId>& to
         }
         to.push_back(*token);
     }
-}
-
-std::optional<size_t> Tokenizer::lost_byte(std::string_view text,
-                                           std::span<const TokenId> tokens) const {
-    // Vocabularies of the other kind fail when they lack a byte, and respell spaces.
-    if (llama_vocab_type(vocab_) != LLAMA_VOCAB_TYPE_BPE) return std::nullopt;
-    const std::string kept = join(tokens, true);
-    const auto at = static_cast<size_t>(std::ranges::mismatch(text, kept).in1 - text.begin());
-    return at == text.size() ? std::nullopt : std::optional(at);
 }
 
 namespace {
@@ -337,22 +195,27 @@ class Tokenizer::Writer {
     /// Tokens of the text that was gathered.
     void flush(bool strips_right) {
         while (strips_right && !text_.empty() && is_space(text_.back())) text_.pop_back();
-        if (!text_.empty()) {
-            const size_t n_before = begins_with_space_ ? 1 : 0;
-            const std::string text = begins_with_space_ ? " " + text_ : text_;
-            const std::vector<TokenId> tokens = t_.plain(text);
-            if (const auto lost = t_.lost_byte(text, tokens)) refuse(*lost - n_before);
-            size_t at = 0;
-            auto part = parts_.begin();
-            for (const TokenId token : tokens) {
-                at += t_.piece(token, true).size();
-                while (std::next(part) != parts_.end() && part->end + n_before < at) ++part;
-                append(token, part->fate);
-            }
-            begins_with_space_ = false;
-        }
+        if (!text_.empty()) append_text();
         text_.clear();
         parts_.clear();
+    }
+
+    void append_text() {
+        const std::string text = begins_with_space_ ? " " + text_ : text_;
+        const size_t n_before = text.size() - text_.size();
+        const std::vector<TokenId> tokens = t_.plain(text);
+        std::string kept;
+        auto part = parts_.begin();
+        for (const TokenId token : tokens) {
+            kept += t_.piece(token, true);
+            while (std::next(part) != parts_.end() && part->end + n_before < kept.size()) ++part;
+            append(token, part->fate);
+        }
+        begins_with_space_ = false;
+        // Vocabularies of the other kind fail when they lack a byte, and respell spaces.
+        if (llama_vocab_type(t_.vocab_) != LLAMA_VOCAB_TYPE_BPE) return;
+        const auto at = static_cast<size_t>(std::ranges::mismatch(text, kept).in1 - text.begin());
+        if (at < text.size()) refuse(at - n_before);
     }
 
     /// Byte `at` of the text that was gathered; said of the part that it belongs to.
@@ -364,8 +227,7 @@ class Tokenizer::Writer {
             }
             begin = p.end;
         }
-        check(false, "a byte is lost that nobody wrote");
-        std::abort();
+        refuse_byte(text_, at);
     }
 
     void append(TokenId token, Fate fate) {
@@ -404,8 +266,9 @@ std::string Tokenizer::replace_inexpressible(std::string_view text) const {
     if (llama_vocab_type(vocab_) != LLAMA_VOCAB_TYPE_BPE) return std::string(text);
     const std::string kept = join(plain(text), true);
     std::string out;
-    for (size_t next = 0; !text.empty();) {
-        const std::string_view character = text.substr(0, character_length(text));
+    size_t next = 0;
+    for (std::string_view character; !text.empty(); text.remove_prefix(character.size())) {
+        character = text.substr(0, character_size(text));
         size_t found = 0;
         for (const char byte : character) {
             if (next >= kept.size() || kept[next] != byte) continue;
@@ -413,7 +276,6 @@ std::string Tokenizer::replace_inexpressible(std::string_view text) const {
             ++found;
         }
         out += found == character.size() ? character : "\xEF\xBF\xBD";
-        text.remove_prefix(character.size());
     }
     return out;
 }
@@ -480,74 +342,6 @@ ChatTemplate::Tokens Tokenizer::template_tokens() const {
     const auto letters = [this](TokenId t) { return t == LLAMA_TOKEN_NULL ? "" : piece(t, true); };
     return {.bos = letters(llama_vocab_bos(vocab_)), .eos = letters(llama_vocab_eos(vocab_))};
 }
-
-namespace {
-
-/// Where in the messages' parts a text stands that a template wrote.
-class MessageFinder {
- public:
-    explicit MessageFinder(std::span<const ChatMessage> messages) {
-        for (const ChatMessage& m : messages) {
-            texts_.push_back({.whole = text_of(m)});
-        }
-    }
-
-    struct Place {
-        size_t message;
-        size_t begin, end;  // in its text
-    };
-    /// Place of the beginning of `text`, which may go on with another message's; nullopt: none
-    /// says it. To be asked in the order in which the template wrote.
-    std::optional<Place> find(std::string_view text) {
-        const auto equal = [text](const Text& t) -> size_t {
-            if (t.is_found || (text != t.whole && text != strip(t.whole))) return npos;
-            return t.whole.find(text);
-        };
-        const auto part = [text](const Text& t) { return t.whole.find(text, t.cursor); };
-        if (const auto place = first_of(equal, text.size())) return place;
-        if (const auto place = first_of(part, text.size())) return place;
-        for (size_t i = 0; i < texts_.size(); ++i) {
-            const std::string_view own = strip(texts_[i].whole);
-            if (texts_[i].is_found || own.empty() || !text.starts_with(own)) continue;
-            return taken(i, texts_[i].whole.find(own), own.size());
-        }
-        return std::nullopt;
-    }
-
-    /// The first message with words that was not found.
-    [[nodiscard]] std::optional<size_t> missing() const {
-        const auto at = std::ranges::find_if(
-            texts_, [](const Text& t) { return !t.is_found && !strip(t.whole).empty(); });
-        if (at == texts_.end()) return std::nullopt;
-        return static_cast<size_t>(at - texts_.begin());
-    }
-
- private:
-    static constexpr size_t npos = std::string::npos;
-    struct Text {
-        std::string whole;
-        size_t cursor = 0;
-        bool is_found = false;
-    };
-
-    template <class At>
-    std::optional<Place> first_of(const At& at, size_t size) {
-        for (size_t i = 0; i < texts_.size(); ++i) {
-            const size_t begin = at(texts_[i]);
-            if (begin != npos) return taken(i, begin, size);
-        }
-        return std::nullopt;
-    }
-    Place taken(size_t i, size_t begin, size_t size) {
-        texts_[i].is_found = true;
-        texts_[i].cursor = begin + size;
-        return {.message = i, .begin = begin, .end = begin + size};
-    }
-
-    std::vector<Text> texts_;
-};
-
-}  // namespace
 
 /// Fates are the messages' parts'; what stands before the first message that is not the system's
 /// is kept.

@@ -120,9 +120,6 @@ class Tokenizer {
     void append_in_pieces(std::string_view text, std::vector<TokenId>& to) const;
     [[nodiscard]] std::string piece(TokenId token, bool special) const;
     [[nodiscard]] std::string join(std::span<const TokenId> tokens, bool special) const;
-    /// The first byte of `text` that `tokens` lack.
-    [[nodiscard]] std::optional<size_t> lost_byte(std::string_view text,
-                                                  std::span<const TokenId> tokens) const;
 
     llama_model_ptr model_;
     const llama_vocab* vocab_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "text/text_parts.h"
+
 namespace palimpsest {
 
 namespace {
@@ -47,21 +49,13 @@ Character first_character(std::string_view text) {
     return {present, needed};
 }
 
-/// The code point of a character that is whole.
-unsigned code_of(std::string_view c) {
-    constexpr unsigned kFirstBits[] = {0x7F, 0x1F, 0x0F, 0x07};
-    unsigned code = byte_at(c, 0) & kFirstBits[c.size() - 1];
-    for (size_t i = 1; i < c.size(); ++i) code = code << 6U | (byte_at(c, i) & 0x3FU);
-    return code;
-}
-
 /// Does a terminal, or whoever writes a line, do something else than write it?
-bool is_control(unsigned code) {
+bool is_control(char32_t code) {
     const bool turns = (code >= 0x202A && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
     return code < 0x20 || (code >= 0x7F && code < 0xA0) || turns;
 }
 
-std::string escaped(unsigned code) {
+std::string escaped(char32_t code) {
     if (code == '\n') return "\\n";
     if (code == '\t') return "\\t";
     if (code == '\r') return "\\r";
@@ -79,8 +73,9 @@ std::string without_controls(std::string_view text, std::string_view as_they_are
     for (std::string_view rest = valid; !rest.empty();) {
         const std::string_view c = rest.substr(0, first_character(rest).needed);
         rest.remove_prefix(c.size());
-        const bool shows = is_control(code_of(c)) && as_they_are.find(c) == std::string_view::npos;
-        out += shows ? escaped(code_of(c)) : std::string(c);
+        const bool shows =
+            is_control(code_point(c)) && as_they_are.find(c) == std::string_view::npos;
+        out += shows ? escaped(code_point(c)) : std::string(c);
     }
     return out;
 }

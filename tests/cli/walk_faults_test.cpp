@@ -13,9 +13,8 @@
 #include "core/error.h"
 #include "support/golden.h"
 #include "support/process.h"
-#include "support/quality_samples.h"
 #include "support/task_files.h"
-#include "support/tiny_model.h"
+#include "support/walk_files.h"
 
 namespace palimpsest {
 namespace {
@@ -43,21 +42,7 @@ struct Fault {
 
 class Faults : public ::testing::TestWithParam<std::tuple<Use, Fault>> {
  protected:
-    Faults() {
-        folder_.write("m.gguf", testing::speaking_model_bytes({.n_layer = 1, .n_ctx = 512}));
-        std::string text;
-        for (int i = 0; i < 60; ++i) text += cat("Rule ", i, ": pay ", i * i % 97, ". ");
-        folder_.write("doc.txt", text);
-        folder_.write("rules.txt", text.substr(0, 100));
-        std::string traces;
-        for (int i = 0; i < 8; ++i) {
-            traces +=
-                cat(R"({"prompt": "What does rule )", i, R"( say?", "response": "Pay.")", "}\n");
-        }
-        folder_.write("traces.jsonl", traces);
-        folder_.write("tokens.json", "[1, 2, 3]");
-        folder_.write("results.jsonl", to_json_line(testing::full_result("vt", "0", 1)) + "\n");
-    }
+    Faults() { testing::fill_for_walk(folder_); }
 
     [[nodiscard]] fs::path at(const std::string& name) const {
         return fs::path(folder_.path()) / name;

@@ -13,9 +13,8 @@
 #include "core/error.h"
 #include "support/golden.h"
 #include "support/process.h"
-#include "support/quality_samples.h"
 #include "support/task_files.h"
-#include "support/tiny_model.h"
+#include "support/walk_files.h"
 
 namespace palimpsest {
 namespace {
@@ -159,23 +158,11 @@ class EveryFlag : public ::testing::TestWithParam<std::string> {
     }
 
     static void fill(testing::TemporaryFolder& folder) {
-        folder.write("m.gguf", testing::speaking_model_bytes({.n_layer = 1, .n_ctx = 512}));
-        std::string text;
-        for (int i = 0; i < 60; ++i) text += cat("Rule ", i, ": pay ", i * i % 97, ". ");
-        folder.write("doc.txt", text);
-        folder.write("rules.txt", text.substr(0, 100));
-        std::string traces;
-        for (int i = 0; i < 8; ++i) {
-            traces +=
-                cat(R"({"prompt": "What does rule )", i, R"( say?", "response": "Pay.")", "}\n");
-        }
-        folder.write("traces.jsonl", traces);
-        folder.write("tokens.json", "[1, 2, 3]");
+        testing::fill_for_walk(folder);
         folder.write("ruler/300/niah_single_2.jsonl",
                      R"({"input": "The number for tea is: 4711.\nWhat is it?", )"
                      R"("outputs": ["4711"], "answer_prefix": " It is"})"
                      "\n");
-        folder.write("results.jsonl", to_json_line(testing::full_result("vt", "0", 1)) + "\n");
     }
 
     static ProgramResult run(const testing::TemporaryFolder& folder, const Words& words) {

@@ -21,6 +21,7 @@
 
 #ifdef PALIMPSEST_ATTENTION_BF16
 
+#include <hwy/base.h>
 #include <immintrin.h>
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -29,13 +30,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-#ifdef __clang__
-#pragma clang attribute push( \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
-#endif
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
 namespace palimpsest {
 
@@ -454,11 +449,7 @@ void attend_rows_bf16(const EntryRows& entries, std::span<const QueryRow> rows, 
 
 }  // namespace palimpsest
 
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+HWY_POP_ATTRIBUTES
 
 namespace palimpsest {
 
