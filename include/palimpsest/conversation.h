@@ -14,6 +14,7 @@
 
 namespace palimpsest {
 
+class Regions;
 class Session;
 
 struct ConversationOptions {
@@ -23,6 +24,9 @@ struct ConversationOptions {
     /// own.
     std::string chat_template = {};
     bool is_raw = false;  // no template: texts go in as they are
+    /// What stands for documents, instead of their tokens: LatentContext::regions(). nullptr: they
+    /// are read as text.
+    std::shared_ptr<const Regions> regions = nullptr;
 };
 
 /// Turns with one model over one memory. It knows what was read, keeps within the memory that was

@@ -13,16 +13,17 @@ namespace palimpsest {
 
 /// How a token is drawn.
 struct SamplingOptions {
-    float temperature = 0.0F;        // 0: always the most likely token
-    int32_t top_k = 40;              // 0: no limit
-    float top_p = 0.95F;             // (0, 1]; 1: no limit
-    float min_p = 0.05F;             // [0, 1); 0: no limit
-    float repeat_penalty = 1.0F;     // > 0; 1: none
-    float frequency_penalty = 0.0F;  // 0: none
-    float presence_penalty = 0.0F;   // 0: none
-    int32_t penalty_last_n = 64;     // tokens the penalties look back on
-    uint32_t seed = 0;               // the same seed gives the same text
-    std::string grammar = {};        // GBNF that the answer must follow; empty: none
+    float temperature = 0.0F;         // 0: always the most likely token
+    int32_t top_k = 40;               // 0: no limit
+    float top_p = 0.95F;              // (0, 1]; 1: no limit
+    float min_p = 0.05F;              // [0, 1); 0: no limit
+    float repeat_penalty = 1.0F;      // > 0; 1: none
+    float frequency_penalty = 0.0F;   // 0: none
+    float presence_penalty = 0.0F;    // 0: none
+    int32_t penalty_last_n = 64;      // tokens the penalties look back on
+    uint32_t seed = 0;                // the same seed gives the same text
+    std::string grammar = {};         // GBNF that the answer must follow; empty: none
+    std::vector<int32_t> never = {};  // tokens that are never picked
 };
 
 struct AnswerOptions {

@@ -7,8 +7,12 @@ bool Batch::step(std::span<Sequence* const> sequences, int64_t limit) {
     std::vector<Lane> lanes;
     for (Sequence* s : sequences) {
         if (!s->wants()) continue;
+        try {
+            lanes.push_back(s->next_lane(limit));
+        } catch (const Error&) {
+            continue;  // it has failed, and says so; the others go on
+        }
         going.push_back(s);
-        lanes.push_back(s->next_lane(limit));
     }
     if (going.empty()) return false;
     try {

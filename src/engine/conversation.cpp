@@ -90,27 +90,24 @@ struct Conversation::Parts {
         return options.is_raw || (tokenizer != nullptr && !has_template());
     }
 
+    /// What stands for documents; nullptr: their tokens do.
+    [[nodiscard]] const Regions* regions() const { return options.regions.get(); }
+
     [[nodiscard]] std::vector<Segment> encode(const std::vector<TextPart>& parts) const {
         const Tokenizer& t = engine.loaded().require_tokenizer();
         if (session->position() == 0) {
-            if (!prefixes.empty()) return request_after(*prefixes.front(), t, parts);
-            if (is_raw()) return t.encode_raw(parts);
+            if (!prefixes.empty()) return request_after(*prefixes.front(), t, parts, regions());
+            if (is_raw()) return t.encode_raw(parts, Tokenizer::Seams::kJoined, regions());
             std::vector<ChatMessage> messages;
             if (!options.system.empty()) {
                 messages.push_back({"system", {{options.system, false}}});
             }
             messages.push_back({"user", parts});
-            return t.encode_chat(messages, chat_template());
+            return t.encode_chat(messages, chat_template(), Tokenizer::Seams::kJoined, regions());
         }
-        std::vector<Segment> next;
-        if (is_raw()) {
-            for (const TextPart& p : parts) {
-                next.push_back(
-                    {.tokens = t.encode(p.text), .is_context = p.is_context, .keep = p.keep});
-            }
-        } else {
-            next = t.encode_next_turn({"user", parts}, chat_template());
-        }
+        std::vector<Segment> next =
+            is_raw() ? t.encode_more(parts, regions())
+                     : t.encode_next_turn({"user", parts}, chat_template(), regions());
         next.insert(next.begin(), {.tokens = unread});
         return next;
     }
@@ -129,7 +126,9 @@ struct Generation::State {
 
     State(Conversation::Parts& o, std::vector<Segment> p, const AnswerOptions& options)
         : owner(&o), writer(o.tokenizer, o.engine.config().n_vocab, options), prompt(std::move(p)) {
-        for (const Segment& s : prompt) writer.result().n_prompt += std::ssize(s.tokens);
+        for (const Segment& s : prompt) {
+            writer.result().n_prompt += s.length(o.engine.config().n_embd);
+        }
         owner->running = this;
     }
     State(const State&) = delete;
@@ -201,7 +200,11 @@ struct Generation::State {
 std::unique_ptr<Generation::State> Conversation::Parts::begin(
     std::vector<Segment> prompt, const AnswerOptions& options_of_answer) {
     require(running == nullptr, "a turn is asked while another one goes on");
-    return std::make_unique<Generation::State>(*this, std::move(prompt), options_of_answer);
+    AnswerOptions answer = options_of_answer;
+    if (regions() != nullptr) {
+        for (const TokenId t : regions()->never_written()) answer.sampling.never.push_back(t);
+    }
+    return std::make_unique<Generation::State>(*this, std::move(prompt), answer);
 }
 
 // ---- Generation ---------------------------------------------------------------------------------

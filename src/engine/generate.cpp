@@ -16,12 +16,6 @@ double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-int64_t count_tokens(const std::vector<Segment>& prompt) {
-    int64_t n = 0;
-    for (const Segment& s : prompt) n += std::ssize(s.tokens);
-    return n;
-}
-
 const AnswerOptions& checked(const AnswerOptions& o) {
     require(o.max_tokens >= 1, "at most ", o.max_tokens, " tokens; it must be 1 or more");
     for (const std::string& s : o.stop) require(!s.empty(), "a stop text is empty");
@@ -128,7 +122,9 @@ bool AnswerWriter::next(Sequence& sequence) {
 GenerateResult generate(Session& session, const Tokenizer& tokenizer, std::vector<Segment> prompt,
                         const AnswerOptions& options, const GenerateHooks& hooks) {
     AnswerWriter writer(&tokenizer, tokenizer.n_vocab(), options);
-    writer.result().n_prompt = count_tokens(prompt);
+    for (const Segment& s : prompt) {
+        writer.result().n_prompt += s.length(session.sequence().row_width());
+    }
     const auto start = Clock::now();
     const bool whole = session.feed(
         std::move(prompt), {.on_progress = hooks.on_prefill, .on_rehearsal = hooks.on_rehearsal});

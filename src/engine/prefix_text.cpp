@@ -102,18 +102,20 @@ std::vector<PrefixText> PrefixText::pieces(int64_t n) const {
     return all;
 }
 
-std::vector<Segment> PrefixText::whole(const std::vector<TextPart>& parts) const {
+std::vector<Segment> PrefixText::whole(const std::vector<TextPart>& parts,
+                                       const Regions* regions) const {
     if (is_raw_) {
         std::vector<TextPart> all = {{text_}};
         all.insert(all.end(), parts.begin(), parts.end());
-        return tokenizer_.encode_raw(all, kSeams);
+        return tokenizer_.encode_raw(all, kSeams, regions);
     }
     return tokenizer_.encode_chat(std::vector<ChatMessage>{{"system", {{text_}}}, {"user", parts}},
-                                  tokenizer_.chat_template(), kSeams);
+                                  tokenizer_.chat_template(), kSeams, regions);
 }
 
-std::vector<Segment> PrefixText::request(const std::vector<TextPart>& parts) const {
-    std::vector<Segment> rest = whole(parts);
+std::vector<Segment> PrefixText::request(const std::vector<TextPart>& parts,
+                                         const Regions* regions) const {
+    std::vector<Segment> rest = whole(parts, regions);
     auto at = tokens_.begin();
     for (Segment& s : rest) {
         const auto n = std::min(std::ssize(s.tokens), tokens_.end() - at);
@@ -124,7 +126,7 @@ std::vector<Segment> PrefixText::request(const std::vector<TextPart>& parts) con
         at += n;
         if (at == tokens_.end()) break;
     }
-    std::erase_if(rest, [](const Segment& s) { return s.tokens.empty(); });
+    std::erase_if(rest, [](const Segment& s) { return s.tokens.empty() && !s.has_rows(); });
     return rest;
 }
 
@@ -137,13 +139,13 @@ TraceTokens PrefixText::trace(const TraceText& text) const {
 }
 
 std::vector<Segment> request_after(const PrefixDocument& document, const Tokenizer& tokenizer,
-                                   const std::vector<TextPart>& parts) {
+                                   const std::vector<TextPart>& parts, const Regions* regions) {
     const PrefixHeader& h = document.header();
     const PrefixText text(tokenizer, h.text, h.is_raw);
     require(text.tokens() == h.tokens, "the prefix memory '", h.name, "' was built from ",
             h.tokens.size(), " tokens, but its text now gives ", text.tokens().size(),
             "; tokenizer or template changed: build it again");
-    return text.request(parts);
+    return text.request(parts, regions);
 }
 
 }  // namespace palimpsest

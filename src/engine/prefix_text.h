@@ -43,11 +43,13 @@ class PrefixText {
 
     /// What follows the prefix: a request, up to where its answer begins. Throws kInvalidArgument
     /// if the prefix is not the beginning of prefix and request.
-    [[nodiscard]] std::vector<Segment> request(const std::vector<TextPart>& parts) const;
+    [[nodiscard]] std::vector<Segment> request(const std::vector<TextPart>& parts,
+                                               const Regions* regions = nullptr) const;
     [[nodiscard]] TraceTokens trace(const TraceText& text) const;
 
  private:
-    [[nodiscard]] std::vector<Segment> whole(const std::vector<TextPart>& parts) const;
+    [[nodiscard]] std::vector<Segment> whole(const std::vector<TextPart>& parts,
+                                             const Regions* regions = nullptr) const;
 
     const Tokenizer& tokenizer_;
     std::string text_;
@@ -58,6 +60,7 @@ class PrefixText {
 /// A request behind a document as it was built. Throws kInvalidArgument, saying so, if its text
 /// does not give the tokens it was built with.
 std::vector<Segment> request_after(const PrefixDocument& document, const Tokenizer& tokenizer,
-                                   const std::vector<TextPart>& parts);
+                                   const std::vector<TextPart>& parts,
+                                   const Regions* regions = nullptr);
 
 }  // namespace palimpsest

@@ -56,8 +56,9 @@ constexpr size_t kMostBytesByGrammar = 1024;
 
 /// Tokens that only fill the vocabulary up: so converters call ids that a tokenizer does not have,
 /// where the token table has rows for them. With a grammar, those that are too long for it, too.
-std::vector<TokenId> never_picked(const llama_vocab* vocab, bool by_grammar) {
-    std::vector<TokenId> ids;
+std::vector<TokenId> never_picked(const llama_vocab* vocab, const SamplingOptions& o) {
+    const bool by_grammar = !o.grammar.empty();
+    std::vector<TokenId> ids = o.never;
     const int32_t n = vocab == nullptr ? 0 : llama_vocab_n_tokens(vocab);
     for (TokenId t = 0; t < n; ++t) {
         const std::string_view text = llama_vocab_get_text(vocab, t);
@@ -65,6 +66,9 @@ std::vector<TokenId> never_picked(const llama_vocab* vocab, bool by_grammar) {
         const bool is_filling = is_unused && text.starts_with("[PAD");
         if (is_filling || (by_grammar && text.size() > kMostBytesByGrammar)) ids.push_back(t);
     }
+    std::ranges::sort(ids);
+    const auto twice = std::ranges::unique(ids);
+    ids.erase(twice.begin(), twice.end());
     return ids;
 }
 
@@ -72,7 +76,7 @@ std::vector<TokenId> never_picked(const llama_vocab* vocab, bool by_grammar) {
 
 Sampler::Sampler(const SamplingOptions& o, int64_t n_vocab, const llama_vocab* vocab)
     : is_argmax_(o.temperature == 0.0F && !has_penalties(o) && o.grammar.empty()),
-      never_(never_picked(vocab, !o.grammar.empty())),
+      never_(never_picked(vocab, o)),
       n_known_(static_cast<size_t>(vocab == nullptr ? n_vocab : llama_vocab_n_tokens(vocab))) {
     check_options(o);
     if (!is_argmax_) set_up(o, n_vocab, vocab);

@@ -25,8 +25,8 @@ std::vector<Segment> joined(std::vector<Segment> prompt) {
         to.insert(to.end(), more.begin(), more.end());
     };
     for (Segment& s : prompt) {
-        if (s.tokens.empty() && s.rows.empty()) continue;
-        if (out.empty() || out.back().rows.empty() != s.rows.empty()) {
+        if (s.tokens.empty() && !s.has_rows()) continue;
+        if (out.empty() || s.source || out.back().source || out.back().has_rows() != s.has_rows()) {
             out.push_back(std::move(s));
             continue;
         }
@@ -36,6 +36,13 @@ std::vector<Segment> joined(std::vector<Segment> prompt) {
         append(out.back().row_lengths, s.row_lengths);
     }
     return out;
+}
+
+/// Rows [from, from + n) of a segment of rows.
+std::span<const float> ready_rows(const Segment& s, int64_t from, int64_t n, int64_t n_embd) {
+    if (s.source != nullptr) return s.source->rows(from, n);
+    return std::span(s.rows).subspan(static_cast<size_t>(from * n_embd),
+                                     static_cast<size_t>(n * n_embd));
 }
 
 void check_tokens(std::span<const TokenId> tokens, int64_t n_vocab) {
@@ -59,7 +66,7 @@ int64_t Sequence::length(const Segment& segment) const {
     const int64_t width = config_.n_embd;
     require(std::ssize(segment.rows) % width == 0, segment.rows.size(),
             " values are no whole number of rows of ", width);
-    return segment.rows.empty() ? std::ssize(segment.tokens) : std::ssize(segment.rows) / width;
+    return segment.length(width);
 }
 
 /// Its length. Throws kInvalidArgument if there is none, for tokens that do not exist, and for rows
@@ -76,10 +83,10 @@ int64_t Sequence::check_prompt(std::span<const Segment> prompt) const {
             require(count >= 0, "a row stands for ", count, " tokens");
             n += count;
         }
-        require(!s.rows.empty() && std::ssize(s.row_lengths) == length(s) &&
-                    n == std::ssize(s.row_tokens),
-                s.row_lengths.size(), " rows of ", length(s), " stand for ", n, " tokens of ",
-                s.row_tokens.size());
+        require(
+            s.has_rows() && std::ssize(s.row_lengths) == length(s) && n == std::ssize(s.row_tokens),
+            s.row_lengths.size(), " rows of ", length(s), " stand for ", n, " tokens of ",
+            s.row_tokens.size());
     }
     require(total > 0, "the prompt is empty");
     return total;
@@ -175,7 +182,6 @@ int64_t Sequence::read_chunk() const {
 
 std::vector<Run> Sequence::runs(std::span<const Segment> of, int64_t from, int64_t n) const {
     std::vector<Run> all;
-    const auto width = static_cast<size_t>(config_.n_embd);
     for (const Segment& s : of) {
         const int64_t here = std::min(length(s) - from, n);
         if (here <= 0) {
@@ -184,9 +190,11 @@ std::vector<Run> Sequence::runs(std::span<const Segment> of, int64_t from, int64
         }
         const auto first = static_cast<size_t>(from);
         const auto count = static_cast<size_t>(here);
-        all.push_back(s.rows.empty()
-                          ? Run{.tokens = std::span(s.tokens).subspan(first, count)}
-                          : Run{.rows = std::span(s.rows).subspan(first * width, count * width)});
+        if (!s.has_rows()) {
+            all.push_back({.tokens = std::span(s.tokens).subspan(first, count)});
+        } else {
+            all.push_back({.rows = ready_rows(s, from, here, config_.n_embd)});
+        }
         n -= here;
         from = 0;
         if (n == 0) break;
@@ -197,6 +205,15 @@ std::vector<Run> Sequence::runs(std::span<const Segment> of, int64_t from, int64
 Lane Sequence::next_lane(int64_t limit) {
     check(wants() && limit >= 1, "a sequence that wants nothing is run");
     if (repetition_) return rehearsal_lane(limit);
+    try {
+        return reading_lane(limit);
+    } catch (const Error& e) {  // rows that could not be made
+        took({.failure = e});
+        throw;
+    }
+}
+
+Lane Sequence::reading_lane(int64_t limit) {
     const int64_t n = std::min({read_chunk(), limit, total_ - done_});
     const bool more = done_ + n < total_;
     pending_ = n;
@@ -248,13 +265,13 @@ void Sequence::note_read(int64_t from, int64_t n) {
             from -= length(s);
             continue;
         }
-        if (s.rows.empty()) {
+        if (!s.has_rows()) {
             tokens_.add(
                 std::span(s.tokens).subspan(static_cast<size_t>(from), static_cast<size_t>(here)));
         } else {
             if (keeps_rows) {
-                const auto first = s.rows.begin() + from * config_.n_embd;
-                rows_.push_back({position(), {first, first + here * config_.n_embd}});
+                const auto rows = ready_rows(s, from, here, config_.n_embd);
+                rows_.push_back({position(), {rows.begin(), rows.end()}});
             }
             note_rows(s, from, here);
         }

@@ -57,7 +57,8 @@ class Sequence {
     [[nodiscard]] bool wants() const { return progress().activity != Activity::kNothing; }
     [[nodiscard]] Progress progress() const;
     /// What is to be run next, of at most `limit` positions. It refers to this object, and lasts
-    /// until took().
+    /// until took(). Throws what making rows throws that are still to come: the sequence wants
+    /// nothing then.
     [[nodiscard]] Lane next_lane(int64_t limit = std::numeric_limits<int64_t>::max());
     /// What came of it.
     void took(const LaneResult& result);
@@ -73,6 +74,8 @@ class Sequence {
     /// wanted.
     [[nodiscard]] std::span<const float> logits() const { return logits_; }
     [[nodiscard]] int64_t position() const { return tokens_.n_positions(); }
+    /// Values in a ready row.
+    [[nodiscard]] int64_t row_width() const { return config_.n_embd; }
     [[nodiscard]] const ReadTokens& tokens() const { return tokens_; }
     /// Positions that can still be read or written.
     [[nodiscard]] int64_t room() const { return memory_->room(); }
@@ -110,6 +113,7 @@ class Sequence {
     [[nodiscard]] int64_t read_chunk() const;
     void require_room(int64_t n) const;
     [[nodiscard]] std::vector<Run> runs(std::span<const Segment> of, int64_t from, int64_t n) const;
+    [[nodiscard]] Lane reading_lane(int64_t limit);
     [[nodiscard]] Lane rehearsal_lane(int64_t limit);
     void begin_repetition(int64_t begin, int64_t end, bool is_prefill, bool is_shown);
     void begin_piece();

@@ -10,7 +10,6 @@
 // * Qwen 3, dense: no biases; every head's queries and keys are normed before rotation
 //   (Yang et al., 2025, arXiv:2505.09388).
 
-#include "core/error.h"
 #include "model/families.h"
 #include "model/layers.h"
 
@@ -18,23 +17,12 @@ namespace palimpsest {
 
 namespace {
 
-struct Block {
-    Tensor attn_norm = nullptr, ffn_norm = nullptr;
-    AttentionWeights attn;
-    FeedForwardWeights ffn;
-};
-
 class PreNormDecoder final : public Model {
  public:
     explicit PreNormDecoder(const FamilyInputs& in)
         : cfg_(in.cfg), products_(in.products), outer_(load_outer(in.weights, cfg_)) {
-        Weights& w = in.weights;
         for (int64_t i = 0; i < cfg_.n_layer; ++i) {
-            blocks_.push_back(
-                {.attn_norm = w.vector(cat("blk.", i, ".attn_norm.weight"), cfg_.n_embd),
-                 .ffn_norm = w.vector(cat("blk.", i, ".ffn_norm.weight"), cfg_.n_embd),
-                 .attn = load_attention(w, cfg_, i, in.traits.norms_heads),
-                 .ffn = load_feed_forward(w, cfg_, i)});
+            blocks_.push_back(load_pre_norm_block(in.weights, cfg_, i, in.traits.norms_heads));
         }
     }
 
@@ -44,17 +32,10 @@ class PreNormDecoder final : public Model {
     ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
                          int64_t least_rows) const override {
         const Pass p = begin_pass(g, cfg_, products_, lanes, least_rows);
-        ggml_context* c = g.ctx();
         Tensor x = embed(p, outer_.embedding);
-        for (size_t i = 0; i < blocks_.size(); ++i) {
-            const Block& b = blocks_[i];
-            Tensor a = attention(p, b.attn, rms_norm(p, x, b.attn_norm), static_cast<int64_t>(i));
-            if (i + 1 == blocks_.size()) {
-                x = keep_wanted(p, x);
-                a = keep_wanted(p, a);
-            }
-            x = ggml_add(c, x, a);
-            x = ggml_add(c, x, feed_forward(p, b.ffn, Gating::kSilu, rms_norm(p, x, b.ffn_norm)));
+        for (int64_t i = 0; i < cfg_.n_layer; ++i) {
+            const bool is_last = i + 1 == cfg_.n_layer;
+            x = pre_norm_block(p, blocks_[static_cast<size_t>(i)], x, i, is_last);
         }
         return outputs(p, outer_, x);
     }
@@ -63,7 +44,7 @@ class PreNormDecoder final : public Model {
     ModelConfig cfg_;
     const LinearProducts& products_;
     OuterWeights outer_;
-    std::vector<Block> blocks_;
+    std::vector<PreNormBlock> blocks_;
 };
 
 }  // namespace

@@ -131,6 +131,13 @@ FeedForwardWeights load_feed_forward(Weights& w, const ModelConfig& cfg, int64_t
             .down = matrix("ffn_down.weight", cfg.n_ff, cfg.n_embd)};
 }
 
+PreNormBlock load_pre_norm_block(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms) {
+    return {.attn_norm = w.vector(block(i, "attn_norm.weight"), cfg.n_embd),
+            .ffn_norm = w.vector(block(i, "ffn_norm.weight"), cfg.n_embd),
+            .attn = load_attention(w, cfg, i, has_norms),
+            .ffn = load_feed_forward(w, cfg, i)};
+}
+
 OuterWeights load_outer(Weights& w, const ModelConfig& cfg) {
     const std::string head = w.has("output.weight") ? "output.weight" : "token_embd.weight";
     return {.embedding = w.table("token_embd.weight", cfg.n_embd, cfg.n_vocab),
@@ -222,6 +229,17 @@ Tensor keep_wanted(const Pass& p, Tensor x) {
 Tensor feed_forward(const Pass& p, const FeedForwardWeights& w, Gating f, Tensor x) {
     return p.products.gated(p.g, {.gate = w.gate, .up = w.up, .down = w.down, .gating = f}, x,
                             p.is_many(x));
+}
+
+Tensor pre_norm_block(const Pass& p, const PreNormBlock& b, Tensor x, int64_t layer, bool is_last) {
+    ggml_context* c = p.g.ctx();
+    Tensor a = attention(p, b.attn, rms_norm(p, x, b.attn_norm), layer);
+    if (is_last) {
+        x = keep_wanted(p, x);
+        a = keep_wanted(p, a);
+    }
+    x = ggml_add(c, x, a);
+    return ggml_add(c, x, feed_forward(p, b.ffn, Gating::kSilu, rms_norm(p, x, b.ffn_norm)));
 }
 
 ModelOutputs outputs(const Pass& p, const OuterWeights& w, Tensor x) {

@@ -61,6 +61,8 @@ class LinearProducts {
     /// lacks.
     explicit LinearProducts(Reading reading = Reading::kAuto);
 
+    /// What was asked for.
+    [[nodiscard]] Reading reading_asked() const { return reading_; }
     /// What is used for weights of this type.
     [[nodiscard]] ProductKind kind_for(ggml_type type, bool many) const;
     [[nodiscard]] ReadingFacts facts_for(ggml_type type) const;

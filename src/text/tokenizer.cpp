@@ -136,15 +136,18 @@ void check_utf8(std::span<const ChatMessage> messages) {
 class Tokenizer::Writer {
  public:
     /// `follows_text`: what is written goes on from a text.
-    Writer(const Tokenizer& tokenizer, Seams seams, bool follows_text)
+    Writer(const Tokenizer& tokenizer, Seams seams, bool follows_text,
+           const Regions* regions = nullptr)
         : t_(tokenizer),
+          regions_(regions),
           is_separate_(seams == Seams::kSeparate),
           begins_with_space_(t_.begins_with_space_ && !follows_text) {}
 
     void add(const Piece& piece) {
         if (!piece.is_template) {
             check_utf8(piece.text);
-            add_text(piece.text, piece.fate);
+            const bool is_region = regions_ != nullptr && piece.fate.is_context && !piece.fate.keep;
+            is_region ? add_document(piece) : add_text(piece.text, piece.fate);
         } else {
             for (const SpecialTokens::Fragment& f : t_.special_.divide(piece.text)) {
                 if (f.token) {
@@ -185,6 +188,21 @@ class Tokenizer::Writer {
         append(*f.token, fate);
         begins_with_space_ = t_.begins_with_space_;
         strips_ = f.strips_right;
+    }
+
+    /// Line breaks that end it are text.
+    void add_document(const Piece& piece) {
+        const std::string_view stripped = strip(piece.text);
+        if (stripped.empty()) return add_text(piece.text, piece.fate);
+        const size_t end = piece.text.find_last_not_of("\r\n") + 1;
+        flush(false);
+        for (Segment& s : regions_->region(piece.text.substr(0, end))) {
+            s.is_context = true;
+            segments_.push_back(std::move(s));
+        }
+        is_open_ = false;
+        begins_with_space_ = t_.begins_with_space_;
+        add_text(piece.text.substr(end), {});
     }
 
     static std::string_view strip_left(std::string_view text) {
@@ -231,21 +249,28 @@ class Tokenizer::Writer {
     }
 
     void append(TokenId token, Fate fate) {
-        const bool is_same = !segments_.empty() && fate == fate_;
+        const bool is_same = is_open_ && fate == fate_;
+        is_open_ = true;
         if (!is_same) segments_.push_back({.is_context = fate.is_context, .keep = fate.keep});
         fate_ = fate;
         segments_.back().tokens.push_back(token);
     }
 
     const Tokenizer& t_;
+    const Regions* regions_;
     bool is_separate_;
     bool begins_with_space_;
     bool strips_ = false;  // white space at the beginning of what comes
     std::string text_;
     std::vector<Part> parts_;
     std::vector<Segment> segments_;
+    bool is_open_ = false;  // the last segment, to tokens of the same fate
     Fate fate_ = {};
 };
+
+Tokenizer::Piece Tokenizer::plain_piece(const TextPart& part) {
+    return {.text = part.text, .fate = {.is_context = part.is_context, .keep = part.keep}};
+}
 
 std::vector<TokenId> Tokenizer::encode_piece(const Piece& piece) const {
     Writer writer(*this, Seams::kJoined, false);
@@ -390,10 +415,11 @@ std::vector<Tokenizer::Piece> Tokenizer::pieces_of(std::span<const RenderedPiece
 }
 
 std::vector<Segment> Tokenizer::encode_chat(std::span<const ChatMessage> messages,
-                                            const ChatTemplate& chat_template, Seams seams) const {
+                                            const ChatTemplate& chat_template, Seams seams,
+                                            const Regions* regions) const {
     check_utf8(messages);
     const std::vector<RenderedPiece> rendered = chat_template.render({.messages = messages});
-    Writer writer(*this, seams, false);
+    Writer writer(*this, seams, false, regions);
     for (const Piece& piece : pieces_of(rendered, messages)) writer.add(piece);
     std::vector<Segment> segments = writer.finish();
     if (segments.empty()) {
@@ -402,6 +428,7 @@ std::vector<Segment> Tokenizer::encode_chat(std::span<const ChatMessage> message
     }
     // Some templates write the beginning themselves.
     const std::vector<TokenId> start = beginning();
+    if (segments.front().has_rows()) segments.insert(segments.begin(), Segment{});
     std::vector<TokenId>& first = segments.front().tokens;
     if (!start.empty() && (first.empty() || first.front() != start.front())) {
         first.insert(first.begin(), start.begin(), start.end());
@@ -414,7 +441,8 @@ std::vector<Segment> Tokenizer::encode_chat(std::span<const ChatMessage> message
 }
 
 std::vector<Segment> Tokenizer::encode_next_turn(const ChatMessage& message,
-                                                 const ChatTemplate& chat_template) const {
+                                                 const ChatTemplate& chat_template,
+                                                 const Regions* regions) const {
     check_utf8(std::span(&message, 1));
     std::string answer = "\x01";  // something that the message does not say
     while (text_of(message).find(answer) != std::string::npos) answer += '\x01';
@@ -431,7 +459,7 @@ std::vector<Segment> Tokenizer::encode_next_turn(const ChatMessage& message,
     }
     at->text.erase(0, at->text.find(answer) + answer.size());
     rendered.erase(rendered.begin(), at);
-    Writer writer(*this, Seams::kJoined, true);
+    Writer writer(*this, Seams::kJoined, true, regions);
     for (Piece& piece : pieces_of(rendered, std::span(messages).last(1))) {
         if (piece.is_template) piece.fate.keep = false;
         writer.add(piece);
@@ -443,13 +471,23 @@ std::vector<Segment> Tokenizer::encode_next_turn(const ChatMessage& message) con
     return encode_next_turn(message, chat_template());
 }
 
-std::vector<Segment> Tokenizer::encode_raw(std::span<const TextPart> parts, Seams seams) const {
-    Writer writer(*this, seams, false);
+std::vector<Segment> Tokenizer::encode_raw(std::span<const TextPart> parts, Seams seams,
+                                           const Regions* regions) const {
+    Writer writer(*this, seams, false, regions);
     writer.add_tokens(beginning(), {});
-    for (const TextPart& p : parts) {
-        writer.add({.text = p.text, .fate = {.is_context = p.is_context, .keep = p.keep}});
-    }
+    for (const TextPart& p : parts) writer.add(plain_piece(p));
     return writer.finish();
+}
+
+std::vector<Segment> Tokenizer::encode_more(std::span<const TextPart> parts,
+                                            const Regions* regions) const {
+    std::vector<Segment> all;
+    for (const TextPart& p : parts) {
+        Writer writer(*this, Seams::kJoined, false, regions);
+        writer.add(plain_piece(p));
+        for (Segment& s : writer.finish()) all.push_back(std::move(s));
+    }
+    return all;
 }
 
 std::string TextStream::push(TokenId token) {

@@ -14,6 +14,7 @@
 #include "core/types.h"
 #include "palimpsest/message.h"
 #include "text/chat_template.h"
+#include "text/regions.h"
 #include "text/special_tokens.h"
 
 namespace palimpsest {
@@ -69,17 +70,20 @@ class Tokenizer {
     /// Tokens of a conversation that ends where the assistant begins to speak. Messages' texts are
     /// never parsed for special tokens, whatever they contain. Includes beginning(). What stands
     /// before the first message that is not the system's must be kept. A token that begins in one
-    /// part and ends in another belongs to the latter.
+    /// part and ends in another belongs to the latter. `regions` writes the parts that are
+    /// documents, unless they must be kept.
     /// Throws as ChatTemplate::render() and encode() do.
     [[nodiscard]] std::vector<Segment> encode_chat(std::span<const ChatMessage> messages,
                                                    const ChatTemplate& chat_template,
-                                                   Seams seams = Seams::kJoined) const;
+                                                   Seams seams = Seams::kJoined,
+                                                   const Regions* regions = nullptr) const;
     /// The same with the file's own template.
     [[nodiscard]] std::vector<Segment> encode_chat(std::span<const ChatMessage> messages) const;
 
     /// What follows an answer: its end, the next message, the assistant's beginning.
     [[nodiscard]] std::vector<Segment> encode_next_turn(const ChatMessage& message,
-                                                        const ChatTemplate& chat_template) const;
+                                                        const ChatTemplate& chat_template,
+                                                        const Regions* regions = nullptr) const;
     [[nodiscard]] std::vector<Segment> encode_next_turn(const ChatMessage& message) const;
 
     /// Tokens of a template's words, in which special tokens are recognised.
@@ -87,7 +91,11 @@ class Tokenizer {
 
     /// A text outside any template: its parts, after beginning().
     [[nodiscard]] std::vector<Segment> encode_raw(std::span<const TextPart> parts,
-                                                  Seams seams = Seams::kJoined) const;
+                                                  Seams seams = Seams::kJoined,
+                                                  const Regions* regions = nullptr) const;
+    /// Parts that go on from what was read, each by itself.
+    [[nodiscard]] std::vector<Segment> encode_more(std::span<const TextPart> parts,
+                                                   const Regions* regions = nullptr) const;
 
     /// For libllama's samplers.
     [[nodiscard]] const llama_vocab* vocab() const { return vocab_; }
@@ -109,6 +117,8 @@ class Tokenizer {
         Fate fate = {};
     };
     class Writer;  // of pieces, as segments
+
+    [[nodiscard]] static Piece plain_piece(const TextPart& part);
 
     [[nodiscard]] ChatTemplate::Tokens template_tokens() const;
     [[nodiscard]] std::vector<Piece> pieces_of(std::span<const RenderedPiece> rendered,

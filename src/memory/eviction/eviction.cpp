@@ -19,9 +19,8 @@ constexpr int64_t kMostPinned = 1 << 20;
 constexpr int64_t kMostPositions = std::numeric_limits<int32_t>::max();
 
 int64_t length_of(const Segment& segment, int64_t n_embd) {
-    if (segment.rows.empty()) return std::ssize(segment.tokens);
-    check(n_embd > 0, "a memory that is given rows knows their width");
-    return std::ssize(segment.rows) / n_embd;
+    check(n_embd > 0 || !segment.has_rows(), "a memory that is given rows knows their width");
+    return segment.length(n_embd);
 }
 
 PartInputs part_inputs(const MemoryShape& shape, const EvictionSetup& setup, OptionReader& reader,
