@@ -23,7 +23,7 @@ function(palimpsest_folder name)
   set(PALIMPSEST_FOLDERS ${PALIMPSEST_FOLDERS} ${name} CACHE INTERNAL "")
 endfunction()
 
-# The library that others link, from the folders up to engine: as one archive, and as a shared library
+# The library that others link, from the folders up to compress: as one archive, and as a shared library
 # that shows nothing but what include/palimpsest declares.
 function(palimpsest_library)
   set(objects)
@@ -34,9 +34,10 @@ function(palimpsest_library)
   add_library(palimpsest_shared SHARED ${objects})
   set_target_properties(palimpsest_shared PROPERTIES OUTPUT_NAME palimpsest EXPORT_NAME shared
     VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
-  target_link_libraries(palimpsest INTERFACE ggml::ggml llama Threads::Threads
+  target_link_libraries(palimpsest INTERFACE ggml::ggml llama Threads::Threads OpenSSL::Crypto
     $<BUILD_INTERFACE:Highway::Highway> $<INSTALL_INTERFACE:Highway::Highway>)
-  target_link_libraries(palimpsest_shared PRIVATE ggml::ggml llama Threads::Threads Highway::Highway)
+  target_link_libraries(palimpsest_shared PRIVATE ggml::ggml llama Threads::Threads OpenSSL::Crypto
+    Highway::Highway)
   if(OneDNN_FOUND)
     target_link_libraries(palimpsest INTERFACE $<BUILD_INTERFACE:OneDNN::OneDNN> $<INSTALL_INTERFACE:OneDNN::OneDNN>)
     target_link_libraries(palimpsest_shared PRIVATE OneDNN::OneDNN)

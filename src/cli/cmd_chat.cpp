@@ -106,7 +106,9 @@ class Chat {
           options_(answer_options(f.answer)),
           engine_(open_engine(f.model)),
           tokenizer_(engine_.runtime().loaded().require_tokenizer()),
-          conversation_(begin_conversation(engine_, f.model, f.answer, false)) {
+          latent_(open_latent(engine_, f.model)),
+          conversation_(begin_conversation(engine_, f.model, f.answer, false,
+                                           latent_ ? &*latent_ : nullptr)) {
         if (!conversation_.is_raw()) {
             write_notes(conversation_.notes());
             return;
@@ -238,6 +240,7 @@ class Chat {
     AnswerOptions options_;
     Engine engine_;
     const Tokenizer& tokenizer_;
+    std::optional<LatentContext> latent_;
     Conversation conversation_;
     std::vector<TextPart> documents_;
     std::vector<std::string> read_;  // files of all documents so far
@@ -250,6 +253,7 @@ void add_chat(CLI::App& command) {
     f->answer.sampling.temperature = 0.7F;  // the likeliest token every time runs in circles
     add_model_flags(command, f->model);
     add_prefix_flags(command, f->model);
+    add_latent_flags(command, f->model);
     add_memory_flags(command, f->model.memory);
     add_answer_flags(command, f->answer);
     add_text_flags(command, f->text);

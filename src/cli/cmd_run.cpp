@@ -159,7 +159,9 @@ void run(const RunFlags& f) {
     const AnswerOptions options = answer_options(f.answer);
     const Engine engine = open_engine(f.model);
     const Tokenizer& tokenizer = engine.runtime().loaded().require_tokenizer();
-    Conversation conversation = begin_conversation(engine, f.model, f.answer, f.raw);
+    const std::optional<LatentContext> latent = open_latent(engine, f.model);
+    Conversation conversation =
+        begin_conversation(engine, f.model, f.answer, f.raw, latent ? &*latent : nullptr);
     write_notes(conversation.notes());
     Generation answer = conversation.ask(read_parts(f, tokenizer), options);
     const int64_t start = conversation.position();
@@ -212,6 +214,7 @@ void add_run(CLI::App& command) {
         ->allow_extra_args(false);
     add_model_flags(command, f->model);
     add_prefix_flags(command, f->model);
+    add_latent_flags(command, f->model);
     add_memory_flags(command, f->model.memory);
     add_answer_flags(command, f->answer);
     add_text_flags(command, f->text);

@@ -11,8 +11,10 @@
 #include "cli/memory_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
+#include "cli/trace_parts.h"
 #include "core/error.h"
 #include "core/output_file.h"
+#include "engine/generate.h"
 #include "text/json_text.h"
 
 namespace palimpsest {
@@ -23,7 +25,9 @@ struct TraceFlags {
     ModelFlags model;
     TextFlags text;
     std::string tokens_file, text_file, question_file, logits = "last", out = "-";
-    std::string decode_file;
+    std::string decode_file, parts_file;
+    int64_t n_greedy = 0;
+    bool dump_latents = false, mask_specials = false;
     double ratio = -1;  // share evicted
     int64_t local_window =
         -1;  // last positions that stay; in the one-shot protocol, once it writes
@@ -31,24 +35,12 @@ struct TraceFlags {
 };
 
 std::vector<TokenId> read_token_file(const std::string& path, int64_t n_vocab) {
-    const nlohmann::json json = parse_json(read_file(path));
-    const auto refuse = [&](const std::string& why) {
-        throw Error(ErrorCode::kCorrupt, cat("'", path, "' ", why));
-    };
-    if (!json.is_array()) refuse("is not a JSON array of token ids, or nests too deeply");
-    std::vector<TokenId> tokens;
-    for (const nlohmann::json& id : json) {
-        if (!id.is_number_integer() || id < 0 || id >= n_vocab) {
-            refuse(cat("holds ", brief_json(id), " at place ", tokens.size(),
-                       "; ids are whole numbers from 0 to ", n_vocab - 1));
-        }
-        tokens.push_back(id.get<TokenId>());
-    }
-    return tokens;
+    return token_ids(parse_json(read_file(path)), n_vocab, cat("'", path, "'"));
 }
 
 std::vector<TokenId> read_tokens(const TraceFlags& f, const LoadedModel& loaded) {
-    require(f.tokens_file.empty() != f.text_file.empty(), "name --tokens or --file, one of them");
+    require(f.tokens_file.empty() != f.text_file.empty(),
+            "name --tokens, --file or --parts, one of them");
     require(f.tokens_file.empty() || !f.text.replace_invalid,
             "--replace-invalid-utf8 is for a text, and --tokens names ids");
     if (!f.text_file.empty()) {
@@ -177,8 +169,15 @@ Wanted wanted_positions(const TraceFlags& f, int64_t n_prompt, int64_t n) {
     return {rest ? n_prompt : n - 1, n};
 }
 
-/// Reads tokens and writes the rows of those that are wanted.
-void feed(Session& session, const std::vector<TokenId>& tokens, bool may_forget, Wanted wanted,
+/// Positions of a prompt.
+int64_t length_of(std::span<const Segment> prompt, int64_t n_embd) {
+    int64_t n = 0;
+    for (const Segment& s : prompt) n += s.length(n_embd);
+    return n;
+}
+
+/// Reads a prompt and writes the rows of those positions that are wanted.
+void feed(Session& session, std::vector<Segment> prompt, bool may_forget, Wanted wanted,
           JsonOut& out) {
     ProgressBar bar("tracing");
     FeedHooks hooks;
@@ -187,14 +186,14 @@ void feed(Session& session, const std::vector<TokenId>& tokens, bool may_forget,
         bar.show(done, total);
         return !interrupted();
     };
-    const int64_t end = session.position() + std::ssize(tokens);
+    const int64_t end = session.position() + length_of(prompt, session.sequence().row_width());
     const bool last_only = wanted.begin == end - 1;
     if (wanted.begin < end && !last_only) {
         hooks.on_logits = [&](int64_t position, std::span<const float> row) {
             write_row(out, row, position == wanted.begin);
         };
     }
-    if (!session.feed(tokens, hooks)) throw CLI::RuntimeError(kInterrupted);
+    if (!session.feed(std::move(prompt), hooks)) throw CLI::RuntimeError(kInterrupted);
     if (last_only) write_row(out, session.logits(), true);
 }
 
@@ -214,13 +213,25 @@ void decode(Session& session, const std::vector<TokenId>& tokens, Wanted wanted,
 
 /// What is read, written and asked, in this order.
 struct TraceTokens {
-    std::vector<TokenId> prompt, written, question;
+    std::vector<Segment> prompt;
+    std::vector<std::vector<TokenId>> regions;  // of the prompt
+    std::vector<TokenId> written, question;
 };
 
-TraceTokens read_all(const TraceFlags& f, const LoadedModel& loaded) {
+TraceTokens read_all(const TraceFlags& f, const LoadedModel& loaded,
+                     const std::optional<LatentContext>& latent) {
     const int64_t n_vocab = loaded.config().n_vocab;
-    TraceTokens t = {.prompt = read_tokens(f, loaded), .written = {}, .question = {}};
-    require(!t.prompt.empty(), "there are no tokens to trace");
+    TraceTokens t;
+    if (f.parts_file.empty()) {
+        t.prompt.push_back({.tokens = read_tokens(f, loaded)});
+    } else {
+        require(f.tokens_file.empty() && f.text_file.empty(),
+                "--parts, --tokens and --file: name one of them");
+        TraceParts parts = read_trace_parts(f.parts_file, *latent->latent_regions(true), n_vocab);
+        t.prompt = std::move(parts.prompt);
+        t.regions = std::move(parts.regions);
+    }
+    require(length_of(t.prompt, loaded.config().n_embd) > 0, "there are no tokens to trace");
     if (!f.decode_file.empty()) t.written = read_token_file(f.decode_file, n_vocab);
     require(f.decode_file.empty() || !t.written.empty(), "there are no tokens to decode");
     if (!f.question_file.empty()) t.question = read_token_file(f.question_file, n_vocab);
@@ -230,35 +241,77 @@ TraceTokens read_all(const TraceFlags& f, const LoadedModel& loaded) {
     return t;
 }
 
-void trace(const TraceFlags& f) {
+/// The likeliest token, so many times; `never` are left out.
+std::vector<TokenId> write_greedily(Session& session, int64_t n, std::vector<TokenId> never) {
+    AnswerWriter writer(nullptr, std::ssize(session.logits()),
+                        {.sampling = {.never = std::move(never)}, .max_tokens = n});
+    while (writer.next(session.sequence())) session.step();
+    return writer.result().tokens;
+}
+
+nlohmann::json latents_of(const TraceTokens& t, const LatentContext& latent) {
+    LatentEncoder& encoder = latent.latent_regions(true)->encoder();
+    const auto width = static_cast<size_t>(encoder.form().decoder_width);
+    nlohmann::json rows = nlohmann::json::array();
+    for (const std::vector<TokenId>& region : t.regions) {
+        const std::vector<float> latents = encoder.encode(region);
+        for (size_t at = 0; at < latents.size(); at += width) {
+            const auto row = std::span(latents).subspan(at, width);
+            rows.push_back(std::vector<float>(row.begin(), row.end()));
+        }
+    }
+    return rows;
+}
+
+void check_trace(const TraceFlags& f) {
     require(!f.question_file.empty() || f.logits != "question",
             "--logits question needs --question-tokens");
     require(!f.decode_file.empty() || f.logits != "decode",
             "--logits decode needs --decode-tokens");
+    require(!f.model.latent.adapter.empty() == !f.parts_file.empty(),
+            "--parts and --latent go together: regions of the parts become latents");
+    require(f.n_greedy == 0 || (f.decode_file.empty() && f.question_file.empty()),
+            "--greedy goes on from the prompt; leave out --decode-tokens and --question-tokens");
+}
+
+void trace(const TraceFlags& f) {
+    check_trace(f);
     std::string cuts;
     const MemoryChoice choice = trace_memory(f);
-    const Engine opened = open_engine({.engine = f.model.engine, .memory = choice});
+    ModelFlags model = f.model;
+    model.memory = choice;
+    const Engine opened = open_engine(model);
+    const std::optional<LatentContext> latent = open_latent(opened, model);
     const Runtime& engine = opened.runtime();
     MemoryPlan plan = plan_memory(engine, choice);
     plan.options.on_cut = [&cuts, &f](const Cut& cut) {
         cuts += cat(cuts.empty() ? "\n" : ",\n", json_text(to_json(cut, f.dump_memory)));
     };
     const auto session = engine.make_session(engine.make_memory(plan));
-    const TraceTokens t = read_all(f, engine.loaded());
-    const auto n = std::ssize(t.prompt) + std::ssize(t.written) + std::ssize(t.question);
+    TraceTokens t = read_all(f, engine.loaded(), latent);
+    const int64_t n_prompt = length_of(t.prompt, engine.config().n_embd);
+    const int64_t n = n_prompt + std::ssize(t.written) + std::ssize(t.question);
     catch_interrupts();
     JsonOut out(f.out);
-    const Wanted wanted = wanted_positions(f, std::ssize(t.prompt), n);
+    const Wanted wanted = wanted_positions(f, n_prompt, n);
     std::string positions;
     for (int64_t i = wanted.begin; i < wanted.end; ++i) {
         positions += cat(positions.empty() ? "" : ",", i);
     }
     out.write(cat("{\"tokens\":", n, ",\"logits\":{\"positions\":[", positions, "],\"rows\":["));
-    feed(*session, t.prompt, true, wanted, out);
+    feed(*session, std::move(t.prompt), true, wanted, out);
     decode(*session, t.written, wanted, out);
     // Read on top of what is held: nothing goes for the question.
-    if (!t.question.empty()) feed(*session, t.question, false, wanted, out);
-    out.write(cat("\n]},\"compressions\":[", cuts, "]}\n"));
+    if (!t.question.empty()) feed(*session, {{.tokens = t.question}}, false, wanted, out);
+    out.write("\n]}");
+    if (f.dump_latents) out.write(cat(",\"latents\":", json_text(latents_of(t, *latent))));
+    if (f.n_greedy > 0) {
+        std::vector<TokenId> never;
+        if (f.mask_specials) never = latent->regions()->never_written();
+        const nlohmann::json ids = write_greedily(*session, f.n_greedy, std::move(never));
+        out.write(cat(",\"greedy\":", json_text(ids)));
+    }
+    out.write(cat(",\"compressions\":[", cuts, "]}\n"));
     out.close();
 }
 
@@ -277,6 +330,17 @@ void add_trace(CLI::App& command) {
         "--decode-tokens", f->decode_file,
         "JSON array of token ids read one by one after the prompt, as if the model "
         "had written them"));
+    reads_file(command.add_option(
+        "--parts", f->parts_file,
+        "JSON array of {\"text\": [ids]} and {\"region\": [ids]}, which become latents"));
+    command.add_flag("--dump-latents", f->dump_latents, "write the latents of all regions")
+        ->needs("--parts");
+    CLI::Option* greedy =
+        command.add_option("--greedy", f->n_greedy, "and then the likeliest token, so many times")
+            ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+    command.add_flag("--mask-specials", f->mask_specials, "never one of the tags of latents")
+        ->needs(greedy)
+        ->needs("--parts");
     command
         .add_option("--ratio", f->ratio,
                     "share of what was read to evict, instead of a budget (with --one-shot, the "
@@ -302,6 +366,7 @@ void add_trace(CLI::App& command) {
         ->capture_default_str();
     add_model_flags(command, f->model);
     add_prefix_flags(command, f->model);
+    add_latent_flags(command, f->model);
     add_memory_flags(command, f->model.memory);
     add_text_flags(command, f->text);
     command.callback([f] { trace(*f); });

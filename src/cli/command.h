@@ -23,6 +23,8 @@ void add_trace(CLI::App& command);
 void add_train(CLI::App& command);
 void add_train_data(CLI::App& command);
 void add_prefix(CLI::App& command);
+void add_convert(CLI::App& command);
+void add_skim(CLI::App& command);
 void add_completion(CLI::App& command);
 
 /// Declares the whole program: every command with its flags.

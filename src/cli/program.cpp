@@ -26,14 +26,16 @@ constexpr int kOutputFailed = 74;
 constexpr int kOutOfMemory = 6;
 constexpr int kUnexpected = 70;
 
-constexpr std::array<Command, 10> kCommands = {{
+constexpr std::array<Command, 12> kCommands = {{
     {"run", "answer a question, over documents if you name some", add_run},
     {"chat", "talk with the model, turn by turn", add_chat},
+    {"skim", "answer from documents read as latents, expanding what it needs", add_skim},
     {"inspect", "say what a model file holds and what fits into this machine", add_inspect},
     {"tokenize", "show a text as the model sees it", add_tokenize},
     {"bench", "measure speed, beside libllama if you like", add_bench},
     {"train", "train weights for what forgets, from any texts", add_train},
     {"prefix", "turn a long text that many requests share into a memory to look up", add_prefix},
+    {"convert", "turn a published checkpoint into files that run here", add_convert},
     {"trace", "write logits as JSON, for tests and research", add_trace},
     {"train-data", "make documents to train eviction on", add_train_data},
     {"completion", "print a completion script for bash", add_completion},

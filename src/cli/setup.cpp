@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
 #include <system_error>
 
 #include "cli/file_flags.h"
@@ -50,6 +51,8 @@ std::vector<NamedFile> files_read(const ModelFlags& flags) {
     const std::string& named = flags.memory.sidecar;
     std::vector<NamedFile> files = {{"the model", model},
                                     {"--sidecar", named.empty() ? sidecar_beside(model) : named}};
+    if (!flags.latent.adapter.empty()) files.push_back({"--latent", flags.latent.adapter});
+    if (!flags.latent.encoder.empty()) files.push_back({"--encoder", flags.latent.encoder});
     for (const std::string& path : flags.memory.prefixes) files.push_back({"--prefix", path});
     return files;
 }
@@ -110,6 +113,48 @@ void add_prefix_flags(CLI::App& command, ModelFlags& flags) {
         ->group(group);
 }
 
+void add_latent_flags(CLI::App& command, ModelFlags& flags) {
+    const char* const group = "Latent context";
+    LatentOptions& o = flags.latent;
+    CLI::Option* latent = reads_file(command.add_option(
+        "--latent", o.adapter,
+        "read documents as latents, a few tokens in one: an adapter file, or a folder of them "
+        "('palimpsest convert lclm' makes one); without --model, 'decoder.gguf' beside it runs"));
+    latent->group(group);
+    reads_file(command.add_option("--encoder", o.encoder,
+                                  "the encoder (default: 'encoder.gguf' beside the adapter)"))
+        ->needs(latent)
+        ->group(group);
+    command.add_option("--latent-ratio", o.ratio, "tokens in a latent, to choose in a folder by")
+        ->check(CLI::Range(1, 1024))
+        ->needs(latent)
+        ->group(group);
+    command
+        .add_option("--latent-cache", o.cache,
+                    "a folder where latents are kept, to be found again (at most 1 GiB)")
+        ->needs(latent)
+        ->group(group);
+}
+
+std::optional<LatentContext> open_latent(const Engine& engine, const ModelFlags& flags) {
+    if (flags.latent.adapter.empty()) return std::nullopt;
+    return std::optional<LatentContext>(std::in_place, engine, flags.latent);
+}
+
+namespace {
+
+/// Where a folder of latent context has it; empty if there is none.
+std::string decoder_beside(const std::string& adapter) {
+    namespace fs = std::filesystem;
+    std::error_code error;
+    const fs::path folder =
+        fs::is_directory(adapter, error) ? fs::path(adapter) : fs::path(adapter).parent_path();
+    const fs::path decoder = folder / "decoder.gguf";
+    return fs::exists(decoder, error) ? decoder.string() : "";
+}
+
+}  // namespace
+
 void write_notes(const std::vector<std::string>& notes) {
     for (const std::string& note : notes) write_note(note);
 }
@@ -126,15 +171,21 @@ MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice) {
 
 Engine open_engine(const ModelFlags& flags) {
     static_cast<void>(choose_eviction(flags.memory, nullptr));
-    return Engine(flags.engine);
+    EngineOptions engine = flags.engine;
+    if (engine.model.empty() && !flags.latent.adapter.empty()) {
+        engine.model = decoder_beside(flags.latent.adapter);
+    }
+    return Engine(engine);
 }
 
 Conversation begin_conversation(const Engine& engine, const ModelFlags& flags,
-                                const AnswerFlags& answer, bool is_raw) {
+                                const AnswerFlags& answer, bool is_raw,
+                                const LatentContext* latent) {
     return Conversation(engine, {.memory = flags.memory,
                                  .system = answer.system,
                                  .chat_template = answer.chat_template,
-                                 .is_raw = is_raw});
+                                 .is_raw = is_raw,
+                                 .regions = latent == nullptr ? nullptr : latent->regions()});
 }
 
 std::string read_file(const std::string& path) {

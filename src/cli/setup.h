@@ -2,12 +2,14 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cli/file_flags.h"
 #include "cli/sampling_flags.h"
 #include "engine/runtime.h"
 #include "palimpsest/conversation.h"
+#include "palimpsest/latent_context.h"
 
 namespace palimpsest {
 
@@ -15,6 +17,7 @@ namespace palimpsest {
 struct ModelFlags {
     EngineOptions engine;
     MemoryChoice memory;
+    LatentOptions latent;  // no adapter: documents are read as text
 };
 
 /// What a command with these flags reads: for files that it writes without a flag of theirs.
@@ -30,15 +33,23 @@ void add_model_flags(CLI::App& command, ModelFlags& flags);
 /// Declares --prefix and --prefix-gate.
 void add_prefix_flags(CLI::App& command, ModelFlags& flags);
 
+/// Declares --latent, --encoder, --latent-ratio and --latent-cache.
+void add_latent_flags(CLI::App& command, ModelFlags& flags);
+/// What they come to; nullopt without --latent.
+std::optional<LatentContext> open_latent(const Engine& engine, const ModelFlags& flags);
+
 /// What flags come to: a plan for a memory, whose notes have been written to standard error. Throws
 /// as the parts do.
 MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice);
 
 /// The model, once the choice of a memory was looked at: what contradicts itself costs no loading.
+/// With --latent and no model named, it is the `decoder.gguf` beside the adapter, if there is one.
 Engine open_engine(const ModelFlags& flags);
 
+/// `latent` may be nullptr.
 Conversation begin_conversation(const Engine& engine, const ModelFlags& flags,
-                                const AnswerFlags& answer, bool is_raw);
+                                const AnswerFlags& answer, bool is_raw,
+                                const LatentContext* latent = nullptr);
 
 /// What a user should know, to standard error.
 void write_notes(const std::vector<std::string>& notes);

@@ -6,7 +6,8 @@
 #include <cstring>
 
 #include "core/error.h"
-#include "core/whole_file.h"
+#include "core/output_file.h"
+#include "core/sha256.h"
 
 namespace palimpsest {
 
@@ -51,6 +52,20 @@ void GgufWriter::set_number(const std::string& key, float value) {
 }
 void GgufWriter::set_boolean(const std::string& key, bool value) {
     gguf_set_val_bool(keys_.get(), key_name(key), value);
+}
+
+void GgufWriter::set_texts(const std::string& key, const std::vector<std::string>& values) {
+    std::vector<const char*> texts;
+    for (const std::string& v : values) {
+        require(v.find('\0') == std::string::npos, "'", key, "' would be cut at a byte 0 in '", v,
+                "'");
+        texts.push_back(v.c_str());
+    }
+    gguf_set_arr_str(keys_.get(), key_name(key), texts.data(), texts.size());
+}
+
+void GgufWriter::set_integers(const std::string& key, const std::vector<int32_t>& values) {
+    gguf_set_arr_data(keys_.get(), key_name(key), GGUF_TYPE_INT32, values.data(), values.size());
 }
 
 void GgufWriter::set_copy(const std::string& key, const GgufValue& value) {
@@ -135,7 +150,17 @@ void GgufWriter::add_copy(const GgufTensor& tensor) {
                         .data = {tensor.data.begin(), tensor.data.end()}});
 }
 
-void GgufWriter::write(const std::string& path) const {
+void GgufWriter::add_made(const std::string& name, const Shape& shape, ggml_type type,
+                          std::function<void(const Put&)> make) {
+    check_name(name);
+    require(elements(shape) % static_cast<size_t>(ggml_blck_size(type)) == 0 &&
+                shape[0] % ggml_blck_size(type) == 0,
+            "rows of '", name, "', ", to_string(shape), ", are no whole blocks of ",
+            ggml_type_name(type));
+    tensors_.push_back({.name = name, .type = type, .shape = shape, .make = std::move(make)});
+}
+
+std::string GgufWriter::write(const std::string& path) const {
     const gguf_context_ptr file(made(gguf_init_empty()));
     gguf_set_kv(file.get(), keys_.get());
     const ggml_context_ptr shapes(
@@ -143,9 +168,11 @@ void GgufWriter::write(const std::string& path) const {
                    .mem_buffer = nullptr,
                    .no_alloc = true}));
     if (shapes == nullptr) throw Error(ErrorCode::kExhausted, "no memory for a GGUF file");
+    std::vector<size_t> sizes;
     for (const Entry& e : tensors_) {
         ggml_tensor* t = ggml_new_tensor(shapes.get(), e.type, GGML_MAX_DIMS, e.shape.data());
-        check(ggml_nbytes(t) == e.data.size(), "a tensor's data have its size");
+        sizes.push_back(ggml_nbytes(t));
+        check(e.make || sizes.back() == e.data.size(), "a tensor's data have its size");
         ggml_set_name(t, e.name.c_str());
         gguf_add_tensor(file.get(), t);
     }
@@ -153,13 +180,26 @@ void GgufWriter::write(const std::string& path) const {
     gguf_get_meta_data(file.get(), header.data());
     const size_t alignment = gguf_get_alignment(file.get());
     const std::vector<std::byte> zeros(alignment);
-    std::vector<std::span<const std::byte>> parts = {header};
-    for (const Entry& e : tensors_) {
-        parts.emplace_back(e.data);
-        const size_t past = e.data.size() % alignment;
-        if (past > 0) parts.push_back(std::span(zeros).first(alignment - past));
+
+    OutputFile out(path);
+    Sha256 sum;
+    size_t n = 0;
+    const Put put = [&](std::span<const std::byte> bytes) {
+        out.add(bytes);
+        sum.add(bytes);
+        n += bytes.size();
+    };
+    put(header);
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+        n = 0;
+        tensors_[i].make ? tensors_[i].make(put) : put(tensors_[i].data);
+        check(n == sizes[i], "what a tensor is made of has its size");
+        if (const size_t past = n % alignment; past > 0) {
+            put(std::span(zeros).first(alignment - past));
+        }
     }
-    write_whole_file(path, parts);
+    out.finish();
+    return sum.hex();
 }
 
 }  // namespace palimpsest

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,7 +14,8 @@
 
 namespace palimpsest {
 
-/// A GGUF file in the making: keys and tensors, kept in memory until write().
+/// A GGUF file in the making: keys and tensors, kept in memory until write(), but for those that
+/// are made while it writes.
 class GgufWriter {
  public:
     GgufWriter();
@@ -24,6 +26,8 @@ class GgufWriter {
     void set_count(const std::string& key, uint32_t value);
     void set_number(const std::string& key, float value);
     void set_boolean(const std::string& key, bool value);
+    void set_texts(const std::string& key, const std::vector<std::string>& values);
+    void set_integers(const std::string& key, const std::vector<int32_t>& values);
     /// A key with its value as another file has it. Arrays of texts are kUnsupported.
     void set_copy(const std::string& key, const GgufValue& value);
 
@@ -35,15 +39,23 @@ class GgufWriter {
     /// Adds another file's tensor as it is.
     void add_copy(const GgufTensor& tensor);
 
-    /// Writes the file, whole or not at all. Throws as write_whole_file() does.
-    void write(const std::string& path) const;
+    using Put = std::function<void(std::span<const std::byte>)>;
+    /// Adds a tensor whose data come about in write(): `make` puts them, part by part, as many
+    /// bytes as a tensor of that type and shape has.
+    void add_made(const std::string& name, const Shape& shape, ggml_type type,
+                  std::function<void(const Put&)> make);
+
+    /// Writes the file, whole or not at all. Returns its SHA-256. Throws as OutputFile does, and
+    /// what making a tensor throws.
+    std::string write(const std::string& path) const;
 
  private:
     struct Entry {
         std::string name;
         ggml_type type = GGML_TYPE_F32;
         Shape shape = {1, 1, 1, 1};
-        std::vector<std::byte> data;
+        std::vector<std::byte> data = {};
+        std::function<void(const Put&)> make = {};  // instead
     };
     void check_name(const std::string& name) const;
 

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "support/latent_files.h"
 #include "support/quality_samples.h"
 #include "support/tiny_model.h"
 
@@ -10,6 +11,8 @@ namespace palimpsest::testing {
 
 void fill_for_walk(TemporaryFolder& folder) {
     folder.write("m.gguf", speaking_model_bytes({.n_layer = 1, .n_ctx = 512}));
+    // The agent has more to say than that holds.
+    folder.write("long.gguf", speaking_model_bytes({.n_layer = 1, .n_ctx = 4096}));
     std::string text;
     for (int i = 0; i < 60; ++i) text += cat("Rule ", i, ": pay ", i * i % 97, ". ");
     folder.write("doc.txt", text);
@@ -20,6 +23,8 @@ void fill_for_walk(TemporaryFolder& folder) {
     }
     folder.write("traces.jsonl", traces);
     folder.write("tokens.json", "[1, 2, 3]");
+    folder.write("adapter.gguf", tiny_adapter().bytes());
+    write_tiny_checkpoint(folder, "checkpoint");
     folder.write("results.jsonl", to_json_line(full_result("vt", "0", 1)) + "\n");
 }
 
