@@ -1,10 +1,14 @@
 #include "support/process.h"
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <pty.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -104,6 +108,41 @@ ProgramResult run_palimpsest(const std::vector<std::string>& arguments,
     result.out = read_text(output.path());
     result.err = read_text(messages.path());
     return result;
+}
+
+int run_at_terminal(const std::vector<std::string>& arguments, const std::string& locale,
+                    const std::vector<std::string>& typed) {
+    int terminal = -1;
+    const pid_t child = forkpty(&terminal, nullptr, nullptr, nullptr);
+    if (child == 0) {
+        const ProgramOptions options = {.environment = {"LC_ALL=" + locale, "LC_CTYPE=" + locale,
+                                                        "LANG=" + locale, "TERM=dumb"}};
+        become_program(arguments, STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, options);
+    }
+    std::string shown;
+    const auto start = Clock::now();
+    size_t next = 0;
+    size_t seen = 0;
+    constexpr double kLongest = 60;
+    while (seconds_since(start) < kLongest) {
+        pollfd wait = {.fd = terminal, .events = POLLIN, .revents = 0};
+        if (poll(&wait, 1, 100) > 0) {
+            std::array<char, 4096> part{};
+            const ssize_t n = read(terminal, part.data(), part.size());
+            if (n <= 0) break;  // it has gone
+            shown.append(part.data(), static_cast<size_t>(n));
+        } else if (shown.size() > seen && shown.ends_with("> ") && next < typed.size()) {
+            seen = shown.size();
+            const std::string line = typed[next++] + "\r";
+            if (write(terminal, line.data(), line.size()) < 0) break;
+        }
+    }
+    if (seconds_since(start) >= kLongest) kill(child, SIGKILL);
+    int status = 0;
+    waitpid(child, &status, 0);
+    close(terminal);
+    EXPECT_EQ(next, typed.size()) << shown;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 }  // namespace palimpsest::testing

@@ -29,4 +29,9 @@ struct ProgramOptions {
 ProgramResult run_palimpsest(const std::vector<std::string>& arguments,
                              const ProgramOptions& options = {});
 
+/// The program at a terminal of its own, under a locale. Lines of `typed` go in one by one, each
+/// once it shows "> " and waits. Returns its exit status; -1 if a signal ended it.
+int run_at_terminal(const std::vector<std::string>& arguments, const std::string& locale,
+                    const std::vector<std::string>& typed);
+
 }  // namespace palimpsest::testing

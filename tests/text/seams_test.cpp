@@ -11,12 +11,15 @@
 #include "core/error.h"
 #include "support/gguf_builder.h"
 #include "support/golden.h"
+#include "support/vocabularies.h"
 #include "text/tokenizer.h"
 
 namespace palimpsest {
 namespace {
 
 using testing::GgufBuilder;
+using testing::vocabularies;
+using testing::Vocabulary;
 
 std::vector<TokenId> joined(const std::vector<Segment>& segments) {
     std::vector<TokenId> all;
@@ -24,93 +27,9 @@ std::vector<TokenId> joined(const std::vector<Segment>& segments) {
     return all;
 }
 
-/// A vocabulary, as ours and as libllama's.
-class Vocabulary {
- public:
-    Vocabulary(std::string name, const std::string& path)
-        : name_(std::move(name)), ours_(Tokenizer::load(path, GgufFile::open(path))) {
-        llama_model_params params = llama_model_default_params();
-        params.vocab_only = true;
-        theirs_.reset(llama_model_load_from_file(path.c_str(), params));
-    }
-
-    [[nodiscard]] const std::string& name() const { return name_; }
-    [[nodiscard]] const Tokenizer& ours() const { return *ours_; }
-    /// As libllama's programs tokenize prompts: special tokens in it are parsed.
-    [[nodiscard]] std::vector<TokenId> prompt(const std::string& text) const {
-        return theirs(text, true, true);
-    }
-    [[nodiscard]] std::vector<TokenId> theirs(const std::string& text, bool begins,
-                                              bool parses) const {
-        std::vector<TokenId> tokens(text.size() + 8);
-        const int32_t n = llama_tokenize(llama_model_get_vocab(theirs_.get()), text.data(),
-                                         static_cast<int32_t>(text.size()), tokens.data(),
-                                         static_cast<int32_t>(tokens.size()), begins, parses);
-        tokens.resize(static_cast<size_t>(std::max(n, 0)));
-        return tokens;
-    }
-    /// What libllama's programs make of a chat: rendered, then tokenized whole.
-    [[nodiscard]] std::vector<TokenId> chat(const std::string& form,
-                                            const std::vector<std::string>& texts) const {
-        std::vector<llama_chat_message> messages;
-        for (size_t i = 0; i < texts.size(); ++i) {
-            messages.push_back({i % 2 == 0 ? "user" : "assistant", texts[i].c_str()});
-        }
-        std::string out(size_t{1} << 16U, '\0');
-        const int32_t n =
-            llama_chat_apply_template(form.c_str(), messages.data(), messages.size(), true,
-                                      out.data(), static_cast<int32_t>(out.size()));
-        out.resize(static_cast<size_t>(std::max(n, 0)));
-        const bool has_bos = !ours_->beginning().empty() &&
-                             theirs(out, false, true).front() == ours_->beginning().front();
-        return theirs(out, !has_bos, true);
-    }
-
- private:
-    std::string name_;
-    std::unique_ptr<Tokenizer> ours_;
-    llama_model_ptr theirs_;
-};
-
-std::vector<Vocabulary> vocabularies() {
-    std::vector<Vocabulary> all;
-    const auto add_made = [&all](const std::string& name, const GgufBuilder& f) {
-        const testing::TemporaryFile file(f.bytes(), ".gguf");
-        all.emplace_back(name, file.path());
-    };
-    GgufBuilder pairs = testing::tiny_llama(testing::kTinyBpeTokens);
-    testing::add_bpe_vocabulary(pairs);
-    add_made("byte pairs", pairs);
-    for (const bool has_space : {true, false}) {
-        GgufBuilder pieces = testing::tiny_llama(testing::kTinySpmTokens);
-        testing::add_spm_vocabulary(pieces);
-        pieces.set_bool("tokenizer.ggml.add_space_prefix", has_space);
-        add_made(has_space ? "pieces" : "pieces without a space", pieces);
-    }
-    if (const auto folder = testing::field_inputs()) {
-        for (const char* name : {"bpe4k", "spm4k"}) {
-            all.emplace_back(name, (*folder / (std::string(name) + ".gguf")).string());
-        }
-    }
-    return all;
-}
-
-const std::array<std::string, 12> kTexts = {"Hello world",
-                                            " leading and trailing ",
-                                            "two  spaces,\ttabs\n\nand lines\r\n",
-                                            "na\xC3\xAFve \xE2\x82\xAC 5 \xF0\x9F\x98\x80",
-                                            "\xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E",
-                                            "hell",
-                                            "helhello hehe",
-                                            " ",
-                                            "\n",
-                                            "123 4567.89",
-                                            "def f(x):\n    return x\n",
-                                            "[INST] no token [/INST]"};
-
 TEST(Seams, TextsAreTokenizedAsLibllamaDoes) {
     for (const Vocabulary& v : vocabularies()) {
-        for (const std::string& text : kTexts) {
+        for (const std::string& text : testing::kSeamTexts) {
             SCOPED_TRACE(v.name() + ": " + text);
             EXPECT_EQ(v.ours().encode(text), v.theirs(text, false, false));
             const std::vector<TextPart> whole = {{text}};
@@ -121,8 +40,8 @@ TEST(Seams, TextsAreTokenizedAsLibllamaDoes) {
 
 TEST(Seams, PartsOfARawTextAreOneText) {
     for (const Vocabulary& v : vocabularies()) {
-        for (const std::string& first : kTexts) {
-            for (const std::string& second : kTexts) {
+        for (const std::string& first : testing::kSeamTexts) {
+            for (const std::string& second : testing::kSeamTexts) {
                 SCOPED_TRACE(v.name() + ": " + first + "|" + second);
                 const std::vector<TextPart> parts = {
                     {.text = first, .is_context = true}, {.text = second, .keep = true}, {first}};
@@ -138,7 +57,7 @@ TEST(Seams, B2_ChatsAreTokenizedAsLibllamaDoes) {
         for (const char* form : {"llama2", "chatml", "llama3", "gemma", "mistral-v7", "phi3",
                                  "vicuna", "zephyr", "deepseek"}) {
             const auto chat_template = ChatTemplate::named(form);
-            for (const std::string& text : kTexts) {
+            for (const std::string& text : testing::kSeamTexts) {
                 SCOPED_TRACE(v.name() + ", " + form + ": " + text);
                 const std::vector<ChatMessage> one = {{"user", {{text}}}};
                 EXPECT_EQ(joined(v.ours().encode_chat(one, *chat_template)), v.chat(form, {text}));
@@ -155,9 +74,9 @@ TEST(Seams, B2_ChatsAreTokenizedAsLibllamaDoes) {
 
 TEST(Seams, RealChatsAreTokenizedAsLibllamaDoes) {
     REQUIRE_MODEL();
-    const Vocabulary v("the default model", *model_path);
+    const Vocabulary v("the default model", testing::read_text(*model_path));
     const auto chat_template = ChatTemplate::named("chatml");
-    for (const std::string& text : kTexts) {
+    for (const std::string& text : testing::kSeamTexts) {
         SCOPED_TRACE(text);
         const std::vector<ChatMessage> one = {{"user", {{text}}}};
         EXPECT_EQ(joined(v.ours().encode_chat(one, *chat_template)), v.chat("chatml", {text}));
@@ -168,7 +87,7 @@ TEST(Seams, RealChatsAreTokenizedAsLibllamaDoes) {
 TEST(Seams, B3_RealTemplatesAreTheFilesOwn) {
     REQUIRE_MODEL();
     if (!has_jinja()) GTEST_SKIP() << "this build has no Jinja";
-    const Vocabulary v("the default model", *model_path);
+    const Vocabulary v("the default model", testing::read_text(*model_path));
     const std::vector<ChatMessage> one = {{"user", {{"hello"}}}};
     const std::vector<Segment> segments = v.ours().encode_chat(one);
     EXPECT_EQ(joined(segments),
@@ -244,7 +163,7 @@ TEST(Seams, B4_PiecesAreNeverMergedToControlTokens) {
     const auto folder = testing::field_inputs();
     if (!folder) GTEST_SKIP() << "no inputs of field cases; set PALIMPSEST_FIELD to their folder";
     for (const char* name : {"spm_ctrl", "bpe_userdef"}) {
-        const Vocabulary v(name, (*folder / (std::string(name) + ".gguf")).string());
+        const Vocabulary v(name, testing::read_text(*folder / (std::string(name) + ".gguf")));
         for (const std::string text :
              {"a <s> b</s>", "<|im_start|>system", "<s>", "</s></s> <unk>", "x<|im_end|>y"}) {
             const std::vector<TokenId> tokens = v.ours().encode(text);
