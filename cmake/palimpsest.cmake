@@ -15,6 +15,7 @@ set(PALIMPSEST_FOLDERS "" CACHE INTERNAL "")
 function(palimpsest_folder name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
   list(REMOVE_ITEM sources ${PROJECT_SOURCE_DIR}/src/${name}/main.cpp)
+  list(FILTER sources EXCLUDE REGEX "/src/train/torch/")  # palimpsest_torch_module()
   add_library(palimpsest_${name} STATIC ${sources})
   target_include_directories(palimpsest_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
   target_link_libraries(palimpsest_${name} PUBLIC ${ARGN} PRIVATE $<BUILD_INTERFACE:palimpsest_warnings>)
@@ -70,6 +71,21 @@ function(palimpsest_version target)
     set_property(DIRECTORY ${PROJECT_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
       ${PROJECT_SOURCE_DIR}/.git/logs/HEAD)
   endif()
+endfunction()
+
+# What trains with LibTorch, if it is there: a module that the program loads for that alone.
+function(palimpsest_torch_module)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/train/torch/*.cpp)
+  add_library(palimpsest_torch_code STATIC ${sources})
+  set_target_properties(palimpsest_torch_code PROPERTIES POSITION_INDEPENDENT_CODE ON
+    CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  target_include_directories(palimpsest_torch_code SYSTEM PUBLIC ${TORCH_INCLUDE_DIRS})
+  target_link_libraries(palimpsest_torch_code PUBLIC palimpsest_train ${TORCH_LIBRARIES}
+    PRIVATE palimpsest_warnings)
+  # LibTorch's headers are older than C++20's last words.
+  target_compile_options(palimpsest_torch_code PRIVATE -Wno-deprecated -Wno-error=conversion)
+  add_library(palimpsest_torch MODULE $<TARGET_OBJECTS:palimpsest_torch_code>)
+  target_link_libraries(palimpsest_torch PRIVATE palimpsest_train ${TORCH_LIBRARIES})
 endfunction()
 
 function(palimpsest_program)

@@ -11,6 +11,7 @@
 #include "cli/file_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
+#include "cli/train_commands.h"
 #include "core/error.h"
 #include "core/fingerprint.h"
 #include "core/whole_file.h"
@@ -375,6 +376,7 @@ void add_objective(CLI::App& train_command, const ObjectiveKind& kind) {
 void add_train(CLI::App& command) {
     command.require_subcommand(1);
     for (const ObjectiveKind& kind : objective_kinds()) add_objective(command, kind);
+    add_train_latent_context(command);
 }
 
 }  // namespace palimpsest

@@ -346,6 +346,11 @@ std::string Tokenizer::decode(std::span<const TokenId> tokens) const { return jo
 
 bool Tokenizer::ends_text(TokenId token) const { return llama_vocab_is_eog(vocab_, token); }
 
+TokenId Tokenizer::end_of_turn() const {
+    const TokenId turn = llama_vocab_eot(vocab_);
+    return turn != LLAMA_TOKEN_NULL ? turn : llama_vocab_eos(vocab_);
+}
+
 int64_t Tokenizer::n_vocab() const { return llama_vocab_n_tokens(vocab_); }
 
 const ChatTemplate& Tokenizer::chat_template() const {

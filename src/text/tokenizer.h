@@ -48,6 +48,8 @@ class Tokenizer {
     [[nodiscard]] std::string decode(std::span<const TokenId> tokens) const;
 
     [[nodiscard]] bool ends_text(TokenId token) const;
+    /// What an answer ends with; -1 if the vocabulary has nothing for it.
+    [[nodiscard]] TokenId end_of_turn() const;
     [[nodiscard]] int64_t n_vocab() const;
     /// "BPE", "SPM" and so on, and the file's own name for it ("gpt2 / smollm").
     [[nodiscard]] std::string kind() const { return kind_; }

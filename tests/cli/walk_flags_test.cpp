@@ -56,7 +56,11 @@ const std::map<std::string, Words>& quick_uses() {
         {"prefix compose", {"--out=out.prefix.gguf", "a.prefix.gguf"}},
         {"train gate", {}},
         {"train indexer", {}},
-        {"train latent", {}}};
+        {"train latent", {}},
+        {"train latent-context",
+         {"--model=m.gguf", "--threads=1", "--documents=texts.jsonl", "--out=out",
+          "--stages=pack:1", "--batch=1", "--source=8", "--target=4", "--encoder-layers=1",
+          "--examined=1"}}};
     return uses;
 }
 
@@ -65,9 +69,10 @@ const Words kQuickTraining = {"--model=m.gguf", "--threads=1", "--documents=doc.
                               "--mid=4",        "--recent=4",  "--out=out.gguf"};
 
 Words quick_use(const std::string& command) {
-    if (command.starts_with("train ")) return kQuickTraining;
     const auto found = quick_uses().find(command);
-    return found == quick_uses().end() ? Words() : found->second;
+    if (found == quick_uses().end()) return {};
+    const bool is_alike = command.starts_with("train ") && found->second.empty();
+    return is_alike ? kQuickTraining : found->second;
 }
 
 /// A file that the command reads, so that no flag may make it write there; empty: it reads none.

@@ -22,6 +22,9 @@ void fill_for_walk(TemporaryFolder& folder) {
         traces += cat(R"({"prompt": "What does rule )", i, R"( say?", "response": "Pay.")", "}\n");
     }
     folder.write("traces.jsonl", traces);
+    std::string texts;
+    for (int i = 0; i < 3; ++i) texts += cat("{\"text\": \"", i, " ", text, "\"}\n");
+    folder.write("texts.jsonl", texts);
     folder.write("tokens.json", "[1, 2, 3]");
     folder.write("adapter.gguf", tiny_adapter().bytes());
     write_tiny_checkpoint(folder, "checkpoint");

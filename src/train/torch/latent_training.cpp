@@ -1,0 +1,514 @@
+#include "train/latent_context/latent_training.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <optional>
+#include <sstream>
+
+#include "core/digest.h"
+#include "core/error.h"
+#include "core/fingerprint.h"
+#include "core/random.h"
+#include "core/sealed_file.h"
+#include "train/latent_context/latent_samples.h"
+#include "train/torch/torch_decoder.h"
+
+namespace palimpsest {
+
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr double kClip = 1.0;
+constexpr int64_t kPackedGroups = 32;  // of a source, judged in a step of packing
+constexpr int64_t kWarmUp = 30;
+constexpr double kDecayFrom = 0.7, kLeastRate = 0.05;  // of a stage's steps, of its rate
+constexpr uint64_t kExaminedSeed = 99;
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+torch::Tensor ids_of(const std::vector<TokenId>& tokens) {
+    return torch::tensor(std::vector<int64_t>(tokens.begin(), tokens.end()));
+}
+
+/// Norm, matrix, GELU, matrix: as LatentAdapter computes it.
+struct TorchAdapter {
+    torch::Tensor norm, w1, b1, w2, b2, start, end;
+
+    TorchAdapter(int64_t n_in, int64_t n_out, const torch::Tensor& table) {
+        const auto uniform = [](int64_t out, int64_t in) {
+            const double most = 1.0 / std::sqrt(static_cast<double>(in));
+            return torch::rand({out, in}) * 2 * most - most;
+        };
+        norm = torch::ones({n_in});
+        w1 = uniform(n_out, n_in);
+        b1 = torch::zeros({n_out});
+        w2 = uniform(n_out, n_out);
+        b2 = torch::zeros({n_out});
+        const torch::Tensor mean = table.mean(0);
+        start = mean + 0.02 * torch::randn({n_out});
+        end = mean + 0.02 * torch::randn({n_out});
+    }
+    [[nodiscard]] std::vector<torch::Tensor> parameters() const {
+        return {norm, w1, b1, w2, b2, start, end};
+    }
+    [[nodiscard]] torch::Tensor operator()(const torch::Tensor& x) const {
+        const torch::Tensor y = x * torch::rsqrt(x.pow(2).mean(-1, true) + 1e-6) * norm;
+        return torch::linear(torch::gelu(torch::linear(y, w1, b1)), w2, b2);
+    }
+};
+
+struct Group {
+    std::vector<torch::Tensor> parameters;
+    double rate = 0;
+};
+
+class Training {
+ public:
+    Training(const LatentTrainingOptions& o, const LatentTrainingHooks& hooks)
+        : o_(o),
+          hooks_(hooks),
+          file_(GgufFile::open(o.model)),
+          tokenizer_(Tokenizer::load(o.model, file_)),
+          texts_(read_latent_texts(o.documents)),
+          math_(o.is_f32 ? TorchMath::kF32 : TorchMath::kBf16) {
+        check_options();
+        torch::manual_seed(o.seed);
+        at::set_num_threads(o.n_threads);
+        decoder_.emplace(file_, 0, math_);
+        encoder_.emplace(file_, o.n_encoder_layers, math_);
+        width_ = decoder_->config().n_embd;
+        const int64_t pooled = o.pooling == "concat" ? o.ratio * width_ : width_;
+        adapter_.emplace(pooled, width_, read_tensor(file_, "token_embd.weight"));
+        encoder_->learn(o.encoder_rank);
+        decoder_->learn(o.decoder_rank);
+        for (int64_t i = 0; i < o.ratio; ++i) heads_.push_back(torch::eye(width_));
+        learnt_.emplace(*tokenizer_, texts_.learnt);
+        held_out_.emplace(*tokenizer_, texts_.held_out);
+        for (const torch::Tensor& t : all_parameters()) {
+            first_moments_.push_back(torch::zeros_like(t));
+            second_moments_.push_back(torch::zeros_like(t));
+        }
+        for (const LatentStage& s : o.stages) n_steps_ += s.n_steps;
+    }
+
+    bool run() {
+        if (o_.resume) load();
+        while (done_ < n_steps_) {
+            const auto [kind, step, n] = stage_at(done_);
+            begin_stage(kind);
+            const auto start = Clock::now();
+            LatentStepReport report;
+            report.stage = kind->name;
+            report.n_steps = n_steps_;
+            Random random(o_.seed * 1000003 + static_cast<uint64_t>(done_));
+            const auto [loss, right] =
+                std::string_view(kind->name) == "pack" ? pack(random) : read(*kind, random);
+            report.rate = rate_of(step, n);
+            learn(loss, report.rate);
+            ++done_;
+            n_source_ += o_.n_batch * o_.n_source;
+            report.step = done_;
+            report.loss = loss.item<double>();
+            report.right = right;
+            require(std::isfinite(report.loss), "the loss of step ", done_,
+                    " is not a number; lower the rates (--rate-scale)");
+            report.seconds = seconds_since(start);
+            report.n_source = n_source_;
+            const bool is_end = done_ == n_steps_ || stage_at(done_).kind != kind;
+            if (done_ % o_.examine_every == 0 || is_end) report.held_out = examine();
+            const bool goes_on = !hooks_.on_step || hooks_.on_step(report);
+            if (done_ % o_.save_every == 0 || is_end || !goes_on) save();
+            if (!goes_on) return done_ == n_steps_;
+        }
+        return true;
+    }
+
+ private:
+    struct At {
+        const LatentStageKind* kind;
+        int64_t step, n;  // in its stage
+    };
+
+    void check_options() const {
+        require(tokenizer_ != nullptr, "'", o_.model, "' has no vocabulary");
+        require(!texts_.held_out.empty(), "there is no document to hold out");
+        require(o_.ratio >= 1 && o_.n_source % o_.ratio == 0, "sources of ", o_.n_source,
+                " tokens are no whole number of groups of ", o_.ratio);
+        require(o_.pooling == "concat" || o_.pooling == "mean", "pooling '", o_.pooling,
+                "'; concat and mean can be trained");
+        require(!o_.stages.empty(), "there are no stages");
+        for (const LatentStage& s : o_.stages) static_cast<void>(kind_of(s.kind));
+    }
+
+    static const LatentStageKind& kind_of(const std::string& name) {
+        std::string names;
+        for (const LatentStageKind& k : latent_stage_kinds()) {
+            if (name == k.name) return k;
+            names += cat(names.empty() ? "" : ", ", k.name);
+        }
+        throw Error(ErrorCode::kInvalidArgument, cat("stage '", name, "'; there are: ", names));
+    }
+
+    [[nodiscard]] At stage_at(int64_t step) const {
+        for (const LatentStage& s : o_.stages) {
+            if (step < s.n_steps) return {&kind_of(s.kind), step, s.n_steps};
+            step -= s.n_steps;
+        }
+        return {&kind_of(o_.stages.back().kind), o_.stages.back().n_steps,
+                o_.stages.back().n_steps};
+    }
+
+    void begin_stage(const LatentStageKind* kind) {
+        if (kind == stage_) return;
+        stage_ = kind;
+        for (torch::Tensor t : adapter_->parameters()) t.requires_grad_(kind->adapter_rate > 0);
+        const bool packs = std::string_view(kind->name) == "pack";
+        for (torch::Tensor& t : heads_) t.requires_grad_(packs);
+        encoder_->activate(kind->encoder_rate > 0);
+        decoder_->activate(kind->decoder_rate > 0);
+    }
+
+    // ---- what is computed ----
+
+    /// [batch, n_source] ids to latents [batch, n_latents, width].
+    [[nodiscard]] torch::Tensor encode(const torch::Tensor& ids) const {
+        const torch::Tensor states = encoder_->states(encoder_->embed(ids));
+        const int64_t batch = ids.size(0);
+        const int64_t n = ids.size(1) / o_.ratio;
+        const torch::Tensor pooled = o_.pooling == "concat"
+                                         ? states.reshape({batch, n, o_.ratio * width_})
+                                         : states.view({batch, n, o_.ratio, width_}).mean(2);
+        return (*adapter_)(pooled);
+    }
+
+    struct Learnt {
+        torch::Tensor loss;
+        double right;
+    };
+
+    /// No decoder runs: each token of a group is to be told from its latent by a matrix of its own.
+    Learnt pack(Random& random) const {
+        std::vector<torch::Tensor> sources;
+        for (int64_t i = 0; i < o_.n_batch; ++i) {
+            sources.push_back(ids_of(learnt_->stretch(o_.n_source, random)));
+        }
+        const torch::Tensor ids = torch::stack(sources);
+        const torch::Tensor latents = encode(ids);
+        const int64_t n = latents.size(1);
+        const auto chosen = random.sample(n, std::min(n, kPackedGroups));
+        const torch::Tensor pick = torch::tensor(chosen);
+        const torch::Tensor some = latents.index_select(1, pick).flatten(0, 1);
+        const torch::Tensor groups =
+            ids.view({o_.n_batch, n, o_.ratio}).index_select(1, pick).flatten(0, 1);
+        torch::Tensor loss = torch::zeros({});
+        double right = 0;
+        for (int64_t i = 0; i < o_.ratio; ++i) {
+            const torch::Tensor logits =
+                decoder_->logits(torch::linear(some, heads_[static_cast<size_t>(i)]));
+            const torch::Tensor wanted = groups.select(1, i);
+            loss = loss + torch::cross_entropy_loss(logits, wanted) / static_cast<double>(o_.ratio);
+            right += logits.argmax(-1).eq(wanted).to(torch::kFloat).mean().item<double>();
+        }
+        return {loss, right / static_cast<double>(o_.ratio)};
+    }
+
+    struct Said {
+        torch::Tensor logits, wanted;  // [targets of all samples, ...]
+        std::vector<int64_t> counts;   // targets of each sample
+    };
+
+    [[nodiscard]] Said say(const std::vector<LatentSample>& samples) const {
+        std::vector<torch::Tensor> sources;
+        for (const LatentSample& s : samples) sources.push_back(ids_of(s.source));
+        const torch::Tensor latents = encode(torch::stack(sources));
+        std::vector<torch::Tensor> inputs;
+        std::vector<int64_t> first;
+        int64_t longest = 0;
+        for (size_t i = 0; i < samples.size(); ++i) {
+            const LatentSample& s = samples[i];
+            std::vector<TokenId> behind = s.after;
+            behind.insert(behind.end(), s.target.begin(), s.target.end());
+            const torch::Tensor input = torch::cat(
+                {decoder_->embed(ids_of(s.before)).view({-1, width_}),
+                 adapter_->start.view({1, -1}), latents[static_cast<int64_t>(i)],
+                 adapter_->end.view({1, -1}), decoder_->embed(ids_of(behind)).view({-1, width_})});
+            // A position tells the token after it.
+            first.push_back(input.size(0) - std::ssize(s.target) - 1);
+            longest = std::max(longest, input.size(0));
+            inputs.push_back(input);
+        }
+        for (torch::Tensor& t : inputs) {
+            t = torch::constant_pad_nd(t, {0, 0, 0, longest - t.size(0)});
+        }
+        const torch::Tensor states = decoder_->states(torch::stack(inputs));
+        Said said;
+        std::vector<torch::Tensor> rows;
+        std::vector<torch::Tensor> wanted;
+        for (size_t i = 0; i < samples.size(); ++i) {
+            const int64_t n = std::ssize(samples[i].target);
+            rows.push_back(states[static_cast<int64_t>(i)].slice(0, first[i], first[i] + n));
+            wanted.push_back(ids_of(samples[i].target));
+            said.counts.push_back(n);
+        }
+        said.logits = decoder_->logits(torch::cat(rows));
+        said.wanted = torch::cat(wanted);
+        return said;
+    }
+
+    Learnt read(const LatentStageKind& kind, Random& random) const {
+        std::vector<LatentSample> samples;
+        for (int64_t i = 0; i < o_.n_batch; ++i) {
+            double at = random.unit() * (kind.shares[0] + kind.shares[1] + kind.shares[2]);
+            size_t task = 0;
+            while (task + 1 < kind.shares.size() && at >= kind.shares.at(task)) {
+                at -= kind.shares.at(task++);
+            }
+            samples.push_back(
+                learnt_->make(static_cast<LatentTask>(task), o_.n_source, o_.n_target, random));
+        }
+        const Said said = say(samples);
+        const double right =
+            said.logits.argmax(-1).eq(said.wanted).to(torch::kFloat).mean().item<double>();
+        return {torch::cross_entropy_loss(said.logits, said.wanted), right};
+    }
+
+    /// On documents that are held out, the same ones every time.
+    [[nodiscard]] std::vector<LatentStepReport::HeldOut> examine() const {
+        const torch::NoGradGuard no_grad;
+        constexpr std::array<const char*, kLatentTasks> kNames = {"repeat", "continue", "fact"};
+        std::vector<LatentStepReport::HeldOut> all;
+        for (int64_t task = 0; task < kLatentTasks; ++task) {
+            Random random(kExaminedSeed + static_cast<uint64_t>(task));
+            double loss = 0;
+            int64_t n_right = 0;
+            int64_t n_tokens = 0;
+            int64_t n_whole = 0;
+            int64_t n_samples = 0;
+            while (n_samples < o_.n_examined) {
+                std::vector<LatentSample> samples;
+                for (int64_t i = 0; i < std::min<int64_t>(o_.n_batch, o_.n_examined - n_samples);
+                     ++i) {
+                    samples.push_back(held_out_->make(static_cast<LatentTask>(task), o_.n_source,
+                                                      o_.n_target, random));
+                }
+                const Said said = say(samples);
+                const torch::Tensor hits = said.logits.argmax(-1).eq(said.wanted);
+                loss += torch::cross_entropy_loss(said.logits, said.wanted, {}, at::Reduction::Sum)
+                            .item<double>();
+                n_right += hits.sum().item<int64_t>();
+                n_tokens += hits.size(0);
+                int64_t at = 0;
+                for (const int64_t n : said.counts) {
+                    n_whole += hits.slice(0, at, at + n).all().item<bool>() ? 1 : 0;
+                    at += n;
+                }
+                n_samples += std::ssize(samples);
+            }
+            const auto tokens = static_cast<double>(n_tokens);
+            all.push_back({.task = kNames.at(static_cast<size_t>(task)),
+                           .loss = loss / tokens,
+                           .right = static_cast<double>(n_right) / tokens,
+                           .whole = static_cast<double>(n_whole) / static_cast<double>(n_samples)});
+        }
+        return all;
+    }
+
+    // ---- how it is learnt ----
+
+    /// 0 to 1, of the stage's rates.
+    [[nodiscard]] double rate_of(int64_t step, int64_t n) const {
+        const double warm = std::min(1.0, static_cast<double>(step + 1) / kWarmUp);
+        const double gone =
+            static_cast<double>(step) / static_cast<double>(std::max<int64_t>(1, n));
+        const double decay =
+            gone < kDecayFrom ? 1 : std::max(kLeastRate, (1 - gone) / (1 - kDecayFrom));
+        return o_.rate_scale * warm * decay;
+    }
+
+    [[nodiscard]] std::vector<torch::Tensor> all_parameters() const {
+        std::vector<torch::Tensor> all = adapter_->parameters();
+        all.insert(all.end(), heads_.begin(), heads_.end());
+        for (const auto* part : {&*encoder_, &*decoder_}) {
+            const auto own = part->parameters();
+            all.insert(all.end(), own.begin(), own.end());
+        }
+        return all;
+    }
+
+    /// In the order of all_parameters().
+    [[nodiscard]] std::vector<double> all_rates() const {
+        std::vector<double> rates(adapter_->parameters().size() + heads_.size(),
+                                  stage_->adapter_rate);
+        rates.insert(rates.end(), encoder_->parameters().size(), stage_->encoder_rate);
+        rates.insert(rates.end(), decoder_->parameters().size(), stage_->decoder_rate);
+        return rates;
+    }
+
+    /// A step of Adam (betas 0.9 and 0.95, no decay of weights), gradients clipped to norm 1.
+    void learn(const torch::Tensor& loss, double rate) {
+        constexpr double kBeta1 = 0.9, kBeta2 = 0.95, kEpsilon = 1e-8;
+        const std::vector<torch::Tensor> parameters = all_parameters();
+        const std::vector<double> rates = all_rates();
+        for (torch::Tensor t : parameters) t.mutable_grad() = torch::Tensor();
+        loss.backward();
+        const torch::NoGradGuard no_grad;
+        double squares = 0;
+        for (const torch::Tensor& t : parameters) {
+            if (t.grad().defined()) squares += t.grad().pow(2).sum().item<double>();
+        }
+        const double clip = std::min(1.0, kClip / (std::sqrt(squares) + 1e-6));
+        const double n = static_cast<double>(done_ + 1);
+        const double fair1 = 1 - std::pow(kBeta1, n);
+        const double fair2 = 1 - std::pow(kBeta2, n);
+        for (size_t i = 0; i < parameters.size(); ++i) {
+            torch::Tensor t = parameters[i];
+            if (!t.grad().defined() || rates[i] == 0) continue;
+            const torch::Tensor g = t.grad() * clip;
+            first_moments_[i].mul_(kBeta1).add_(g, 1 - kBeta1);
+            second_moments_[i].mul_(kBeta2).addcmul_(g, g, 1 - kBeta2);
+            const torch::Tensor size = (second_moments_[i] / fair2).sqrt_().add_(kEpsilon);
+            t.addcdiv_(first_moments_[i], size, -rate * rates[i] / fair1);
+        }
+        for (torch::Tensor t : parameters) t.mutable_grad() = torch::Tensor();
+    }
+
+    // ---- files ----
+
+    [[nodiscard]] std::string path(const char* name) const {
+        return (fs::path(o_.out) / name).string();
+    }
+
+    /// What a checkpoint must agree in.
+    [[nodiscard]] std::string settings() const {
+        std::string stages;
+        for (const LatentStage& s : o_.stages) stages += cat(s.kind, ":", s.n_steps, ",");
+        return cat(model_fingerprint(file_), " ", stages, " ", o_.ratio, " ", o_.n_source, " ",
+                   o_.n_target, " ", o_.n_batch, " ", o_.n_encoder_layers, " ", o_.pooling, " ",
+                   o_.encoder_rank, " ", o_.decoder_rank, " ", o_.rate_scale, " ", o_.seed, " ",
+                   o_.is_f32);
+    }
+
+    void save() const {
+        std::error_code error;
+        fs::create_directories(o_.out, error);
+        std::vector<torch::Tensor> state = all_parameters();
+        state.insert(state.end(), first_moments_.begin(), first_moments_.end());
+        state.insert(state.end(), second_moments_.begin(), second_moments_.end());
+        std::ostringstream out;
+        out.exceptions(std::ios::badbit);
+        out << settings() << '\n' << done_ << ' ' << n_source_ << '\n';
+        torch::save(state, out);
+        write_sealed(path("training.checkpoint"), out.str());
+        write_models();
+    }
+
+    void load() {
+        std::optional<std::string> content;
+        try {
+            content = read_sealed(path("training.checkpoint"));
+        } catch (const Error& e) {
+            if (e.code() != ErrorCode::kCorrupt) throw;
+            note(cat(e.what(), "; the training begins anew"));
+        }
+        if (!content) return;
+        const size_t line = content->find('\n');
+        const std::string theirs = content->substr(0, line);
+        require(
+            theirs == settings(), "the checkpoint in '", o_.out,
+            "' is of a training with other settings; name another folder, or the same settings");
+        const size_t begin = content->find('\n', line + 1) + 1;
+        std::istringstream(content->substr(line + 1, begin - line - 1)) >> done_ >> n_source_;
+        std::vector<torch::Tensor> state;
+        torch::load(state, content->data() + begin, content->size() - begin);
+        const torch::NoGradGuard no_grad;
+        const std::vector<torch::Tensor> parameters = all_parameters();
+        check(state.size() == 3 * parameters.size(), "a checkpoint has every parameter");
+        for (size_t i = 0; i < parameters.size(); ++i) {
+            torch::Tensor t = parameters[i];
+            t.copy_(state[i]);
+            first_moments_[i].copy_(state[parameters.size() + i]);
+            second_moments_[i].copy_(state[2 * parameters.size() + i]);
+        }
+    }
+
+    void note(const std::string& text) const {
+        if (hooks_.on_note) hooks_.on_note(text);
+    }
+
+    void write_models() const {
+        const ggml_type type = o_.type == "f32"   ? GGML_TYPE_F32
+                               : o_.type == "f16" ? GGML_TYPE_F16
+                                                  : GGML_TYPE_Q8_0;
+        const std::string name(file_.text("general.name").value_or("model"));
+        encoder_->write(file_, cat(name, ", encoder"), type, path("encoder.gguf"));
+        decoder_->write(file_, cat(name, ", reads latents"), type, path("decoder.gguf"));
+        GgufWriter to;
+        to.set_text("general.architecture", "lclm");
+        to.set_text("general.name", cat(name, ", adapter ", o_.ratio, "x"));
+        const auto set = [&to](const char* key, int64_t value) {
+            to.set_count(cat("lclm.", key), static_cast<uint32_t>(value));
+        };
+        set("version", 1);
+        set("compression_ratio", o_.ratio);
+        set("window", o_.n_source);
+        set("overlap", 0);
+        set("adapter_layers", 0);
+        set("encoder_dim", width_);
+        set("decoder_dim", width_);
+        to.set_text("lclm.pooling", o_.pooling);
+        to.set_text("lclm.mask", "causal");
+        to.set_text("lclm.adapter_type", "mlp");
+        to.set_text("lclm.encoder.fingerprint",
+                    model_fingerprint(GgufFile::open(path("encoder.gguf"))));
+        to.set_text("lclm.decoder.fingerprint",
+                    model_fingerprint(GgufFile::open(path("decoder.gguf"))));
+        const TorchAdapter& a = *adapter_;
+        add_tensor(to, "lclm.adapter.norm.weight", a.norm, GGML_TYPE_F32);
+        add_tensor(to, "lclm.adapter.fc1.weight", a.w1, GGML_TYPE_F16);
+        add_tensor(to, "lclm.adapter.fc1.bias", a.b1, GGML_TYPE_F32);
+        add_tensor(to, "lclm.adapter.fc2.weight", a.w2, GGML_TYPE_F16);
+        add_tensor(to, "lclm.adapter.fc2.bias", a.b2, GGML_TYPE_F32);
+        add_tensor(to, "lclm.tag.start", a.start, GGML_TYPE_F32);
+        add_tensor(to, "lclm.tag.end", a.end, GGML_TYPE_F32);
+        to.write(path("adapter.gguf"));
+    }
+
+    const LatentTrainingOptions& o_;
+    const LatentTrainingHooks& hooks_;
+    GgufFile file_;
+    std::unique_ptr<Tokenizer> tokenizer_;
+    LatentTexts texts_;
+    TorchMath math_;
+    int64_t width_ = 0;
+    std::optional<TorchDecoder> decoder_, encoder_;
+    std::optional<TorchAdapter> adapter_;
+    std::vector<torch::Tensor> heads_;  // of packing
+    std::optional<LatentSamples> learnt_, held_out_;
+    std::vector<torch::Tensor> first_moments_, second_moments_;
+    const LatentStageKind* stage_ = nullptr;
+    int64_t n_steps_ = 0, done_ = 0, n_source_ = 0;
+};
+
+}  // namespace
+
+}  // namespace palimpsest
+
+/// What latent_module.cpp looks for.
+extern "C" __attribute__((visibility("default"))) bool palimpsest_train_latent_context(
+    const palimpsest::LatentTrainingOptions& options,
+    const palimpsest::LatentTrainingHooks& hooks) {
+    try {
+        return palimpsest::Training(options, hooks).run();
+    } catch (const c10::Error& e) {
+        throw palimpsest::Error(palimpsest::ErrorCode::kInternal,
+                                palimpsest::cat("LibTorch: ", e.what_without_backtrace()));
+    }
+}

@@ -1,0 +1,348 @@
+#include "train/torch/torch_decoder.h"
+
+#include <ggml.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+#include "model/families.h"
+#include "model/keys.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr double kThinScale = 2;
+
+torch::Tensor in_math(const torch::Tensor& t, TorchMath math) {
+    return math == TorchMath::kBf16 ? t.to(torch::kBFloat16) : t;
+}
+
+bool is_text_array(const GgufValue& v) {
+    return v.type == GGUF_TYPE_ARRAY && v.element_type == GGUF_TYPE_STRING;
+}
+
+/// All keys of a file, but those that speak of how its tensors are stored or how many layers it
+/// has.
+void copy_keys(const GgufFile& from, GgufWriter& to) {
+    for (const std::string_view key : from.keys()) {
+        const GgufValue& value = *from.find(key);
+        const std::string name(key);
+        if (key == "general.alignment" || key == "general.file_type") continue;
+        if (is_text_array(value)) {
+            const auto texts = *from.texts(key);
+            to.set_texts(name, {texts.begin(), texts.end()});
+        } else if (value.type == GGUF_TYPE_STRING) {
+            to.set_text(name, *from.text(key));
+        } else {
+            to.set_copy(name, value);
+        }
+    }
+}
+
+}  // namespace
+
+torch::Tensor read_tensor(const GgufFile& file, const std::string& name) {
+    const GgufTensor* t = file.find_tensor(name);
+    if (t == nullptr)
+        throw Error(ErrorCode::kNotFound, cat("the model has no tensor '", name, "'"));
+    std::vector<int64_t> shape;
+    for (int d = 1; d >= 0; --d) {
+        if (d == 0 || t->shape[1] > 1) shape.push_back(t->shape[static_cast<size_t>(d)]);
+    }
+    torch::Tensor out = torch::empty(shape);
+    if (t->type == GGML_TYPE_F32) {
+        std::memcpy(out.data_ptr<float>(), t->data.data(), t->data.size());
+    } else {
+        const auto* traits = ggml_get_type_traits(t->type);
+        if (traits->to_float == nullptr) {
+            throw Error(ErrorCode::kUnsupported, cat("tensor '", name, "' cannot be read as f32"));
+        }
+        traits->to_float(t->data.data(), out.data_ptr<float>(), out.numel());
+    }
+    return out;
+}
+
+void add_tensor(GgufWriter& to, const std::string& name, const torch::Tensor& t, ggml_type type) {
+    const torch::Tensor values = t.detach().to(torch::kFloat).contiguous();
+    const bool is_matrix = values.dim() == 2;
+    const Shape shape = {values.size(-1), is_matrix ? values.size(0) : 1, 1, 1};
+    const bool fits = is_matrix && shape[0] % ggml_blck_size(type) == 0;
+    const ggml_type stored = fits ? type : (is_matrix ? GGML_TYPE_F16 : GGML_TYPE_F32);
+    const std::span<const float> numbers(values.data_ptr<float>(),
+                                         static_cast<size_t>(values.numel()));
+    if (stored == GGML_TYPE_F32 || stored == GGML_TYPE_F16) {
+        return to.add(name, shape, numbers, stored);
+    }
+    to.add_made(name, shape, stored, [values, shape, stored](const GgufWriter::Put& put) {
+        std::vector<std::byte> bytes(static_cast<size_t>(shape[1]) *
+                                     ggml_row_size(stored, shape[0]));
+        ggml_quantize_chunk(stored, values.data_ptr<float>(), bytes.data(), 0, shape[1], shape[0],
+                            nullptr);
+        put(bytes);
+    });
+}
+
+// ---- TorchLinear --------------------------------------------------------------------------------
+
+void TorchLinear::learn(int64_t rank) {
+    is_learnt_ = true;
+    if (rank == 0) return;
+    const int64_t n_out = weight_.size(0);
+    const int64_t n_in = weight_.size(1);
+    down_ = torch::randn({rank, n_in}) / std::sqrt(static_cast<float>(n_in));
+    up_ = torch::zeros({n_out, rank});
+}
+
+void TorchLinear::activate(bool is_active) {
+    frozen_ = torch::Tensor();
+    for (torch::Tensor& t : parameters()) t.requires_grad_(is_active);
+}
+
+torch::Tensor TorchLinear::operator()(const torch::Tensor& x, TorchMath math) const {
+    const torch::Tensor in = in_math(x, math);
+    torch::Tensor w;
+    if (weight_.requires_grad() || math == TorchMath::kF32) {
+        w = in_math(weight_, math);
+    } else {
+        if (!frozen_.defined()) frozen_ = weight_.to(torch::kBFloat16);
+        w = frozen_;
+    }
+    torch::Tensor y = torch::linear(in, w);
+    if (!down_.defined()) return y;
+    const torch::Tensor thin = torch::linear(in, in_math(down_, math));
+    return y + torch::linear(thin, in_math(up_, math)) * kThinScale;
+}
+
+std::vector<torch::Tensor> TorchLinear::parameters() const {
+    if (!is_learnt_) return {};
+    if (down_.defined()) return {down_, up_};
+    return {weight_};
+}
+
+torch::Tensor TorchLinear::merged() const {
+    const torch::NoGradGuard no_grad;
+    if (!down_.defined()) return weight_;
+    return weight_ + torch::mm(up_, down_) * kThinScale;
+}
+
+// ---- TorchDecoder -------------------------------------------------------------------------------
+
+TorchDecoder::TorchDecoder(const GgufFile& file, int64_t n_layer, TorchMath math) : math_(math) {
+    const ModelKeys keys(file);
+    const Family& family = find_family(keys.architecture());
+    if (family.make != make_pre_norm) {
+        throw Error(ErrorCode::kUnsupported, cat("models of architecture '", keys.architecture(),
+                                                 "' cannot be trained here; plain decoders can"));
+    }
+    cfg_ = read_config(keys);
+    cfg_.rope_adjacent = family.traits.rope_adjacent;
+    norms_heads_ = family.traits.norms_heads;
+    if (cfg_.rope_scaling.type != "none") {
+        throw Error(ErrorCode::kUnsupported,
+                    cat("rotations scaled by '", cfg_.rope_scaling.type, "' cannot be trained"));
+    }
+    if (n_layer > 0) {
+        require(n_layer <= cfg_.n_layer, "the first ", n_layer, " layers of a model of ",
+                cfg_.n_layer);
+        cfg_.n_layer = n_layer;
+    }
+    table_ = read_tensor(file, "token_embd.weight");
+    norm_ = read_tensor(file, "output_norm.weight");
+    head_ =
+        file.find_tensor("output.weight") != nullptr ? read_tensor(file, "output.weight") : table_;
+    for (int64_t i = 0; i < cfg_.n_layer; ++i) {
+        const auto get = [&](const char* name) {
+            return read_tensor(file, cat("blk.", i, ".", name, ".weight"));
+        };
+        if (file.find_tensor(cat("blk.", i, ".attn_q.bias")) != nullptr) {
+            throw Error(ErrorCode::kUnsupported, "models with biases cannot be trained here");
+        }
+        Block b = {.attn_norm = get("attn_norm"),
+                   .ffn_norm = get("ffn_norm"),
+                   .q_norm = {},
+                   .k_norm = {},
+                   .q = TorchLinear(get("attn_q")),
+                   .k = TorchLinear(get("attn_k")),
+                   .v = TorchLinear(get("attn_v")),
+                   .o = TorchLinear(get("attn_output")),
+                   .gate = TorchLinear(get("ffn_gate")),
+                   .up = TorchLinear(get("ffn_up")),
+                   .down = TorchLinear(get("ffn_down"))};
+        if (norms_heads_) {
+            b.q_norm = get("attn_q_norm");
+            b.k_norm = get("attn_k_norm");
+        }
+        blocks_.push_back(std::move(b));
+    }
+}
+
+torch::Tensor TorchDecoder::embed(const torch::Tensor& ids) const {
+    return torch::embedding(table_, ids);
+}
+
+torch::Tensor TorchDecoder::norm(const torch::Tensor& x, const torch::Tensor& weight) const {
+    const torch::Tensor squares = x.pow(2).mean(-1, true);
+    return x * torch::rsqrt(squares + static_cast<double>(cfg_.norm_eps)) * weight;
+}
+
+/// x [batch, n, heads, d_head], f32.
+torch::Tensor TorchDecoder::rotate(const torch::Tensor& x) const {
+    const int64_t n = x.size(1);
+    const int64_t half = cfg_.n_rot / 2;
+    if (!cos_.defined() || cos_.size(0) < n) {
+        const torch::NoGradGuard no_grad;
+        const torch::Tensor i = torch::arange(half, torch::kFloat);
+        torch::Tensor freq = torch::pow(static_cast<double>(cfg_.rope_base),
+                                        -2.0 * i / static_cast<double>(cfg_.n_rot));
+        if (!cfg_.rope_factors.empty()) freq = freq / torch::tensor(cfg_.rope_factors);
+        const torch::Tensor angles = torch::outer(torch::arange(n, torch::kFloat), freq);
+        cos_ = angles.cos();
+        sin_ = angles.sin();
+    }
+    const torch::Tensor c = cos_.slice(0, 0, n).view({1, n, 1, half});
+    const torch::Tensor s = sin_.slice(0, 0, n).view({1, n, 1, half});
+    const torch::Tensor turned = x.slice(-1, 0, cfg_.n_rot);
+    torch::Tensor a;
+    torch::Tensor b;
+    if (cfg_.rope_adjacent) {
+        const torch::Tensor pairs = turned.unflatten(-1, {half, 2});
+        a = pairs.select(-1, 0);
+        b = pairs.select(-1, 1);
+    } else {
+        a = turned.slice(-1, 0, half);
+        b = turned.slice(-1, half);
+    }
+    const torch::Tensor first = a * c - b * s;
+    const torch::Tensor second = a * s + b * c;
+    torch::Tensor out = cfg_.rope_adjacent ? torch::stack({first, second}, -1).flatten(-2)
+                                           : torch::cat({first, second}, -1);
+    if (cfg_.n_rot < x.size(-1)) out = torch::cat({out, x.slice(-1, cfg_.n_rot)}, -1);
+    return out;
+}
+
+torch::Tensor TorchDecoder::attend(const Block& b, const torch::Tensor& x, bool is_causal) const {
+    const int64_t batch = x.size(0);
+    const int64_t n = x.size(1);
+    const int64_t group = cfg_.n_head / cfg_.n_head_kv;
+    const auto heads = [&](const TorchLinear& w, int64_t n_head) {
+        return w(x, math_).view({batch, n, n_head, cfg_.d_head});
+    };
+    torch::Tensor q = heads(b.q, cfg_.n_head).to(torch::kFloat);
+    torch::Tensor k = heads(b.k, cfg_.n_head_kv).to(torch::kFloat);
+    if (norms_heads_) {
+        q = norm(q, b.q_norm);
+        k = norm(k, b.k_norm);
+    }
+    // [batch * kv heads, group * n, d] against [batch * kv heads, n, d].
+    const double scale = 1.0 / std::sqrt(static_cast<double>(cfg_.d_head));
+    q = in_math(rotate(q) * scale, math_)
+            .view({batch, n, cfg_.n_head_kv, group, cfg_.d_head})
+            .permute({0, 2, 3, 1, 4})
+            .reshape({batch * cfg_.n_head_kv, group * n, cfg_.d_head});
+    const auto of_kv = [&](const torch::Tensor& t) {
+        return t.permute({0, 2, 1, 3}).reshape({batch * cfg_.n_head_kv, n, cfg_.d_head});
+    };
+    k = of_kv(in_math(rotate(k), math_));
+    const torch::Tensor v = of_kv(heads(b.v, cfg_.n_head_kv));
+    torch::Tensor weights = torch::bmm(q, k.transpose(1, 2)).to(torch::kFloat);
+    if (is_causal) {
+        const torch::Tensor later = torch::ones({n, n}, torch::kBool).triu(1).repeat({group, 1});
+        weights = weights.masked_fill(later, -1e30);
+    }
+    weights = in_math(torch::softmax(weights, -1), math_);
+    const torch::Tensor out = torch::bmm(weights, v)
+                                  .view({batch, cfg_.n_head_kv, group, n, cfg_.d_head})
+                                  .permute({0, 3, 1, 2, 4})
+                                  .reshape({batch, n, cfg_.n_head * cfg_.d_head});
+    return b.o(out, math_).to(torch::kFloat);
+}
+
+torch::Tensor TorchDecoder::states(torch::Tensor x, bool is_causal) const {
+    for (const Block& b : blocks_) {
+        x = x + attend(b, norm(x, b.attn_norm), is_causal);
+        const torch::Tensor y = norm(x, b.ffn_norm);
+        const torch::Tensor gated = torch::silu(b.gate(y, math_)) * b.up(y, math_);
+        x = x + b.down(gated, math_).to(torch::kFloat);
+    }
+    return norm(x, norm_);
+}
+
+torch::Tensor TorchDecoder::logits(const torch::Tensor& states) const {
+    if (math_ == TorchMath::kF32) return torch::linear(states, head_);
+    TorchDecoder& self = const_cast<TorchDecoder&>(*this);
+    if (!table_bf16_.defined()) self.table_bf16_ = head_.to(torch::kBFloat16);
+    return torch::linear(states.to(torch::kBFloat16), table_bf16_).to(torch::kFloat);
+}
+
+std::vector<TorchLinear*> TorchDecoder::matrices() {
+    std::vector<TorchLinear*> all;
+    for (Block& b : blocks_) {
+        for (TorchLinear* m : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) all.push_back(m);
+    }
+    return all;
+}
+
+void TorchDecoder::learn(int64_t rank) {
+    learns_norms_ = rank == 0;
+    for (TorchLinear* m : matrices()) m->learn(rank);
+}
+
+void TorchDecoder::activate(bool is_active) {
+    for (TorchLinear* m : matrices()) m->activate(is_active);
+    if (!learns_norms_) return;
+    norm_.requires_grad_(is_active);
+    for (Block& b : blocks_) {
+        b.attn_norm.requires_grad_(is_active);
+        b.ffn_norm.requires_grad_(is_active);
+    }
+}
+
+std::vector<torch::Tensor> TorchDecoder::parameters() const {
+    std::vector<torch::Tensor> all;
+    for (const TorchLinear* m : const_cast<TorchDecoder*>(this)->matrices()) {
+        const auto own = m->parameters();
+        all.insert(all.end(), own.begin(), own.end());
+    }
+    if (!learns_norms_) return all;
+    all.push_back(norm_);
+    for (const Block& b : blocks_) all.insert(all.end(), {b.attn_norm, b.ffn_norm});
+    return all;
+}
+
+void TorchDecoder::write(const GgufFile& file, const std::string& name, ggml_type type,
+                         const std::string& path) const {
+    GgufWriter to;
+    copy_keys(file, to);
+    to.set_text("general.name", name);
+    to.set_count(cat(cfg_.architecture, ".block_count"), static_cast<uint32_t>(cfg_.n_layer));
+    add_tensor(to, "token_embd.weight", table_, type);
+    add_tensor(to, "output_norm.weight", norm_, type);
+    if (!head_.is_same(table_)) add_tensor(to, "output.weight", head_, type);
+    for (int64_t i = 0; i < cfg_.n_layer; ++i) {
+        const Block& b = blocks_[static_cast<size_t>(i)];
+        const auto add = [&](const char* part, const torch::Tensor& t) {
+            add_tensor(to, cat("blk.", i, ".", part, ".weight"), t, type);
+        };
+        add("attn_norm", b.attn_norm);
+        add("ffn_norm", b.ffn_norm);
+        add("attn_q", b.q.merged());
+        add("attn_k", b.k.merged());
+        add("attn_v", b.v.merged());
+        add("attn_output", b.o.merged());
+        add("ffn_gate", b.gate.merged());
+        add("ffn_up", b.up.merged());
+        add("ffn_down", b.down.merged());
+        if (!norms_heads_) continue;
+        add("attn_q_norm", b.q_norm);
+        add("attn_k_norm", b.k_norm);
+    }
+    if (file.find_tensor("rope_freqs.weight") != nullptr) {
+        add_tensor(to, "rope_freqs.weight", read_tensor(file, "rope_freqs.weight"), type);
+    }
+    to.write(path);
+}
+
+}  // namespace palimpsest
