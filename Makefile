@@ -83,10 +83,10 @@ asan: setup ## run the tests under the address and undefined-behaviour sanitizer
 	@$(call build,asan)
 	@ctest --preset asan $(CTEST_ARGS)
 
-asan-unit: setup ## the same for the unit tests of core, text, memory and model
+asan-unit: setup ## the same for the unit tests of core, text, memory, model and compress
 	@cmake --preset asan --log-level=WARNING
-	@cmake --build --preset asan --target $(foreach f,core text memory model,$(f)_test)
-	@export GOMP_SPINCOUNT=2000; for f in core text memory model; do echo "asan: $$f" && build/asan/tests/$${f}_test --gtest_brief=1 \
+	@cmake --build --preset asan --target $(foreach f,core text memory model compress,$(f)_test)
+	@export GOMP_SPINCOUNT=2000; for f in core text memory model compress; do echo "asan: $$f" && build/asan/tests/$${f}_test --gtest_brief=1 \
 	  --gtest_filter=-*Real* || exit 1; done
 
 tsan: setup ## run the tests under the thread sanitizer

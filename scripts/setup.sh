@@ -5,6 +5,7 @@
 #                                trained for it (weights/), a document
 #   scripts/setup.sh lint        the same, and clang-format and clang-tidy
 #   scripts/setup.sh fuzz        the same, and Clang
+#   scripts/setup.sh torch       the same, and LibTorch, for 'train latent-context'
 #   scripts/setup.sh gemma       the same, and a second model: Gemma 3 270M, 253 MB
 #   scripts/setup.sh where NAME  prints where one thing lies: cache, model, gemma or document
 #
@@ -60,6 +61,10 @@ libdnnl-dev|oneDNN, by which some processors read prompts several times faster|h
 readonly lint_packages='
 clang-format|clang-format|tool clang-format
 clang-tidy|clang-tidy|tool clang-tidy'
+# For 'train latent-context'. A LibTorch over a slow BLAS is slow wherever it computes in f32.
+readonly torch_packages='
+libtorch-dev|LibTorch|header c10/macros/Macros.h
+libopenblas-dev|a fast BLAS|header cblas.h'
 readonly fuzz_packages='
 clang|Clang|tool clang++
 libclang-rt-dev|libraries for fuzzing with Clang|fuzzer'
@@ -586,12 +591,13 @@ main() {
     '') set_up ;;
     lint) set_up "$lint_packages" ;;
     fuzz) set_up "$fuzz_packages" ;;
+    torch) set_up "$torch_packages" ;;
     gemma)
       set_up
       fetch_gemma
       ;;
     where) where "${2:-}" ;;
-    *) fail "unknown: $1. Say nothing, or one of: lint, fuzz, gemma, where" ;;
+    *) fail "unknown: $1. Say nothing, or one of: lint, fuzz, torch, gemma, where" ;;
   esac
 }
 

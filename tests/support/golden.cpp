@@ -98,6 +98,26 @@ TemporaryFile::~TemporaryFile() {
     fs::remove(path_, ignored);
 }
 
+TemporaryFolder::TemporaryFolder() {
+    static std::atomic<int> count = 0;
+    path_ = std::filesystem::temp_directory_path() /
+            ("palimpsest-test-folder-" + std::to_string(getpid()) + "-" + std::to_string(count++));
+    std::filesystem::create_directories(path_);
+}
+
+TemporaryFolder::~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+}
+
+std::string TemporaryFolder::write(const std::string& name, std::string_view content) {
+    const std::filesystem::path file = path_ / name;
+    std::filesystem::create_directories(file.parent_path());
+    std::ofstream out(file, std::ios::binary);
+    out.write(content.data(), static_cast<std::streamsize>(content.size()));
+    return file.string();
+}
+
 double max_difference(std::span<const float> a, std::span<const float> b) {
     if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
     double most = 0;

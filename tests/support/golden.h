@@ -55,6 +55,21 @@ class TemporaryFile {
     std::filesystem::path path_;
 };
 
+/// A folder for one test, removed with the object.
+class TemporaryFolder {
+ public:
+    TemporaryFolder();
+    ~TemporaryFolder();
+    TemporaryFolder(const TemporaryFolder&) = delete;
+    TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+    [[nodiscard]] std::string path() const { return path_.string(); }
+    /// Writes a file, in folders that it makes, and returns its path.
+    std::string write(const std::string& name, std::string_view content);
+
+ private:
+    std::filesystem::path path_;
+};
+
 /// Largest absolute difference; infinite if lengths differ or a value is not a number, which a
 /// plain maximum would ignore.
 double max_difference(std::span<const float> a, std::span<const float> b);

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "support/gguf_builder.h"
-#include "support/task_files.h"
+#include "support/golden.h"
 
 namespace palimpsest::testing {
 

@@ -1,10 +1,5 @@
 #include "support/task_files.h"
 
-#include <unistd.h>
-
-#include <atomic>
-#include <fstream>
-
 #include "bench/tasks/word_list.h"
 #include "core/random.h"
 #include "core/text_hash.h"
@@ -69,26 +64,6 @@ uint64_t hash_of(const std::vector<Sample>& samples) {
 
 std::string right_answer(const TaskKind& kind, const Sample& sample) {
     return kind.metric->name == "all" ? join(sample.references, ", ") : sample.references.front();
-}
-
-TemporaryFolder::TemporaryFolder() {
-    static std::atomic<int> count = 0;
-    path_ = fs::temp_directory_path() /
-            ("palimpsest-test-folder-" + std::to_string(getpid()) + "-" + std::to_string(count++));
-    fs::create_directories(path_);
-}
-
-TemporaryFolder::~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-}
-
-std::string TemporaryFolder::write(const std::string& name, std::string_view content) {
-    const fs::path file = path_ / name;
-    fs::create_directories(file.parent_path());
-    std::ofstream out(file, std::ios::binary);
-    out.write(content.data(), static_cast<std::streamsize>(content.size()));
-    return file.string();
 }
 
 }  // namespace palimpsest::testing

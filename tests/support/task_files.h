@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "bench/tasks/task.h"
+#include "support/golden.h"
 
 namespace palimpsest::testing {
 
@@ -28,20 +29,5 @@ uint64_t hash_of(const std::vector<Sample>& samples);
 
 /// The metric's answer to what is right: the references, all that it asks for.
 std::string right_answer(const TaskKind& kind, const Sample& sample);
-
-/// A folder for one test, removed with the object.
-class TemporaryFolder {
- public:
-    TemporaryFolder();
-    ~TemporaryFolder();
-    TemporaryFolder(const TemporaryFolder&) = delete;
-    TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-    [[nodiscard]] std::string path() const { return path_.string(); }
-    /// Writes a file, in folders that it makes, and returns its path.
-    std::string write(const std::string& name, std::string_view content);
-
- private:
-    std::filesystem::path path_;
-};
 
 }  // namespace palimpsest::testing
