@@ -17,10 +17,11 @@ namespace palimpsest {
 /// Is it memory that is missing, or threads, which need some too?
 [[nodiscard]] bool is_shortage(const std::system_error& error) noexcept;
 
-/// Joins printable values into one message.
+/// Joins printable values into one text. Throws std::bad_alloc.
 template <typename... Parts>
 [[nodiscard]] std::string cat(const Parts&... parts) {
     std::ostringstream out;
+    out.exceptions(std::ios::badbit);  // no memory is said, not left out
     (out << ... << parts);
     return out.str();
 }

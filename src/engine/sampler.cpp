@@ -67,8 +67,7 @@ std::vector<TokenId> never_picked(const llama_vocab* vocab, const SamplingOption
         if (is_filling || (by_grammar && text.size() > kMostBytesByGrammar)) ids.push_back(t);
     }
     std::ranges::sort(ids);
-    const auto twice = std::ranges::unique(ids);
-    ids.erase(twice.begin(), twice.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
     return ids;
 }
 

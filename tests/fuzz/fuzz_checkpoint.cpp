@@ -17,6 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using palimpsest::convert_lclm;
 using palimpsest::Converted;
 using palimpsest::GgufFile;
 using palimpsest::fuzzing::is_refused;

@@ -37,8 +37,7 @@ int64_t number_of(std::string_view digits) {
 
 std::vector<int64_t> distinct(std::vector<int64_t> ids) {
     std::ranges::sort(ids);
-    const auto twice = std::ranges::unique(ids);
-    ids.erase(twice.begin(), twice.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
     return ids;
 }
 

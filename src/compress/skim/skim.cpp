@@ -22,8 +22,7 @@ constexpr size_t kChosenByWords = 3;
 void add(std::vector<int64_t>& to, const std::vector<int64_t>& more) {
     to.insert(to.end(), more.begin(), more.end());
     std::ranges::sort(to);
-    const auto twice = std::ranges::unique(to);
-    to.erase(twice.begin(), twice.end());
+    to.erase(std::unique(to.begin(), to.end()), to.end());
 }
 
 std::vector<int64_t> without(std::vector<int64_t> ids, const std::vector<int64_t>& known) {
