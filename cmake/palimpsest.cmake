@@ -100,6 +100,9 @@ function(palimpsest_install)
   install(TARGETS palimpsest palimpsest_shared EXPORT palimpsest-targets
     ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
   install(TARGETS palimpsest_cli_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  if(TARGET palimpsest_torch)
+    install(TARGETS palimpsest_torch LIBRARY DESTINATION lib/palimpsest)  # where the program looks
+  endif()
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/palimpsest DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
   install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/NOTICE
     DESTINATION ${CMAKE_INSTALL_DOCDIR})
