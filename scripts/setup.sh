@@ -53,7 +53,7 @@ nlohmann-json3-dev|JSON for Modern C++|header nlohmann/json.hpp
 libcli11-dev|CLI11|header CLI/CLI.hpp
 libgtest-dev|GoogleTest|header gtest/gtest.h
 libhwy-dev|Google Highway|header hwy/highway.h
-libssl-dev|OpenSSL, for SHA-256|header openssl/evp.h
+libssl-dev|OpenSSL, for SHA-256|header openssl/sha.h
 libedit-dev|editline|header editline/readline.h'
 # What a build goes without where it cannot be had.
 readonly speed_packages='

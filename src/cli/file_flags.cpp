@@ -1,10 +1,12 @@
 #include "cli/file_flags.h"
 
+#include <dirent.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -39,20 +41,29 @@ struct Identity {
 };
 
 /// Which regular file a path leads to; a device or a pipe loses nothing by being written to.
-std::optional<Identity> identity_of(const fs::path& path) {
+std::optional<Identity> identity_of(const std::string& path) {
     struct stat info {};
     if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return std::nullopt;
     return Identity{info.st_dev, info.st_ino};
 }
 
-/// Is the file `what`, or does the folder `what` hold it?
-bool is_or_holds(const fs::path& what, const Identity& file) {
-    std::error_code error;
-    if (!fs::is_directory(what, error)) return identity_of(what) == file;
-    const auto flags = fs::directory_options::skip_permission_denied;
-    for (fs::recursive_directory_iterator at(what, flags, error), end; !error && at != end;
-         at.increment(error)) {
-        if (identity_of(at->path()) == file) return true;
+constexpr int kDeepest = 64;  // folder in folder
+
+/// Is the file `what`, or does the folder `what` hold it? Links to folders are not followed. (By
+/// the system's calls: the standard library's iterators end the process where memory is out.)
+bool is_or_holds(const std::string& what, const Identity& file, int depth = 0) {
+    struct stat info {};
+    const bool is_there = (depth == 0 ? stat : lstat)(what.c_str(), &info) == 0;
+    if (!is_there || !S_ISDIR(info.st_mode)) return identity_of(what) == file;
+    const std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir(what.c_str()), closedir);
+    if (folder == nullptr || depth == kDeepest) return false;
+    while (const dirent* entry = readdir(folder.get())) {
+        const std::string_view name = entry->d_name;
+        if (name == "." || name == "..") continue;
+        std::string path = what;
+        path += '/';
+        path += name;
+        if (is_or_holds(path, file, depth + 1)) return true;
     }
     return false;
 }

@@ -1,8 +1,13 @@
 #include "core/sha256.h"
 
-#include <openssl/evp.h>
+// The plain functions, not the ones that look for a provider first: those allocate, and end the
+// process where memory is out.
+#define OPENSSL_SUPPRESS_DEPRECATED
+#include <openssl/sha.h>
 
+#include <algorithm>
 #include <array>
+#include <string_view>
 
 #include "core/error.h"
 #include "core/mapped_file.h"
@@ -10,41 +15,31 @@
 namespace palimpsest {
 
 struct Sha256::State {
-    EVP_MD_CTX* context = EVP_MD_CTX_new();
-    State() = default;
-    ~State() { EVP_MD_CTX_free(context); }
-    State(const State&) = delete;
-    State& operator=(const State&) = delete;
+    SHA256_CTX context;
 };
 
 namespace {
 
-void must(bool ok) {
-    if (!ok) throw Error(ErrorCode::kExhausted, "OpenSSL computes no SHA-256; is memory out?");
-}
+void must(int result) { check(result == 1, "OpenSSL computes SHA-256"); }
 
 }  // namespace
 
-Sha256::Sha256() : state_(std::make_unique<State>()) {
-    must(state_->context != nullptr &&
-         EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1);
-}
+Sha256::Sha256() : state_(std::make_unique<State>()) { must(SHA256_Init(&state_->context)); }
 
 Sha256::~Sha256() = default;
 
 void Sha256::add(std::span<const std::byte> bytes) {
-    must(EVP_DigestUpdate(state_->context, bytes.data(), bytes.size()) == 1);
+    must(SHA256_Update(&state_->context, bytes.data(), bytes.size()));
 }
 
 std::string Sha256::hex() {
     constexpr std::string_view kDigits = "0123456789abcdef";
-    std::array<unsigned char, EVP_MAX_MD_SIZE> bytes{};
-    unsigned int n = 0;
-    must(EVP_DigestFinal_ex(state_->context, bytes.data(), &n) == 1);
+    std::array<unsigned char, SHA256_DIGEST_LENGTH> bytes{};
+    must(SHA256_Final(bytes.data(), &state_->context));
     std::string text;
-    for (unsigned int i = 0; i < n; ++i) {
-        text += kDigits[bytes.at(i) / 16U];
-        text += kDigits[bytes.at(i) % 16U];
+    for (const unsigned char b : bytes) {
+        text += kDigits[b / 16U];
+        text += kDigits[b % 16U];
     }
     return text;
 }
