@@ -169,13 +169,6 @@ Wanted wanted_positions(const TraceFlags& f, int64_t n_prompt, int64_t n) {
     return {rest ? n_prompt : n - 1, n};
 }
 
-/// Positions of a prompt.
-int64_t length_of(std::span<const Segment> prompt, int64_t n_embd) {
-    int64_t n = 0;
-    for (const Segment& s : prompt) n += s.length(n_embd);
-    return n;
-}
-
 /// Reads a prompt and writes the rows of those positions that are wanted.
 void feed(Session& session, std::vector<Segment> prompt, bool may_forget, Wanted wanted,
           JsonOut& out) {

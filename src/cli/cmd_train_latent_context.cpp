@@ -1,8 +1,6 @@
 // palimpsest train latent-context: an encoder and its adapter, and a decoder that reads latents.
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -45,12 +43,6 @@ std::vector<LatentStage> parse_stages(const std::string& text) {
                           .n_steps = std::stoll(std::string(number))});
     }
     return stages;
-}
-
-std::string fixed(double x, int digits) {
-    std::array<char, 32> text{};
-    std::snprintf(text.data(), text.size(), "%.*f", digits, x);
-    return text.data();
 }
 
 nlohmann::json to_json(const LatentStepReport& r) {

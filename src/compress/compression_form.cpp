@@ -117,6 +117,29 @@ CompressionForm read_compression_form(const GgufFile& file) {
     return f;
 }
 
+void describe(const CompressionForm& f, GgufWriter& to) {
+    const auto set = [&to](const char* key, int64_t value) {
+        to.set_count(cat("lclm.", key), static_cast<uint32_t>(value));
+    };
+    const auto set_token = [&set](const char* key, TokenId token) {
+        if (token >= 0) set(key, token);
+    };
+    set("version", kVersion);
+    set("compression_ratio", f.ratio);
+    set("window", f.window);
+    set("overlap", f.overlap);
+    set("adapter_layers", f.n_adapter_layers);
+    set("encoder_dim", f.encoder_width);
+    set("decoder_dim", f.decoder_width);
+    set_token("token.start", f.start);
+    set_token("token.end", f.end);
+    set_token("token.slot", f.slot);
+    set_token("token.marker", f.marker);
+    to.set_text("lclm.pooling", to_string(f.pooling));
+    to.set_text("lclm.mask", name_of(kMasks, f.is_bidirectional));
+    to.set_text("lclm.adapter_type", to_string(f.adapter));
+}
+
 int64_t count_latents(const CompressionForm& form, int64_t n_tokens) {
     // Windows are whole numbers of groups, so only the last group can be short.
     return (n_tokens + form.ratio - 1) / form.ratio;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/gguf.h"
+#include "core/gguf_writer.h"
 #include "core/types.h"
 
 namespace palimpsest {
@@ -52,6 +53,9 @@ struct CompressionForm {
 /// Reads `lclm.*`. Throws kNotFound for a missing key, kCorrupt for a value that cannot be,
 /// kUnsupported for another version.
 [[nodiscard]] CompressionForm read_compression_form(const GgufFile& file);
+
+/// Writes what read_compression_form() reads.
+void describe(const CompressionForm& form, GgufWriter& to);
 
 // Names as files have them.
 [[nodiscard]] std::string_view to_string(Pooling pooling);

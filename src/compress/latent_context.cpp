@@ -107,7 +107,6 @@ bool shares_vocabulary(const GgufFile& encoder, const GgufFile& decoder) {
 }  // namespace
 
 struct LatentContext::Parts {
-    const Runtime& engine;
     LatentAdapter adapter;
     LoadedModel model;
     LatentEncoder encoder;
@@ -116,8 +115,7 @@ struct LatentContext::Parts {
     bool shares_tokens;
 
     Parts(const Runtime& runtime, const LatentOptions& o)
-        : engine(runtime),
-          adapter(find_adapter(o), runtime.backend()),
+        : adapter(find_adapter(o), runtime.backend()),
           model(find_encoder(o, adapter.path()), runtime.backend(),
                 runtime.loaded().products().reading_asked()),
           encoder(model, adapter, runtime.backend()),

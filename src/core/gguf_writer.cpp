@@ -34,6 +34,20 @@ size_t elements(const Shape& shape) {
 
 }  // namespace
 
+ggml_type matrix_type(std::string_view name) {
+    constexpr auto kTypes = std::to_array<std::pair<std::string_view, ggml_type>>(
+        {{"f32", GGML_TYPE_F32}, {"f16", GGML_TYPE_F16}, {"q8_0", GGML_TYPE_Q8_0}});
+    for (const auto& [known, type] : kTypes) {
+        if (known == name) return type;
+    }
+    throw Error(ErrorCode::kInvalidArgument, cat("type '", name, "'; there are f32, f16 and q8_0"));
+}
+
+ggml_type stored_type(ggml_type type, const Shape& shape) {
+    if (shape[1] == 1) return GGML_TYPE_F32;
+    return shape[0] % ggml_blck_size(type) == 0 ? type : GGML_TYPE_F16;
+}
+
 GgufWriter::GgufWriter() : keys_(made(gguf_init_empty())) {}
 
 void GgufWriter::set_text(const std::string& key, std::string_view value) {

@@ -14,6 +14,13 @@
 
 namespace palimpsest {
 
+/// f32, f16 or q8_0: how matrices can be written here. Throws kInvalidArgument, listing them.
+[[nodiscard]] ggml_type matrix_type(std::string_view name);
+
+/// In what a tensor is stored if matrices are in `type`: vectors in f32, and a matrix whose rows
+/// are no whole blocks in f16.
+[[nodiscard]] ggml_type stored_type(ggml_type type, const Shape& shape);
+
 /// A GGUF file in the making: keys and tensors, kept in memory until write(), but for those that
 /// are made while it writes.
 class GgufWriter {

@@ -44,4 +44,11 @@ struct Segment {
     }
 };
 
+/// Positions of a whole prompt.
+[[nodiscard]] inline int64_t length_of(std::span<const Segment> prompt, int64_t n_embd) {
+    int64_t n = 0;
+    for (const Segment& s : prompt) n += s.length(n_embd);
+    return n;
+}
+
 }  // namespace palimpsest

@@ -126,9 +126,7 @@ struct Generation::State {
 
     State(Conversation::Parts& o, std::vector<Segment> p, const AnswerOptions& options)
         : owner(&o), writer(o.tokenizer, o.engine.config().n_vocab, options), prompt(std::move(p)) {
-        for (const Segment& s : prompt) {
-            writer.result().n_prompt += s.length(o.engine.config().n_embd);
-        }
+        writer.result().n_prompt = length_of(prompt, o.engine.config().n_embd);
         owner->running = this;
     }
     State(const State&) = delete;

@@ -122,9 +122,7 @@ bool AnswerWriter::next(Sequence& sequence) {
 GenerateResult generate(Session& session, const Tokenizer& tokenizer, std::vector<Segment> prompt,
                         const AnswerOptions& options, const GenerateHooks& hooks) {
     AnswerWriter writer(&tokenizer, tokenizer.n_vocab(), options);
-    for (const Segment& s : prompt) {
-        writer.result().n_prompt += s.length(session.sequence().row_width());
-    }
+    writer.result().n_prompt = length_of(prompt, session.sequence().row_width());
     const auto start = Clock::now();
     const bool whole = session.feed(
         std::move(prompt), {.on_progress = hooks.on_prefill, .on_rehearsal = hooks.on_rehearsal});

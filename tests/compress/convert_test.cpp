@@ -144,7 +144,7 @@ TEST(ConvertLclm, OtherVocabulariesAreRefused) {
         std::string text = words;
         return text.replace(text.find(from), from.size(), to);
     };
-    refused("{", ErrorCode::kCorrupt, "no JSON object");
+    refused("{", ErrorCode::kCorrupt, "not JSON");
     refused(with("BPE", "Unigram"), ErrorCode::kUnsupported, "no BPE vocabulary");
     refused(with("(?i:'s", "(?i:'x"), ErrorCode::kUnsupported, "otherwise than Qwen");
     refused(with("<|memory|>", "<|other|>"), ErrorCode::kNotFound, "'<|memory|>'");
@@ -198,7 +198,7 @@ std::vector<Hostile> hostile_checkpoints() {
     return {
         {"no_config", kNotFound, "model_config.json",
          [](const auto& c) { fs::remove(c.path() / "model_config.json"); }},
-        {"config_no_json", kCorrupt, "no JSON",
+        {"config_no_json", kCorrupt, "not JSON",
          [](const auto& c) { c.write("model_config.json", "[1"); }},
         {"no_ratio", kNotFound, "compression_ratio",
          [](const auto& c) { c.write("model_config.json", "{}"); }},

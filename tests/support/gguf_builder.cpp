@@ -23,7 +23,8 @@ std::string utf8(uint32_t code) {
     return {static_cast<char>(0xC0U | (code >> 6U)), static_cast<char>(0x80U | (code & 0x3FU))};
 }
 
-/// How byte-level vocabularies spell a byte: as itself if it prints, else from U+0100 on.
+}  // namespace
+
 std::vector<std::string> byte_spellings() {
     std::vector<std::string> spellings;
     uint32_t next = 0x100;
@@ -34,6 +35,8 @@ std::vector<std::string> byte_spellings() {
     }
     return spellings;
 }
+
+namespace {
 
 /// Moves through a file that is known to be valid; std::string_view throws if it is not.
 class Reader {

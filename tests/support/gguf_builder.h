@@ -84,6 +84,9 @@ GgufBuilder taken_apart(std::string_view file);
 /// The fields of a tiny llama model with one key-value head; another vocabulary size if asked for.
 GgufBuilder tiny_llama(uint64_t n_vocab = 40);
 
+/// How byte-level vocabularies spell each byte: as itself if it prints, else from U+0100 on.
+std::vector<std::string> byte_spellings();
+
 /// Tokens of a byte-level BPE vocabulary: 256 bytes, three merged pieces, three special tokens.
 constexpr uint64_t kTinyBpeTokens = 262;
 /// Gives a model of at least so many rows such a vocabulary and a ChatML template. Bytes in

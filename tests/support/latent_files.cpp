@@ -81,27 +81,11 @@ std::string model_config(int64_t n_vocab) {
         .dump();
 }
 
-/// How GPT-2 spells bytes: those that can be seen as themselves, others from U+0100 on.
-std::vector<std::string> spellings() {
-    std::vector<std::string> all;
-    int next = 256;
-    for (int b = 0; b < 256; ++b) {
-        const bool is_seen = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-        const int c = is_seen ? b : next++;
-        if (c < 128) {
-            all.emplace_back(1, static_cast<char>(c));
-        } else {
-            all.push_back({static_cast<char>(0xC0 | (c >> 6)), static_cast<char>(0x80 | (c & 63))});
-        }
-    }
-    return all;
-}
-
 /// 256 bytes, two merges, and what stands for itself.
 std::string tokenizer_json(const std::vector<std::string>& added) {
     nlohmann::json vocab;
     int id = 0;
-    for (const std::string& s : spellings()) vocab[s] = id++;
+    for (const std::string& s : byte_spellings()) vocab[s] = id++;
     vocab["he"] = id++;
     vocab["ll"] = id++;
     nlohmann::json list = nlohmann::json::array();

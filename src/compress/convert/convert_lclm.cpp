@@ -16,6 +16,7 @@
 #include "core/fingerprint.h"
 #include "core/finite.h"
 #include "core/gguf_writer.h"
+#include "text/input_files.h"
 #include "text/json_text.h"
 
 namespace palimpsest {
@@ -35,10 +36,7 @@ constexpr int64_t kMost = int64_t{1} << 28;
 /// A file of settings. A key may have had another name before.
 class Settings {
  public:
-    explicit Settings(std::string path) : path_(std::move(path)) {
-        const MappedFile file(path_);
-        const auto bytes = file.bytes();
-        all_ = parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    explicit Settings(std::string path) : path_(std::move(path)), all_(read_json_file(path_)) {
         if (!all_.is_object()) {
             throw Error(ErrorCode::kCorrupt, cat("'", path_, "' is no JSON object"));
         }
@@ -189,7 +187,7 @@ class Copier {
         const CheckpointTensor& t = from_.tensor(from);
         used_.insert(from);
         const Shape shape = ggml_shape(t, from);
-        const ggml_type type = type_for(shape);
+        const ggml_type type = stored_type(type_, shape);
         to_.add_made(to, shape, type, [this, &t, from, type](const GgufWriter::Put& put) {
             write(t, from, type, put);
             on_read_(t.data.size());
@@ -214,12 +212,6 @@ class Copier {
     }
 
  private:
-    /// Vectors stay f32; so does, as f16, what has no whole blocks.
-    [[nodiscard]] ggml_type type_for(const Shape& shape) const {
-        if (shape[1] == 1) return GGML_TYPE_F32;
-        return shape[0] % ggml_blck_size(type_) == 0 ? type_ : GGML_TYPE_F16;
-    }
-
     static void check_numbers(std::span<const float> numbers, ggml_type type,
                               const std::string& name, int64_t row) {
         constexpr float kMostF16 = 65504;
@@ -287,6 +279,7 @@ class ModelPart {
     [[nodiscard]] const QwenSizes& sizes() const { return sizes_; }
     [[nodiscard]] const std::optional<TokenizerFiles>& tokens() const { return tokens_; }
     [[nodiscard]] const Settings& settings() const { return settings_; }
+    [[nodiscard]] const Checkpoint& weights() const { return *weights_; }
     [[nodiscard]] size_t bytes() const {
         size_t n = 0;
         for (const auto& [name, t] : weights_->tensors()) n += t.data.size();
@@ -425,26 +418,6 @@ CompressionForm compression_form(const Settings& s, const ModelPart& encoder,
     return f;
 }
 
-void describe_form(GgufWriter& file, const CompressionForm& f) {
-    const auto set = [&](const char* key, int64_t value) {
-        file.set_count(cat("lclm.", key), static_cast<uint32_t>(value));
-    };
-    set("version", 1);
-    set("compression_ratio", f.ratio);
-    set("window", f.window);
-    set("overlap", f.overlap);
-    set("adapter_layers", f.n_adapter_layers);
-    set("encoder_dim", f.encoder_width);
-    set("decoder_dim", f.decoder_width);
-    set("token.start", f.start);
-    set("token.end", f.end);
-    set("token.slot", f.slot);
-    if (f.marker >= 0) set("token.marker", f.marker);
-    file.set_text("lclm.pooling", to_string(f.pooling));
-    file.set_text("lclm.mask", f.is_bidirectional ? "bidirectional" : "causal");
-    file.set_text("lclm.adapter_type", to_string(f.adapter));
-}
-
 void describe_layers(GgufWriter& file, const QwenSizes& c) {
     const auto set = [&](const char* key, int64_t value) {
         file.set_count(cat("lclm.adapter.", key), static_cast<uint32_t>(value));
@@ -459,15 +432,6 @@ void describe_layers(GgufWriter& file, const QwenSizes& c) {
 
 std::string adapter_file(const fs::path& folder) {
     return part_of(folder, {"adapter.safetensors", "code_adapter.safetensors"}).string();
-}
-
-ggml_type matrix_type(const std::string& name) {
-    constexpr auto kTypes = std::to_array<std::pair<std::string_view, ggml_type>>(
-        {{"f32", GGML_TYPE_F32}, {"f16", GGML_TYPE_F16}, {"q8_0", GGML_TYPE_Q8_0}});
-    for (const auto& [known, type] : kTypes) {
-        if (known == name) return type;
-    }
-    throw Error(ErrorCode::kInvalidArgument, cat("type '", name, "'; there are f32, f16 and q8_0"));
 }
 
 /// A row of the token table as a tensor of its own.
@@ -503,8 +467,7 @@ Converted convert_lclm(const std::string& checkpoint, const std::string& folder,
     const ggml_type type = matrix_type(options.type);
     const Settings settings(part_of(checkpoint, {"model_config.json"}).string());
     const ModelPart encoder(part_of(checkpoint, {"encoder", "embedder"}));
-    const fs::path decoder_folder = part_of(checkpoint, {"decoder", "llm"});
-    const ModelPart decoder(decoder_folder);
+    const ModelPart decoder(part_of(checkpoint, {"decoder", "llm"}));
     const Checkpoint adapter(adapter_file(part_of(checkpoint, {"adapter", "projectors"})));
 
     Converted done;
@@ -538,7 +501,7 @@ Converted convert_lclm(const std::string& checkpoint, const std::string& folder,
     file.set_text("general.architecture", "lclm");
     file.set_text("general.name", cat(name, " adapter"));
     file.set_count("general.file_type", 0);
-    describe_form(file, f);
+    describe(f, file);
     file.set_text("lclm.encoder.sha256", encoder_sum);
     file.set_text("lclm.decoder.sha256", decoder_sum);
     file.set_text("lclm.encoder.fingerprint", model_fingerprint(GgufFile::open(done.encoder)));
@@ -559,8 +522,8 @@ Converted convert_lclm(const std::string& checkpoint, const std::string& folder,
                           cat("lclm.adapter.blk.", i, "."));
     }
     copier.check_all_used(checkpoint);
-    copy_row(Checkpoint(decoder_folder.string(), "model"), file, "lclm.tag.start", f.start);
-    copy_row(Checkpoint(decoder_folder.string(), "model"), file, "lclm.tag.end", f.end);
+    copy_row(decoder.weights(), file, "lclm.tag.start", f.start);
+    copy_row(decoder.weights(), file, "lclm.tag.end", f.end);
     file.write(done.adapter);
     done.bytes_written =
         file_size(done.encoder) + file_size(done.decoder) + file_size(done.adapter);

@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/gguf.h"
+#include "text/input_files.h"
 #include "text/json_text.h"
 
 namespace palimpsest {
@@ -100,9 +101,7 @@ CheckpointTensor read_tensor(const json& entry, const std::string& name, const s
 
 /// The files of an index, each once.
 std::set<std::string> files_of(const std::string& index) {
-    const MappedFile file(index);
-    const auto bytes = file.bytes();
-    const json all = parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    const json all = read_json_file(index);
     if (!all.is_object() || !all.contains("weight_map") || !all["weight_map"].is_object()) {
         damaged(index, "has no 'weight_map'");
     }

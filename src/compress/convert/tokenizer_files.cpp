@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "core/mapped_file.h"
+#include "text/input_files.h"
 #include "text/json_text.h"
 
 namespace palimpsest {
@@ -29,10 +29,8 @@ constexpr int32_t kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5;
     throw Error(ErrorCode::kCorrupt, cat("'", path, "' ", why));
 }
 
-json read_json(const std::string& path) {
-    const MappedFile file(path);
-    const auto bytes = file.bytes();
-    json value = parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+json read_object(const std::string& path) {
+    json value = read_json_file(path);
     if (!value.is_object()) damaged(path, "is no JSON object, or nests too deeply");
     return value;
 }
@@ -78,7 +76,7 @@ bool holds_text(const json& value, std::string_view text) {
 }
 
 void read_vocabulary(const std::string& path, TokenizerFiles& t) {
-    const json all = read_json(path);
+    const json all = read_object(path);
     const json& model = member(all, "model");
     if (token_text(member(model, "type")) != "BPE" || !member(model, "vocab").is_object() ||
         !member(model, "merges").is_array()) {
@@ -113,15 +111,13 @@ std::string template_of(const json& value) {
 void read_config(const fs::path& folder, TokenizerFiles& t) {
     std::error_code error;
     if (const fs::path path = folder / "tokenizer_config.json"; fs::exists(path, error)) {
-        const json config = read_json(path.string());
+        const json config = read_object(path.string());
         t.eos = token_text(member(config, "eos_token"));
         t.pad = token_text(member(config, "pad_token"));
         t.chat_template = template_of(member(config, "chat_template"));
     }
     if (const fs::path path = folder / "chat_template.jinja"; fs::exists(path, error)) {
-        const MappedFile file(path.string());
-        const auto bytes = file.bytes();
-        t.chat_template.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+        t.chat_template = read_text_file(path.string());
     }
 }
 

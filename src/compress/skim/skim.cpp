@@ -133,7 +133,7 @@ class Skimmer::ChatTalk final : public Talk {
     [[nodiscard]] ConversationOptions options() const {
         ConversationOptions o = s_.options_.conversation;
         o.system = system_text(s_.texts(s_.options_.n_rounds));
-        o.regions = s_.latent_.latent_regions(false);
+        o.regions = s_.regions_;
         return o;
     }
 
@@ -148,10 +148,7 @@ class Skimmer::ChatTalk final : public Talk {
 class Skimmer::RoundsTalk final : public Talk {
  public:
     RoundsTalk(const Skimmer& skimmer, std::string question, const OnProgress& on_progress)
-        : s_(skimmer),
-          question_(std::move(question)),
-          on_progress_(on_progress),
-          regions_(s_.latent_.latent_regions(false)) {
+        : s_(skimmer), question_(std::move(question)), on_progress_(on_progress) {
         const Runtime& engine = s_.engine_.runtime();
         const MemoryPlan plan = engine.plan(s_.options_.conversation.memory);
         session_ = engine.make_session(engine.make_memory(plan));
@@ -184,11 +181,11 @@ class Skimmer::RoundsTalk final : public Talk {
         const Tokenizer& t = s_.engine_.runtime().loaded().require_tokenizer();
         const bool has_template = chosen_ != nullptr || t.has_chat_template();
         if (s_.options_.conversation.is_raw || !has_template) {
-            return t.encode_raw(parts, Tokenizer::Seams::kJoined, regions_.get());
+            return t.encode_raw(parts, Tokenizer::Seams::kJoined, s_.regions_.get());
         }
         const std::vector<ChatMessage> messages = {{"user", parts}};
         return t.encode_chat(messages, chosen_ != nullptr ? *chosen_ : t.chat_template(),
-                             Tokenizer::Seams::kJoined, regions_.get());
+                             Tokenizer::Seams::kJoined, s_.regions_.get());
     }
 
     Said read(const std::vector<TextPart>& parts) {
@@ -235,7 +232,7 @@ class Skimmer::RoundsTalk final : public Talk {
             answer.sampling.grammar =
                 action_grammar(may_expand ? std::ssize(s_.chunks_) : 0, may_answer);
         }
-        for (const TokenId t : regions_->never_written()) answer.sampling.never.push_back(t);
+        for (const TokenId t : s_.regions_->never_written()) answer.sampling.never.push_back(t);
         const Tokenizer& t = s_.engine_.runtime().loaded().require_tokenizer();
         AnswerWriter writer(&t, t.n_vocab(), answer);
         while (writer.next(session_->sequence())) {
@@ -253,7 +250,6 @@ class Skimmer::RoundsTalk final : public Talk {
     const Skimmer& s_;
     std::string question_;
     const OnProgress& on_progress_;
-    std::shared_ptr<const LatentRegions> regions_;
     std::unique_ptr<Session> session_;
     std::unique_ptr<const ChatTemplate> chosen_;
     std::string document_;  // the session's state once it has read the document
@@ -266,13 +262,20 @@ Skimmer::Skimmer(const Engine& engine, const LatentContext& latent,
     : engine_(engine),
       latent_(latent),
       documents_(std::move(documents)),
-      options_(std::move(options)) {
+      options_(std::move(options)),
+      regions_(latent.latent_regions(false)) {
     require(options_.n_rounds >= 1, "at most ", options_.n_rounds, " rounds");
     const Tokenizer& t = engine_.runtime().loaded().require_tokenizer();
     const auto count = [&t](std::string_view text) { return std::ssize(t.encode(text)); };
     chunks_ = cut_into_chunks(documents_, options_.rule, options_.chunk_tokens, count);
     require(!chunks_.empty(), "there is nothing to skim: the documents are empty");
-    for (const SkimChunk& c : chunks_) n_source_ += count(c.text);
+    const LatentEncoder& encoder = regions_->encoder();
+    for (const SkimChunk& c : chunks_) {
+        const int64_t n = std::ssize(encoder.model().require_tokenizer().encode(strip(c.text)));
+        n_source_ += count(c.text);
+        n_encoded_ += n;
+        n_latents_ += count_latents(encoder.form(), n);
+    }
 }
 
 Skimmer::~Skimmer() = default;
@@ -315,18 +318,11 @@ std::unique_ptr<Skimmer::Talk> Skimmer::begin(const std::string& question,
 }
 
 void Skimmer::finish(const Talk& talk, SkimResult& r) const {
-    const CompressionForm& form = latent_.latent_regions(false)->encoder().form();
-    const Tokenizer& t = latent_.latent_regions(false)->encoder().model().require_tokenizer();
-    int64_t n_encoded = 0;
-    for (const SkimChunk& c : chunks_) {
-        const int64_t n = std::ssize(t.encode(strip(c.text)));
-        n_encoded += n;
-        r.n_latents += count_latents(form, n);
-    }
+    r.n_latents = n_latents_;
     r.n_source = n_source_;
     for (const SkimRound& round : r.rounds) r.positions_read += round.positions_read;
     const auto prompt = static_cast<double>(talk.position());
-    const double whole = prompt - static_cast<double>(r.n_latents) + static_cast<double>(n_encoded);
+    const double whole = prompt - static_cast<double>(n_latents_) + static_cast<double>(n_encoded_);
     r.saved = whole > 0 ? 1 - prompt / whole : 0;
     r.bytes_held = talk.bytes_held();
 }

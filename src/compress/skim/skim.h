@@ -100,8 +100,10 @@ class Skimmer {
     const LatentContext& latent_;
     std::vector<SkimDocument> documents_;
     SkimOptions options_;
+    std::shared_ptr<const LatentRegions> regions_;
     std::vector<SkimChunk> chunks_;
-    int64_t n_source_ = 0;
+    // Of all chunks: tokens of the decoder's and of the encoder's, latents.
+    int64_t n_source_ = 0, n_encoded_ = 0, n_latents_ = 0;
 };
 
 /// The chunks that have most of a question's rare words, best first, at most `most`.

@@ -40,7 +40,7 @@ Train loaded_module() {
     }
     throw Error(ErrorCode::kUnsupported,
                 cat("latent context is trained with LibTorch, which this build is without; ",
-                    "install it (Debian: libtorch-dev), then build again"));
+                    "install it (scripts/setup.sh torch), then build everything (make release)"));
 }
 
 }  // namespace

@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <nlohmann/json.hpp>
+#include <limits>
 
 #include "core/error.h"
-#include "core/mapped_file.h"
-#include "text/json_text.h"
-#include "text/utf8.h"
+#include "text/input_files.h"
 #include "train/material/material_facts.h"
 
 namespace palimpsest {
@@ -43,25 +41,13 @@ std::string repeat_question(Random& random) {
     return cat(pick(kRepeatVerbs), " ", pick(kRepeatObjects), random.below(2) == 0 ? "." : ":");
 }
 
-void add_text(std::string text, std::vector<std::string>& to) {
-    text = replace_invalid_utf8(text);
-    if (text.size() >= kShortestText) to.push_back(std::move(text));
-}
-
 void read_texts(const std::string& path, std::vector<std::string>& to) {
-    const MappedFile file(path);
-    const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()),
-                               file.bytes().size());
-    if (!path.ends_with(".jsonl")) return add_text(std::string(all), to);
-    for (size_t begin = 0; begin < all.size();) {
-        const size_t end = std::min(all.find('\n', begin), all.size());
-        const auto line = parse_json(all.substr(begin, end - begin));
-        if (line.is_object() && line.contains("text") && line["text"].is_string()) {
-            add_text(line["text"].get<std::string>(), to);
-        } else if (end > begin) {
-            throw Error(ErrorCode::kCorrupt, cat("'", path, "' has a line without a 'text'"));
-        }
-        begin = end + 1;
+    const auto add = [&to](std::string text) {
+        if (text.size() >= kShortestText) to.push_back(std::move(text));
+    };
+    if (!path.ends_with(".jsonl")) return add(read_text_file(path));
+    for (const JsonLine& line : read_json_lines(path, std::numeric_limits<int64_t>::max())) {
+        add(text_field(line.value, "text", line.where));
     }
 }
 

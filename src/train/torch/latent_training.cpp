@@ -9,7 +9,7 @@
 #include <optional>
 #include <sstream>
 
-#include "core/digest.h"
+#include "compress/compression_form.h"
 #include "core/error.h"
 #include "core/fingerprint.h"
 #include "core/random.h"
@@ -444,28 +444,19 @@ class Training {
     }
 
     void write_models() const {
-        const ggml_type type = o_.type == "f32"   ? GGML_TYPE_F32
-                               : o_.type == "f16" ? GGML_TYPE_F16
-                                                  : GGML_TYPE_Q8_0;
+        const ggml_type type = matrix_type(o_.type);
         const std::string name(file_.text("general.name").value_or("model"));
         encoder_->write(file_, cat(name, ", encoder"), type, path("encoder.gguf"));
         decoder_->write(file_, cat(name, ", reads latents"), type, path("decoder.gguf"));
         GgufWriter to;
         to.set_text("general.architecture", "lclm");
         to.set_text("general.name", cat(name, ", adapter ", o_.ratio, "x"));
-        const auto set = [&to](const char* key, int64_t value) {
-            to.set_count(cat("lclm.", key), static_cast<uint32_t>(value));
-        };
-        set("version", 1);
-        set("compression_ratio", o_.ratio);
-        set("window", o_.n_source);
-        set("overlap", 0);
-        set("adapter_layers", 0);
-        set("encoder_dim", width_);
-        set("decoder_dim", width_);
-        to.set_text("lclm.pooling", o_.pooling);
-        to.set_text("lclm.mask", "causal");
-        to.set_text("lclm.adapter_type", "mlp");
+        describe({.ratio = o_.ratio,
+                  .window = o_.n_source,
+                  .pooling = pooling_named(o_.pooling),
+                  .encoder_width = width_,
+                  .decoder_width = width_},
+                 to);
         to.set_text("lclm.encoder.fingerprint",
                     model_fingerprint(GgufFile::open(path("encoder.gguf"))));
         to.set_text("lclm.decoder.fingerprint",

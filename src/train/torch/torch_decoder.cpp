@@ -67,10 +67,8 @@ torch::Tensor read_tensor(const GgufFile& file, const std::string& name) {
 
 void add_tensor(GgufWriter& to, const std::string& name, const torch::Tensor& t, ggml_type type) {
     const torch::Tensor values = t.detach().to(torch::kFloat).contiguous();
-    const bool is_matrix = values.dim() == 2;
-    const Shape shape = {values.size(-1), is_matrix ? values.size(0) : 1, 1, 1};
-    const bool fits = is_matrix && shape[0] % ggml_blck_size(type) == 0;
-    const ggml_type stored = fits ? type : (is_matrix ? GGML_TYPE_F16 : GGML_TYPE_F32);
+    const Shape shape = {values.size(-1), values.dim() == 2 ? values.size(0) : 1, 1, 1};
+    const ggml_type stored = stored_type(type, shape);
     const std::span<const float> numbers(values.data_ptr<float>(),
                                          static_cast<size_t>(values.numel()));
     if (stored == GGML_TYPE_F32 || stored == GGML_TYPE_F16) {
@@ -272,8 +270,7 @@ torch::Tensor TorchDecoder::states(torch::Tensor x, bool is_causal) const {
 
 torch::Tensor TorchDecoder::logits(const torch::Tensor& states) const {
     if (math_ == TorchMath::kF32) return torch::linear(states, head_);
-    TorchDecoder& self = const_cast<TorchDecoder&>(*this);
-    if (!table_bf16_.defined()) self.table_bf16_ = head_.to(torch::kBFloat16);
+    if (!table_bf16_.defined()) table_bf16_ = head_.to(torch::kBFloat16);
     return torch::linear(states.to(torch::kBFloat16), table_bf16_).to(torch::kFloat);
 }
 

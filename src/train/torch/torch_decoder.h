@@ -81,7 +81,7 @@ class TorchDecoder {
     TorchMath math_;
     bool norms_heads_ = false;
     torch::Tensor table_, norm_, head_;  // [n_vocab, n_embd], [n_embd]; head_ as table_ if tied
-    torch::Tensor table_bf16_;
+    mutable torch::Tensor table_bf16_;
     std::vector<Block> blocks_;
     bool learns_norms_ = false;
     mutable torch::Tensor cos_, sin_;  // [n, n_rot / 2]
