@@ -150,13 +150,18 @@ class Recording {
         n_done_ += length(i);
     }
 
-    /// Traces from `first` on, side by side, so that weights are read once for all of them.
+    /// Traces from `first` on, side by side, so that weights are read once for all of them. Of one
+    /// kind only: those of many rows and of few are computed one kind after the other, and records
+    /// come in the order of traces.
     void follow_some(const ExactPrefix& exact, int64_t first) {
+        const int64_t many = with_.engine.model().products().many_rows();
+        const auto is_many = [&](int64_t i) { return length(i) >= many; };
         std::vector<std::unique_ptr<TraceMemory>> memories;
         std::vector<Lane> lanes;
         int64_t n = 0;
         for (int64_t i = first; i < chosen_.n_made_from && i < first + kLanesAtOnce; ++i) {
             if (n > 0 && n + length(i) > PrefixRecords::kMostAtOnce) break;
+            if (is_many(i) != is_many(first)) break;
             n += length(i);
             memories.push_back(memory_for(exact, i));
             lanes.push_back({.memory = memories.back().get(),

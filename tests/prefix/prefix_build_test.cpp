@@ -424,5 +424,30 @@ TEST(RealPrefixText, AChatGoesOnAfterThePrefix) {
     EXPECT_THROW(PrefixText(tokenizer, " \n", false), Error);
 }
 
+/// Traces of few rows beside traces of many, which are computed apart.
+class TracesOfAllLengths : public testing::TinyBuild {};
+
+TEST_F(TracesOfAllLengths, AreRecordedInOrder) {
+    const int64_t many = loaded.products().many_rows();
+    ASSERT_LT(many, 64);
+    std::vector<TraceText> traces;
+    for (int i = 0; i < 16; ++i) {
+        traces.push_back(
+            {i % 2 == 0 ? cat("Rule ", i) : cat("What does rule ", i, " say of rooms?"), "Pay."});
+    }
+    const PrefixText text = text_of(rules(4));
+    int64_t n_few = 0;
+    for (const TraceText& t : traces) n_few += std::ssize(text.trace(t).tokens) < many ? 1 : 0;
+    ASSERT_GT(n_few, 0);
+    ASSERT_LT(n_few, 16);
+    const testing::TemporaryFolder folder;
+    PrefixBuildOptions o;
+    o.name = "rules";
+    o.is_forced = true;
+    o.work_folder = folder.path();
+    const PrefixBuild built = build_prefix(with(), text, traces, o);
+    EXPECT_GT(built.document->header().n_traces, 0);
+}
+
 }  // namespace
 }  // namespace palimpsest
