@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -55,6 +56,26 @@ void end_of_library(const char* message) {
     end_unexpectedly(message);
 }
 
+/// Libraries use what they allocate without a look at it (ggml's constructors, nlohmann::json's
+/// destructor), and the C library aborts where it cannot register a destructor: the system's last
+/// word tells this from every other fault, which comes again and ends as it always did.
+extern "C" void end_for_fault(int signal) {
+    if (errno == ENOMEM) end_without_memory();
+    std::signal(signal, SIG_DFL);
+    if (signal == SIGABRT) std::raise(signal);
+}
+
+/// Not where somebody else, a sanitizer say, is there already.
+void handle_fault(int signal) {
+    struct sigaction there {};
+    sigaction(signal, nullptr, &there);
+    if (there.sa_handler != SIG_DFL) return;
+    struct sigaction ours {};
+    ours.sa_handler = end_for_fault;
+    sigemptyset(&ours.sa_mask);
+    sigaction(signal, &ours, nullptr);
+}
+
 /// Nothing here ends with status 1; OpenMP does, when it finds no memory, for its threads mostly.
 void end_of_openmp(int status, void* /*argument*/) {
     if (status == EXIT_FAILURE) end_without_memory();
@@ -70,6 +91,8 @@ void say_last(std::string_view text) noexcept {
 void have_last_words() {
     std::set_terminate(end_of_thread);
     ggml_set_abort_callback(end_of_library);
+    handle_fault(SIGSEGV);
+    handle_fault(SIGABRT);
     on_exit(end_of_openmp, nullptr);
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <exception>
 #include <mutex>
 #include <new>
@@ -79,6 +80,19 @@ void run_custom(ggml_tensor* dst, int thread, int n_threads, void* op) noexcept 
 
 }  // namespace
 
+namespace {
+
+/// `owner` owns what `make` gives. ggml's constructors go on without memory that they did not get,
+/// and what they made fails much later.
+template <typename Owner, typename Make>
+void own_whole(Owner& owner, Make make) {
+    errno = 0;
+    owner.reset(make());
+    if (owner == nullptr || errno == ENOMEM) throw std::bad_alloc();
+}
+
+}  // namespace
+
 Backend::Backend(int n_threads) : n_threads_(n_threads) {
     require(n_threads >= 1 && n_threads <= GGML_MAX_N_THREADS, "number of threads is ", n_threads,
             "; it must be 1 to ", GGML_MAX_N_THREADS);
@@ -86,13 +100,20 @@ Backend::Backend(int n_threads) : n_threads_(n_threads) {
     cpu_.reset(ggml_backend_cpu_init());
     if (!cpu_) throw Error(ErrorCode::kUnsupported, "ggml has no CPU backend here");
     ggml_backend_cpu_set_n_threads(cpu_.get(), n_threads);
+    ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
+    params.poll = 0;  // threads of ggml's own, where it has no OpenMP, sleep while they wait
+    own_whole(pool_, [&] { return ggml_threadpool_new(&params); });
+    ggml_backend_cpu_set_threadpool(cpu_.get(), pool_.get());
     make_scheduler(GGML_DEFAULT_GRAPH_SIZE);
 }
 
+void Backend::PoolDeleter::operator()(ggml_threadpool* pool) const { ggml_threadpool_free(pool); }
+
 void Backend::make_scheduler(size_t n_nodes) {
     ggml_backend_t backends[] = {cpu_.get()};
-    sched_.reset(ggml_backend_sched_new(backends, nullptr, 1, n_nodes, false, false));
-    check(sched_ != nullptr, "no scheduler");
+    own_whole(sched_, [&] {
+        return ggml_backend_sched_new(backends, nullptr, 1, n_nodes, false, false);
+    });
     most_nodes_ = n_nodes;
 }
 

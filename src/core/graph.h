@@ -50,10 +50,17 @@ class Backend {
     [[nodiscard]] static int available_threads();
 
  private:
+    struct PoolDeleter {
+        void operator()(ggml_threadpool* pool) const;
+    };
+
     int n_threads_;
     uint64_t allocations_ = 0;
     void make_scheduler(size_t n_nodes);
 
+    /// Of its own: ggml makes another one for every graph otherwise, and uses it even if there was
+    /// no memory for it.
+    std::unique_ptr<ggml_threadpool, PoolDeleter> pool_;
     ggml_backend_ptr cpu_;
     ggml_backend_sched_ptr sched_;
     size_t most_nodes_ = 0;  // nodes and leaves that the scheduler can take

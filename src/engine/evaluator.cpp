@@ -11,6 +11,8 @@ namespace palimpsest {
 
 namespace {
 
+constexpr const char* kNoMemory = "out of memory";
+
 /// Nodes of a pass: about 30 a block, and what every lane's memory adds.
 size_t nodes_for(const ModelConfig& cfg, std::span<const Lane> lanes) {
     size_t n_runs = 0;
@@ -40,7 +42,7 @@ std::optional<Error> failure_of(const std::function<void()>& work) {
     } catch (const Error& e) {
         return e;
     } catch (const std::bad_alloc&) {
-        return Error(ErrorCode::kExhausted, "out of memory");
+        return Error(ErrorCode::kExhausted, kNoMemory);
     }
 }
 
@@ -69,10 +71,12 @@ void Evaluator::plan(std::span<const Lane> lanes) {
     groups_.clear();
     for (size_t i = 0; i < lanes.size(); ++i) {
         const Lane& lane = lanes[i];
+        uint64_t key = 0;
         results_[i].failure = failure_of([&] {
             check_lane(lane, model_.config());
-            add_to_group(lane, i, lane.memory->plan(lane.step));
+            key = lane.memory->plan(lane.step);
         });
+        if (!results_[i].failure) add_to_group(lane, i, key);
     }
 }
 
@@ -180,8 +184,12 @@ void Evaluator::run_groups(std::span<const Lane> lanes) {
 }
 
 std::span<const LaneResult> Evaluator::step(std::span<const Lane> lanes) {
-    plan(lanes);
-    run_groups(lanes);
+    try {
+        plan(lanes);
+        run_groups(lanes);
+    } catch (const std::bad_alloc&) {
+        throw Error(ErrorCode::kExhausted, kNoMemory);
+    }
     return results_;
 }
 

@@ -86,8 +86,7 @@ std::string read_text_file(const std::string& path) {
 
 nlohmann::json read_json_file(const std::string& path) {
     std::ifstream in = open(path);
-    const std::string text((std::istreambuf_iterator<char>(in)), {});
-    nlohmann::json value = parse_json(text);
+    nlohmann::json value = parse_json(rest_of(in, path));
     if (value.is_discarded()) corrupt(path, "it is not JSON, or nests too deeply");
     return value;
 }

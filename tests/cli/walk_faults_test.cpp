@@ -103,7 +103,7 @@ TEST_P(Faults, LoseNothing) {
     ASSERT_EQ(good.status, 0) << good.err;
     if (*use.out != '\0') whole_ = testing::read_text(at(use.out));
     int64_t k = 1;
-    while (fail_at(k) && !HasFailure()) k += 1 + k / 6;
+    while (fail_at(k) && !HasFailure()) k += 1 + k / 20;
     RecordProperty("calls", static_cast<int>(k));
     EXPECT_GT(k, 1) << "not one call was met";
 }
