@@ -28,21 +28,31 @@ struct LatentFlags {
     std::string stages = "pack:300,all:400";
 };
 
-/// "pack:300,all:400"
+/// 0: it is none of these numbers.
+int64_t parse_count(std::string_view text) {
+    const bool is_number = !text.empty() && text.size() < 9 && std::ranges::all_of(text, is_digit);
+    return is_number ? std::stoll(std::string(text)) : 0;
+}
+
+/// "pack:300,all:400,answers:200:8"
 std::vector<LatentStage> parse_stages(const std::string& text) {
     std::vector<LatentStage> stages;
     for (const std::string_view part : split_at(text, ',')) {
-        const size_t colon = part.find(':');
-        const std::string_view number =
-            colon == std::string_view::npos ? "" : part.substr(colon + 1);
-        const bool is_number =
-            !number.empty() && number.size() < 9 && std::ranges::all_of(number, is_digit);
-        require(is_number && std::stoll(std::string(number)) > 0, "--stages has '", part,
-                "'; write names and steps, such as pack:300,all:400");
-        stages.push_back({.kind = std::string(part.substr(0, colon)),
-                          .n_steps = std::stoll(std::string(number))});
+        const std::vector<std::string_view> fields = split_at(part, ':');
+        LatentStage stage;
+        if (fields.size() >= 2) stage.n_steps = parse_count(fields[1]);
+        if (fields.size() == 3) stage.n_windows = parse_count(fields[2]);
+        require(fields.size() <= 3 && stage.n_steps > 0 && stage.n_windows > 0, "--stages has '",
+                part, "'; write names and steps, and windows of a sample if there are to be more ",
+                "than one, such as pack:300,all:400,answers:200:8");
+        stage.kind = fields[0];
+        stages.push_back(std::move(stage));
     }
     return stages;
+}
+
+std::string name_of(const LatentStepReport::HeldOut& h) {
+    return h.n_windows == 1 ? h.task : cat(h.task, ", ", h.n_windows, " windows");
 }
 
 nlohmann::json to_json(const LatentStepReport& r) {
@@ -54,7 +64,7 @@ nlohmann::json to_json(const LatentStepReport& r) {
                         {"seconds", r.seconds},
                         {"source_tokens", r.n_source}};
     for (const auto& h : r.held_out) {
-        j["held_out"][h.task] = {{"loss", h.loss}, {"right", h.right}, {"whole", h.whole}};
+        j["held_out"][name_of(h)] = {{"loss", h.loss}, {"right", h.right}, {"whole", h.whole}};
     }
     return j;
 }
@@ -63,7 +73,7 @@ std::string held_out_line(const LatentStepReport& r) {
     std::string text = cat("step ", r.step, " of ", r.n_steps, " (", r.stage,
                            "): ", human_count(r.n_source), " source tokens; held out:");
     for (const auto& h : r.held_out) {
-        text += cat(" ", h.task, " loss ", fixed(h.loss, 3), ", ", fixed(100 * h.right, 1),
+        text += cat(" ", name_of(h), " loss ", fixed(h.loss, 3), ", ", fixed(100 * h.right, 1),
                     " % of tokens, ", fixed(100 * h.whole, 1), " % whole;");
     }
     return text + "\n";
@@ -128,13 +138,14 @@ void add_train_latent_context(CLI::App& parent) {
         kinds += cat(kinds.empty() ? "" : "; ", k.name, ": ", k.summary);
     }
     command
-        .add_option("--stages", f->stages, cat("what is learnt, and for how many steps. ", kinds))
+        .add_option("--stages", f->stages, cat("what is learnt, for how many steps, and from documents of how many windows at ",
+                        "most (NAME:STEPS[:WINDOWS]). ", kinds))
         ->capture_default_str();
     const auto add_count = [&](const char* flag, int64_t& to, int64_t least, const char* what) {
         command.add_option(flag, to, what)->check(CLI::Range(least, kMost))->capture_default_str();
     };
     add_count("--ratio", o.ratio, 1, "tokens in a latent");
-    add_count("--source", o.n_source, 1, "tokens of a sample that become latents: the window");
+    add_count("--source", o.n_source, 1, "tokens of the encoder's window");
     add_count("--target", o.n_target, 1, "most tokens learnt of a sample");
     add_count("--batch", o.n_batch, 1, "samples in a step");
     add_count("--encoder-layers", o.n_encoder_layers, 1, "first layers of the model that encode");

@@ -60,18 +60,17 @@ TEST_F(LatentTrainingTest, LearnsAndItsFilesRun) {
         LatentTrainingOptions o = options("made");
         o.pooling = pooling;
         o.encoder_rank = o.decoder_rank = rank;
-        o.stages = {{"pack", 60}, {"adapter", 5}, {"encoder", 5}, {"all", 5}, {"answers", 5}};
+        o.stages = {{"pack", 60}, {"adapter", 5}, {"encoder", 5}, {"all", 5}, {"answers", 5, 3}};
         std::vector<double> losses;
-        bool is_examined = false;
+        size_t n_examined = 0;
         EXPECT_TRUE(palimpsest_train_latent_context(o, {.on_step = [&](const LatentStepReport& r) {
                                                         losses.push_back(r.loss);
-                                                        is_examined =
-                                                            is_examined || r.held_out.size() == 3;
+                                                        n_examined = r.held_out.size();
                                                         return true;
                                                     }}));
         ASSERT_EQ(losses.size(), 80U);
         EXPECT_LT(losses[59], losses[0] - 0.5);
-        EXPECT_TRUE(is_examined);
+        EXPECT_EQ(n_examined, 4U);  // three tasks, and facts in documents of three windows
         const Engine engine({.model = at("made/decoder.gguf"), .threads = 1});
         const LatentContext latent(engine, {.adapter = at("made/adapter.gguf")});
         Conversation talk(engine, {.regions = latent.regions()});
@@ -93,6 +92,15 @@ TEST_F(LatentTrainingTest, AStoppedOneGoesOnExactly) {
         EXPECT_EQ(sha256_of_file(at(cat("whole/", file))), sha256_of_file(at(cat("parts/", file))))
             << file;
     }
+    // The last stage may become longer.
+    LatentTrainingOptions longer = o;
+    longer.stages.back().n_steps = 4;
+    int64_t n_more = 0;
+    EXPECT_TRUE(palimpsest_train_latent_context(longer, {.on_step = [&](const LatentStepReport& r) {
+                                                             n_more += 1;
+                                                             return r.n_steps == 7;
+                                                         }}));
+    EXPECT_EQ(n_more, 1);
     // Other settings are not gone on with; a damaged checkpoint is made anew.
     o.seed = 2;
     EXPECT_THROW(palimpsest_train_latent_context(o, {}), Error);

@@ -10,8 +10,9 @@ namespace palimpsest {
 
 /// What a stage learns, and from what.
 struct LatentStage {
-    std::string kind;     // one of latent_stage_kinds()
-    int64_t n_steps = 0;  // optimiser steps
+    std::string kind;       // one of latent_stage_kinds()
+    int64_t n_steps = 0;    // optimiser steps
+    int64_t n_windows = 1;  // of the encoder, that a sample has at most: each has 1 to so many
 };
 
 /// A line a kind of stage: rates of adapter and tags, encoder and decoder; 0: it does not learn.
@@ -31,8 +32,8 @@ struct LatentTrainingOptions {
     std::string out;                     // folder of encoder.gguf, adapter.gguf, decoder.gguf
     std::vector<LatentStage> stages;
     int64_t ratio = 4;
-    int64_t n_source = 128;  // tokens of a sample that become latents: the encoder's window
-    int64_t n_target = 96;   // most tokens that are learnt of a sample
+    int64_t n_source = 128;  // tokens of the encoder's window
+    int64_t n_target = 128;  // most tokens that are learnt of a sample
     int64_t n_batch = 12;    // samples a step
     int64_t n_encoder_layers = 8;
     std::string pooling = "concat";
@@ -57,6 +58,7 @@ struct LatentStepReport {
     int64_t n_source = 0;  // source tokens so far
     struct HeldOut {
         std::string task;
+        int64_t n_windows = 1;                  // of its documents
         double loss = 0, right = 0, whole = 0;  // share of tokens; of samples all right
     };
     std::vector<HeldOut> held_out;  // empty: not examined after this step

@@ -102,19 +102,20 @@ class Training {
     bool run() {
         if (o_.resume) load();
         while (done_ < n_steps_) {
-            const auto [kind, step, n] = stage_at(done_);
+            const auto [kind, step, n, n_windows] = stage_at(done_);
             begin_stage(kind);
             const auto start = Clock::now();
             LatentStepReport report;
             report.stage = kind->name;
             report.n_steps = n_steps_;
             Random random(o_.seed * 1000003 + static_cast<uint64_t>(done_));
-            const auto [loss, right] =
-                std::string_view(kind->name) == "pack" ? pack(random) : read(*kind, random);
+            const auto [loss, right, n_source] = std::string_view(kind->name) == "pack"
+                                                     ? pack(random)
+                                                     : read(*kind, n_windows, random);
             report.rate = rate_of(step, n);
             learn(loss, report.rate);
             ++done_;
-            n_source_ += o_.n_batch * o_.n_source;
+            n_source_ += n_source;
             report.step = done_;
             report.loss = loss.item<double>();
             report.right = right;
@@ -123,7 +124,7 @@ class Training {
             report.seconds = seconds_since(start);
             report.n_source = n_source_;
             const bool is_end = done_ == n_steps_ || stage_at(done_).kind != kind;
-            if (done_ % o_.examine_every == 0 || is_end) report.held_out = examine();
+            if (done_ % o_.examine_every == 0 || is_end) report.held_out = examine(n_windows);
             const bool goes_on = !hooks_.on_step || hooks_.on_step(report);
             if (done_ % o_.save_every == 0 || is_end || !goes_on) save();
             if (!goes_on) return done_ == n_steps_;
@@ -135,6 +136,7 @@ class Training {
     struct At {
         const LatentStageKind* kind;
         int64_t step, n;  // in its stage
+        int64_t n_windows;
     };
 
     void check_options() const {
@@ -159,11 +161,11 @@ class Training {
 
     [[nodiscard]] At stage_at(int64_t step) const {
         for (const LatentStage& s : o_.stages) {
-            if (step < s.n_steps) return {&kind_of(s.kind), step, s.n_steps};
+            if (step < s.n_steps) return {&kind_of(s.kind), step, s.n_steps, s.n_windows};
             step -= s.n_steps;
         }
-        return {&kind_of(o_.stages.back().kind), o_.stages.back().n_steps,
-                o_.stages.back().n_steps};
+        const LatentStage& last = o_.stages.back();
+        return {&kind_of(last.kind), last.n_steps, last.n_steps, last.n_windows};
     }
 
     void begin_stage(const LatentStageKind* kind) {
@@ -192,6 +194,7 @@ class Training {
     struct Learnt {
         torch::Tensor loss;
         double right;
+        int64_t n_source;
     };
 
     /// No decoder runs: each token of a group is to be told from its latent by a matrix of its own.
@@ -217,7 +220,7 @@ class Training {
             loss = loss + torch::cross_entropy_loss(logits, wanted) / static_cast<double>(o_.ratio);
             right += logits.argmax(-1).eq(wanted).to(torch::kFloat).mean().item<double>();
         }
-        return {loss, right / static_cast<double>(o_.ratio)};
+        return {loss, right / static_cast<double>(o_.ratio), o_.n_batch * o_.n_source};
     }
 
     struct Said {
@@ -227,18 +230,24 @@ class Training {
 
     [[nodiscard]] Said say(const std::vector<LatentSample>& samples) const {
         std::vector<torch::Tensor> sources;
-        for (const LatentSample& s : samples) sources.push_back(ids_of(s.source));
-        const torch::Tensor latents = encode(torch::stack(sources));
+        for (const LatentSample& s : samples) {
+            sources.push_back(ids_of(s.source).view({-1, o_.n_source}));
+        }
+        const torch::Tensor latents = encode(torch::cat(sources));
+        int64_t window = 0;
         std::vector<torch::Tensor> inputs;
         std::vector<int64_t> first;
         int64_t longest = 0;
         for (size_t i = 0; i < samples.size(); ++i) {
             const LatentSample& s = samples[i];
+            const int64_t n_windows = sources[i].size(0);
+            const torch::Tensor region = latents.slice(0, window, window + n_windows);
+            window += n_windows;
             std::vector<TokenId> behind = s.after;
             behind.insert(behind.end(), s.target.begin(), s.target.end());
             const torch::Tensor input = torch::cat(
                 {decoder_->embed(ids_of(s.before)).view({-1, width_}),
-                 adapter_->start.view({1, -1}), latents[static_cast<int64_t>(i)],
+                 adapter_->start.view({1, -1}), region.reshape({-1, width_}),
                  adapter_->end.view({1, -1}), decoder_->embed(ids_of(behind)).view({-1, width_})});
             // A position tells the token after it.
             first.push_back(input.size(0) - std::ssize(s.target) - 1);
@@ -263,62 +272,71 @@ class Training {
         return said;
     }
 
-    Learnt read(const LatentStageKind& kind, Random& random) const {
+    Learnt read(const LatentStageKind& kind, int64_t n_windows, Random& random) const {
         std::vector<LatentSample> samples;
+        int64_t n_source = 0;
         for (int64_t i = 0; i < o_.n_batch; ++i) {
             double at = random.unit() * (kind.shares[0] + kind.shares[1] + kind.shares[2]);
             size_t task = 0;
             while (task + 1 < kind.shares.size() && at >= kind.shares.at(task)) {
                 at -= kind.shares.at(task++);
             }
-            samples.push_back(
-                learnt_->make(static_cast<LatentTask>(task), o_.n_source, o_.n_target, random));
+            const int64_t n = o_.n_source * (1 + random.below(n_windows));
+            samples.push_back(learnt_->make(static_cast<LatentTask>(task), n, o_.n_target, random));
+            n_source += n;
         }
         const Said said = say(samples);
         const double right =
             said.logits.argmax(-1).eq(said.wanted).to(torch::kFloat).mean().item<double>();
-        return {torch::cross_entropy_loss(said.logits, said.wanted), right};
+        return {torch::cross_entropy_loss(said.logits, said.wanted), right, n_source};
     }
 
-    /// On documents that are held out, the same ones every time.
-    [[nodiscard]] std::vector<LatentStepReport::HeldOut> examine() const {
-        const torch::NoGradGuard no_grad;
-        constexpr std::array<const char*, kLatentTasks> kNames = {"repeat", "continue", "fact"};
+    /// On documents that are held out, the same ones every time: of one window, and facts in those
+    /// of `n_windows` too.
+    [[nodiscard]] std::vector<LatentStepReport::HeldOut> examine(int64_t n_windows) const {
         std::vector<LatentStepReport::HeldOut> all;
         for (int64_t task = 0; task < kLatentTasks; ++task) {
-            Random random(kExaminedSeed + static_cast<uint64_t>(task));
-            double loss = 0;
-            int64_t n_right = 0;
-            int64_t n_tokens = 0;
-            int64_t n_whole = 0;
-            int64_t n_samples = 0;
-            while (n_samples < o_.n_examined) {
-                std::vector<LatentSample> samples;
-                for (int64_t i = 0; i < std::min<int64_t>(o_.n_batch, o_.n_examined - n_samples);
-                     ++i) {
-                    samples.push_back(held_out_->make(static_cast<LatentTask>(task), o_.n_source,
-                                                      o_.n_target, random));
-                }
-                const Said said = say(samples);
-                const torch::Tensor hits = said.logits.argmax(-1).eq(said.wanted);
-                loss += torch::cross_entropy_loss(said.logits, said.wanted, {}, at::Reduction::Sum)
-                            .item<double>();
-                n_right += hits.sum().item<int64_t>();
-                n_tokens += hits.size(0);
-                int64_t at = 0;
-                for (const int64_t n : said.counts) {
-                    n_whole += hits.slice(0, at, at + n).all().item<bool>() ? 1 : 0;
-                    at += n;
-                }
-                n_samples += std::ssize(samples);
-            }
-            const auto tokens = static_cast<double>(n_tokens);
-            all.push_back({.task = kNames.at(static_cast<size_t>(task)),
-                           .loss = loss / tokens,
-                           .right = static_cast<double>(n_right) / tokens,
-                           .whole = static_cast<double>(n_whole) / static_cast<double>(n_samples)});
+            all.push_back(examine_task(static_cast<LatentTask>(task), 1));
         }
+        if (n_windows > 1) all.push_back(examine_task(LatentTask::kFact, n_windows));
         return all;
+    }
+
+    [[nodiscard]] LatentStepReport::HeldOut examine_task(LatentTask task,
+                                                         int64_t n_windows) const {
+        const torch::NoGradGuard no_grad;
+        constexpr std::array<const char*, kLatentTasks> kNames = {"repeat", "continue", "fact"};
+        Random random(kExaminedSeed + static_cast<uint64_t>(task));
+        double loss = 0;
+        int64_t n_right = 0;
+        int64_t n_tokens = 0;
+        int64_t n_whole = 0;
+        int64_t n_samples = 0;
+        while (n_samples < o_.n_examined) {
+            std::vector<LatentSample> samples;
+            for (int64_t i = 0; i < std::min<int64_t>(o_.n_batch, o_.n_examined - n_samples); ++i) {
+                samples.push_back(
+                    held_out_->make(task, n_windows * o_.n_source, o_.n_target, random));
+            }
+            const Said said = say(samples);
+            const torch::Tensor hits = said.logits.argmax(-1).eq(said.wanted);
+            loss += torch::cross_entropy_loss(said.logits, said.wanted, {}, at::Reduction::Sum)
+                        .item<double>();
+            n_right += hits.sum().item<int64_t>();
+            n_tokens += hits.size(0);
+            int64_t at = 0;
+            for (const int64_t n : said.counts) {
+                n_whole += hits.slice(0, at, at + n).all().item<bool>() ? 1 : 0;
+                at += n;
+            }
+            n_samples += std::ssize(samples);
+        }
+        const auto tokens = static_cast<double>(n_tokens);
+        return {.task = kNames.at(static_cast<size_t>(task)),
+                .n_windows = n_windows,
+                .loss = loss / tokens,
+                .right = static_cast<double>(n_right) / tokens,
+                .whole = static_cast<double>(n_whole) / static_cast<double>(n_samples)};
     }
 
     // ---- how it is learnt ----
@@ -386,10 +404,15 @@ class Training {
         return (fs::path(o_.out) / name).string();
     }
 
-    /// What a checkpoint must agree in.
+    /// What a checkpoint must agree in: where stages begin, since the last one may go on for longer
+    /// than it was meant to.
     [[nodiscard]] std::string settings() const {
         std::string stages;
-        for (const LatentStage& s : o_.stages) stages += cat(s.kind, ":", s.n_steps, ",");
+        int64_t begin = 0;
+        for (const LatentStage& s : o_.stages) {
+            stages += cat(s.kind, "@", begin, "x", s.n_windows, ",");
+            begin += s.n_steps;
+        }
         return cat(model_fingerprint(file_), " ", stages, " ", o_.ratio, " ", o_.n_source, " ",
                    o_.n_target, " ", o_.n_batch, " ", o_.n_encoder_layers, " ", o_.pooling, " ",
                    o_.encoder_rank, " ", o_.decoder_rank, " ", o_.rate_scale, " ", o_.seed, " ",
