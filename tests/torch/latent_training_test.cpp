@@ -96,10 +96,8 @@ TEST_F(LatentTrainingTest, AStoppedOneGoesOnExactly) {
     LatentTrainingOptions longer = o;
     longer.stages.back().n_steps = 4;
     int64_t n_more = 0;
-    EXPECT_TRUE(palimpsest_train_latent_context(longer, {.on_step = [&](const LatentStepReport& r) {
-                                                             n_more += 1;
-                                                             return r.n_steps == 7;
-                                                         }}));
+    EXPECT_TRUE(palimpsest_train_latent_context(
+        longer, {.on_step = [&](const LatentStepReport& r) { return ++n_more, r.n_steps == 7; }}));
     EXPECT_EQ(n_more, 1);
     // Other settings are not gone on with; a damaged checkpoint is made anew.
     o.seed = 2;
