@@ -302,8 +302,7 @@ class Training {
         return all;
     }
 
-    [[nodiscard]] LatentStepReport::HeldOut examine_task(LatentTask task,
-                                                         int64_t n_windows) const {
+    [[nodiscard]] LatentStepReport::HeldOut examine_task(LatentTask task, int64_t n_windows) const {
         const torch::NoGradGuard no_grad;
         constexpr std::array<const char*, kLatentTasks> kNames = {"repeat", "continue", "fact"};
         Random random(kExaminedSeed + static_cast<uint64_t>(task));
