@@ -111,9 +111,8 @@ void Backend::PoolDeleter::operator()(ggml_threadpool* pool) const { ggml_thread
 
 void Backend::make_scheduler(size_t n_nodes) {
     ggml_backend_t backends[] = {cpu_.get()};
-    own_whole(sched_, [&] {
-        return ggml_backend_sched_new(backends, nullptr, 1, n_nodes, false, false);
-    });
+    own_whole(sched_,
+              [&] { return ggml_backend_sched_new(backends, nullptr, 1, n_nodes, false, false); });
     most_nodes_ = n_nodes;
 }
 
