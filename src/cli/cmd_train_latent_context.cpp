@@ -138,8 +138,10 @@ void add_train_latent_context(CLI::App& parent) {
         kinds += cat(kinds.empty() ? "" : "; ", k.name, ": ", k.summary);
     }
     command
-        .add_option("--stages", f->stages, cat("what is learnt, for how many steps, and from documents of how many windows at ",
-                        "most (NAME:STEPS[:WINDOWS]). ", kinds))
+        .add_option(
+            "--stages", f->stages,
+            cat("what is learnt, for how many steps, and from documents of how many windows at ",
+                "most (NAME:STEPS[:WINDOWS]). ", kinds))
         ->capture_default_str();
     const auto add_count = [&](const char* flag, int64_t& to, int64_t least, const char* what) {
         command.add_option(flag, to, what)->check(CLI::Range(least, kMost))->capture_default_str();
