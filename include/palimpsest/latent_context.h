@@ -14,6 +14,7 @@ namespace palimpsest {
 
 class LatentRegions;
 class Regions;
+class Runtime;
 
 struct LatentOptions {
     /// An adapter file, or a folder that has some.
@@ -63,6 +64,7 @@ class LatentContext {
     [[nodiscard]] Usage usage() const;
 
     /// For this project's own programs.
+    LatentContext(const Runtime& runtime, const LatentOptions& options);
     [[nodiscard]] std::shared_ptr<const LatentRegions> latent_regions(bool on_lines) const;
 
  private:

@@ -12,7 +12,9 @@
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "core/error.h"
+#include "core/fingerprint.h"
 #include "engine/memory_choice.h"
+#include "engine/runtime.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -77,6 +79,17 @@ void add_tasks(const std::vector<std::string>& names, QualityOptions& to) {
     }
 }
 
+/// Parts that do not belong together are refused before any sample is made.
+std::optional<LatentUse> latent_use(const LatentOptions& options, const LoadedModel& loaded,
+                                    Backend& backend) {
+    if (options.adapter.empty()) return std::nullopt;
+    const Runtime runtime(loaded, backend);
+    const LatentContext latent(runtime, options);
+    return LatentUse{.options = options,
+                     .ratio = latent.ratio(),
+                     .fingerprint = model_fingerprint(GgufFile::open(latent.adapter_path()))};
+}
+
 QualityOptions quality_options(const QualityFlags& f) {
     QualityOptions o = f.options;
     add_tasks(f.tasks, o);
@@ -108,18 +121,19 @@ void list_tasks() {
 void bench_quality(const QualityFlags& f) {
     if (f.list) return list_tasks();
     QualityOptions options = quality_options(f);
-    const std::string path = model_path(f.model.engine);
+    const std::string path = model_path_of(f.model);
     options.n_threads = f.model.engine.threads > 0 ? f.model.engine.threads : 1;
     if (options.n_jobs == 0) {
         options.n_jobs = std::max(1, Backend::available_threads() / options.n_threads);
     }
-    const Backend backend(options.n_threads);
+    Backend backend(options.n_threads);
     const LoadedModel loaded(path, backend, reading_named(f.model.engine.reading));
     options.model_name = model_name(path, loaded.file());
     options.reading = loaded.reading().name;
     options.learned = load_sidecar(f.model.memory.sidecar, loaded, backend);
     options.memories = parse_memory_specs(f.memories, options.learned.get());
     options.prefix = prefix_use(f.model.memory, loaded);
+    options.latent = latent_use(f.model.latent, loaded, backend);
     ResultsFile file(f.out, read_known);
     const size_t before = file.size();
     catch_interrupts();
@@ -173,7 +187,8 @@ void add_memory_list_flags(CLI::App& command, QualityFlags& f) {
     command
         .add_option("-p,--memories", f.memories,
                     "POLICY[/ALLOCATOR][+RESIDUE][:NAME=VALUE;...], or 'all' policies; the full "
-                    "cache and 'window' always stand beside them")
+                    "cache and 'window' always stand beside them; with --latent they are held over "
+                    "latents")
         ->delimiter(',')
         ->group(group);
     command
@@ -255,6 +270,7 @@ void add_bench_quality(CLI::App& bench) {
         ->capture_default_str();
     add_memory_list_flags(command, *f);
     add_prefix_flags(command, f->model);
+    add_latent_flags(command, f->model);
     add_data_flags(command, *f);
     command.footer(
         "\nA run can be stopped and started again: it goes on where it was.\n"

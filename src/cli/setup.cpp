@@ -169,12 +169,18 @@ MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice) {
     return plan;
 }
 
-Engine open_engine(const ModelFlags& flags) {
-    static_cast<void>(choose_eviction(flags.memory, nullptr));
+std::string model_path_of(const ModelFlags& flags) {
     EngineOptions engine = flags.engine;
     if (engine.model.empty() && !flags.latent.adapter.empty()) {
         engine.model = decoder_beside(flags.latent.adapter);
     }
+    return model_path(engine);
+}
+
+Engine open_engine(const ModelFlags& flags) {
+    static_cast<void>(choose_eviction(flags.memory, nullptr));
+    EngineOptions engine = flags.engine;
+    engine.model = model_path_of(flags);
     return Engine(engine);
 }
 

@@ -42,6 +42,10 @@ std::optional<LatentContext> open_latent(const Engine& engine, const ModelFlags&
 /// as the parts do.
 MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice);
 
+/// The model's file: the one that is named; with --latent and none named, the `decoder.gguf` beside
+/// the adapter, if there is one; else the one that set-up fetched.
+std::string model_path_of(const ModelFlags& flags);
+
 /// The model, once the choice of a memory was looked at: what contradicts itself costs no loading.
 /// With --latent and no model named, it is the `decoder.gguf` beside the adapter, if there is one.
 Engine open_engine(const ModelFlags& flags);

@@ -130,7 +130,9 @@ struct LatentContext::Parts {
 };
 
 LatentContext::LatentContext(const Engine& engine, const LatentOptions& options)
-    : parts_(std::make_shared<Parts>(engine.runtime(), options)) {}
+    : LatentContext(engine.runtime(), options) {}
+LatentContext::LatentContext(const Runtime& runtime, const LatentOptions& options)
+    : parts_(std::make_shared<Parts>(runtime, options)) {}
 LatentContext::~LatentContext() = default;
 LatentContext::LatentContext(LatentContext&&) noexcept = default;
 LatentContext& LatentContext::operator=(LatentContext&&) noexcept = default;

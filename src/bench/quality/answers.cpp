@@ -19,25 +19,26 @@ struct Writing {
     std::vector<TokenId> tokens = {};
 };
 
-bool is_finished(const Writing& w, const Answer& answer, const Sample& sample,
-                 const Metric& metric) {
-    if (answer.n_tokens >= sample.n_new || w.session->room() < 1) return true;
-    return metric.only_rises && metric.score(answer.text, sample) >= 1;
+bool is_finished(const Writing& w, const Answer& answer, const AskedSample& asked) {
+    if (answer.n_tokens >= asked.sample.n_new || w.session->room() < 1) return true;
+    return asked.metric.only_rises && asked.metric.score(answer.text, asked.sample) >= 1;
 }
 
 }  // namespace
 
 std::vector<Answer> write_answers(std::span<Session* const> sessions, Batch& batch,
-                                  const Tokenizer& tokenizer, std::span<const TokenId> rest,
-                                  const Sample& sample, const Metric& metric) {
+                                  const AskedSample& asked) {
+    const Tokenizer& tokenizer = asked.tokenizer;
     std::vector<Sequence*> all;
     for (Session* s : sessions) {
-        s->sequence().feed({{.tokens = {rest.begin(), rest.end()}}}, {.may_forget = false});
+        s->sequence().feed({{.tokens = {asked.rest.begin(), asked.rest.end()}}},
+                           {.may_forget = false});
         all.push_back(&s->sequence());
     }
     batch.run(all);
     const auto start = Clock::now();
-    Sampler sampler({}, tokenizer.n_vocab(), tokenizer.vocab());  // always the likeliest
+    // Always the likeliest.
+    Sampler sampler({.never = asked.never}, tokenizer.n_vocab(), tokenizer.vocab());
     std::vector<Answer> answers(sessions.size());
     std::vector<Writing> open;
     for (size_t i = 0; i < sessions.size(); ++i) open.push_back({sessions[i], i});
@@ -51,7 +52,7 @@ std::vector<Answer> write_answers(std::span<Session* const> sessions, Batch& bat
             w.tokens.push_back(token);
             ++answer.n_tokens;
             answer.text = replace_invalid_utf8(tokenizer.decode(w.tokens));
-            if (is_finished(w, answer, sample, metric)) return true;
+            if (is_finished(w, answer, asked)) return true;
             w.session->sequence().accept(token);
             next.push_back(&w.session->sequence());
             return false;

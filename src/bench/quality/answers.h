@@ -19,11 +19,19 @@ struct Answer {
     double seconds = 0;  // from the end of the question to the end of this answer
 };
 
+/// What all sessions answer.
+struct AskedSample {
+    const Tokenizer& tokenizer;
+    const Sample& sample;
+    const Metric& metric;
+    std::span<const TokenId> rest;    // of the prompt
+    std::vector<TokenId> never = {};  // is never written
+};
+
 /// All sessions read what is left of the prompt on top of what they hold and answer greedily, at
 /// once. An answer ends with the model's end token, after the sample's n_new tokens, where the
 /// context is full, or as soon as more text cannot change its score.
 std::vector<Answer> write_answers(std::span<Session* const> sessions, Batch& batch,
-                                  const Tokenizer& tokenizer, std::span<const TokenId> rest,
-                                  const Sample& sample, const Metric& metric);
+                                  const AskedSample& asked);
 
 }  // namespace palimpsest

@@ -65,9 +65,17 @@ std::string budget_text(const Budget& b) {
     return text.str();
 }
 
+/// Under which name results say that a context was read as latents.
+std::string latent_name(const LatentUse& use) { return cat("latent ", use.ratio, "x"); }
+
 QualityResult describe(QualityResult about, const QualityCondition& c, const std::string& entries,
-                       const EvictionWeights* learned) {
+                       const QualityOptions& o) {
     about.entries = entries;
+    if (c.has_latents) {
+        about.memory = latent_name(*o.latent);
+        about.weights = o.latent->fingerprint;
+        about.protocol = "streaming";
+    }
     if (c.eviction.policy == "full") return about;
     about.policy = c.eviction.policy;
     about.allocator = c.eviction.allocator;
@@ -78,7 +86,9 @@ QualityResult describe(QualityResult about, const QualityCondition& c, const std
     about.question = c.is_question_known ? "aware" : "agnostic";
     const bool is_learned =
         find_policy(about.policy).is_learned() || find_residue(about.residue).is_learned;
-    if (is_learned && learned != nullptr) about.weights = learned->fingerprint();
+    if (is_learned && o.learned != nullptr) {
+        about.weights += cat(about.weights.empty() ? "" : ",", o.learned->fingerprint());
+    }
     return about;
 }
 
@@ -111,11 +121,14 @@ class QualityRun {
         try {
             Backend backend(options_.n_threads);
             const Runtime engine(loaded_, backend, options_.n_chunk);
+            std::optional<LatentContext> latent;
+            if (options_.latent) latent.emplace(engine, options_.latent->options);
             const int64_t n = std::ssize(samples_) * std::ssize(options_.entries);
             for (int64_t i = next_++; i < n && !is_stopped_; i = next_++) {
                 const auto sample = static_cast<size_t>(i / std::ssize(options_.entries));
                 const auto entries = static_cast<size_t>(i % std::ssize(options_.entries));
-                if (!run_sample(engine, samples_[sample], options_.entries[entries])) {
+                const LatentContext* const encoder = latent ? &*latent : nullptr;
+                if (!run_sample(engine, encoder, samples_[sample], options_.entries[entries])) {
                     is_stopped_ = true;
                 }
             }
@@ -211,8 +224,7 @@ class QualityRun {
         const std::lock_guard lock(mutex_);
         std::vector<WantedResult> wanted;
         for (const QualityCondition* c : conditions_of(*s.task)) {
-            WantedResult w = {.condition = c,
-                              .result = describe(s.about, *c, entries, options_.learned.get())};
+            WantedResult w = {.condition = c, .result = describe(s.about, *c, entries, options_)};
             if (hooks_.is_known && hooks_.is_known(w.result.key())) {
                 ++done_;
             } else {
@@ -222,7 +234,8 @@ class QualityRun {
         return wanted;
     }
 
-    bool run_sample(const Runtime& engine, const PlannedSample& s, const std::string& entries) {
+    bool run_sample(const Runtime& engine, const LatentContext* latent, const PlannedSample& s,
+                    const std::string& entries) {
         std::vector<WantedResult> wanted = wanted_of(s, entries);
         if (wanted.empty()) return true;
         const std::string name = cat(s.about.task, " ", s.about.length, " #", s.about.sample);
@@ -238,6 +251,7 @@ class QualityRun {
         };
         SampleRun run({.options = options_,
                        .engine = engine,
+                       .latent = latent,
                        .task = *s.task,
                        .sample = s.sample,
                        .on_result = on_result,
@@ -267,6 +281,7 @@ void check_options(const QualityOptions& o, const LoadedModel& loaded) {
     require(o.n_samples >= 1, o.n_samples, " samples; there must be 1 or more");
     require(o.n_jobs >= 1 && o.n_threads >= 1, o.n_jobs, " jobs of ", o.n_threads, " threads");
     require(o.n_lanes >= 1, o.n_lanes, " answers at once; it must be 1 or more");
+    require(!o.latent || o.prefix.is_empty(), "latents behind a prefix memory are not measured");
     require(o.n_chunk >= 1, "a chunk of ", o.n_chunk, " positions");
     require(o.agnostic || o.aware, "the question is neither known nor unknown");
     check_prefixes(o.prefix, loaded.config().memory_shape());
@@ -291,19 +306,25 @@ std::vector<QualityCondition> quality_conditions(const QualityOptions& o) {
     std::vector<EvictionOptions> memories = o.memories;
     memories.insert(memories.begin(), parse_memory_spec("window"));
     std::set<std::string> seen;
-    const auto add = [&](EvictionOptions e, const Budget& budget, bool one_shot) {
+    const auto add = [&](EvictionOptions e, const Budget& budget, bool one_shot, bool latents) {
         e.budget = budget;
         e.one_shot = one_shot;
-        const std::string name = cat(e.policy, "/", e.allocator, "+", e.residue, ":",
-                                     settings_text(e.settings), "@", budget_text(budget), one_shot);
+        const std::string name =
+            cat(e.policy, "/", e.allocator, "+", e.residue, ":", settings_text(e.settings), "@",
+                budget_text(budget), one_shot, latents);
         if (e.policy == "full" || !seen.insert(name).second) return;
-        if (o.agnostic) all.push_back({.eviction = e});
-        if (o.aware) all.push_back({.eviction = e, .is_question_known = true});
+        if (o.agnostic) all.push_back({.eviction = e, .has_latents = latents});
+        if (o.aware) {
+            all.push_back({.eviction = e, .is_question_known = true, .has_latents = latents});
+        }
     };
-    for (const EvictionOptions& e : memories) {
-        for (const Budget& b : o.one_shot) add(e, b, true);
-        for (const Budget& b : o.streaming) add(e, b, false);
-    }
+    const auto add_all = [&](const EvictionOptions& e, bool latents) {
+        for (const Budget& b : o.one_shot) add(e, b, true, latents);
+        for (const Budget& b : o.streaming) add(e, b, false, latents);
+    };
+    if (o.latent) all.push_back({.eviction = {.policy = "full"}, .has_latents = true});
+    for (const EvictionOptions& e : memories) add_all(e, o.latent && &e != &memories.front());
+    if (o.latent) add_all(memories.front(), true);
     return all;
 }
 

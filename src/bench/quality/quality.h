@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "memory/eviction/eviction.h"
 #include "memory/prefix/prefix_reader.h"
 #include "model/load.h"
+#include "palimpsest/latent_context.h"
 
 namespace palimpsest {
 
@@ -17,6 +19,14 @@ namespace palimpsest {
 struct QualityCondition {
     EvictionOptions eviction;        // `full`, or a policy with its budget
     bool is_question_known = false;  // the question is read before the last cut
+    bool has_latents = false;        // the context is read as latents
+};
+
+/// What reads contexts as latents, and what it says of itself.
+struct LatentUse {
+    LatentOptions options;
+    int64_t ratio = 0;        // tokens in a latent
+    std::string fingerprint;  // of the adapter
 };
 
 struct QualityOptions {
@@ -42,6 +52,9 @@ struct QualityOptions {
     std::shared_ptr<const EvictionWeights> learned = {};
     /// What every sample is read behind, under every memory: they are requests to it.
     PrefixUse prefix = {};
+    /// Memories are measured over latents instead of text; the full cache and the window stand
+    /// beside them over text.
+    std::optional<LatentUse> latent = {};
 
     [[nodiscard]] const PrefixDocument* first_prefix() const {
         return prefix.is_empty() ? nullptr : prefix.documents.front().get();
@@ -60,7 +73,8 @@ struct QualityHooks {
 };
 
 /// Every task, length and seed under every memory, budget and kind of question, the full cache and
-/// the window policy always among them. What one-shot memories cut is read once for all of them.
+/// the window policy always among them; with latents, all of them too, read without forgetting.
+/// What one-shot memories cut is read once for all of them.
 /// All samples are made before any is read, so that what is wrong with them costs nothing.
 /// Returns false if a hook stopped it. Throws kInvalidArgument for options that cannot work and as
 /// tasks do.

@@ -13,6 +13,9 @@ struct DivergenceBin {
     double kl = 0;               // mean, in nats
 };
 
+/// What results call a memory that reads text.
+inline constexpr std::string_view kTextMemory = "kv";
+
 /// One sample under one memory: a line of a results file.
 struct QualityResult {
     // What was asked, and of what. Together the key: a result with the same key is the same.
@@ -25,9 +28,10 @@ struct QualityResult {
     std::string model;    // the file's name and a hash of its head
     std::string prefix;   // memories of prefixes before it, with hashes; empty: none
     std::string reading;  // how its products are computed; empty: in older lines, as ggml does
-    std::string memory = "kv", policy = "full", allocator = "none", residue = "none";
+    std::string memory{kTextMemory};  // or "latent 4x": over latents of 4 tokens
+    std::string policy = "full", allocator = "none", residue = "none";
     std::string options;                // of policy, allocator and residue: "a=1,b=2"
-    std::string weights;                // hash of the sidecar that a trained part is from
+    std::string weights;                // hashes of the sidecar, the adapter that was used
     std::string entries = "f16";        // type
     std::string budget = "everything";  // "evict 50 %", "1024 entries a head", "25 %"
     std::string protocol = "full";      // "full", "one-shot", "streaming"

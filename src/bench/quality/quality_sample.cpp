@@ -34,13 +34,14 @@ size_t full_bytes(const MemoryShape& shape, const std::string& entries, int64_t 
     return bytes * static_cast<size_t>(shape.n_head_kv);
 }
 
-double kept_share(const MemoryReport& report) {
+/// Of `n_seen` positions.
+double kept_share(const MemoryReport& report, int64_t n_seen) {
     int64_t held = 0;
     int64_t seen = 0;
     for (const MemoryReport::Layer& layer : report.layers) {
         if (layer.window > 0) continue;
         for (const int64_t n : layer.held) held += n;
-        seen += report.positions_seen * std::ssize(layer.held);
+        seen += n_seen * std::ssize(layer.held);
     }
     return seen > 0 ? static_cast<double>(held) / static_cast<double>(seen) : 1;
 }
@@ -58,15 +59,19 @@ SampleRun::SampleRun(SampleSetting setting)
 
 bool SampleRun::run(std::vector<WantedResult>& wanted) {
     std::vector<WantedResult*> once;
+    std::vector<WantedResult*> once_latent;
     std::vector<WantedResult*> streaming;
     const MemoryShape shape = setting_.engine.shape();
     for (WantedResult& w : wanted) {
         w.result.n_context = std::ssize(prompt_.context);
         w.result.n_question = std::ssize(question_);
         w.result.full_bytes = full_bytes(shape, w.result.entries, w.result.n_context);
-        (w.result.protocol == "streaming" ? streaming : once).push_back(&w);
+        auto& cut_once = w.condition->has_latents ? once_latent : once;
+        (w.result.protocol == "streaming" ? streaming : cut_once).push_back(&w);
     }
-    if (!once.empty() && !run_one_shot(once)) return false;
+    for (const auto& group : {once, once_latent}) {
+        if (!group.empty() && !run_one_shot(group)) return false;
+    }
     return std::ranges::all_of(streaming, [&](WantedResult* w) { return run_streaming(*w); });
 }
 
@@ -109,6 +114,35 @@ std::unique_ptr<Session> SampleRun::fork(const KvCache& read, WantedResult& want
     return forked;
 }
 
+AskedSample SampleRun::asked(std::span<const TokenId> rest) const {
+    return {.tokenizer = tokenizer_,
+            .sample = setting_.sample,
+            .metric = *setting_.task.metric,
+            .rest = rest,
+            .never = setting_.latent != nullptr ? setting_.latent->regions()->never_written()
+                                                : std::vector<TokenId>()};
+}
+
+std::vector<Segment> SampleRun::context(bool has_latents) {
+    if (!has_latents) return {{.tokens = prompt_.context}};
+    if (latents_.empty()) encode_latents();
+    return latents_;
+}
+
+/// Once, for all memories that read them.
+void SampleRun::encode_latents() {
+    const auto start = Clock::now();
+    latents_ = encode_context(tokenizer_, setting_.sample, setting_.options.with_template,
+                              *setting_.latent->regions());
+    for (Segment& s : latents_) {
+        if (s.source == nullptr) continue;
+        const std::span<const float> rows = s.source->rows(0, s.source->n_rows());
+        s.rows.assign(rows.begin(), rows.end());
+        s.source = nullptr;
+    }
+    encoding_s_ = seconds_since(start);
+}
+
 FeedHooks SampleRun::reading(std::string who) const {
     return {.on_progress = [this, who = std::move(who)](int64_t done, int64_t total) {
         return setting_.go_on(cat(", ", who, "reading ", done, " of ", total));
@@ -127,19 +161,23 @@ bool SampleRun::run_one_shot(std::span<WantedResult* const> wanted) {
     for (WantedResult* w : wanted) {
         (w->condition->is_question_known ? aware : agnostic).push_back(w);
     }
-    double seconds = 0;
-    const auto feed = [&](const std::vector<TokenId>& tokens, std::span<WantedResult* const> of) {
+    const bool has_latents = wanted.front()->condition->has_latents;
+    std::vector<Segment> context = this->context(has_latents);
+    double seconds = has_latents ? encoding_s_ : 0;
+    const auto feed = [&](std::vector<Segment> segments, std::span<WantedResult* const> of) {
         const auto start = Clock::now();
-        if (!tokens.empty() && !reader->feed(tokens, reading(""))) return false;
+        if (!segments.empty() && !reader->feed(std::move(segments), reading(""))) return false;
         seconds += seconds_since(start);
         for (WantedResult* w : of) w->result.prefill_s = seconds;
         return true;
     };
-    if (!feed(prompt_.context, agnostic)) return false;
+    if (!feed(std::move(context), agnostic)) return false;
     if (is_prediction(setting_.task)) return predict_forks(read, agnostic);
     if (!answer_forks(read, agnostic, question_)) return false;
     if (aware.empty()) return true;
-    return feed(prompt_.question, aware) && answer_forks(read, aware, prompt_.ending);
+    std::vector<Segment> question;
+    if (!prompt_.question.empty()) question.push_back({.tokens = prompt_.question});
+    return feed(std::move(question), aware) && answer_forks(read, aware, prompt_.ending);
 }
 
 bool SampleRun::answer_forks(const KvCache& read, std::span<WantedResult* const> wanted,
@@ -154,8 +192,7 @@ bool SampleRun::answer_forks(const KvCache& read, std::span<WantedResult* const>
             w->result.lanes = std::ssize(group);
         }
         Batch batch(setting_.engine.model(), setting_.engine.backend());
-        const std::vector<Answer> answers =
-            write_answers(lanes, batch, tokenizer_, rest, setting_.sample, *setting_.task.metric);
+        const std::vector<Answer> answers = write_answers(lanes, batch, asked(rest));
         for (size_t i = 0; i < group.size(); ++i) {
             note_answer(answers[i], group[i]->result);
             setting_.on_result(group[i]->result);
@@ -166,7 +203,8 @@ bool SampleRun::answer_forks(const KvCache& read, std::span<WantedResult* const>
 }
 
 bool SampleRun::predict_forks(const KvCache& read, std::span<WantedResult* const> wanted) {
-    note_full(*session(read.fork({})));
+    // What latents cost is what they change beside the text itself.
+    if (!wanted.front()->condition->has_latents) note_full(*session(read.fork({})));
     return std::ranges::all_of(wanted, [&](WantedResult* w) {
         predict(*fork(read, *w), w->result);
         return setting_.go_on("");
@@ -179,12 +217,12 @@ bool SampleRun::predict_forks(const KvCache& read, std::span<WantedResult* const
 bool SampleRun::run_streaming(WantedResult& w) {
     const std::unique_ptr<Session> lane = session(cache(w.result.entries, w.condition->eviction));
     const bool is_known = w.condition->is_question_known;
+    const bool has_latents = w.condition->has_latents;
+    std::vector<Segment> prompt = context(has_latents);
+    if (is_known && !prompt_.question.empty()) prompt.push_back({.tokens = prompt_.question});
     const auto start = Clock::now();
-    const bool whole =
-        lane->feed(is_known ? joined(prompt_.context, prompt_.question) : prompt_.context,
-                   reading(cat(w.result.policy, " ")));
-    if (!whole) return false;
-    w.result.prefill_s = seconds_since(start);
+    if (!lane->feed(std::move(prompt), reading(cat(w.result.policy, " ")))) return false;
+    w.result.prefill_s = seconds_since(start) + (has_latents ? encoding_s_ : 0);
     note_memory(lane->memory().report(), w.result);
     if (is_prediction(setting_.task)) {
         predict(*lane, w.result);
@@ -192,9 +230,8 @@ bool SampleRun::run_streaming(WantedResult& w) {
     }
     Batch batch(setting_.engine.model(), setting_.engine.backend());
     Session* const alone = lane.get();
-    const std::vector<Answer> answers = write_answers(std::span(&alone, 1), batch, tokenizer_,
-                                                      is_known ? prompt_.ending : question_,
-                                                      setting_.sample, *setting_.task.metric);
+    const std::vector<Answer> answers =
+        write_answers(std::span(&alone, 1), batch, asked(is_known ? prompt_.ending : question_));
     note_answer(answers.front(), w.result);
     setting_.on_result(w.result);
     return setting_.go_on("");
@@ -223,7 +260,8 @@ void SampleRun::predict(Session& session, QualityResult& result) {
 }
 
 void SampleRun::note_memory(const MemoryReport& report, QualityResult& r) const {
-    r.kept = kept_share(report);
+    // A latent stands for several positions of the text.
+    r.kept = kept_share(report, r.memory == kTextMemory ? report.positions_seen : r.n_context);
     r.bytes = report.bytes.entries + report.bytes.bookkeeping + report.bytes.residue;
     // What is cut once has no more use for its policy's notes; what goes on cutting has.
     if (!report.one_shot) r.bytes += report.bytes.policy;

@@ -27,6 +27,7 @@ struct WantedResult {
 struct SampleSetting {
     const QualityOptions& options;
     const Runtime& engine;
+    const LatentContext* latent = nullptr;  // where conditions want it
     const TaskKind& task;
     const Sample& sample;
     std::function<void(const QualityResult&)> on_result;
@@ -49,6 +50,8 @@ class SampleRun {
     bool predict_forks(const KvCache& read, std::span<WantedResult* const> wanted);
     void predict(Session& session, QualityResult& result);
     void note_full(Session& whole);
+    [[nodiscard]] std::vector<Segment> context(bool has_latents);
+    void encode_latents();
 
     [[nodiscard]] KvCacheOptions cache_options(const std::string& entries) const;
     [[nodiscard]] std::unique_ptr<KvCache> cache(const std::string& entries,
@@ -57,6 +60,7 @@ class SampleRun {
         std::span<WantedResult* const> wanted) const;
     [[nodiscard]] std::unique_ptr<Session> session(std::unique_ptr<KvCache> memory) const;
     [[nodiscard]] std::unique_ptr<Session> fork(const KvCache& read, WantedResult& wanted) const;
+    [[nodiscard]] AskedSample asked(std::span<const TokenId> rest) const;
     [[nodiscard]] FeedHooks reading(std::string who) const;
     void note_memory(const MemoryReport& report, QualityResult& result) const;
     void note_answer(const Answer& answer, QualityResult& result) const;
@@ -65,6 +69,8 @@ class SampleRun {
     const Tokenizer& tokenizer_;
     SamplePrompt prompt_;
     std::vector<TokenId> question_;      // and what follows it
+    std::vector<Segment> latents_;       // the context as latents, once they are wanted
+    double encoding_s_ = 0;              // making them
     std::unique_ptr<Predictions> full_;  // of the full cache, after the context
 };
 

@@ -269,7 +269,7 @@ bool have_chunks(const Groups& groups) {
 }  // namespace
 
 std::string to_string(const MemoryMethod& m, bool with_chunk) {
-    std::string text = m.memory == "kv" ? m.policy : cat(m.memory, ":", m.policy);
+    std::string text = m.memory == kTextMemory ? m.policy : cat(m.memory, ":", m.policy);
     if (!is_usual_allocator(m)) text += "/" + m.allocator;
     if (!m.residue.empty() && m.residue != "none") text += "+" + m.residue;
     if (!m.options.empty()) text += " (" + m.options + ")";
@@ -280,11 +280,11 @@ std::string to_string(const MemoryMethod& m, bool with_chunk) {
 }
 
 bool is_full(const MemoryMethod& method) {
-    return method.memory == "kv" && method.policy == "full";
+    return method.memory == kTextMemory && method.policy == "full";
 }
 
 bool is_window(const MemoryMethod& m) {
-    return m.memory == "kv" && m.policy == "window" && is_usual_allocator(m) &&
+    return m.memory == kTextMemory && m.policy == "window" && is_usual_allocator(m) &&
            (m.residue.empty() || m.residue == "none");
 }
 

@@ -1,5 +1,8 @@
 #include "bench/quality/sample_prompt.h"
 
+#include <algorithm>
+#include <functional>
+
 #include "core/error.h"
 #include "engine/prefix_text.h"
 
@@ -12,14 +15,28 @@ void append(std::vector<TokenId>& to, std::span<const TokenId> tokens) {
 }
 
 std::vector<Segment> segments_of(const Tokenizer& tokenizer, const Sample& sample,
-                                 bool with_template, const PrefixDocument* prefix) {
+                                 bool with_template, const PrefixDocument* prefix,
+                                 const Regions* regions = nullptr) {
     const std::vector<TextPart> parts = {{.text = sample.context, .is_context = true},
-                                         {.text = sample.question}};
+                                         {.text = sample.question, .keep = true}};
     if (prefix != nullptr) return request_after(*prefix, tokenizer, parts);
     const bool is_chat = with_template && sample.has_template && tokenizer.has_chat_template();
-    if (!is_chat) return tokenizer.encode_raw(parts);
+    constexpr auto kSeams = Tokenizer::Seams::kJoined;
+    if (!is_chat) return tokenizer.encode_raw(parts, kSeams, regions);
     const ChatMessage message = {.role = "user", .parts = parts};
-    return tokenizer.encode_chat(std::span(&message, 1));
+    return tokenizer.encode_chat(std::span(&message, 1), tokenizer.chat_template(), kSeams,
+                                 regions);
+}
+
+/// Segments that stand before the question, which is what must be kept; line breaks behind a region
+/// among them.
+size_t n_before_question(const std::vector<Segment>& segments, const Sample& sample) {
+    const auto last =
+        std::ranges::find(segments.rbegin(), segments.rend(), true, &Segment::is_context);
+    require(last != segments.rend(), "sample ", sample.id, " has no context");
+    const auto question = std::find_if(last.base(), segments.end(), std::mem_fn(&Segment::keep));
+    return static_cast<size_t>((question != segments.end() ? question : last.base()) -
+                               segments.begin());
 }
 
 }  // namespace
@@ -27,23 +44,25 @@ std::vector<Segment> segments_of(const Tokenizer& tokenizer, const Sample& sampl
 SamplePrompt encode_sample(const Tokenizer& tokenizer, const Sample& sample, bool with_template,
                            const PrefixDocument* prefix) {
     const std::vector<Segment> segments = segments_of(tokenizer, sample, with_template, prefix);
-    size_t n_before = 0;  // segments that stand before the question
-    for (size_t i = 0; i < segments.size(); ++i) {
-        if (segments[i].is_context) n_before = i + 1;
-    }
+    const size_t n_before = n_before_question(segments, sample);
     SamplePrompt prompt;
-    std::vector<TokenId> rest;
     for (size_t i = 0; i < segments.size(); ++i) {
-        append(i < n_before ? prompt.context : rest, segments[i].tokens);
+        const Segment& s = segments[i];
+        append(i < n_before ? prompt.context : (s.keep ? prompt.question : prompt.ending),
+               s.tokens);
     }
-    require(!prompt.context.empty(), "sample ", sample.id, " has no context");
-    // Parts are tokenized one by one, so the question's tokens stand at the front of the rest.
-    const size_t n_question = tokenizer.encode(sample.question).size();
-    check(n_question <= rest.size(), "a template dropped the question");
-    prompt.question.assign(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(n_question));
-    prompt.ending.assign(rest.begin() + static_cast<std::ptrdiff_t>(n_question), rest.end());
+    const bool is_asked = sample.question.empty() || !prompt.question.empty();
+    check(is_asked, "a template dropped the question");
     append(prompt.ending, tokenizer.encode(sample.answer_prefix));
     return prompt;
+}
+
+std::vector<Segment> encode_context(const Tokenizer& tokenizer, const Sample& sample,
+                                    bool with_template, const Regions& regions) {
+    std::vector<Segment> segments =
+        segments_of(tokenizer, sample, with_template, nullptr, &regions);
+    segments.resize(n_before_question(segments, sample));
+    return segments;
 }
 
 int64_t count_tokens(const SamplePrompt& p) {
