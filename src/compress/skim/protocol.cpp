@@ -130,6 +130,30 @@ std::string document_heading(const SkimTexts& t) {
                ", each with its number and a compressed rendering of its text.\n");
 }
 
+std::vector<TextPart> document_parts(const std::vector<std::string>& chunks, const SkimTexts& t,
+                                     const std::string& before) {
+    std::vector<TextPart> parts;
+    std::string heading = before.empty() ? "" : before + "\n\n";
+    heading += document_heading(t);
+    for (size_t i = 0; i < chunks.size(); ++i) {
+        parts.push_back({cat(heading, "Chunk ", i + 1, ": ")});
+        parts.push_back({std::string(strip(chunks[i])), true});
+        heading = "\n";
+    }
+    parts.push_back({"\n"});
+    return parts;
+}
+
+std::string question_text(const std::string& question) {
+    return cat("Question: ", question, "\n\n");
+}
+
+std::string original_text(const std::vector<std::string>& chunks) {
+    std::string text;
+    for (const std::string& chunk : chunks) text += cat(strip(chunk), "\n\n");
+    return text;
+}
+
 std::string instructions(const SkimTexts& t, bool has_expanded) {
     const std::string common =
         "Where a single letter is asked for, give the letter alone; give answers without a "

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "palimpsest/message.h"
+
 namespace palimpsest {
 
 // What is said between the skimming agent and the model: requests to expand chunks, and answers
@@ -38,6 +40,14 @@ struct SkimTexts {
 
 /// What the document is introduced with.
 [[nodiscard]] std::string document_heading(const SkimTexts& t);
+/// All chunks, each behind its number, and what ends them. `before` stands before everything.
+[[nodiscard]] std::vector<TextPart> document_parts(const std::vector<std::string>& chunks,
+                                                   const SkimTexts& t,
+                                                   const std::string& before = {});
+/// What is asked of it, behind it.
+[[nodiscard]] std::string question_text(const std::string& question);
+/// Expanded chunks, one after another.
+[[nodiscard]] std::string original_text(const std::vector<std::string>& chunks);
 /// What the model may do, at the end of a prompt; after something was expanded, or before.
 [[nodiscard]] std::string instructions(const SkimTexts& t, bool has_expanded);
 /// The same as what the system says in a chat.

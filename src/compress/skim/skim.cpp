@@ -102,10 +102,10 @@ class Skimmer::ChatTalk final : public Talk {
               const std::string& remark, int64_t rounds_left, bool is_last) override {
         std::vector<TextPart> parts;
         const bool is_first = conversation_.position() == 0;
-        if (is_first) parts = s_.document_parts();
+        if (is_first) parts = s_.document();
         std::string text = is_first ? "\n" : remark;
         if (!fresh.empty()) text += result_heading(fresh) + s_.original(fresh);
-        if (is_first) text += cat("Question: ", question_, "\n\n");
+        if (is_first) text += question_text(question_);
         text += is_last ? last_call() : next_step(s_.texts(rounds_left));
         parts.push_back({std::move(text)});
 
@@ -159,12 +159,11 @@ class Skimmer::RoundsTalk final : public Talk {
 
     Said next(const std::vector<int64_t>& shown, const std::vector<int64_t>& /*fresh*/,
               const std::string& /*remark*/, int64_t rounds_left, bool is_last) override {
-        std::vector<TextPart> parts = s_.document_parts();
+        std::vector<TextPart> parts = s_.document();
         std::string text = "\n";
         if (!shown.empty()) text += expanded_heading() + s_.original(shown);
-        text +=
-            cat("Question: ", question_, "\n\n",
-                instructions(s_.texts(rounds_left), !shown.empty()), is_last ? last_call() : "");
+        text += cat(question_text(question_), instructions(s_.texts(rounds_left), !shown.empty()),
+                    is_last ? last_call() : "");
         parts.push_back({std::move(text)});
         Said said = read(parts);
         if (!said.is_cancelled) write(said, is_last || !shown.empty(), !is_last);
@@ -290,23 +289,16 @@ SkimTexts Skimmer::texts(int64_t rounds_left) const {
     return {.ratio = latent_.ratio(), .n_chunks = std::ssize(chunks_), .rounds_left = rounds_left};
 }
 
-std::vector<TextPart> Skimmer::document_parts() const {
-    std::vector<TextPart> parts;
-    std::string before = options_.prefix.empty() ? "" : options_.prefix + "\n\n";
-    before += document_heading(texts(0));
-    for (size_t i = 0; i < chunks_.size(); ++i) {
-        parts.push_back({cat(before, "Chunk ", i + 1, ": ")});
-        parts.push_back({std::string(strip(chunks_[i].text)), true});
-        before = "\n";
-    }
-    parts.push_back({"\n"});
-    return parts;
+std::vector<TextPart> Skimmer::document() const {
+    std::vector<std::string> chunks;
+    for (const SkimChunk& c : chunks_) chunks.push_back(c.text);
+    return document_parts(chunks, texts(0), options_.prefix);
 }
 
 std::string Skimmer::original(const std::vector<int64_t>& chunks) const {
-    std::string text;
-    for (const int64_t id : chunks) text += cat(strip(expand(id)), "\n\n");
-    return text;
+    std::vector<std::string> all;
+    for (const int64_t id : chunks) all.push_back(expand(id));
+    return original_text(all);
 }
 
 std::unique_ptr<Skimmer::Talk> Skimmer::begin(const std::string& question,

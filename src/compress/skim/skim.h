@@ -92,7 +92,7 @@ class Skimmer {
     [[nodiscard]] std::unique_ptr<Talk> begin(const std::string& question,
                                               const OnProgress& on_progress) const;
     [[nodiscard]] SkimTexts texts(int64_t rounds_left) const;
-    [[nodiscard]] std::vector<TextPart> document_parts() const;
+    [[nodiscard]] std::vector<TextPart> document() const;
     [[nodiscard]] std::string original(const std::vector<int64_t>& chunks) const;
     void finish(const Talk& talk, SkimResult& result) const;
 

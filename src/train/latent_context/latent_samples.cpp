@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <limits>
 
+#include "compress/skim/protocol.h"
 #include "core/error.h"
 #include "text/input_files.h"
+#include "text/utf8.h"
 #include "train/material/material_facts.h"
 
 namespace palimpsest {
@@ -15,6 +18,10 @@ namespace {
 constexpr size_t kShortestText = 400;
 constexpr size_t kHeldOutEvery = 20;
 constexpr size_t kBytesAToken = 8;  // more than tokens have, mostly
+
+constexpr const char* kDocument = "x\n\n";  // in whose place a source stands
+
+ChatMessage asked(const std::string& question) { return {"user", {{kDocument, true}, {question}}}; }
 
 /// The document stands where this returns a segment of rows; nothing computes with it.
 class Place final : public Regions {
@@ -70,6 +77,12 @@ LatentTexts read_latent_texts(std::span<const std::string> paths) {
     return texts;
 }
 
+int64_t LatentSample::n_source() const {
+    int64_t n = 0;
+    for (const Part& p : prompt) n += p.is_source ? std::ssize(p.tokens) : 0;
+    return n;
+}
+
 LatentSamples::LatentSamples(const Tokenizer& tokenizer, const std::vector<std::string>& texts)
     : tokenizer_(tokenizer), texts_(texts) {
     require(!texts.empty(), "there are no texts to learn latents from");
@@ -99,24 +112,30 @@ std::vector<TokenId> LatentSamples::stretch(int64_t n, Random& random) const {
     return tokens;
 }
 
-LatentSample LatentSamples::in_chat(const std::string& question) const {
+LatentSample LatentSamples::in_chat(std::vector<ChatMessage> messages,
+                                    std::vector<std::vector<TokenId>> sources) const {
     const Place place;
-    const std::vector<TextPart> parts = {{"x\n\n", true}, {question}};
     std::vector<Segment> prompt;
     if (tokenizer_.has_chat_template()) {
-        const std::vector<ChatMessage> messages = {{"user", parts}};
         prompt = tokenizer_.encode_chat(messages, tokenizer_.chat_template(),
                                         Tokenizer::Seams::kJoined, &place);
     } else {
+        std::vector<TextPart> parts;
+        for (ChatMessage& m : messages) {
+            std::ranges::move(m.parts, std::back_inserter(parts));
+            parts.push_back({"\n"});
+        }
         prompt = tokenizer_.encode_raw(parts, Tokenizer::Seams::kJoined, &place);
     }
     LatentSample sample;
-    bool is_behind = false;
-    for (const Segment& s : prompt) {
-        is_behind = is_behind || s.has_rows();
-        auto& to = is_behind ? sample.after : sample.before;
-        to.insert(to.end(), s.tokens.begin(), s.tokens.end());
+    size_t n_placed = 0;
+    for (Segment& s : prompt) {
+        const bool is_source = s.has_rows();
+        sample.prompt.push_back(
+            {is_source ? std::move(sources.at(n_placed)) : std::move(s.tokens), is_source});
+        if (is_source) ++n_placed;
     }
+    check(n_placed == sources.size(), "every source has its place in the prompt");
     return sample;
 }
 
@@ -142,37 +161,101 @@ LatentSample LatentSamples::fact(int64_t n_source, Random& random) const {
     std::vector<int64_t> places;
     for (size_t i = 0; i < told.size(); ++i) places.push_back(random.below(n_filler + 1));
     std::ranges::sort(places);
-    const Fact& asked = facts[static_cast<size_t>(random.below(std::ssize(facts)))];
-    LatentSample sample = in_chat(asked.question);
+    const Fact& wanted = facts[static_cast<size_t>(random.below(std::ssize(facts)))];
+    std::vector<TokenId> source;
     int64_t at = 0;
     for (size_t i = 0; i < told.size(); ++i) {
-        sample.source.insert(sample.source.end(), filler.begin() + at, filler.begin() + places[i]);
+        source.insert(source.end(), filler.begin() + at, filler.begin() + places[i]);
         at = places[i];
-        sample.source.insert(sample.source.end(), told[i].begin(), told[i].end());
+        source.insert(source.end(), told[i].begin(), told[i].end());
     }
-    sample.source.insert(sample.source.end(), filler.begin() + at, filler.end());
-    sample.source.resize(static_cast<size_t>(n_source));
-    sample.target = tokenizer_.encode(asked.answer);
+    source.insert(source.end(), filler.begin() + at, filler.end());
+    source.resize(static_cast<size_t>(n_source));
+    LatentSample sample = in_chat({asked(wanted.question)}, {std::move(source)});
+    sample.target = tokenizer_.encode(wanted.answer);
     return sample;
 }
 
-LatentSample LatentSamples::make(LatentTask task, int64_t n_source, int64_t n_target,
-                                 Random& random) const {
+LatentSample LatentSamples::repeat(int64_t n_source, Random& random) const {
+    const std::string question = repeat_question(random);
+    std::vector<TokenId> source = stretch(n_source, random);
+    std::vector<TokenId> target = source;
+    LatentSample sample = in_chat({asked(question)}, {std::move(source)});
+    sample.target = std::move(target);
+    return sample;
+}
+
+LatentSample LatentSamples::go_on(int64_t n_source, int64_t n_target, Random& random) const {
+    const std::vector<TokenId> all = stretch(n_source + n_target, random);
     LatentSample sample;
-    if (task == LatentTask::kFact) {
-        sample = fact(n_source, random);
-    } else if (task == LatentTask::kRepeat) {
-        sample = in_chat(repeat_question(random));
-        sample.source = stretch(n_source, random);
-        sample.target = sample.source;
-    } else {
-        const std::vector<TokenId> all = stretch(n_source + n_target, random);
-        sample.before = tokenizer_.beginning();
-        sample.source.assign(all.begin(), all.begin() + n_source);
-        sample.target.assign(all.begin() + n_source, all.end());
+    sample.prompt.push_back({tokenizer_.beginning()});
+    sample.prompt.push_back({{all.begin(), all.begin() + n_source}, true});
+    sample.target.assign(all.begin() + n_source, all.end());
+    return sample;
+}
+
+/// As Skimmer's chat has it: the first turn, or the one behind the chunk that was asked for.
+LatentSample LatentSamples::expand(const LatentSizes& sizes, Random& random) const {
+    constexpr int64_t kRounds = 5;
+    const Fact told = make_fact(random.below(n_fact_kinds()), random);
+    const std::vector<TokenId> statement =
+        tokenizer_.encode(told.is_line ? cat("\n", told.statement, "\n") : " " + told.statement);
+    const auto n_window = static_cast<size_t>(sizes.n_window);
+    const auto chosen = static_cast<size_t>(random.below(sizes.n_windows));
+    std::vector<std::vector<TokenId>> sources;
+    std::vector<std::string> texts;
+    for (int64_t i = 0; i < sizes.n_windows; ++i) {
+        std::vector<TokenId> chunk = stretch(sizes.n_window, random);
+        if (sources.size() == chosen) {
+            const auto room = sizes.n_window - std::min(sizes.n_window, std::ssize(statement));
+            chunk.insert(chunk.begin() + random.below(room + 1), statement.begin(),
+                         statement.end());
+            chunk.resize(n_window);
+        }
+        texts.push_back(replace_invalid_utf8(tokenizer_.decode(chunk)));
+        sources.push_back(std::move(chunk));
     }
-    if (std::ssize(sample.target) > n_target) {
-        sample.target.resize(static_cast<size_t>(n_target));
+    SkimTexts says = {.ratio = sizes.ratio, .n_chunks = sizes.n_windows, .rounds_left = kRounds};
+    // What stands there is not read: sources take its place.
+    const std::vector<std::string> places(texts.size(), kDocument);
+    std::vector<ChatMessage> messages = {{"system", {{system_text(says)}}},
+                                         {"user", document_parts(places, says)}};
+    says.rounds_left = kRounds - 1;
+    messages.back().parts.push_back({cat("\n", question_text(told.question), next_step(says))});
+    const auto id = static_cast<int64_t>(chosen) + 1;
+    std::string said = cat("EXPAND: ", id);
+    if (random.below(2) == 0) {
+        messages.push_back({"assistant", {{said}}});
+        says.rounds_left -= 1;
+        messages.push_back(
+            {"user",
+             {{cat(result_heading({id}), original_text({texts[chosen]}), next_step(says))}}});
+        said = cat("ANSWER: ", told.value);
+    }
+    LatentSample sample = in_chat(std::move(messages), std::move(sources));
+    sample.target = tokenizer_.encode(said);
+    return sample;
+}
+
+LatentSample LatentSamples::make(LatentTask task, const LatentSizes& sizes, Random& random) const {
+    const int64_t n_source = sizes.n_window * sizes.n_windows;
+    LatentSample sample;
+    switch (task) {
+        case LatentTask::kRepeat:
+            sample = repeat(n_source, random);
+            break;
+        case LatentTask::kContinue:
+            sample = go_on(n_source, sizes.n_target, random);
+            break;
+        case LatentTask::kFact:
+            sample = fact(n_source, random);
+            break;
+        case LatentTask::kExpand:
+            sample = expand(sizes, random);
+            break;
+    }
+    if (std::ssize(sample.target) > sizes.n_target) {
+        sample.target.resize(static_cast<size_t>(sizes.n_target));
     } else if (task != LatentTask::kContinue) {
         // What ends an answer is part of it.
         const TokenId end = tokenizer_.end_of_turn();

@@ -13,13 +13,18 @@
 
 namespace palimpsest {
 
-/// What latents are learnt from: a source that becomes latents, what stands around it in a prompt,
-/// and what is to be said about it. Only `target` is learnt.
+/// What latents are learnt from: a prompt some parts of which become latents, and what is to be
+/// said to it. Only `target` is learnt.
 struct LatentSample {
-    std::vector<TokenId> before;  // of the prompt, before the first tag
-    std::vector<TokenId> source;  // in the encoder's tokens
-    std::vector<TokenId> after;   // behind the last tag
+    struct Part {
+        std::vector<TokenId> tokens;
+        bool is_source = false;  // becomes latents, between tags
+    };
+    std::vector<Part> prompt;
     std::vector<TokenId> target;
+
+    /// Tokens that become latents.
+    [[nodiscard]] int64_t n_source() const;
 };
 
 /// Kinds of samples, by what is asked of a source.
@@ -27,8 +32,17 @@ enum class LatentTask {
     kRepeat,    // its text, word for word
     kContinue,  // what comes next, outside any template
     kFact,      // something that it says
+    kExpand,    // in chunks, one a window: which of them to expand, or the answer once it was
 };
-inline constexpr int64_t kLatentTasks = 3;
+inline constexpr int64_t kLatentTasks = 4;
+
+/// How much of it there is.
+struct LatentSizes {
+    int64_t n_window = 128;  // tokens of a window
+    int64_t n_windows = 1;   // that a sample's sources come to
+    int64_t n_target = 128;  // most tokens that are said
+    int64_t ratio = 4;       // tokens in a latent
+};
 
 struct LatentTexts {
     std::vector<std::string> learnt, held_out;
@@ -44,15 +58,20 @@ class LatentSamples {
     /// `texts` must outlive it. Throws kInvalidArgument if there are none.
     LatentSamples(const Tokenizer& tokenizer, const std::vector<std::string>& texts);
 
-    /// A source of exactly `n_source` tokens and at most `n_target` of what is said.
-    [[nodiscard]] LatentSample make(LatentTask task, int64_t n_source, int64_t n_target,
+    /// Sources of exactly so many windows.
+    [[nodiscard]] LatentSample make(LatentTask task, const LatentSizes& sizes,
                                     Random& random) const;
     /// So many tokens of the texts, from any place of them.
     [[nodiscard]] std::vector<TokenId> stretch(int64_t n, Random& random) const;
 
  private:
-    [[nodiscard]] LatentSample in_chat(const std::string& question) const;
+    /// What is said in turn, the user first and last. Documents become the sources, in order.
+    [[nodiscard]] LatentSample in_chat(std::vector<ChatMessage> messages,
+                                       std::vector<std::vector<TokenId>> sources) const;
+    [[nodiscard]] LatentSample repeat(int64_t n_source, Random& random) const;
+    [[nodiscard]] LatentSample go_on(int64_t n_source, int64_t n_target, Random& random) const;
     [[nodiscard]] LatentSample fact(int64_t n_source, Random& random) const;
+    [[nodiscard]] LatentSample expand(const LatentSizes& sizes, Random& random) const;
 
     const Tokenizer& tokenizer_;
     const std::vector<std::string>& texts_;

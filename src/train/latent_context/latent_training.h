@@ -20,7 +20,7 @@ struct LatentStageKind {
     const char* name;
     const char* summary;
     double adapter_rate, encoder_rate, decoder_rate;
-    std::array<double, 3> shares;  // of tasks: repeating, going on, facts
+    std::array<double, 4> shares;  // of tasks: repeating, going on, facts, chunks to expand
 };
 [[nodiscard]] const std::vector<LatentStageKind>& latent_stage_kinds();
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <numeric>
 #include <optional>
 #include <sstream>
 
@@ -124,7 +125,8 @@ class Training {
             report.seconds = seconds_since(start);
             report.n_source = n_source_;
             const bool is_end = done_ == n_steps_ || stage_at(done_).kind != kind;
-            if (done_ % o_.examine_every == 0 || is_end) report.held_out = examine(n_windows);
+            if (done_ % o_.examine_every == 0 || is_end)
+                report.held_out = examine(*kind, n_windows);
             const bool goes_on = !hooks_.on_step || hooks_.on_step(report);
             if (done_ % o_.save_every == 0 || is_end || !goes_on) save();
             if (!goes_on) return done_ == n_steps_;
@@ -228,10 +230,23 @@ class Training {
         std::vector<int64_t> counts;   // targets of each sample
     };
 
+    [[nodiscard]] torch::Tensor embed(const std::vector<TokenId>& tokens) const {
+        return decoder_->embed(ids_of(tokens)).view({-1, width_});
+    }
+
+    [[nodiscard]] LatentSizes sizes(int64_t n_windows) const {
+        return {.n_window = o_.n_source,
+                .n_windows = n_windows,
+                .n_target = o_.n_target,
+                .ratio = o_.ratio};
+    }
+
     [[nodiscard]] Said say(const std::vector<LatentSample>& samples) const {
         std::vector<torch::Tensor> sources;
         for (const LatentSample& s : samples) {
-            sources.push_back(ids_of(s.source).view({-1, o_.n_source}));
+            for (const LatentSample::Part& p : s.prompt) {
+                if (p.is_source) sources.push_back(ids_of(p.tokens).view({-1, o_.n_source}));
+            }
         }
         const torch::Tensor latents = encode(torch::cat(sources));
         int64_t window = 0;
@@ -240,15 +255,20 @@ class Training {
         int64_t longest = 0;
         for (size_t i = 0; i < samples.size(); ++i) {
             const LatentSample& s = samples[i];
-            const int64_t n_windows = sources[i].size(0);
-            const torch::Tensor region = latents.slice(0, window, window + n_windows);
-            window += n_windows;
-            std::vector<TokenId> behind = s.after;
-            behind.insert(behind.end(), s.target.begin(), s.target.end());
-            const torch::Tensor input = torch::cat(
-                {decoder_->embed(ids_of(s.before)).view({-1, width_}),
-                 adapter_->start.view({1, -1}), region.reshape({-1, width_}),
-                 adapter_->end.view({1, -1}), decoder_->embed(ids_of(behind)).view({-1, width_})});
+            std::vector<torch::Tensor> rows;
+            for (const LatentSample::Part& p : s.prompt) {
+                if (!p.is_source) {
+                    rows.push_back(embed(p.tokens));
+                    continue;
+                }
+                const int64_t n = std::ssize(p.tokens) / o_.n_source;
+                rows.push_back(adapter_->start.view({1, -1}));
+                rows.push_back(latents.slice(0, window, window + n).reshape({-1, width_}));
+                rows.push_back(adapter_->end.view({1, -1}));
+                window += n;
+            }
+            rows.push_back(embed(s.target));
+            const torch::Tensor input = torch::cat(rows);
             // A position tells the token after it.
             first.push_back(input.size(0) - std::ssize(s.target) - 1);
             longest = std::max(longest, input.size(0));
@@ -276,14 +296,15 @@ class Training {
         std::vector<LatentSample> samples;
         int64_t n_source = 0;
         for (int64_t i = 0; i < o_.n_batch; ++i) {
-            double at = random.unit() * (kind.shares[0] + kind.shares[1] + kind.shares[2]);
+            double at =
+                random.unit() * std::accumulate(kind.shares.begin(), kind.shares.end(), 0.0);
             size_t task = 0;
             while (task + 1 < kind.shares.size() && at >= kind.shares.at(task)) {
                 at -= kind.shares.at(task++);
             }
-            const int64_t n = o_.n_source * (1 + random.below(n_windows));
-            samples.push_back(learnt_->make(static_cast<LatentTask>(task), n, o_.n_target, random));
-            n_source += n;
+            const LatentSizes size = sizes(1 + random.below(n_windows));
+            samples.push_back(learnt_->make(static_cast<LatentTask>(task), size, random));
+            n_source += samples.back().n_source();
         }
         const Said said = say(samples);
         const double right =
@@ -291,20 +312,25 @@ class Training {
         return {torch::cross_entropy_loss(said.logits, said.wanted), right, n_source};
     }
 
-    /// On documents that are held out, the same ones every time: of one window, and facts in those
-    /// of `n_windows` too.
-    [[nodiscard]] std::vector<LatentStepReport::HeldOut> examine(int64_t n_windows) const {
+    /// On documents that are held out, the same ones every time: of one window, and of as many as
+    /// the stage has what it learns from those.
+    [[nodiscard]] std::vector<LatentStepReport::HeldOut> examine(const LatentStageKind& kind,
+                                                                 int64_t n_windows) const {
         std::vector<LatentStepReport::HeldOut> all;
-        for (int64_t task = 0; task < kLatentTasks; ++task) {
-            all.push_back(examine_task(static_cast<LatentTask>(task), 1));
+        for (const LatentTask task :
+             {LatentTask::kRepeat, LatentTask::kContinue, LatentTask::kFact}) {
+            all.push_back(examine_task(task, 1));
         }
         if (n_windows > 1) all.push_back(examine_task(LatentTask::kFact, n_windows));
+        const bool expands = kind.shares.at(static_cast<size_t>(LatentTask::kExpand)) > 0;
+        if (expands) all.push_back(examine_task(LatentTask::kExpand, n_windows));
         return all;
     }
 
     [[nodiscard]] LatentStepReport::HeldOut examine_task(LatentTask task, int64_t n_windows) const {
         const torch::NoGradGuard no_grad;
-        constexpr std::array<const char*, kLatentTasks> kNames = {"repeat", "continue", "fact"};
+        constexpr std::array<const char*, kLatentTasks> kNames = {"repeat", "continue", "fact",
+                                                                  "expand"};
         Random random(kExaminedSeed + static_cast<uint64_t>(task));
         double loss = 0;
         int64_t n_right = 0;
@@ -314,8 +340,7 @@ class Training {
         while (n_samples < o_.n_examined) {
             std::vector<LatentSample> samples;
             for (int64_t i = 0; i < std::min<int64_t>(o_.n_batch, o_.n_examined - n_samples); ++i) {
-                samples.push_back(
-                    held_out_->make(task, n_windows * o_.n_source, o_.n_target, random));
+                samples.push_back(held_out_->make(task, sizes(n_windows), random));
             }
             const Said said = say(samples);
             const torch::Tensor hits = said.logits.argmax(-1).eq(said.wanted);
@@ -403,12 +428,13 @@ class Training {
         return (fs::path(o_.out) / name).string();
     }
 
-    /// What a checkpoint must agree in: where stages begin, since the last one may go on for longer
-    /// than it was meant to.
+    /// What a checkpoint must agree in: the stages that have begun, which may go on for longer or
+    /// shorter than they were meant to.
     [[nodiscard]] std::string settings() const {
         std::string stages;
         int64_t begin = 0;
         for (const LatentStage& s : o_.stages) {
+            if (begin > 0 && begin >= done_) break;
             stages += cat(s.kind, "@", begin, "x", s.n_windows, ",");
             begin += s.n_steps;
         }
@@ -443,11 +469,11 @@ class Training {
         if (!content) return;
         const size_t line = content->find('\n');
         const std::string theirs = content->substr(0, line);
+        const size_t begin = content->find('\n', line + 1) + 1;
+        std::istringstream(content->substr(line + 1, begin - line - 1)) >> done_ >> n_source_;
         require(
             theirs == settings(), "the checkpoint in '", o_.out,
             "' is of a training with other settings; name another folder, or the same settings");
-        const size_t begin = content->find('\n', line + 1) + 1;
-        std::istringstream(content->substr(line + 1, begin - line - 1)) >> done_ >> n_source_;
         std::vector<torch::Tensor> state;
         torch::load(state, content->data() + begin, content->size() - begin);
         const torch::NoGradGuard no_grad;
