@@ -28,7 +28,7 @@ struct QualityFlags {
     QualityOptions options;
     std::vector<std::string> tasks = {"niah_single_1"}, memories;
     std::vector<double> ratios;
-    std::vector<std::string> budgets, questions = {"agnostic"};
+    std::vector<std::string> budgets, questions = {"agnostic"}, skim;
     std::string out = "quality.jsonl";
     bool list = false;
 };
@@ -97,6 +97,9 @@ QualityOptions quality_options(const QualityFlags& f) {
         o.one_shot.push_back({.kind = Budget::Kind::kEvicted, .count = 0, .share = evicted});
     }
     for (const std::string& budget : f.budgets) o.streaming.push_back(parse_budget(budget));
+    for (const std::string& chooser : f.skim) {
+        o.skim.push_back(chooser == "words" ? SkimChooser::kWords : SkimChooser::kModel);
+    }
     o.agnostic = std::ranges::find(f.questions, "agnostic") != f.questions.end();
     o.aware = std::ranges::find(f.questions, "aware") != f.questions.end();
     require(f.memories.empty() || !f.ratios.empty() || !f.budgets.empty(),
@@ -217,6 +220,24 @@ void add_memory_list_flags(CLI::App& command, QualityFlags& f) {
         ->group(group);
 }
 
+void add_skim_flags(CLI::App& command, QualityFlags& f) {
+    const char* const group = "Latent context";
+    CLI::Option* latent = command.get_option("--latent");
+    command
+        .add_option("--skim", f.skim,
+                    "the agent of 'palimpsest skim' beside them, and who chooses what it expands: "
+                    "model, words")
+        ->delimiter(',')
+        ->check(CLI::IsMember({"model", "words"}))
+        ->needs(latent)
+        ->group(group);
+    command.add_option("--skim-chunk", f.options.skim_chunk, "most tokens of its chunks")
+        ->check(CLI::Range(1, 1 << 20))
+        ->capture_default_str()
+        ->needs(latent)
+        ->group(group);
+}
+
 }  // namespace
 
 void add_bench_quality(CLI::App& bench) {
@@ -271,6 +292,7 @@ void add_bench_quality(CLI::App& bench) {
     add_memory_list_flags(command, *f);
     add_prefix_flags(command, f->model);
     add_latent_flags(command, f->model);
+    add_skim_flags(command, *f);
     add_data_flags(command, *f);
     command.footer(
         "\nA run can be stopped and started again: it goes on where it was.\n"

@@ -76,6 +76,12 @@ QualityResult describe(QualityResult about, const QualityCondition& c, const std
         about.weights = o.latent->fingerprint;
         about.protocol = "streaming";
     }
+    if (c.skim) {
+        about.memory = cat("skim ", o.latent->ratio, "x");
+        about.weights = o.latent->fingerprint;
+        about.protocol = "streaming";
+        about.options = cat("choose=", to_string(*c.skim), ",chunk=", o.skim_chunk);
+    }
     if (c.eviction.policy == "full") return about;
     about.policy = c.eviction.policy;
     about.allocator = c.eviction.allocator;
@@ -123,12 +129,16 @@ class QualityRun {
             const Runtime engine(loaded_, backend, options_.n_chunk);
             std::optional<LatentContext> latent;
             if (options_.latent) latent.emplace(engine, options_.latent->options);
+            std::optional<SkimBench> skim;
+            if (!options_.skim.empty()) skim.emplace(options_, loaded_);
+            const Readers readers = {.engine = engine,
+                                     .latent = latent ? &*latent : nullptr,
+                                     .skim = skim ? &*skim : nullptr};
             const int64_t n = std::ssize(samples_) * std::ssize(options_.entries);
             for (int64_t i = next_++; i < n && !is_stopped_; i = next_++) {
                 const auto sample = static_cast<size_t>(i / std::ssize(options_.entries));
                 const auto entries = static_cast<size_t>(i % std::ssize(options_.entries));
-                const LatentContext* const encoder = latent ? &*latent : nullptr;
-                if (!run_sample(engine, encoder, samples_[sample], options_.entries[entries])) {
+                if (!run_sample(readers, samples_[sample], options_.entries[entries])) {
                     is_stopped_ = true;
                 }
             }
@@ -214,7 +224,8 @@ class QualityRun {
         std::vector<const QualityCondition*> out;
         for (const QualityCondition& c : conditions_) {
             // What is to be predicted is no question that could be known.
-            if (!(c.is_question_known && is_prediction(task))) out.push_back(&c);
+            const bool needs_question = c.is_question_known || c.skim;
+            if (!(needs_question && is_prediction(task))) out.push_back(&c);
         }
         return out;
     }
@@ -234,8 +245,7 @@ class QualityRun {
         return wanted;
     }
 
-    bool run_sample(const Runtime& engine, const LatentContext* latent, const PlannedSample& s,
-                    const std::string& entries) {
+    bool run_sample(const Readers& readers, const PlannedSample& s, const std::string& entries) {
         std::vector<WantedResult> wanted = wanted_of(s, entries);
         if (wanted.empty()) return true;
         const std::string name = cat(s.about.task, " ", s.about.length, " #", s.about.sample);
@@ -250,8 +260,7 @@ class QualityRun {
                    (!hooks_.on_progress || hooks_.on_progress(done_, total_, name + what));
         };
         SampleRun run({.options = options_,
-                       .engine = engine,
-                       .latent = latent,
+                       .readers = readers,
                        .task = *s.task,
                        .sample = s.sample,
                        .on_result = on_result,
@@ -281,6 +290,7 @@ void check_options(const QualityOptions& o, const LoadedModel& loaded) {
     require(o.n_samples >= 1, o.n_samples, " samples; there must be 1 or more");
     require(o.n_jobs >= 1 && o.n_threads >= 1, o.n_jobs, " jobs of ", o.n_threads, " threads");
     require(o.n_lanes >= 1, o.n_lanes, " answers at once; it must be 1 or more");
+    require(o.latent || o.skim.empty(), "an agent that skims reads latents; name an adapter");
     require(!o.latent || o.prefix.is_empty(), "latents behind a prefix memory are not measured");
     require(o.n_chunk >= 1, "a chunk of ", o.n_chunk, " positions");
     require(o.agnostic || o.aware, "the question is neither known nor unknown");
@@ -325,6 +335,8 @@ std::vector<QualityCondition> quality_conditions(const QualityOptions& o) {
     if (o.latent) all.push_back({.eviction = {.policy = "full"}, .has_latents = true});
     for (const EvictionOptions& e : memories) add_all(e, o.latent && &e != &memories.front());
     if (o.latent) add_all(memories.front(), true);
+    for (const SkimChooser chooser : o.skim)
+        all.push_back({.eviction = {.policy = "full"}, .skim = chooser});
     return all;
 }
 

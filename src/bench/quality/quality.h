@@ -8,6 +8,7 @@
 
 #include "bench/quality/quality_result.h"
 #include "bench/tasks/task.h"
+#include "compress/skim/skim.h"
 #include "memory/eviction/eviction.h"
 #include "memory/prefix/prefix_reader.h"
 #include "model/load.h"
@@ -20,6 +21,8 @@ struct QualityCondition {
     EvictionOptions eviction;        // `full`, or a policy with its budget
     bool is_question_known = false;  // the question is read before the last cut
     bool has_latents = false;        // the context is read as latents
+    /// An agent reads latents and asks for the text of some; who chooses which.
+    std::optional<SkimChooser> skim = {};
 };
 
 /// What reads contexts as latents, and what it says of itself.
@@ -55,6 +58,8 @@ struct QualityOptions {
     /// Memories are measured over latents instead of text; the full cache and the window stand
     /// beside them over text.
     std::optional<LatentUse> latent = {};
+    std::vector<SkimChooser> skim = {};  // agents beside them
+    int64_t skim_chunk = 512;            // most tokens of a chunk
 
     [[nodiscard]] const PrefixDocument* first_prefix() const {
         return prefix.is_empty() ? nullptr : prefix.documents.front().get();

@@ -52,7 +52,7 @@ bool is_prediction(const TaskKind& task) { return task.metric->name == "kl"; }
 
 SampleRun::SampleRun(SampleSetting setting)
     : setting_(std::move(setting)),
-      tokenizer_(setting_.engine.loaded().require_tokenizer()),
+      tokenizer_(setting_.readers.engine.loaded().require_tokenizer()),
       prompt_(encode_sample(tokenizer_, setting_.sample, setting_.options.with_template,
                             setting_.options.first_prefix())),
       question_(joined(prompt_.question, prompt_.ending)) {}
@@ -61,7 +61,7 @@ bool SampleRun::run(std::vector<WantedResult>& wanted) {
     std::vector<WantedResult*> once;
     std::vector<WantedResult*> once_latent;
     std::vector<WantedResult*> streaming;
-    const MemoryShape shape = setting_.engine.shape();
+    const MemoryShape shape = setting_.readers.engine.shape();
     for (WantedResult& w : wanted) {
         w.result.n_context = std::ssize(prompt_.context);
         w.result.n_question = std::ssize(question_);
@@ -72,7 +72,9 @@ bool SampleRun::run(std::vector<WantedResult>& wanted) {
     for (const auto& group : {once, once_latent}) {
         if (!group.empty() && !run_one_shot(group)) return false;
     }
-    return std::ranges::all_of(streaming, [&](WantedResult* w) { return run_streaming(*w); });
+    return std::ranges::all_of(streaming, [&](WantedResult* w) {
+        return w->condition->skim ? run_skim(*w) : run_streaming(*w);
+    });
 }
 
 // ---- memories and sessions
@@ -88,7 +90,7 @@ std::unique_ptr<KvCache> SampleRun::cache(const std::string& entries,
                                           EvictionOptions eviction) const {
     KvCacheOptions options = cache_options(entries);
     options.eviction = std::move(eviction);
-    return setting_.engine.make_cache(std::move(options));
+    return setting_.readers.engine.make_cache(std::move(options));
 }
 
 std::unique_ptr<KvCache> SampleRun::watched_cache(std::span<WantedResult* const> wanted) const {
@@ -101,11 +103,11 @@ std::unique_ptr<KvCache> SampleRun::watched_cache(std::span<WantedResult* const>
         if (e.policy == "full" || std::ranges::any_of(options.watching, is_same)) continue;
         options.watching.push_back(e);
     }
-    return setting_.engine.make_cache(std::move(options));
+    return setting_.readers.engine.make_cache(std::move(options));
 }
 
 std::unique_ptr<Session> SampleRun::session(std::unique_ptr<KvCache> memory) const {
-    return setting_.engine.make_session(std::move(memory));
+    return setting_.readers.engine.make_session(std::move(memory));
 }
 
 std::unique_ptr<Session> SampleRun::fork(const KvCache& read, WantedResult& wanted) const {
@@ -119,8 +121,9 @@ AskedSample SampleRun::asked(std::span<const TokenId> rest) const {
             .sample = setting_.sample,
             .metric = *setting_.task.metric,
             .rest = rest,
-            .never = setting_.latent != nullptr ? setting_.latent->regions()->never_written()
-                                                : std::vector<TokenId>()};
+            .never = setting_.readers.latent != nullptr
+                         ? setting_.readers.latent->regions()->never_written()
+                         : std::vector<TokenId>()};
 }
 
 std::vector<Segment> SampleRun::context(bool has_latents) {
@@ -133,7 +136,7 @@ std::vector<Segment> SampleRun::context(bool has_latents) {
 void SampleRun::encode_latents() {
     const auto start = Clock::now();
     latents_ = encode_context(tokenizer_, setting_.sample, setting_.options.with_template,
-                              *setting_.latent->regions());
+                              *setting_.readers.latent->regions());
     for (Segment& s : latents_) {
         if (s.source == nullptr) continue;
         const std::span<const float> rows = s.source->rows(0, s.source->n_rows());
@@ -191,7 +194,7 @@ bool SampleRun::answer_forks(const KvCache& read, std::span<WantedResult* const>
             lanes.push_back(sessions.emplace_back(fork(read, *w)).get());
             w->result.lanes = std::ssize(group);
         }
-        Batch batch(setting_.engine.model(), setting_.engine.backend());
+        Batch batch(setting_.readers.engine.model(), setting_.readers.engine.backend());
         const std::vector<Answer> answers = write_answers(lanes, batch, asked(rest));
         for (size_t i = 0; i < group.size(); ++i) {
             note_answer(answers[i], group[i]->result);
@@ -228,11 +231,20 @@ bool SampleRun::run_streaming(WantedResult& w) {
         predict(*lane, w.result);
         return setting_.go_on("");
     }
-    Batch batch(setting_.engine.model(), setting_.engine.backend());
+    Batch batch(setting_.readers.engine.model(), setting_.readers.engine.backend());
     Session* const alone = lane.get();
     const std::vector<Answer> answers =
         write_answers(std::span(&alone, 1), batch, asked(is_known ? prompt_.ending : question_));
     note_answer(answers.front(), w.result);
+    setting_.on_result(w.result);
+    return setting_.go_on("");
+}
+
+bool SampleRun::run_skim(WantedResult& w) {
+    if (!setting_.readers.skim->run(setting_.sample, *setting_.task.metric, *w.condition->skim,
+                                    setting_.go_on, w.result)) {
+        return false;
+    }
     setting_.on_result(w.result);
     return setting_.go_on("");
 }
@@ -242,7 +254,7 @@ bool SampleRun::run_streaming(WantedResult& w) {
 
 /// `whole` has read the context and forgotten nothing of it.
 void SampleRun::note_full(Session& whole) {
-    full_ = std::make_unique<Predictions>(setting_.engine.config().n_vocab);
+    full_ = std::make_unique<Predictions>(setting_.readers.engine.config().n_vocab);
     whole.feed(question_, {.on_logits = [&](int64_t, auto row) { full_->add(row); }});
 }
 

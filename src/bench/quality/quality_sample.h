@@ -9,6 +9,7 @@
 #include "bench/quality/answers.h"
 #include "bench/quality/divergence.h"
 #include "bench/quality/quality.h"
+#include "bench/quality/quality_skim.h"
 #include "bench/quality/sample_prompt.h"
 #include "engine/runtime.h"
 
@@ -23,11 +24,17 @@ struct WantedResult {
 /// Is the task to predict a text that goes on, rather than to answer?
 [[nodiscard]] bool is_prediction(const TaskKind& task);
 
+/// What reads, of one job.
+struct Readers {
+    const Runtime& engine;
+    const LatentContext* latent = nullptr;  // where conditions want it
+    SkimBench* skim = nullptr;              // too
+};
+
 /// What one sample is run with. Everything must outlive the run.
 struct SampleSetting {
     const QualityOptions& options;
-    const Runtime& engine;
-    const LatentContext* latent = nullptr;  // where conditions want it
+    const Readers& readers;
     const TaskKind& task;
     const Sample& sample;
     std::function<void(const QualityResult&)> on_result;
@@ -45,6 +52,7 @@ class SampleRun {
  private:
     bool run_one_shot(std::span<WantedResult* const> wanted);
     bool run_streaming(WantedResult& wanted);
+    bool run_skim(WantedResult& wanted);
     bool answer_forks(const KvCache& read, std::span<WantedResult* const> wanted,
                       std::span<const TokenId> rest);
     bool predict_forks(const KvCache& read, std::span<WantedResult* const> wanted);

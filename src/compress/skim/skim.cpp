@@ -41,6 +41,10 @@ std::set<std::string> words_in(std::string_view text) {
 
 }  // namespace
 
+std::string_view to_string(SkimChooser chooser) {
+    return chooser == SkimChooser::kModel ? "model" : "words";
+}
+
 std::vector<int64_t> chunks_by_words(const std::vector<SkimChunk>& chunks,
                                      std::string_view question, size_t most) {
     std::vector<std::set<std::string>> words;

@@ -27,6 +27,9 @@ enum class SkimChooser {
              // trained to ask
 };
 
+/// "model", "words".
+[[nodiscard]] std::string_view to_string(SkimChooser chooser);
+
 struct SkimOptions {
     ConversationOptions conversation = {};  // its system text and regions are the agent's own
     AnswerOptions answer = {};

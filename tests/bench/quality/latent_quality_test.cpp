@@ -34,8 +34,11 @@ class LatentQuality : public ::testing::Test {
         options.one_shot = {{.kind = Budget::Kind::kEvicted, .count = 0, .share = 0.5}};
         options.n_chunk = 64;
         const std::string adapter = folder_.write("adapter.gguf", testing::tiny_adapter().bytes());
-        options.latent = {
-            .options = {.adapter = adapter, .encoder = model}, .ratio = 4, .fingerprint = "abc"};
+        LatentUse& use = options.latent.emplace();
+        use.options.adapter = adapter;
+        use.options.encoder = model;
+        use.ratio = 4;
+        use.fingerprint = "abc";
     }
     std::vector<QualityResult> measure() {
         std::vector<QualityResult> results;
@@ -83,6 +86,29 @@ TEST_F(LatentQuality, MemoriesAreHeldOverLatentsAndTextStandsBeside) {
     }
     EXPECT_EQ(n_text, 2U * 3);    // full; window, once and held to
     EXPECT_EQ(n_latent, 2U * 5);  // full; window and key-diff, once and held to
+}
+
+TEST_F(LatentQuality, AgentsStandBeside) {
+    options.tasks = find_tasks(std::vector<std::string>{"niah_single_1"});
+    options.lengths = {1024};
+    options.n_samples = 1;
+    options.memories.clear();
+    options.one_shot.clear();
+    options.streaming.clear();
+    options.skim = {SkimChooser::kModel, SkimChooser::kWords};
+    options.skim_chunk = 64;
+    size_t n_agents = 0;
+    for (const QualityResult& r : measure()) {
+        if (r.memory != "skim 4x") continue;
+        SCOPED_TRACE(r.key());
+        ++n_agents;
+        EXPECT_TRUE(r.options == "choose=model,chunk=64" || r.options == "choose=words,chunk=64");
+        EXPECT_GT(r.n_written, 0);
+        EXPECT_GT(r.bytes, 0U);
+        EXPECT_GT(r.kept, 0);
+        EXPECT_LT(r.kept, 1);
+    }
+    EXPECT_EQ(n_agents, 2U);
 }
 
 TEST_F(LatentQuality, EachConditionComesOnce) {

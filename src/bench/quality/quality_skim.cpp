@@ -1,0 +1,47 @@
+#include "bench/quality/quality_skim.h"
+
+#include <chrono>
+
+#include "compress/skim/skim.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr int64_t kDirective = 32;  // tokens that a line takes beside its answer
+
+}  // namespace
+
+SkimBench::SkimBench(const QualityOptions& options, const LoadedModel& loaded)
+    : engine_({.model = loaded.path(),
+               .threads = options.n_threads,
+               .chunk = options.n_chunk,
+               .reading = options.reading.empty() ? "auto" : options.reading}),
+      latent_(engine_, options.latent->options),
+      chunk_tokens_(options.skim_chunk) {}
+
+bool SkimBench::run(const Sample& sample, const Metric& metric, SkimChooser chooser,
+                    const std::function<bool(const std::string& what)>& go_on,
+                    QualityResult& result) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    Skimmer skimmer(
+        engine_, latent_, {{.name = "context", .text = sample.context}},
+        {.answer = {.sampling = {.temperature = 0}, .max_tokens = sample.n_new + kDirective},
+         .chooser = chooser,
+         .chunk_tokens = chunk_tokens_});
+    const SkimResult r = skimmer.ask(sample.question, [&](const Generation::Progress& p) {
+        return go_on(cat(", skim, ", p.done, " of ", p.total));
+    });
+    if (r.is_cancelled) return false;
+    result.output = r.answer;
+    result.score = metric.score(r.answer, sample);
+    if (metric.predicted != nullptr) result.predicted = metric.predicted(r.answer, sample);
+    for (const SkimRound& round : r.rounds) result.n_written += round.tokens_written;
+    result.bytes = result.peak_bytes = r.bytes_held;
+    result.kept = 1 - r.saved;
+    result.prefill_s = std::chrono::duration<double>(Clock::now() - start).count();
+    return true;
+}
+
+}  // namespace palimpsest
