@@ -138,7 +138,7 @@ class Training {
 
     bool after_step(const StepReport& r) {
         reading_.clear();
-        log_->add(r);
+        log_->add(to_json(r));
         const int64_t n_steps = flags_.training.schedule.n_steps;
         bar_.set_label(cat("loss ", fixed(r.loss, 3)));
         bar_.show(r.step - first_, n_steps - first_);

@@ -4,17 +4,18 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/file_flags.h"
 #include "cli/setup.h"
 #include "cli/terminal.h"
 #include "cli/train_commands.h"
-#include "core/append_file.h"
 #include "core/error.h"
 #include "core/numbers.h"
-#include "text/json_text.h"
+#include "core/whole_file.h"
 #include "text/text_parts.h"
 #include "train/latent_context/latent_training.h"
+#include "train/training_log.h"
 
 namespace palimpsest {
 
@@ -86,20 +87,24 @@ void train(LatentFlags f) {
     o.stages = parse_stages(f.stages);
     std::error_code error;
     std::filesystem::create_directories(o.out, error);
-    const std::string log_path = (std::filesystem::path(o.out) / "training.jsonl").string();
+    const auto in_out = [&o](const char* name) {
+        return (std::filesystem::path(o.out) / name).string();
+    };
+    const std::string log_path = in_out("training.jsonl");
     require_apart(std::vector<NamedFile>{{"--out", log_path}},
                   std::vector<NamedFile>{{"--model", o.model}});
     catch_interrupts();
-    AppendFile log(log_path);
-    if (!o.resume) log.cut(0);
+    std::optional<TrainingLog> log;  // once it is known where the training goes on
     ProgressBar bar("training", "steps");
     const LatentTrainingHooks hooks = {
         .on_step =
             [&](const LatentStepReport& r) {
-                log.add(json_text(to_json(r)) + "\n");
+                if (!log) log.emplace(log_path, r.step - 1);
+                log->add(to_json(r));
                 bar.set_label(cat(r.stage, ", loss ", fixed(r.loss, 3)));
                 bar.show(r.step, r.n_steps);
                 if (!r.held_out.empty()) {
+                    write_whole_file(in_out("training.svg"), log->svg());
                     bar.clear();
                     write_message(held_out_line(r));
                 }
@@ -112,8 +117,9 @@ void train(LatentFlags f) {
         write_message("stopped; go on with the same flags and --resume\n");
         throw CLI::RuntimeError(kInterrupted);
     }
-    write_message(cat("written: encoder.gguf, adapter.gguf and decoder.gguf in ", o.out,
-                      "; use them with: palimpsest run --latent ", o.out, "/adapter.gguf\n"));
+    write_message(cat("written: encoder.gguf, adapter.gguf, decoder.gguf and training.svg in ",
+                      o.out, "; use them with: palimpsest run --latent ", o.out,
+                      "/adapter.gguf\n"));
 }
 
 }  // namespace

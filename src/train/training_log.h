@@ -1,5 +1,7 @@
 #pragma once
 
+#include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -7,6 +9,10 @@
 #include "train/trainer.h"
 
 namespace palimpsest {
+
+/// A step's line: "step", "loss", and under "held_out", now and then, what was measured on texts
+/// that are not learnt from: "loss" itself, or an object with a "loss" for each kind of text.
+[[nodiscard]] nlohmann::json to_json(const StepReport& report);
 
 /// The course of a training: JSON lines as they come, and a picture of the losses.
 class TrainingLog {
@@ -16,8 +22,8 @@ class TrainingLog {
     /// training's files are one run's; and kCorrupt if another kind of file is there.
     TrainingLog(const std::string& path, int64_t n_done);
 
-    /// Adds a step. Throws kUnwritable.
-    void add(const StepReport& report);
+    /// Adds a step's line. Throws kUnwritable.
+    void add(const nlohmann::json& step);
 
     /// The losses so far as SVG: of what is learnt, smoothed, and of what is held out.
     [[nodiscard]] std::string svg() const;
@@ -26,12 +32,14 @@ class TrainingLog {
     struct Point {
         double step = 0, loss = 0;
     };
-    void note(const std::string& line);
+    using Curve = std::vector<Point>;
+    void note(const nlohmann::json& step);
 
     AppendFile file_;
     std::string kept_;  // what the file will have before the next step
     bool is_cut_ = false;
-    std::vector<Point> learnt_, held_out_;
+    Curve learnt_;
+    std::map<std::string, Curve> held_out_;  // by name
 };
 
 }  // namespace palimpsest

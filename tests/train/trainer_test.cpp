@@ -326,7 +326,7 @@ TEST(TrainingLog, ForgetsStepsThatWereLost) {
             r.step = i;
             r.loss = 1.0 / static_cast<double>(i);
             if (i == 4) r.held_out = {{"loss", 0.5}};
-            log.add(r);
+            log.add(to_json(r));
         }
         EXPECT_NE(log.svg().find("polyline"), std::string::npos);
     }
@@ -337,10 +337,27 @@ TEST(TrainingLog, ForgetsStepsThatWereLost) {
             << "nothing goes before something new is learnt";
         StepReport r;
         r.step = 4;
-        again.add(r);
+        again.add(to_json(r));
     }
     const std::string text = testing::read_text(file.path());
     EXPECT_EQ(std::ranges::count(text, '\n'), 4);
+    {
+        // A curve for each kind of text.
+        TrainingLog kinds(file.path(), 4);
+        for (int64_t i = 5; i <= 6; ++i) {
+            kinds.add({{"step", i},
+                       {"loss", 1.0},
+                       {"held_out", {{"a<b", {{"loss", 0.5}}}, {"c", {{"loss", 0.25}}}}}});
+        }
+        const std::string svg = kinds.svg();
+        EXPECT_NE(svg.find("held out: a&lt;b"), svg.npos);
+        size_t n = 0;
+        for (size_t at = svg.find("<polyline"); at != svg.npos;
+             at = svg.find("<polyline", at + 1)) {
+            ++n;
+        }
+        EXPECT_EQ(n, 3U);  // what is learnt from; "a<b" and "c" held out
+    }
     const TemporaryFile other("not a log\nat all\n");
     EXPECT_THROW(TrainingLog(other.path(), 1), Error);
 }
