@@ -57,6 +57,7 @@ class LatentContext {
     struct Usage {
         int64_t tokens_encoded = 0;  // by the encoder
         int64_t tokens_found = 0;    // whose latents were in the cache
+        int64_t latents = 0;         // that came of both
         double encoding_s = 0;
         size_t encoder_bytes = 0;  // most that windows have taken
         size_t cache_bytes = 0;    // of latents written to and read from the cache folder

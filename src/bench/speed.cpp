@@ -8,6 +8,7 @@
 
 #include "bench/peer.h"
 #include "bench/process.h"
+#include "compress/latent_regions.h"
 #include "core/error.h"
 #include "engine/memory_choice.h"
 #include "engine/runtime.h"
@@ -69,15 +70,22 @@ int64_t chunk_of(const SpeedOptions& o) {
 
 class OurRunner final : public Runner {
  public:
-    OurRunner(const SpeedOptions& o, int64_t n_ctx, const MemoryChoice& choice)
+    OurRunner(const SpeedOptions& o, int64_t n_ctx, const MemoryChoice& choice,
+              const LatentOptions& latent = {})
         : engine_({.model = o.model_path,
                    .threads = o.n_threads,
                    .chunk = is_bounded(choice) ? o.n_prefill : chunk_of(o),
                    .reading = o.reading}),
-          session_(engine_.runtime().make_session(make(n_ctx, choice))) {}
+          session_(engine_.runtime().make_session(make(n_ctx, choice))) {
+        if (latent.adapter.empty()) return;
+        latent_.emplace(engine_, latent);
+        regions_ = latent_->latent_regions(true);
+    }
     void feed(std::span<const TokenId> tokens) override {
         if (tokens.size() == 1) {
             session_->accept(tokens.front());
+        } else if (regions_ != nullptr) {
+            session_->feed(region_of(tokens));
         } else {
             session_->feed(std::vector<TokenId>(tokens.begin(), tokens.end()));
         }
@@ -100,9 +108,19 @@ class OurRunner final : public Runner {
         return engine_.runtime().make_memory(plan);
     }
 
+    /// The decoder may have more tokens than the encoder knows.
+    [[nodiscard]] std::vector<Segment> region_of(std::span<const TokenId> tokens) const {
+        const auto n_vocab = static_cast<TokenId>(regions_->encoder().model().config().n_vocab);
+        std::vector<TokenId> known;
+        for (const TokenId t : tokens) known.push_back(t % n_vocab);
+        return regions_->region_of(std::move(known));
+    }
+
     Engine engine_;
     int64_t n_prefix_ = 0;
     std::unique_ptr<Session> session_;
+    std::optional<LatentContext> latent_;
+    std::shared_ptr<const LatentRegions> regions_;
 };
 
 class PeerRunner final : public Runner {
@@ -153,7 +171,7 @@ void check_options(const SpeedOptions& o) {
 /// The engines of one measurement: ours first, then the peers.
 using Runners = std::vector<std::unique_ptr<Runner>>;
 
-struct Pass {
+struct Round {
     std::span<const TokenId> tokens;
     Runners& runners;
     int64_t repeat;
@@ -231,7 +249,9 @@ SpeedReport measure_speed(const SpeedOptions& o,
     const ModelConfig config = read_config(ModelKeys(model));
     const std::vector<TokenId> tokens = some_tokens(n_ctx, config.n_vocab);
     const MemoryChoice everything = {.entries = o.memory.entries};
-    const MakeRunner ours = [&] { return std::make_unique<OurRunner>(o, n_ctx, o.memory); };
+    const MakeRunner ours = [&] {
+        return std::make_unique<OurRunner>(o, n_ctx, o.memory, o.latent);
+    };
     const MakeRunner full = [&] { return std::make_unique<OurRunner>(o, n_ctx, everything); };
     const auto peer = [&](bool flash) -> MakeRunner {
         return [&o, n_ctx, flash] { return std::make_unique<PeerRunner>(o, n_ctx, flash); };
@@ -266,7 +286,7 @@ SpeedReport measure_speed(const SpeedOptions& o,
     if (n_prefix > 0) report.results.push_back({.phase = "prefix", .depth = n_prefix});
     for (int64_t repeat = 0; repeat < o.n_repeat; ++repeat) {
         for (const auto& r : runners) r->reset();
-        Pass pass = {.tokens = tokens, .runners = runners, .repeat = repeat};
+        Round pass = {.tokens = tokens, .runners = runners, .repeat = repeat};
         // The first step of each kind builds graphs and takes memory; it is not measured.
         pass.time(o.n_prefill, o.n_prefill);
         pass.time(kWarmUp, 1);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/linear.h"
+#include "palimpsest/latent_context.h"
 #include "palimpsest/memory_choice.h"
 #include "palimpsest/report.h"
 
@@ -22,7 +23,8 @@ struct SpeedOptions {
     std::vector<int64_t> prompts = {};  // whole prompts of so many tokens, each read from nothing
     /// Ours. Prefix memories: ours looks them up, everybody else reads and keeps as many tokens.
     MemoryChoice memory = {};
-    bool with_full = false;  // our unbounded memory beside it
+    LatentOptions latent = {};  // with an adapter, ours reads rows of many tokens as latents
+    bool with_full = false;     // our unbounded memory beside it
     bool with_peer = false;
     bool with_footprint = true;  // memory and load time, which read everything once more
 };

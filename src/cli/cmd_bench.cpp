@@ -70,8 +70,11 @@ std::string memory_name(const BenchFlags& f) {
     const size_t n = f.model.memory.prefixes.size();
     const std::string behind =
         n == 0 ? "" : cat(n, n == 1 ? " prefix memory, " : " prefix memories, ");
-    if (e.policy == "full") return behind + e.policy;
-    return cat(behind, e.policy, e.allocator.empty() ? "" : "/" + e.allocator,
+    const LatentOptions& latent = f.options.latent;
+    const std::string over =
+        latent.adapter.empty() ? "" : cat("latents of '", file_name(latent.adapter), "', ");
+    if (e.policy == "full") return behind + over + e.policy;
+    return cat(behind, over, e.policy, e.allocator.empty() ? "" : "/" + e.allocator,
                e.residue == "none" ? "" : "+" + e.residue, ", ", to_string(e.budget),
                e.one_shot ? ", one-shot" : "");
 }
@@ -209,14 +212,15 @@ void print_json(const BenchFlags& f, const SpeedReport& report) {
 }
 
 void bench_speed(BenchFlags& f) {
-    f.options.model_path = model_path(f.model.engine);
+    f.options.model_path = model_path_of(f.model);
+    f.options.latent = f.model.latent;
     f.options.n_threads = thread_count(f.model.engine);
     f.options.reading = f.model.engine.reading;
     f.options.with_peer = f.peer == "llama";
     f.options.memory = f.model.memory;
     f.eviction = choose_eviction(f.model.memory, nullptr).eviction;
     if (is_bounded(f.model.memory) && f.model.memory.policy.empty()) {
-        const Engine e(f.model.engine);
+        const Engine e = open_engine(f.model);
         f.eviction = plan_memory(e.runtime(), f.model.memory).options.eviction;
     }
     const SpeedReport report =
@@ -271,6 +275,7 @@ void add_bench(CLI::App& command) {
         ->capture_default_str();
     add_memory_flags(*speed, f->model.memory);
     add_prefix_flags(*speed, f->model);
+    add_latent_flags(*speed, f->model);
     speed->add_flag("--json", f->json, "print one JSON line a measurement");
     speed->footer(
         "\nAt every depth, --decode tokens are read one by one, then --prefill at once.\n");

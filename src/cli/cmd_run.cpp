@@ -119,6 +119,15 @@ double rate(int64_t n, double seconds) {
 }
 
 /// `n_read`: tokens of the prompt that were read; not all, if it was interrupted.
+nlohmann::json to_json(const LatentContext::Usage& u) {
+    return {{"tokens_encoded", u.tokens_encoded},
+            {"tokens_found", u.tokens_found},
+            {"latents", u.latents},
+            {"encoding_s", u.encoding_s},
+            {"encoder_peak_bytes", u.encoder_bytes},
+            {"cache_bytes", u.cache_bytes}};
+}
+
 nlohmann::json to_json(const GenerateResult& r, int64_t n_read, const MemoryUsage& u) {
     return {{"text", r.text},
             {"stop_reason", to_string(r.reason)},
@@ -142,6 +151,16 @@ std::string held(const MemoryReport& r) {
                          : cat(human_count(mean), " entries a head of ",
                                human_count(r.positions_seen), " tokens"),
                " in ", human_bytes(r.bytes.total()));
+}
+
+/// "8,104 tokens of documents as 507 latents, encoded in 1.1 s; ".
+std::string for_people(const LatentContext::Usage& u) {
+    const int64_t n = u.tokens_encoded + u.tokens_found;
+    if (n == 0) return "";
+    return cat(human_count(n), " tokens of documents as ", human_count(u.latents), " latents, ",
+               u.tokens_encoded == 0 ? "found in the cache"
+                                     : cat("encoded in ", human_seconds(u.encoding_s)),
+               "; ");
 }
 
 std::string for_people(const GenerateResult& r, const MemoryReport& report) {
@@ -183,7 +202,9 @@ void run(const RunFlags& f) {
     const MemoryUsage usage = conversation.session().memory().usage();
     if (f.json) {
         const int64_t n_read = std::min(result.n_prompt, conversation.position() - start);
-        write_output(json_text(to_json(result, n_read, usage), 2) + "\n");
+        nlohmann::json all = to_json(result, n_read, usage);
+        if (latent) all["latent"] = to_json(latent->usage());
+        write_output(json_text(all, 2) + "\n");
     } else if (!result.text.ends_with('\n')) {
         write_output("\n");
     }
@@ -192,7 +213,10 @@ void run(const RunFlags& f) {
             cat("palimpsest: stopped by Ctrl-C after ", usage.positions_seen, " tokens\n"));
         throw CLI::RuntimeError(kInterrupted);
     }
-    if (!f.quiet && !f.json) write_message(dim(for_people(result, conversation.report())));
+    if (!f.quiet && !f.json) {
+        write_message(dim((latent ? for_people(latent->usage()) : "") +
+                          for_people(result, conversation.report())));
+    }
     if (f.report) write_message(printable_lines(conversation.report_text(terminal_width())));
     if (!f.report_file.empty()) write_file(f.report_file, conversation.report_json());
 }

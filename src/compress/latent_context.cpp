@@ -155,6 +155,7 @@ const std::string& LatentContext::encoder_path() const { return parts_->model.pa
 LatentContext::Usage LatentContext::usage() const {
     return {.tokens_encoded = parts_->work.tokens_encoded,
             .tokens_found = parts_->work.tokens_found,
+            .latents = parts_->work.latents,
             .encoding_s = parts_->work.encoding_s,
             .encoder_bytes = parts_->encoder.peak_bytes(),
             .cache_bytes = parts_->cache ? parts_->cache->bytes() : 0};

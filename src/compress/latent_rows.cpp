@@ -133,6 +133,7 @@ bool LatentRows::take_from_cache() {
     if (std::ssize(found) != w.n_latents * encoder_.form().decoder_width) return false;
     ready_.insert(ready_.end(), found.begin(), found.end());
     work_.tokens_found += w.n_pooled;
+    work_.latents += w.n_latents;
     ++next_;
     return true;
 }
@@ -153,6 +154,7 @@ void LatentRows::encode_more() {
             rest.first(static_cast<size_t>(w.n_latents * encoder_.form().decoder_width));
         rest = rest.subspan(own.size());
         work_.tokens_encoded += w.n_pooled;
+        work_.latents += w.n_latents;
         if (cache_ != nullptr) cache_->keep(cache_->key_of(region_, w), own);
     }
     ready_.insert(ready_.end(), latents.begin(), latents.end());

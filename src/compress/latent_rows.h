@@ -41,7 +41,7 @@ class LatentCache {
 
 /// What one encoder did, for all regions.
 struct LatentWork {
-    int64_t tokens_encoded = 0, tokens_found = 0;
+    int64_t tokens_encoded = 0, tokens_found = 0, latents = 0;
     double encoding_s = 0;
 };
 
