@@ -63,9 +63,9 @@ void check_vocabulary(const GgufFile& file) {
     std::unordered_set<std::string> seen;
     seen.reserve(tokens->size());
     for (size_t i = 0; i < tokens->size(); ++i) {
-        // libllama gives empty tokens this name.
-        const std::string name =
-            (*tokens)[i].empty() ? cat("[EMPTY_", i, "]") : std::string((*tokens)[i]);
+        // libllama reads them up to a zero byte, and gives empty ones this name.
+        std::string name((*tokens)[i].substr(0, (*tokens)[i].find('\0')));
+        if (name.empty()) name = cat("[EMPTY_", i, "]");
         if (!seen.insert(name).second) bad_vocabulary(cat("token ", i, " appears twice"));
     }
     const auto same_length = [&](std::string_view key) {

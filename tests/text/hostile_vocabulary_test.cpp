@@ -69,6 +69,14 @@ const Lie kRefused[] = {
      [](GgufBuilder& f) {
          f.set_texts(kKey + "tokens", {"", "[EMPTY_0]", "a"});
      }},
+    {"duplicate_up_to_a_zero_byte",
+     [](GgufBuilder& f) {
+         f.set_texts(kKey + "tokens", {"a", std::string("a\0b", 3), "c"});
+     }},
+    {"empty_up_to_a_zero_byte",
+     [](GgufBuilder& f) {
+         f.set_texts(kKey + "tokens", {std::string("\0b", 2), "[EMPTY_0]", "c"});
+     }},
     {"model_a_number", [](GgufBuilder& f) { f.set(kKey + "model", uint32_t{1}); }},
     {"model_unknown", [](GgufBuilder& f) { f.set_text(kKey + "model", "dice"); }},
     {"model_empty", [](GgufBuilder& f) { f.set_text(kKey + "model", ""); }},
