@@ -169,19 +169,23 @@ MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice) {
     return plan;
 }
 
-std::string model_path_of(const ModelFlags& flags) {
+namespace {
+
+EngineOptions engine_options(const ModelFlags& flags) {
     EngineOptions engine = flags.engine;
     if (engine.model.empty() && !flags.latent.adapter.empty()) {
         engine.model = decoder_beside(flags.latent.adapter);
     }
-    return model_path(engine);
+    return engine;
 }
+
+}  // namespace
+
+std::string model_path_of(const ModelFlags& flags) { return model_path(engine_options(flags)); }
 
 Engine open_engine(const ModelFlags& flags) {
     static_cast<void>(choose_eviction(flags.memory, nullptr));
-    EngineOptions engine = flags.engine;
-    engine.model = model_path_of(flags);
-    return Engine(engine);
+    return Engine(engine_options(flags));
 }
 
 Conversation begin_conversation(const Engine& engine, const ModelFlags& flags,
