@@ -33,9 +33,10 @@ struct MemoryReport {
         size_t entries = 0;      // keys and values, whole pages
         size_t bookkeeping = 0;  // positions
         size_t policy = 0, residue = 0;
+        size_t states = 0;   // of recurrent layers
         size_t scratch = 0;  // memory that attention works in
         [[nodiscard]] size_t total() const {
-            return entries + bookkeeping + policy + residue + scratch;
+            return entries + bookkeeping + policy + residue + states + scratch;
         }
     };
     Bytes bytes = {};

@@ -27,7 +27,7 @@ struct TraceFlags {
     std::string tokens_file, text_file, question_file, logits = "last", out = "-";
     std::string decode_file, parts_file;
     int64_t n_greedy = 0;
-    bool dump_latents = false, mask_specials = false;
+    bool dump_latents = false, dump_states = false, mask_specials = false;
     double ratio = -1;  // share evicted
     int64_t local_window =
         -1;  // last positions that stay; in the one-shot protocol, once it writes
@@ -267,6 +267,28 @@ void check_trace(const TraceFlags& f) {
             "--greedy goes on from the prompt; leave out --decode-tokens and --question-tokens");
 }
 
+/// [layer][head][key channel][value channel], heads as published checkpoints have them.
+nlohmann::json states_of(const ContextMemory& memory, const MemoryShape& shape) {
+    nlohmann::json layers = nlohmann::json::array();
+    for (int64_t i = 0; i < shape.n_layer; ++i) {
+        if (shape.attends(i)) continue;
+        const auto l = std::get<RecurrentLayer>(shape.layer(i));
+        const std::span<const float> all = memory.states(i);
+        nlohmann::json heads(static_cast<size_t>(l.n_head), nlohmann::json::array());
+        for (int64_t head = 0; head < l.n_head; ++head) {
+            nlohmann::json& rows = heads[static_cast<size_t>(l.published_head(head))];
+            for (int64_t row = 0; row < l.n_rows; ++row) {
+                const auto at = static_cast<size_t>((head * l.n_rows + row) * l.n_columns);
+                const auto values = all.subspan(at, static_cast<size_t>(l.n_columns));
+                rows.push_back(std::vector<float>(values.begin(), values.end()));
+            }
+        }
+        layers.push_back(std::move(heads));
+    }
+    require(!layers.empty(), "--dump-states: this model has no recurrent layers");
+    return layers;
+}
+
 void trace(const TraceFlags& f) {
     check_trace(f);
     std::string cuts;
@@ -304,6 +326,9 @@ void trace(const TraceFlags& f) {
         const nlohmann::json ids = write_greedily(*session, f.n_greedy, std::move(never));
         out.write(cat(",\"greedy\":", json_text(ids)));
     }
+    if (f.dump_states) {
+        out.write(cat(",\"states\":", json_text(states_of(session->memory(), engine.shape()))));
+    }
     out.write(cat(",\"compressions\":[", cuts, "]}\n"));
     out.close();
 }
@@ -326,6 +351,8 @@ void add_trace(CLI::App& command) {
     reads_file(command.add_option(
         "--parts", f->parts_file,
         "JSON array of {\"text\": [ids]} and {\"region\": [ids]}, which become latents"));
+    command.add_flag("--dump-states", f->dump_states,
+                     "write the states of recurrent layers at the end");
     command.add_flag("--dump-latents", f->dump_latents, "write the latents of all regions")
         ->needs("--parts");
     CLI::Option* greedy =

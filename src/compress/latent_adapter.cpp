@@ -71,7 +71,9 @@ class LatentAdapter::Named final : public Weights {
  public:
     explicit Named(FileWeights& file) : file_(file) {}
     [[nodiscard]] bool has(std::string_view name) const override { return file_.has(own(name)); }
-    Tensor vector(std::string_view name, int64_t n) override { return file_.vector(own(name), n); }
+    Tensor values(std::string_view name, const Shape& shape) override {
+        return file_.values(own(name), shape);
+    }
     Tensor matrix(std::string_view name, int64_t n_in, int64_t n_out) override {
         return file_.matrix(own(name), n_in, n_out);
     }

@@ -86,8 +86,8 @@ const GgufTensor& FileWeights::find(std::string_view name, const Shape& shape) {
     return *t;
 }
 
-Tensor FileWeights::vector(std::string_view name, int64_t n) {
-    const GgufTensor& t = find(name, {n, 1, 1, 1});
+Tensor FileWeights::values(std::string_view name, const Shape& shape) {
+    const GgufTensor& t = find(name, shape);
     return t.type == GGML_TYPE_F32 ? in_place(t) : as_f32(t);
 }
 

@@ -24,7 +24,9 @@ class Weights {
 
     [[nodiscard]] virtual bool has(std::string_view name) const = 0;
     /// Something added or multiplied element by element: [n], always f32.
-    virtual Tensor vector(std::string_view name, int64_t n) = 0;
+    Tensor vector(std::string_view name, int64_t n) { return values(name, {n, 1, 1, 1}); }
+    /// The same of any shape.
+    virtual Tensor values(std::string_view name, const Shape& shape) = 0;
     /// Something multiplied with: [n_in, n_out], possibly in a layout only ggml can read.
     virtual Tensor matrix(std::string_view name, int64_t n_in, int64_t n_out) = 0;
     /// Something whose rows are looked up: [n_columns, n_rows].
@@ -41,7 +43,7 @@ class FileWeights final : public Weights {
                 std::function<bool(ggml_type)> stays_plain);
 
     [[nodiscard]] bool has(std::string_view name) const override;
-    Tensor vector(std::string_view name, int64_t n) override;
+    Tensor values(std::string_view name, const Shape& shape) override;
     Tensor matrix(std::string_view name, int64_t n_in, int64_t n_out) override;
     Tensor table(std::string_view name, int64_t n_columns, int64_t n_rows) override;
 

@@ -4,6 +4,7 @@
 #include <iosfwd>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -70,9 +71,21 @@ struct AttentionLayer {
 struct RecurrentLayer {
     std::string_view kind = {};            // its rule, e.g. "gated-delta"; outlives the shape
     int64_t n_head = 0;                    // states, each [n_rows][n_columns]
+    int64_t n_key_head = 0;                // queries and keys; several states share one
+    bool alternates = false;               // state j has key head j mod n_key_head; false: states
+                                           // of one key head stand together
     int64_t n_rows = 0, n_columns = 0;     // of keys, of values
     int64_t n_channels = 0, n_before = 0;  // of a short convolution: what it is given, and how many
                                            // earlier positions it reaches back; 0: there is none
+
+    [[nodiscard]] int64_t key_head(int64_t head) const {
+        return alternates ? head % n_key_head : head / (n_head / n_key_head);
+    }
+    /// The place that published checkpoints give a state: those of one key head together.
+    [[nodiscard]] int64_t published_head(int64_t head) const {
+        const int64_t group = n_head / n_key_head;
+        return alternates ? (head % n_key_head) * group + head / n_key_head : head;
+    }
 };
 
 using LayerShape = std::variant<AttentionLayer, RecurrentLayer>;
@@ -120,8 +133,8 @@ struct MemoryShape {
 struct RecurrenceInputs {
     int64_t layer = 0;
     Tensor hidden = nullptr;  // [n_embd, n], normed block input
-    Tensor q = nullptr;       // [n_rows,    n_head, n], reads the state
-    Tensor k = nullptr;       // [n_rows,    n_head, n], where v is written
+    Tensor q = nullptr;       // [n_rows,    n_key_head, n], reads the state
+    Tensor k = nullptr;       // [n_rows,    n_key_head, n], where v is written
     Tensor v = nullptr;       // [n_columns, n_head, n]
     Tensor decay = nullptr;   // [n_head, n]: log of the share of the state that stays, <= 0;
                               // nullptr: all of it
@@ -183,6 +196,9 @@ class ContextMemory {
 
     /// The same in full, and what was let go.
     [[nodiscard]] virtual MemoryReport report() const = 0;
+
+    /// A recurrent layer's states [n_head][n_rows][n_columns]; empty for one that attends.
+    [[nodiscard]] virtual std::span<const float> states(int64_t /*layer*/) const { return {}; }
 
     /// RoPE position of the next one to come. A memory that renumbers what it holds says so here.
     [[nodiscard]] virtual int64_t next_position() const { return usage().positions_seen; }

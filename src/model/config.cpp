@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "model/families.h"
 #include "model/keys.h"
 #include "model/model.h"
 
@@ -131,31 +132,47 @@ Rotation ModelConfig::rotation(bool windowed) const {
 }
 
 MemoryShape ModelConfig::memory_shape() const {
-    return {.n_layer = n_layer,
-            .n_head = n_head,
-            .n_head_kv = n_head_kv,
-            .d_head = d_head,
-            .windows = windows,
-            .n_embd = n_embd,
-            .n_ctx_train = n_ctx_train,
-            .rotation = rotation(false),
-            .rotation_window = rotation(true)};
+    MemoryShape shape = {.n_layer = n_layer,
+                         .n_head = n_head,
+                         .n_head_kv = n_head_kv,
+                         .d_head = d_head,
+                         .windows = windows,
+                         .n_embd = n_embd,
+                         .n_ctx_train = n_ctx_train,
+                         .rotation = {},
+                         .rotation_window = {},
+                         .layers = layers};
+    if (n_head > 0) {
+        shape.rotation = rotation(false);
+        shape.rotation_window = rotation(true);
+    }
+    return shape;
 }
 
 ModelConfig read_config(const ModelKeys& keys) {
+    const FamilyTraits& traits = find_family(keys.architecture()).traits;
     ModelConfig c;
     c.architecture = keys.architecture();
     c.name = keys.file().text("general.name").value_or("unnamed");
     c.n_layer = keys.count("block_count", kLayers);
     c.n_embd = keys.count("embedding_length", kWidths);
-    c.n_ff = keys.layers_count("feed_forward_length", kWidths, c.n_layer);
+    if (traits.feeds_forward) {
+        c.n_ff = keys.layers_count("feed_forward_length", kWidths, c.n_layer);
+    } else {
+        keys.pass_over("feed_forward_length");
+    }
     c.n_ctx_train = keys.count("context_length", kContexts);
     c.norm_eps = keys.positive_or("attention.layer_norm_rms_epsilon", 1e-5F);
-    c.rope_base = keys.positive_or("rope.freq_base", 10000.0F);
-    c.rope_scaling = read_rope_scaling(keys, c.n_ctx_train);
     c.n_vocab = vocabulary_size(keys.file());
-    read_heads(keys, c);
-    c.rope_factors = read_rope_factors(keys.file(), c.n_rot / 2);
+    if (traits.attends) {
+        c.rope_base = keys.positive_or("rope.freq_base", 10000.0F);
+        c.rope_scaling = read_rope_scaling(keys, c.n_ctx_train);
+        read_heads(keys, c);
+        c.rope_factors = read_rope_factors(keys.file(), c.n_rot / 2);
+    } else {
+        keys.pass_over("attention.head_count");
+        keys.pass_over("attention.head_count_kv");
+    }
     if (keys.count_or("expert_count", {0, kWidths.most}, 0) > 0) {
         throw Error(ErrorCode::kUnsupported, "mixture-of-experts models are not supported");
     }

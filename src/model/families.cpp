@@ -8,7 +8,7 @@ namespace palimpsest {
 
 namespace {
 
-constexpr std::array<Family, 4> kFamilies = {{
+constexpr std::array<Family, 6> kFamilies = {{
     {"llama",
      make_pre_norm,
      {.rope_adjacent = true},
@@ -16,6 +16,11 @@ constexpr std::array<Family, 4> kFamilies = {{
     {"qwen2", make_pre_norm, {}, "Qwen 2 and 2.5"},
     {"qwen3", make_pre_norm, {.norms_heads = true}, "Qwen 3, dense"},
     {"gemma3", make_gemma3, {.norms_heads = true}, "Gemma 3, text"},
+    {"mamba2", make_mamba2, {.attends = false, .feeds_forward = false}, "Mamba-2"},
+    {"qwen35",
+     make_delta_net,
+     {.norms_heads = true},
+     "Qwen 3.5, dense, text: Gated DeltaNet and attention"},
 }};
 
 }  // namespace

@@ -14,6 +14,8 @@ namespace palimpsest {
 struct FamilyTraits {
     bool rope_adjacent = false;  // ModelConfig::rope_adjacent
     bool norms_heads = false;    // every head's queries and keys are normed before rotation
+    bool attends = true;         // some layer does
+    bool feeds_forward = true;   // blocks have gate, up and down
 };
 
 /// What a model is made from.
@@ -42,5 +44,7 @@ const Family& find_family(std::string_view architecture);
 // One a form: family_FORM.cpp.
 std::unique_ptr<Model> make_pre_norm(const FamilyInputs& in);
 std::unique_ptr<Model> make_gemma3(const FamilyInputs& in);
+std::unique_ptr<Model> make_mamba2(const FamilyInputs& in);
+std::unique_ptr<Model> make_delta_net(const FamilyInputs& in);
 
 }  // namespace palimpsest

@@ -33,10 +33,17 @@ Tensor rotate(const Pass& p, const AttentionWeights& w, Tensor t, int64_t layer)
                          1.0F / s.factor, s.ext_factor, s.attn_factor, s.beta_fast, s.beta_slow);
 }
 
-/// [d_head, n_head, n] of a projection [d_head * n_head, n], normed if the family norms it.
-Tensor heads(const Pass& p, Tensor t, int64_t n_head, Tensor norm) {
+/// [d_head, n_head, n] of a projection [n_head * `per_head` * d_head, n]: of each head the
+/// `which`-th part.
+Tensor head_parts(const Pass& p, Tensor t, int64_t n_head, size_t per_head, size_t which) {
     const auto head_bytes = static_cast<size_t>(p.cfg.d_head) * sizeof(float);
-    t = ggml_view_3d(p.g.ctx(), t, p.cfg.d_head, n_head, t->ne[1], head_bytes, t->nb[1], 0);
+    return ggml_view_3d(p.g.ctx(), t, p.cfg.d_head, n_head, t->ne[1], per_head * head_bytes,
+                        t->nb[1], which * head_bytes);
+}
+
+/// The whole of it, normed if the family norms it.
+Tensor heads(const Pass& p, Tensor t, int64_t n_head, Tensor norm, size_t per_head = 1) {
+    t = head_parts(p, t, n_head, per_head, 0);
     return norm == nullptr ? t : rms_norm(p, t, norm);
 }
 
@@ -106,10 +113,12 @@ Linear load_linear(Weights& w, const std::string& prefix, int64_t n_in, int64_t 
     return l;
 }
 
-AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms) {
+AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms,
+                                bool is_gated) {
     const int64_t n_q = cfg.n_head * cfg.d_head;
     const int64_t n_kv = cfg.n_head_kv * cfg.d_head;
-    AttentionWeights a = {.q = load_linear(w, block(i, "attn_q"), cfg.n_embd, n_q),
+    const int64_t n_q_rows = is_gated ? 2 * n_q : n_q;
+    AttentionWeights a = {.q = load_linear(w, block(i, "attn_q"), cfg.n_embd, n_q_rows),
                           .k = load_linear(w, block(i, "attn_k"), cfg.n_embd, n_kv),
                           .v = load_linear(w, block(i, "attn_v"), cfg.n_embd, n_kv),
                           .o = load_linear(w, block(i, "attn_output"), n_q, cfg.n_embd)};
@@ -119,6 +128,7 @@ AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, b
     }
     if (w.has("rope_freqs.weight")) a.rope_factors = w.vector("rope_freqs.weight", cfg.n_rot / 2);
     a.scale = 1.0F / std::sqrt(static_cast<float>(cfg.d_head));
+    a.is_gated = is_gated;
     return a;
 }
 
@@ -191,7 +201,7 @@ Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t lay
     ggml_context* c = p.g.ctx();
     const std::array<Linear, 3> qkv = {w.q, w.k, w.v};
     const std::vector<Tensor> projected = p.products.of(p.g, qkv, x, p.many.read);
-    Tensor q_raw = heads(p, projected[0], p.cfg.n_head, w.q_norm);
+    Tensor q_raw = heads(p, projected[0], p.cfg.n_head, w.q_norm, w.is_gated ? 2 : 1);
     Tensor k_raw = heads(p, projected[1], p.cfg.n_head_kv, w.k_norm);
     Tensor v = heads(p, projected[2], p.cfg.n_head_kv, nullptr);
     Tensor q = rotate(p, w, q_raw, layer);
@@ -218,6 +228,11 @@ Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t lay
         Tensor rest = columns(c, q_raw, at, p.n_filling);
         rest = ggml_reshape_2d(c, ggml_cont(c, rest), p.cfg.n_head * p.cfg.d_head, p.n_filling);
         out = ggml_concat(c, out, rest, 1);
+    }
+    if (w.is_gated) {
+        Tensor gates = ggml_cont(c, head_parts(p, projected[0], p.cfg.n_head, 2, 1));
+        gates = ggml_reshape_2d(c, gates, out->ne[0], out->ne[1]);
+        out = ggml_mul(c, out, ggml_sigmoid(c, gates));
     }
     return p.products.of(p.g, w.o, out, p.many.read);
 }

@@ -34,6 +34,7 @@ struct AttentionWeights {
     Tensor q_norm = nullptr, k_norm = nullptr;  // [d_head], some families
     Tensor rope_factors = nullptr;              // [n_rot / 2], llama3 scaling
     float scale = 0.0F;                         // of q . k
+    bool is_gated = false;  // q gives, head after head, a query and as many gates of the output
 };
 
 struct FeedForwardWeights {
@@ -56,7 +57,8 @@ struct OuterWeights {
 /// Loads `prefix.weight` [n_in, n_out] and, if the file has it, `prefix.bias`.
 Linear load_linear(Weights& w, const std::string& prefix, int64_t n_in, int64_t n_out);
 /// Loads q, k, v, o of block `i`, q and k norms if `has_norms`, and sets the usual scale.
-AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms);
+AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms,
+                                bool is_gated = false);
 FeedForwardWeights load_feed_forward(Weights& w, const ModelConfig& cfg, int64_t i);
 PreNormBlock load_pre_norm_block(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms);
 /// Token table, last norm, head (the token table again where the file has no other).

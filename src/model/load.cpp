@@ -60,6 +60,7 @@ LoadedModel::LoadedModel(const std::string& path, const Backend& backend, Readin
 
 ReadingFacts LoadedModel::reading() const {
     const GgufTensor* w = file_.find_tensor("blk.0.ffn_up.weight");
+    if (w == nullptr) w = file_.find_tensor("blk.0.ssm_in.weight");
     if (w == nullptr) throw Error(ErrorCode::kInternal, "a loaded model without a feed-forward");
     return products_.facts_for(w->type);
 }

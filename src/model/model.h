@@ -33,6 +33,7 @@ struct ModelConfig {
     RopeScaling rope_scaling;
     int64_t n_ctx_train = 0;           // positions seen in training
     std::vector<int64_t> windows;      // a layer's window; 0: sees all. Empty: all layers see all
+    std::vector<LayerShape> layers;    // of families with recurrent layers. Empty: all attend
     float rope_base_window = 0.0F;     // rope base of layers with a window; 0: as the others
     bool rope_adjacent = false;        // which channels rotate together: as in Rotation
     std::vector<float> rope_factors;   // [n_rot / 2], llama3 scaling: frequencies divided by

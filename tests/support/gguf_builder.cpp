@@ -239,6 +239,7 @@ GgufBuilder tiny_llama(uint64_t n_vocab) {
 
 std::string speaking_model_bytes(const TinyModelOptions& options) {
     GgufBuilder f = taken_apart(tiny_model_bytes(options));
+    f.remove(options.architecture + ".vocab_size");
     for (const char* name : {"token_embd.weight", "output.weight"}) {
         f.remove_tensor(name).add_f32(name, {static_cast<uint64_t>(kTinyWidth), kTinyBpeTokens});
     }

@@ -16,11 +16,13 @@ namespace palimpsest::testing {
 /// A model too small to say anything, and complete in every part. Weights are random and the same
 /// for the same options on every machine. It has no vocabulary: it runs from token ids.
 struct TinyModelOptions {
-    std::string architecture = "llama";  // llama or gemma3
+    std::string architecture = "llama";  // llama, gemma3, mamba2 or qwen35
     int64_t n_layer = 2, n_head = 4, n_head_kv = 2, d_head = 16;
     int64_t n_ctx = 256;
-    int64_t window = 8;         // gemma3: positions that a sliding layer sees
-    int64_t window_period = 2;  // gemma3: every so many-th layer sees everything
+    int64_t window = 8;                    // gemma3: positions that a sliding layer sees
+    int64_t window_period = 2;             // gemma3, qwen35: every so many-th layer sees everything
+    int64_t n_state = 4, n_state_key = 2;  // mamba2, qwen35: recurrent heads, and their keys
+    int64_t d_state_key = 16, d_state = 16;  // channels of keys and values; qwen35: equal
     uint32_t seed = 1;
     ggml_type weights = GGML_TYPE_F32;  // of matrices whose rows are whole blocks of it
     Reading reading = Reading::kAuto;
@@ -54,7 +56,7 @@ class TinyModel {
     [[nodiscard]] const Runtime& runtime() const { return runtime_; }
     [[nodiscard]] MemoryShape shape() const { return loaded_.config().memory_shape(); }
 
-    /// The memory called "full", f32 entries if nothing else is said.
+    /// A memory of the first kind that suits, f32 entries if nothing else is said.
     [[nodiscard]] std::unique_ptr<ContextMemory> memory(
         ggml_type entries = GGML_TYPE_F32, AttentionPath path = AttentionPath::kFused) const;
     /// A session over `memory`; with chunks of n_chunk positions.

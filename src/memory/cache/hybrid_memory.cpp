@@ -30,6 +30,7 @@ void add(MemoryReport::Bytes& to, const MemoryReport::Bytes& more) {
     to.bookkeeping += more.bookkeeping;
     to.policy += more.policy;
     to.residue += more.residue;
+    to.states += more.states;
     to.scratch += more.scratch;
 }
 
@@ -97,6 +98,11 @@ void HybridMemory::settle(const Step& step) {
 void HybridMemory::reset() {
     attention_->reset();
     recurrence_->reset();
+}
+
+std::span<const float> HybridMemory::states(int64_t layer) const {
+    if (attends_.at(static_cast<size_t>(layer))) return {};
+    return recurrence_->states(place_[static_cast<size_t>(layer)]);
 }
 
 MemoryUsage HybridMemory::usage() const {

@@ -2,8 +2,11 @@
 
 #include <array>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
+#include "memory/cache/hybrid_memory.h"
+#include "memory/recurrent/recurrent_memory.h"
 
 namespace palimpsest {
 
@@ -14,9 +17,44 @@ std::unique_ptr<ContextMemory> make_kv(const MemoryInputs& in) {
     return std::make_unique<KvCache>(in.backend, in.shape, in.cache);
 }
 
-constexpr std::array<MemoryKind, 1> kKinds = {{
+std::unique_ptr<ContextMemory> make_states(const MemoryInputs& in) {
+    require(in.settings.empty(), "memory 'states' has no settings of its own");
+    return std::make_unique<RecurrentMemory>(in.backend, in.shape);
+}
+
+std::string unlike_attending_layer(const MemoryShape& shape) {
+    const MemoryShape attention = attention_part(shape);
+    if (attention.n_layer == 0) return "no layer attends";
+    if (attention.n_layer == shape.n_layer) return "all layers attend";
+    return unlike_layer(attention);
+}
+
+std::unique_ptr<ContextMemory> make_hybrid(const MemoryInputs& in) {
+    const MemoryShape attention = attention_part(in.shape);
+    const MemoryShape recurrence = recurrent_part(in.shape);
+    MemoryInputs kv = {
+        .backend = in.backend, .shape = attention, .cache = in.cache, .settings = in.settings};
+    if (in.cache.supplies.output_weights) {
+        // Layers that attend are counted anew, and the model knows its own numbers.
+        std::vector<int64_t> own;
+        for (int64_t i = 0; i < in.shape.n_layer; ++i) {
+            if (in.shape.attends(i)) own.push_back(i);
+        }
+        kv.cache.supplies.output_weights = [own, of = in.cache.supplies.output_weights](int64_t i) {
+            return of(own.at(static_cast<size_t>(i)));
+        };
+    }
+    return std::make_unique<HybridMemory>(
+        in.shape, make_kv(kv), std::make_unique<RecurrentMemory>(in.backend, recurrence));
+}
+
+constexpr std::array<MemoryKind, 3> kKinds = {{
     {"kv", "keys and values: all of them, or what a policy keeps within a budget", unlike_layer,
      make_kv},
+    {"states", "recurrent states, of models whose layers are all recurrent", attending_layer,
+     make_states},
+    {"hybrid", "keys and values of layers that attend, states of those that are recurrent",
+     unlike_attending_layer, make_hybrid},
 }};
 
 /// The names of all kinds, or of those that suit a shape.

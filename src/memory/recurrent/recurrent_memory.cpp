@@ -1,0 +1,269 @@
+#include "memory/recurrent/recurrent_memory.h"
+
+#include <algorithm>
+#include <array>
+#include <istream>
+#include <ostream>
+
+#include "core/error.h"
+#include "core/finite.h"
+#include "memory/binary_stream.h"
+#include "memory/recurrent/state_kernel.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'S', 'T', '0', '0', '1'};
+
+const float* at(const ggml_tensor* t, int64_t head, int64_t head_dimension) {
+    const auto offset = static_cast<size_t>(head) * t->nb[head_dimension];
+    return reinterpret_cast<const float*>(static_cast<const std::byte*>(t->data) + offset);
+}
+
+/// From a token to the next, in values.
+int64_t step_of(const ggml_tensor* t, int dimension) {
+    return static_cast<int64_t>(t->nb[dimension] / sizeof(float));
+}
+
+/// All tokens of a step through a layer's states. Sources: q, k, v, and decay and write where there
+/// are some.
+class RecurOp final : public CustomOp {
+ public:
+    RecurOp(const RecurrentLayer& shape, Tensor states, bool has_decay, bool has_write)
+        : shape_(shape),
+          rule_(state_rule_named(shape.kind)),
+          states_(states),
+          has_decay_(has_decay),
+          has_write_(has_write) {}
+
+    void run(ggml_tensor* dst, int /*thread*/, int n_threads) noexcept override {
+        const int64_t n_parts = (shape_.n_columns + kPartColumns - 1) / kPartColumns;
+        const int64_t n = shape_.n_head * n_parts;
+        for (int64_t i = work_.take(); i < n; i = work_.take()) {
+            run_part(dst, i / n_parts, i % n_parts);
+        }
+        work_.leave(n_threads);
+    }
+
+ private:
+    void run_part(ggml_tensor* dst, int64_t head, int64_t part) const {
+        const ggml_tensor* q = dst->src[0];
+        const ggml_tensor* k = dst->src[1];
+        const ggml_tensor* v = dst->src[2];
+        const ggml_tensor* decay = has_decay_ ? dst->src[3] : nullptr;
+        const ggml_tensor* write = has_write_ ? dst->src[has_decay_ ? 4 : 3] : nullptr;
+        const int64_t key_head = shape_.key_head(head);
+        StateRun run = {.n = v->ne[2],
+                        .q = at(q, key_head, 1),
+                        .k = at(k, key_head, 1),
+                        .key_step = step_of(k, 2),
+                        .v = at(v, head, 1),
+                        .value_step = step_of(v, 2),
+                        .out = static_cast<float*>(dst->data) + head * shape_.n_columns,
+                        .out_step = shape_.n_head * shape_.n_columns};
+        if (decay != nullptr) {
+            run.decay = at(decay, head, 0);
+            run.decay_step = step_of(decay, 1);
+        }
+        if (write != nullptr) {
+            run.write = at(write, head, 0);
+            run.write_step = step_of(write, 1);
+        }
+        const int64_t first = part * kPartColumns;
+        auto* state =
+            static_cast<float*>(states_->data) + head * shape_.n_rows * shape_.n_columns + first;
+        run_state(rule_,
+                  {.state = state,
+                   .n_rows = shape_.n_rows,
+                   .row_step = shape_.n_columns,
+                   .first = first,
+                   .n_columns = std::min(kPartColumns, shape_.n_columns - first)},
+                  run);
+    }
+
+    RecurrentLayer shape_;
+    StateRule rule_;
+    Tensor states_;
+    bool has_decay_, has_write_;
+    WorkList work_;
+};
+
+void check_inputs(const RecurrentLayer& shape, const RecurrenceInputs& in) {
+    const auto is = [](const ggml_tensor* t, int64_t a, int64_t b) {
+        return t != nullptr && t->type == GGML_TYPE_F32 && t->ne[0] == a && t->ne[1] == b &&
+               t->nb[0] == sizeof(float);
+    };
+    check(is(in.q, shape.n_rows, shape.n_key_head) && is(in.k, shape.n_rows, shape.n_key_head) &&
+              is(in.v, shape.n_columns, shape.n_head),
+          "a recurrent layer's inputs are of its shape");
+    check(step_of(in.q, 2) == step_of(in.k, 2) || in.q->ne[2] == 1,
+          "queries and keys of a recurrent layer lie alike");
+}
+
+std::span<float> values_of(Tensor t) {
+    return {static_cast<float*>(t->data), static_cast<size_t>(ggml_nelements(t))};
+}
+
+}  // namespace
+
+std::string attending_layer(const MemoryShape& shape) {
+    for (int64_t i = 0; i < shape.n_layer; ++i) {
+        if (shape.attends(i)) return cat("layer ", i, " attends, it is not recurrent");
+    }
+    return {};
+}
+
+RecurrentMemory::RecurrentMemory(const Backend& backend, const MemoryShape& shape)
+    : storage_(std::make_unique<Storage>(2 * static_cast<size_t>(shape.n_layer))) {
+    const std::string misfit = attending_layer(shape);
+    if (!misfit.empty()) throw Error(ErrorCode::kUnsupported, misfit);
+    for (int64_t i = 0; i < shape.n_layer; ++i) {
+        const auto of = std::get<RecurrentLayer>(shape.layer(i));
+        static_cast<void>(state_rule_named(of.kind));
+        Layer layer = {.shape = of};
+        layer.states = storage_->add(GGML_TYPE_F32, {of.n_columns, of.n_rows, of.n_head, 1});
+        if (of.n_before > 0) {
+            layer.before = storage_->add(GGML_TYPE_F32, {of.n_channels, of.n_before, 1, 1});
+        }
+        layers_.push_back(layer);
+    }
+    storage_->commit(backend);
+}
+
+const RecurrentMemory::Layer& RecurrentMemory::layer(int64_t i) const {
+    check(i >= 0 && i < std::ssize(layers_), "a recurrent layer that is not there");
+    return layers_[static_cast<size_t>(i)];
+}
+
+std::vector<std::span<float>> RecurrentMemory::values() const {
+    std::vector<std::span<float>> all;
+    for (const Layer& l : layers_) {
+        all.push_back(values_of(l.states));
+        if (l.before != nullptr) all.push_back(values_of(l.before));
+    }
+    return all;
+}
+
+std::span<const float> RecurrentMemory::states(int64_t i) const {
+    return values_of(layer(i).states);
+}
+
+std::span<const float> RecurrentMemory::before(int64_t i) const {
+    return layer(i).before == nullptr ? std::span<float>() : values_of(layer(i).before);
+}
+
+uint64_t RecurrentMemory::plan(const Step& step) {
+    const bool rehearses = step.kind == StepKind::kRehearsal;
+    if (!rehearses && !kept_.empty()) {  // one that was given up
+        put_back();
+        kept_.clear();
+    }
+    if (rehearses && kept_.empty()) {
+        std::vector<std::vector<float>> copies;
+        for (const std::span<float> v : values()) copies.emplace_back(v.begin(), v.end());
+        kept_ = std::move(copies);
+    }
+    return static_cast<uint64_t>(step.n);
+}
+
+Tensor RecurrentMemory::attend(Graph& /*g*/, const AttentionInputs& in) {
+    throw Error(ErrorCode::kUnsupported,
+                cat("this memory has states only, and layer ", in.layer, " attends"));
+}
+
+Tensor RecurrentMemory::recur(Graph& g, const RecurrenceInputs& in) {
+    const Layer& l = layer(in.layer);
+    check_inputs(l.shape, in);
+    std::vector<Tensor> sources = {in.q, in.k, in.v};
+    if (in.decay != nullptr) sources.push_back(in.decay);
+    if (in.write != nullptr) sources.push_back(in.write);
+    return g.custom(
+        {l.shape.n_columns * l.shape.n_head, in.v->ne[2], 1, 1}, sources,
+        std::make_unique<RecurOp>(l.shape, l.states, in.decay != nullptr, in.write != nullptr));
+}
+
+Tensor RecurrentMemory::with_before(Graph& g, int64_t i, Tensor channels) {
+    const Layer& l = layer(i);
+    check(l.before != nullptr && channels->ne[0] == l.shape.n_channels,
+          "a convolution's inputs are of its layer's shape");
+    ggml_context* c = g.ctx();
+    Tensor all = ggml_concat(c, l.before, channels, 1);
+    Tensor last = ggml_view_2d(c, all, all->ne[0], l.shape.n_before, all->nb[1],
+                               static_cast<size_t>(channels->ne[1]) * all->nb[1]);
+    g.keep(ggml_cpy(c, last, l.before));
+    return all;
+}
+
+void RecurrentMemory::put_back() {
+    const std::vector<std::span<float>> all = values();
+    for (size_t i = 0; i < all.size(); ++i) std::ranges::copy(kept_[i], all[i].begin());
+}
+
+void RecurrentMemory::settle(const Step& step) {
+    if (step.kind != StepKind::kRehearsal) {
+        n_seen_ += step.n;
+        return;
+    }
+    if (step.rehearsal.ends_piece || step.rehearsal.ends_rehearsal) put_back();
+    if (step.rehearsal.ends_rehearsal) kept_.clear();
+}
+
+void RecurrentMemory::reset() {
+    for (const std::span<float> v : values()) std::ranges::fill(v, 0.0F);
+    kept_.clear();
+    n_seen_ = 0;
+}
+
+MemoryUsage RecurrentMemory::usage() const {
+    size_t bytes = storage_->bytes();
+    for (const auto& copy : kept_) bytes += copy.size() * sizeof(float);
+    return {.positions_seen = n_seen_, .entries_held = 0, .bytes = bytes};
+}
+
+MemoryReport RecurrentMemory::report() const {
+    MemoryReport r;
+    r.entries = "f32";
+    r.positions_seen = n_seen_;
+    for (const Layer& l : layers_) {
+        size_t bytes = ggml_nbytes(l.states);
+        if (l.before != nullptr) bytes += ggml_nbytes(l.before);
+        r.layers.push_back({.bytes = bytes});
+    }
+    r.bytes.states = usage().bytes;
+    r.peak_bytes = r.bytes.total();
+    return r;
+}
+
+void RecurrentMemory::save(std::ostream& out) const {
+    check(kept_.empty(), "states are saved between two steps of reading");
+    out.write(kMagic.data(), kMagic.size());
+    put(out, n_seen_);
+    for (const std::span<float> v : values()) {
+        put_all(out, std::vector<float>(v.begin(), v.end()));
+    }
+}
+
+void RecurrentMemory::load(std::istream& in) {
+    const auto refuse = [](const std::string& why) {
+        throw Error(ErrorCode::kCorrupt, cat("the saved memory does not fit: ", why));
+    };
+    if (take<std::array<char, 8>>(in) != kMagic) refuse("it is not of recurrent states");
+    reset();
+    const auto n = take<int64_t>(in);
+    if (n < 0) refuse(cat("it is of ", n, " positions"));
+    std::vector<std::vector<float>> saved;
+    for (const std::span<float> v : values()) {
+        saved.push_back(take_all<float>(in, std::ssize(v)));
+        if (saved.back().size() != v.size()) {
+            refuse(cat("a layer's states have ", saved.back().size(), " values, not ", v.size()));
+        }
+        if (!is_finite(saved.back())) refuse("a state holds what is not a number");
+    }
+    kept_ = std::move(saved);
+    put_back();
+    kept_.clear();
+    n_seen_ = n;
+}
+
+}  // namespace palimpsest

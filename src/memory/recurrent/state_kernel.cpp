@@ -1,0 +1,140 @@
+// Recurrent states, token by token: a part of a state's columns stays in the nearest cache while
+// all tokens of a run go through it.
+
+#include "memory/recurrent/state_kernel.h"
+
+#include <cmath>
+
+#include "core/error.h"
+#include "memory/kernels/simd_targets.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "memory/recurrent/state_kernel.cpp"
+#include <hwy/foreach_target.h>
+// Must follow foreach_target.
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace palimpsest::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// What one token brings.
+struct StateToken {
+    const float *q, *k, *v;
+    float stays, write;
+    float* out;
+};
+
+HWY_INLINE StateToken token_at(const StateRun& run, int64_t t, int64_t column) {
+    return {.q = run.q + t * run.key_step,
+            .k = run.k + t * run.key_step,
+            .v = run.v + t * run.value_step + column,
+            .stays = run.decay == nullptr ? 1.0F : std::exp(run.decay[t * run.decay_step]),
+            .write = run.write == nullptr ? 1.0F : run.write[t * run.write_step],
+            .out = run.out + t * run.out_step + column};
+}
+
+/// Takes a token into kVectors vectors of columns, and reads them.
+template <int kVectors, class D>
+HWY_INLINE void take_in(D d, StateRule rule, float* state, int64_t n_rows, int64_t row_step,
+                        const StateToken& token) {
+    using V = hn::Vec<D>;
+    constexpr size_t kN = size_t{kVectors};
+    const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+    const V stays = hn::Set(d, token.stays);
+    V written[kN];
+    if (rule == StateRule::kGatedDelta) {
+        // v - S^T k of the state as it decayed.
+        V read[kN];
+        for (size_t i = 0; i < kN; ++i) read[i] = hn::Zero(d);
+        for (int64_t r = 0; r < n_rows; ++r) {
+            const V k = hn::Set(d, token.k[r]);
+            const float* row = state + r * row_step;
+            for (size_t i = 0; i < kN; ++i) {
+                read[i] =
+                    hn::MulAdd(k, hn::LoadU(d, row + static_cast<int64_t>(i) * lanes), read[i]);
+            }
+        }
+        for (size_t i = 0; i < kN; ++i) {
+            const V v = hn::LoadU(d, token.v + static_cast<int64_t>(i) * lanes);
+            written[i] = hn::Mul(hn::Set(d, token.write), hn::NegMulAdd(stays, read[i], v));
+        }
+    } else {
+        for (size_t i = 0; i < kN; ++i) {
+            written[i] = hn::Mul(hn::Set(d, token.write),
+                                 hn::LoadU(d, token.v + static_cast<int64_t>(i) * lanes));
+        }
+    }
+    V out[kN];
+    for (size_t i = 0; i < kN; ++i) out[i] = hn::Zero(d);
+    for (int64_t r = 0; r < n_rows; ++r) {
+        const V k = hn::Set(d, token.k[r]);
+        const V q = hn::Set(d, token.q[r]);
+        float* row = state + r * row_step;
+        for (size_t i = 0; i < kN; ++i) {
+            float* at = row + static_cast<int64_t>(i) * lanes;
+            const V s = hn::MulAdd(k, written[i], hn::Mul(stays, hn::LoadU(d, at)));
+            hn::StoreU(s, d, at);
+            out[i] = hn::MulAdd(q, s, out[i]);
+        }
+    }
+    for (size_t i = 0; i < kN; ++i) {
+        hn::StoreU(out[i], d, token.out + static_cast<int64_t>(i) * lanes);
+    }
+}
+
+/// All tokens through columns [first, first + kVectors vectors) of a part.
+template <int kVectors, class D>
+void run_columns(D d, StateRule rule, const StatePart& part, const StateRun& run, int64_t first) {
+    for (int64_t t = 0; t < run.n; ++t) {
+        take_in<kVectors>(d, rule, part.state + first, part.n_rows, part.row_step,
+                          token_at(run, t, part.first + first));
+    }
+}
+
+void RunState(StateRule rule, const StatePart& part, const StateRun& run) {
+    const hn::ScalableTag<float> wide;
+    const hn::FixedTag<float, 1> one;
+    const auto lanes = static_cast<int64_t>(hn::Lanes(wide));
+    int64_t c = 0;
+    for (; c + 2 * lanes <= part.n_columns; c += 2 * lanes) {
+        run_columns<2>(wide, rule, part, run, c);
+    }
+    for (; c + lanes <= part.n_columns; c += lanes) run_columns<1>(wide, rule, part, run, c);
+    for (; c < part.n_columns; ++c) run_columns<1>(one, rule, part, run, c);
+}
+
+}  // namespace palimpsest::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace palimpsest {
+
+namespace {
+
+constexpr StateRule kRules[] = {StateRule::kScalarDecay, StateRule::kGatedDelta};
+
+HWY_EXPORT(RunState);
+
+}  // namespace
+
+std::string_view to_string(StateRule rule) {
+    return rule == StateRule::kScalarDecay ? "scalar-decay" : "gated-delta";
+}
+
+StateRule state_rule_named(std::string_view name) {
+    std::string names;
+    for (const StateRule rule : kRules) {
+        if (name == to_string(rule)) return rule;
+        names += cat(names.empty() ? "" : ", ", to_string(rule));
+    }
+    throw Error(ErrorCode::kUnsupported,
+                cat("no recurrence is called '", name, "'; there are: ", names));
+}
+
+void run_state(StateRule rule, const StatePart& part, const StateRun& run) {
+    HWY_DYNAMIC_DISPATCH(RunState)(rule, part, run);
+}
+
+}  // namespace palimpsest
+#endif

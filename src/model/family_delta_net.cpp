@@ -1,0 +1,200 @@
+// Gated DeltaNet with full attention between (Yang et al., 2024, arXiv:2412.06464; Qwen 3.5):
+// x + mixer(norm(x)), then x + swiglu(norm(x)). The mixer of most blocks is recurrent: queries,
+// keys and values of one short convolution, keys and queries of unit length, S <- a S + b k (v - a
+// S^T k)^T, the output normed head by head and gated. The others attend, and a gate of each head's
+// queries is what their output is multiplied with.
+//
+// In these files states take turns with key heads (state j has key head j mod n): libllama's
+// converter reorders values so.
+
+#include <array>
+#include <cmath>
+
+#include "core/error.h"
+#include "model/families.h"
+#include "model/recurrent_layers.h"
+
+namespace palimpsest {
+
+namespace {
+
+struct DeltaNet {
+    Linear qkv, gate, write, decay, out;
+    ShortConvolution conv;
+    Tensor dt_bias = nullptr, a = nullptr;  // [n_head]; a: -exp(A_log)
+    Tensor norm = nullptr;                  // [d_value]
+};
+
+struct Block {
+    Tensor norm = nullptr, ffn_norm = nullptr;
+    bool attends = false;
+    AttentionWeights attention = {};  // of those that do
+    DeltaNet delta = {};              // of the others
+    FeedForwardWeights ffn = {};
+};
+
+DeltaNet load_delta_net(Weights& w, const ModelConfig& cfg, const StateSizes& s, int64_t i) {
+    const auto name = [i](const char* part) { return cat("blk.", i, ".", part); };
+    const auto linear = [&](const char* part, int64_t n_out) {
+        return load_linear(w, name(part), cfg.n_embd, n_out);
+    };
+    return {.qkv = linear("attn_qkv", s.n_channels()),
+            .gate = linear("attn_gate", s.inner()),
+            .write = linear("ssm_beta", s.n_head),
+            .decay = linear("ssm_alpha", s.n_head),
+            .out = load_linear(w, name("ssm_out"), s.inner(), cfg.n_embd),
+            .conv = load_convolution(w, s, i),
+            .dt_bias = w.vector(name("ssm_dt.bias"), s.n_head),
+            .a = w.vector(name("ssm_a"), s.n_head),
+            .norm = w.vector(name("ssm_norm.weight"), s.d_value)};
+}
+
+/// Heads [d, n_head, n] of length `length`.
+Tensor of_length(const Pass& p, Tensor heads, float length) {
+    const auto d = static_cast<float>(heads->ne[0]);
+    // x / sqrt(sum + eps): the norm's mean is a sum of one d-th.
+    Tensor y = ggml_rms_norm(p.g.ctx(), ggml_cont(p.g.ctx(), heads), p.cfg.norm_eps / d);
+    return ggml_scale(p.g.ctx(), y, length / std::sqrt(d));
+}
+
+struct DeltaInputs {
+    Tensor hidden, channels, decay, write;
+};
+
+Tensor delta_lane(const Pass& p, const DeltaNet& w, const StateSizes& s, const Lane& lane,
+                  int64_t layer, const DeltaInputs& in) {
+    Tensor qkv = convolve(p, w.conv, lane, layer, in.channels);
+    Tensor q = head_rows(p, qkv, 0, s.d_key, s.n_key_head);
+    Tensor k = head_rows(p, qkv, s.keys(), s.d_key, s.n_key_head);
+    return lane.memory->recur(p.g,
+                              {.layer = layer,
+                               .hidden = in.hidden,
+                               .q = of_length(p, q, 1.0F / std::sqrt(static_cast<float>(s.d_key))),
+                               .k = of_length(p, k, 1.0F),
+                               .v = head_rows(p, qkv, 2 * s.keys(), s.d_value, s.n_head),
+                               .decay = in.decay,
+                               .write = in.write});
+}
+
+Tensor delta_net(const Pass& p, const DeltaNet& w, const StateSizes& s, Tensor x, int64_t layer) {
+    ggml_context* c = p.g.ctx();
+    const std::array<Linear, 4> inputs = {w.qkv, w.gate, w.write, w.decay};
+    const std::vector<Tensor> in = p.products.of(p.g, inputs, x, p.many.read);
+    Tensor write = ggml_sigmoid(c, ggml_cont(c, in[2]));
+    Tensor decay = ggml_softplus(c, ggml_add(c, ggml_cont(c, in[3]), w.dt_bias));
+    decay = ggml_mul(c, decay, w.a);
+    Tensor y = for_each_lane(p, s.inner(), [&](const LanePart& part) {
+        return delta_lane(p, w, s, part.lane, layer,
+                          {.hidden = part.of(p, x),
+                           .channels = part.of(p, in[0]),
+                           .decay = part.of(p, decay),
+                           .write = part.of(p, write)});
+    });
+    // The norm first, head by head, then the gate.
+    y = rms_norm(p, ggml_reshape_3d(c, y, s.d_value, s.n_head, y->ne[1]), w.norm);
+    y = ggml_reshape_2d(c, y, s.inner(), y->ne[2]);
+    y = ggml_mul(c, y, ggml_silu(c, ggml_cont(c, in[1])));
+    return p.products.of(p.g, w.out, y, p.many.read);
+}
+
+/// Which blocks attend: those that are not flagged as recurrent, or every `interval`-th.
+std::vector<bool> read_attending(const ModelConfig& cfg, const ModelKeys& keys) {
+    constexpr int64_t kUsual = 4;
+    const auto flags = keys.layers_flags("attention.recurrent_layers", cfg.n_layer);
+    const int64_t interval = keys.count_or("full_attention_interval", {1, 1 << 20}, kUsual);
+    std::vector<bool> attends;
+    for (int64_t i = 0; i < cfg.n_layer; ++i) {
+        attends.push_back(flags.empty() ? (i + 1) % interval == 0
+                                        : flags[static_cast<size_t>(i)] == 0);
+    }
+    return attends;
+}
+
+/// Pairs of channels turn by positions in time, height and width, which take turns; in a text all
+/// three are alike. A pair that is left over would turn by a fourth position, which texts have not.
+void check_sections(const ModelConfig& cfg, const ModelKeys& keys) {
+    const std::vector<int64_t> sections = keys.layers_flags("rope.dimension_sections", 4);
+    if (sections.empty()) return;
+    for (int64_t pair = 0; pair < cfg.n_rot / 2; ++pair) {
+        if (pair / 3 < sections[static_cast<size_t>(pair % 3)]) continue;
+        throw Error(ErrorCode::kUnsupported,
+                    cat("rotation in sections of ", sections[0], ", ", sections[1], ", ",
+                        sections[2], " and ", sections[3], " pairs: pair ", pair,
+                        " is in none that a text's positions turn"));
+    }
+}
+
+class DeltaNetDecoder final : public Model {
+ public:
+    DeltaNetDecoder(ModelConfig cfg, const StateSizes& sizes, const FamilyInputs& in)
+        : cfg_(std::move(cfg)),
+          sizes_(sizes),
+          products_(in.products),
+          outer_(load_outer(in.weights, cfg_)) {
+        Weights& w = in.weights;
+        for (int64_t i = 0; i < cfg_.n_layer; ++i) {
+            const auto norm = [&](const char* name) {
+                return w.vector(cat("blk.", i, ".", name, ".weight"), cfg_.n_embd);
+            };
+            Block b = {.norm = norm("attn_norm"), .ffn_norm = norm("post_attention_norm")};
+            b.attends = std::holds_alternative<AttentionLayer>(cfg_.layers[static_cast<size_t>(i)]);
+            if (b.attends) {
+                b.attention = load_attention(w, cfg_, i, in.traits.norms_heads, true);
+            } else {
+                b.delta = load_delta_net(w, cfg_, sizes_, i);
+            }
+            b.ffn = load_feed_forward(w, cfg_, i);
+            blocks_.push_back(b);
+        }
+    }
+
+    [[nodiscard]] const ModelConfig& config() const override { return cfg_; }
+    [[nodiscard]] const LinearProducts& products() const override { return products_; }
+
+    ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
+                         int64_t least_rows) const override {
+        const Pass p = begin_pass(g, cfg_, products_, lanes, least_rows);
+        ggml_context* c = g.ctx();
+        Tensor x = embed(p, outer_.embedding);
+        for (size_t i = 0; i < blocks_.size(); ++i) {
+            const Block& b = blocks_[i];
+            const auto layer = static_cast<int64_t>(i);
+            Tensor y = rms_norm(p, x, b.norm);
+            y = b.attends ? attention(p, b.attention, y, layer)
+                          : delta_net(p, b.delta, sizes_, y, layer);
+            if (i + 1 == blocks_.size()) {
+                x = keep_wanted(p, x);
+                y = keep_wanted(p, y);
+            }
+            x = ggml_add(c, x, y);
+            x = ggml_add(c, x, feed_forward(p, b.ffn, Gating::kSilu, rms_norm(p, x, b.ffn_norm)));
+        }
+        return outputs(p, outer_, x);
+    }
+
+ private:
+    ModelConfig cfg_;
+    StateSizes sizes_;
+    const LinearProducts& products_;
+    OuterWeights outer_;
+    std::vector<Block> blocks_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> make_delta_net(const FamilyInputs& in) {
+    const StateSizes sizes = read_state_sizes(in.keys);
+    ModelConfig cfg = in.cfg;
+    check_sections(cfg, in.keys);
+    for (const bool attends : read_attending(cfg, in.keys)) {
+        if (attends) {
+            cfg.layers.emplace_back(
+                AttentionLayer{.n_head_kv = cfg.n_head_kv, .d_head = cfg.d_head});
+        } else {
+            cfg.layers.emplace_back(sizes.layer("gated-delta", true));
+        }
+    }
+    return std::make_unique<DeltaNetDecoder>(std::move(cfg), sizes, in);
+}
+
+}  // namespace palimpsest

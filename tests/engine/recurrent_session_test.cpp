@@ -1,0 +1,174 @@
+// Sessions over recurrent and hybrid models: however tokens come, saved and restored, beside
+// others, rehearsed.
+
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+#include "core/error.h"
+#include "engine/batch.h"
+#include "memory/recurrent/recurrent_memory.h"
+#include "palimpsest/conversation.h"
+#include "support/tiny_model.h"
+
+namespace palimpsest {
+namespace {
+
+using testing::all_logits;
+using testing::max_difference;
+using testing::tiny_tokens;
+using testing::TinyModel;
+
+class RecurrentSession : public ::testing::TestWithParam<const char*> {
+ protected:
+    RecurrentSession()
+        : model_({.architecture = GetParam(), .n_layer = 4, .reading = Reading::kQuantised}) {}
+    TinyModel model_;
+};
+
+TEST_P(RecurrentSession, ChunksGiveTheSameAsOnePass) {
+    const std::vector<TokenId> tokens = tiny_tokens(90);
+    Session whole = model_.session();
+    const std::vector<float> expected = all_logits(whole, tokens);
+    for (const int64_t chunk : {1, 2, 3, 31}) {
+        Session session = model_.session(chunk);
+        EXPECT_LT(max_difference(all_logits(session, tokens), expected), 1e-4) << chunk;
+    }
+}
+
+TEST_P(RecurrentSession, GoesOnAfterSavingWhereItWas) {
+    Session session = model_.session();
+    session.feed(tiny_tokens(40), {});
+    std::stringstream saved;
+    session.sequence().save(saved);
+    session.accept(3);
+    const std::vector<TokenId> expected = testing::write_greedily(session, 20);
+    Session other = model_.session();
+    other.feed(tiny_tokens(10, 9), {});
+    other.sequence().load(saved);
+    other.accept(3);
+    EXPECT_EQ(testing::write_greedily(other, 20), expected);
+}
+
+TEST_P(RecurrentSession, DamagedSavedStatesAreRefusedAndLeaveItAsNew) {
+    Session session = model_.session();
+    session.feed(tiny_tokens(40), {});
+    std::stringstream saved;
+    session.memory().save(saved);
+    const std::string whole = saved.str();
+    Session fresh = model_.session();
+    const std::vector<float> expected = all_logits(fresh, tiny_tokens(5));
+    const auto refused = [&](const std::string& bytes) {
+        Session other = model_.session();
+        std::stringstream in(bytes);
+        auto memory = model_.memory();
+        EXPECT_THROW(memory->load(in), Error);
+        EXPECT_EQ(memory->usage().positions_seen, 0);
+        Session after = model_.session(std::move(memory));
+        EXPECT_EQ(max_difference(all_logits(after, tiny_tokens(5)), expected), 0);
+    };
+    refused("");
+    refused(whole.substr(0, whole.size() / 2));
+    refused(whole.substr(0, whole.size() - 1));
+    std::string not_a_number = whole;
+    const float nan = std::nanf("");
+    std::memcpy(not_a_number.data() + not_a_number.size() - 8, &nan, sizeof nan);
+    refused(not_a_number);
+}
+
+TEST_P(RecurrentSession, OthersBesideItChangeNothing) {
+    Session alone = model_.session();
+    alone.feed(tiny_tokens(30), {});
+    const std::vector<float> expected(alone.logits().begin(), alone.logits().end());
+    Session a = model_.session();
+    Session b = model_.session();
+    Session c = model_.session();
+    a.sequence().feed({{.tokens = tiny_tokens(30)}}, {});
+    b.sequence().feed({{.tokens = tiny_tokens(17, 2)}}, {});
+    c.sequence().feed({{.tokens = tiny_tokens(1, 3)}}, {});
+    std::vector<Sequence*> all = {&b.sequence(), &a.sequence(), &c.sequence()};
+    Batch batch(model_.model(), model_.backend());
+    batch.run(all);
+    EXPECT_LT(max_difference(a.logits(), expected), 1e-5);
+}
+
+TEST_P(RecurrentSession, ResetForgetsEverything) {
+    Session fresh = model_.session();
+    const std::vector<float> expected = all_logits(fresh, tiny_tokens(20));
+    Session session = model_.session();
+    session.feed(tiny_tokens(33, 4), {});
+    session.reset();
+    EXPECT_EQ(max_difference(all_logits(session, tiny_tokens(20)), expected), 0);
+}
+
+TEST_P(RecurrentSession, NothingOfARehearsalStays) {
+    const auto step = [&](ContextMemory& memory, const std::vector<TokenId>& tokens, Step s) {
+        s.n = std::ssize(tokens);
+        s.first_pos = memory.next_position();
+        Evaluator evaluator(model_.model(), model_.backend());
+        const Lane lane = {.memory = &memory, .step = s, .runs = {{.tokens = tokens}}};
+        const auto result = evaluator.step(std::span(&lane, 1)).front();
+        EXPECT_FALSE(result.failure);
+        return std::vector<float>(result.logits.begin(), result.logits.end());
+    };
+    // States alone: what attends has rehearsals of its own, and tests of them.
+    const MemoryShape shape = model_.shape();
+    if (!attending_layer(shape).empty()) GTEST_SKIP() << "a layer attends";
+    const auto plain = model_.memory();
+    const auto rehearsed = model_.memory();
+    for (ContextMemory* m : {plain.get(), rehearsed.get()}) step(*m, tiny_tokens(20), {});
+    step(*rehearsed, tiny_tokens(7, 5), {.kind = StepKind::kRehearsal, .rehearsal = {0, 7}});
+    step(*rehearsed, tiny_tokens(4, 6),
+         {.kind = StepKind::kRehearsal, .rehearsal = {7, 11, true, true}});
+    EXPECT_EQ(max_difference(step(*rehearsed, tiny_tokens(3, 7), {}),
+                             step(*plain, tiny_tokens(3, 7), {})),
+              0);
+    // One that is given up in the middle leaves nothing either.
+    step(*rehearsed, tiny_tokens(7, 5), {.kind = StepKind::kRehearsal, .rehearsal = {0, 7}});
+    EXPECT_EQ(max_difference(step(*rehearsed, tiny_tokens(3, 8), {}),
+                             step(*plain, tiny_tokens(3, 8), {})),
+              0);
+}
+
+TEST_P(RecurrentSession, ReportsStates) {
+    Session session = model_.session();
+    session.feed(tiny_tokens(20), {});
+    const MemoryReport r = session.memory().report();
+    EXPECT_EQ(r.positions_seen, 20);
+    EXPECT_EQ(std::ssize(r.layers), 4);
+    EXPECT_GT(r.bytes.states, 0U);
+    const size_t before = r.bytes.states;
+    session.feed(tiny_tokens(60), {});
+    EXPECT_EQ(session.memory().report().bytes.states, before);
+}
+
+TEST(HybridConversation, HoldsABudgetWhereItAttends) {
+    const testing::TemporaryFile file(
+        testing::speaking_model_bytes({.architecture = "qwen35", .n_layer = 4, .n_ctx = 1024}),
+        ".gguf");
+    const Engine engine({.model = file.path(), .threads = 1, .chunk = 128});
+    std::string text;
+    for (int i = 0; i < 60; ++i) text += cat("hello ", i, ". ");
+    for (const char* policy : {"window", "leverage", "kvzip", "tova"}) {
+        SCOPED_TRACE(policy);
+        Conversation talk(engine, {.memory = {.budget = "64", .policy = policy}});
+        const std::vector<TextPart> parts = {{text, true}, {"hello?"}};
+        EXPECT_EQ(talk.ask(parts, {.max_tokens = 4}).run().n_generated, 4);
+        const MemoryReport r = talk.report();
+        ASSERT_EQ(r.layers.size(), 4U);
+        for (size_t i = 0; i < r.layers.size(); ++i) {
+            const bool attends = i % 2 == 1;
+            EXPECT_EQ(r.layers[i].held.empty(), !attends);
+            for (const int64_t held : r.layers[i].held) EXPECT_LE(held, 64 + 128);
+            EXPECT_GT(r.layers[i].bytes, 0U);
+        }
+        EXPECT_GT(r.bytes.states, 0U);
+        EXPECT_GT(r.positions_seen, 200);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, RecurrentSession, ::testing::Values("mamba2", "qwen35"),
+                         [](const auto& one) { return one.param; });
+
+}  // namespace
+}  // namespace palimpsest
