@@ -41,7 +41,8 @@ double before_difference(const RecurrentLayer& l, std::span<const float> ours,
         int64_t theirs = channel;
         if (l.alternates && channel >= n_keys) {
             const int64_t head = (channel - n_keys) / l.n_columns;
-            theirs = n_keys + l.published_head(head) * l.n_columns + (channel - n_keys) % l.n_columns;
+            theirs =
+                n_keys + l.published_head(head) * l.n_columns + (channel - n_keys) % l.n_columns;
         }
         for (int64_t t = 0; t < l.n_before; ++t) {
             const auto a = ours[static_cast<size_t>(t * l.n_channels + channel)];
