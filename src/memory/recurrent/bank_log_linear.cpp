@@ -1,0 +1,82 @@
+// Log-linear attention's states (arXiv:2506.04761, section 3): level l > 0 holds 2^(l-1) tokens or
+// none, the newest in the finest, as the bits of the position say.
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "memory/recurrent/state_bank.h"
+
+namespace palimpsest {
+
+namespace {
+
+class LogLinearBank final : public HeadBank {
+ public:
+    LogLinearBank(const BankShape& shape, int64_t n_levels)
+        : shape_(shape),
+          counts_(static_cast<size_t>(n_levels)),
+          states_(static_cast<size_t>(n_levels) * shape.values()),
+          scratch_(static_cast<size_t>(shape.n_columns)) {}
+
+    void take_in(const BankToken& token) override {
+        cascade();
+        for (size_t l = 0; l < counts_.size(); ++l) {
+            if (counts_[l] > 0) transition(shape_, state(l), token, scratch_.data());
+        }
+        write_into(shape_, state(0), token);
+        ++counts_[0];
+        std::fill_n(token.out, shape_.n_columns, 0.0F);
+        for (size_t l = 0; l < counts_.size(); ++l) {
+            if (counts_[l] == 0) continue;
+            add_read(shape_, state(l), token, token.weights == nullptr ? 1.0F : token.weights[l]);
+        }
+    }
+
+    void reset() override {
+        std::ranges::fill(counts_, 0);
+        std::ranges::fill(states_, 0.0F);
+    }
+
+    [[nodiscard]] std::vector<BankState> states() const override {
+        std::vector<BankState> all;
+        for (size_t l = 0; l < counts_.size(); ++l) {
+            all.push_back(
+                {.values = std::span(states_).subspan(l * shape_.values(), shape_.values()),
+                 .n = counts_[l]});
+        }
+        return all;
+    }
+    [[nodiscard]] const BankDecision& decision() const override { return decision_; }
+    [[nodiscard]] size_t bytes() const override { return states_.size() * sizeof(float); }
+
+ private:
+    [[nodiscard]] float* state(size_t level) { return states_.data() + level * shape_.values(); }
+
+    /// Level l holds as many tokens as it may: they go to the next one. The last takes all.
+    void cascade() {
+        int64_t full = 1;
+        for (size_t l = 0; l + 1 < counts_.size() && counts_[l] == full; ++l) {
+            float* from = state(l);
+            float* to = state(l + 1);
+            for (size_t i = 0; i < shape_.values(); ++i) to[i] += from[i];
+            std::fill_n(from, shape_.values(), 0.0F);
+            counts_[l + 1] += counts_[l];
+            counts_[l] = 0;
+            full *= 2;
+        }
+    }
+
+    BankShape shape_;
+    std::vector<int64_t> counts_;
+    std::vector<float> states_, scratch_;
+    BankDecision decision_;
+};
+
+}  // namespace
+
+std::unique_ptr<HeadBank> make_log_linear_bank(const BankShape& shape, const BankOptions& o) {
+    require(o.n_states >= 1 && o.n_states <= 64, o.n_states, " levels; there can be 1 to 64");
+    return std::make_unique<LogLinearBank>(shape, o.n_states);
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,250 @@
+// Dynamic linear attention (arXiv:2606.10650, sections 3.1 and 3.2): a token further from the open
+// state than a threshold closes it and opens another; of too many, two neighbours merge. The same
+// machinery with other boundaries, or another choice of what merges, is what it is compared with.
+//
+// Ours, where the paper's text does not say: every head decides by itself; states that are closed
+// go through the layer's whole rule, so that all of them add up to the single state; a token's
+// score is scale-free, sqrt(2 - 2 cosine) of its own k v^T and the open state before it decays.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "memory/recurrent/state_bank.h"
+
+namespace palimpsest {
+
+namespace {
+
+enum class Boundaries { kByScore, kEqual, kRandom };
+enum class Merging { kByInformation, kWard };
+
+constexpr int64_t kRecompute = 64;  // tokens after which the norm is taken from the state itself
+
+double dot(const float* a, const float* b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+    return sum;
+}
+
+struct Slot {
+    size_t place = 0;  // of its state
+    int64_t n = 0;
+    float information = 0;
+};
+
+class SlotBank final : public HeadBank {
+ public:
+    SlotBank(const BankShape& shape, const BankOptions& options, Boundaries boundaries,
+             Merging merging)
+        : shape_(shape),
+          o_(options),
+          boundaries_(boundaries),
+          merging_(merging),
+          states_(static_cast<size_t>(options.n_states) * shape.values()),
+          read_(static_cast<size_t>(shape.n_columns)),
+          random_(options.seed) {
+        SlotBank::reset();
+    }
+
+    void take_in(const BankToken& token) override {
+        decision_ = decide(token);
+        // With one state there is nothing to close: the layer is as without a bank.
+        const bool opens = slots_.empty() || (decision_.opens && o_.n_states > 1);
+        for (size_t i = 0; i < slots_.size(); ++i) {
+            pass(state(slots_[i]), token, i + 1 == slots_.size() && !opens);
+        }
+        if (opens && std::ssize(slots_) == o_.n_states) merge();
+        if (opens) open();
+        Slot& last = slots_.back();
+        write_into(shape_, state(last), token);
+        last.n += 1;
+        last.information += decision_.score;
+        note_norm(token, opens);
+        ++n_seen_;
+        read(token);
+    }
+
+    void reset() override {
+        slots_.clear();
+        free_.clear();
+        for (size_t i = static_cast<size_t>(o_.n_states); i-- > 0;) free_.push_back(i);
+        std::ranges::fill(states_, 0.0F);
+        random_ = Random(o_.seed);
+        n_seen_ = 0;
+        norm_ = 0;
+        decision_ = {};
+    }
+
+    [[nodiscard]] std::vector<BankState> states() const override {
+        std::vector<BankState> all;
+        for (const Slot& s : slots_) {
+            all.push_back(
+                {.values = std::span(states_).subspan(s.place * shape_.values(), shape_.values()),
+                 .n = s.n,
+                 .information = s.information});
+        }
+        return all;
+    }
+    [[nodiscard]] const BankDecision& decision() const override { return decision_; }
+    [[nodiscard]] size_t bytes() const override { return states_.size() * sizeof(float); }
+
+ private:
+    [[nodiscard]] float* state(const Slot& s) { return states_.data() + s.place * shape_.values(); }
+
+    /// Leaves in read_ what the open state gives for the token's key, before it decays.
+    BankDecision decide(const BankToken& token) {
+        if (slots_.empty()) return {.score = o_.first_score, .opens = true};
+        read_from(shape_, state(slots_.back()), token.k, read_.data());
+        BankDecision d = {.score = score(token)};
+        switch (boundaries_) {
+            case Boundaries::kByScore:
+                d.opens = d.score >= o_.threshold;
+                break;
+            case Boundaries::kEqual:
+                d.opens = n_seen_ % o_.block == 0;
+                break;
+            case Boundaries::kRandom:
+                d.opens = random_.unit() < o_.rate;
+                break;
+        }
+        if (!is_scored_) d.opens = d.opens && boundaries_ != Boundaries::kByScore;
+        return d;
+    }
+
+    /// Paper, equation 13, as inner products. Of what has no direction: 0.
+    float score(const BankToken& token) {
+        const double keys = dot(token.k, token.k, shape_.n_rows);
+        const double values = dot(token.v, token.v, shape_.n_columns);
+        const double size = std::sqrt(keys * values * norm_);
+        is_scored_ = std::isfinite(size) && size > 0;
+        if (!is_scored_) return 0;
+        const double cosine = dot(read_.data(), token.v, shape_.n_columns) / size;
+        return static_cast<float>(std::sqrt(std::max(0.0, 2 - 2 * cosine)));
+    }
+
+    void pass(float* state, const BankToken& token, bool is_open) {
+        if (is_open || o_.closed == ClosedStates::kTransition) {
+            return transition(shape_, state, token, scratch());
+        }
+        if (o_.closed == ClosedStates::kNothing) return;
+        for (size_t i = 0; i < shape_.values(); ++i) state[i] *= token.stays;
+    }
+
+    [[nodiscard]] float* scratch() {
+        scratch_.resize(static_cast<size_t>(shape_.n_columns));
+        return scratch_.data();
+    }
+
+    /// What it costs to merge slots i and i + 1.
+    [[nodiscard]] double cost(size_t i) {
+        const Slot& a = slots_[i];
+        const Slot& b = slots_[i + 1];
+        const auto n_a = static_cast<double>(a.n);
+        const auto n_b = static_cast<double>(b.n);
+        if (merging_ == Merging::kByInformation) {
+            return static_cast<double>(a.information + b.information) / (n_a + n_b);
+        }
+        double apart = 0;
+        for (size_t j = 0; j < shape_.values(); ++j) {
+            const double d =
+                static_cast<double>(state(a)[j]) / n_a - static_cast<double>(state(b)[j]) / n_b;
+            apart += d * d;
+        }
+        return n_a * n_b / (n_a + n_b) * apart;
+    }
+
+    void merge() {
+        size_t best = 0;
+        double least = std::numeric_limits<double>::infinity();
+        for (size_t i = 0; i + 1 < slots_.size(); ++i) {
+            const double c = cost(i);
+            if (!(c < least)) continue;
+            least = c;
+            best = i;
+        }
+        Slot& to = slots_[best];
+        const Slot from = slots_[best + 1];
+        float* into = state(to);
+        float* gone = state(from);
+        for (size_t j = 0; j < shape_.values(); ++j) into[j] += gone[j];
+        to.n += from.n;
+        to.information += from.information;
+        free_.push_back(from.place);
+        slots_.erase(slots_.begin() + static_cast<std::ptrdiff_t>(best) + 1);
+        decision_.merged = static_cast<int64_t>(best);
+    }
+
+    void open() {
+        slots_.push_back({.place = free_.back()});
+        free_.pop_back();
+        std::fill_n(state(slots_.back()), shape_.values(), 0.0F);
+    }
+
+    /// The open state's squared norm, by recursion; from the state itself now and then.
+    void note_norm(const BankToken& token, bool is_new) {
+        const double keys = dot(token.k, token.k, shape_.n_rows);
+        const double values = dot(token.v, token.v, shape_.n_columns);
+        const auto w = static_cast<double>(token.write);
+        const auto a = static_cast<double>(token.stays);
+        if (is_new) {
+            norm_ = w * w * keys * values;
+        } else if (shape_.rule == StateRule::kScalarDecay && n_seen_ % kRecompute != 0) {
+            norm_ = a * a * norm_ + 2 * a * w * dot(read_.data(), token.v, shape_.n_columns) +
+                    w * w * keys * values;
+        } else {
+            const float* s = state(slots_.back());
+            norm_ = dot(s, s, static_cast<int64_t>(shape_.values()));
+        }
+    }
+
+    void read(const BankToken& token) {
+        std::fill_n(token.out, shape_.n_columns, 0.0F);
+        for (size_t i = 0; i < slots_.size(); ++i) {
+            const size_t age = slots_.size() - 1 - i;
+            add_read(shape_, state(slots_[i]), token,
+                     token.weights == nullptr ? 1.0F : token.weights[age]);
+        }
+    }
+
+    BankShape shape_;
+    BankOptions o_;
+    Boundaries boundaries_;
+    Merging merging_;
+    std::vector<float> states_, read_, scratch_;
+    std::vector<Slot> slots_;   // oldest first
+    std::vector<size_t> free_;  // places of no slot
+    Random random_;
+    int64_t n_seen_ = 0;
+    double norm_ = 0;
+    bool is_scored_ = false;
+    BankDecision decision_;
+};
+
+std::unique_ptr<HeadBank> make(const BankShape& shape, const BankOptions& o, Boundaries boundaries,
+                               Merging merging) {
+    require(o.n_states >= 1 && o.n_states <= 4096, o.n_states, " states; there can be 1 to 4096");
+    require(!std::isnan(o.threshold), "a threshold that is not a number");
+    require(o.block >= 1, "blocks of ", o.block, " tokens");
+    require(o.rate >= 0 && o.rate <= 1, "boundaries at a rate of ", o.rate);
+    return std::make_unique<SlotBank>(shape, o, boundaries, merging);
+}
+
+}  // namespace
+
+std::unique_ptr<HeadBank> make_dynamic_bank(const BankShape& shape, const BankOptions& options) {
+    return make(shape, options, Boundaries::kByScore, Merging::kByInformation);
+}
+std::unique_ptr<HeadBank> make_ward_bank(const BankShape& shape, const BankOptions& options) {
+    return make(shape, options, Boundaries::kByScore, Merging::kWard);
+}
+std::unique_ptr<HeadBank> make_equal_bank(const BankShape& shape, const BankOptions& options) {
+    return make(shape, options, Boundaries::kEqual, Merging::kByInformation);
+}
+std::unique_ptr<HeadBank> make_random_bank(const BankShape& shape, const BankOptions& options) {
+    return make(shape, options, Boundaries::kRandom, Merging::kByInformation);
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,81 @@
+#include "memory/recurrent/state_bank.h"
+
+#include <algorithm>
+#include <array>
+
+#include "core/error.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr std::array<BankKind, 5> kKinds = {{
+    {"dla", "a state for every stretch alike in content; the least informative neighbours merge",
+     make_dynamic_bank},
+    {"ward", "the same boundaries; neighbours merge whose means are nearest", make_ward_bank},
+    {"equal", "a state for every block of tokens; the least informative neighbours merge",
+     make_equal_bank},
+    {"random", "boundaries by lot; the least informative neighbours merge", make_random_bank},
+    {"log-linear", "states of 1, 1, 2, 4, 8 ... tokens, as a Fenwick tree has them",
+     make_log_linear_bank},
+}};
+
+}  // namespace
+
+ClosedStates closed_states_named(std::string_view name) {
+    if (name == "transition") return ClosedStates::kTransition;
+    if (name == "decay") return ClosedStates::kDecay;
+    if (name == "nothing") return ClosedStates::kNothing;
+    throw Error(ErrorCode::kInvalidArgument,
+                cat("closed states '", name, "'; there are: transition, decay, nothing"));
+}
+
+std::span<const BankKind> bank_kinds() { return kKinds; }
+
+std::unique_ptr<HeadBank> make_bank(const BankShape& shape, const BankOptions& options) {
+    std::string names;
+    for (const BankKind& kind : kKinds) {
+        if (kind.name == options.name) return kind.make(shape, options);
+        names += cat(names.empty() ? "" : ", ", kind.name);
+    }
+    throw Error(ErrorCode::kNotFound,
+                cat("no bank of states is called '", options.name, "'; there are: ", names));
+}
+
+void read_from(const BankShape& s, const float* state, const float* x, float* to) {
+    std::fill_n(to, s.n_columns, 0.0F);
+    for (int64_t r = 0; r < s.n_rows; ++r) {
+        const float* row = state + r * s.n_columns;
+        for (int64_t c = 0; c < s.n_columns; ++c) to[c] += x[r] * row[c];
+    }
+}
+
+void transition(const BankShape& s, float* state, const BankToken& token, float* scratch) {
+    const bool erases = s.rule == StateRule::kGatedDelta;
+    if (erases) read_from(s, state, token.k, scratch);
+    for (int64_t r = 0; r < s.n_rows; ++r) {
+        float* row = state + r * s.n_columns;
+        const float gone = erases ? token.write * token.k[r] : 0.0F;
+        for (int64_t c = 0; c < s.n_columns; ++c) {
+            row[c] = token.stays * (erases ? row[c] - gone * scratch[c] : row[c]);
+        }
+    }
+}
+
+void write_into(const BankShape& s, float* state, const BankToken& token) {
+    for (int64_t r = 0; r < s.n_rows; ++r) {
+        float* row = state + r * s.n_columns;
+        const float at = token.write * token.k[r];
+        for (int64_t c = 0; c < s.n_columns; ++c) row[c] += at * token.v[c];
+    }
+}
+
+void add_read(const BankShape& s, const float* state, const BankToken& token, float weight) {
+    for (int64_t r = 0; r < s.n_rows; ++r) {
+        const float* row = state + r * s.n_columns;
+        const float at = weight * token.q[r];
+        for (int64_t c = 0; c < s.n_columns; ++c) token.out[c] += at * row[c];
+    }
+}
+
+}  // namespace palimpsest

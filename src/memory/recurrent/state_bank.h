@@ -1,0 +1,114 @@
+#pragma once
+
+#include <cstdint>
+#include <iosfwd>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "memory/recurrent/state_kernel.h"
+
+namespace palimpsest {
+
+// A head that keeps several states of consecutive stretches of what it read, and reads a weighted
+// sum of them ("Dynamic Linear Attention", arXiv:2606.10650; "Log-Linear Attention",
+// arXiv:2506.04761).
+
+/// What becomes of states that take in no tokens any more.
+enum class ClosedStates {
+    kTransition,  // the layer's whole rule, as the open one: all states add up to the single one
+    kDecay,       // they decay, but nothing is erased from them
+    kNothing,     // they stay as they are
+};
+[[nodiscard]] ClosedStates closed_states_named(std::string_view name);
+
+struct BankOptions {
+    std::string name = "dla";  // one of bank_kinds()
+    int64_t n_states = 12;     // a head, at most
+    float threshold = 0.6F;  // a token that is further than this from the open state opens another
+    ClosedStates closed = ClosedStates::kTransition;
+    float first_score = 0.0F;  // that the first token is given
+    int64_t block = 64;        // equal blocks: tokens in one
+    double rate = 0.125;       // random boundaries: how many tokens open a state
+    uint64_t seed = 1;
+};
+
+/// What one token brings to a head.
+struct BankToken {
+    const float* q = nullptr;  // [n_rows]
+    const float* k = nullptr;  // [n_rows]
+    const float* v = nullptr;  // [n_columns]
+    float stays = 1.0F;        // of every state
+    float write = 1.0F;
+    const float* weights = nullptr;  // of states, the open one first; nullptr: 1
+    float* out = nullptr;            // [n_columns]
+};
+
+/// What a head decided for its last token.
+struct BankDecision {
+    float score = 0;      // how far the token was from the open state
+    bool opens = false;   // a new state, or would have if there were more than one
+    int64_t merged = -1;  // this state and the next became one before; -1: none did
+};
+
+/// One state as it is.
+struct BankState {
+    std::span<const float> values;  // [n_rows][n_columns]
+    int64_t n = 0;                  // tokens
+    float information = 0;          // their scores
+};
+
+/// The states of one head. Not thread-safe.
+class HeadBank {
+ public:
+    HeadBank() = default;
+    virtual ~HeadBank() = default;
+    HeadBank(const HeadBank&) = delete;
+    HeadBank& operator=(const HeadBank&) = delete;
+
+    virtual void take_in(const BankToken& token) = 0;
+    virtual void reset() = 0;
+    /// Oldest first; of levels, the finest first.
+    [[nodiscard]] virtual std::vector<BankState> states() const = 0;
+    [[nodiscard]] virtual const BankDecision& decision() const = 0;
+    [[nodiscard]] virtual size_t bytes() const = 0;
+};
+
+struct BankShape {
+    StateRule rule = StateRule::kScalarDecay;
+    int64_t n_rows = 0, n_columns = 0;
+    [[nodiscard]] size_t values() const { return static_cast<size_t>(n_rows * n_columns); }
+};
+
+/// A line a kind.
+struct BankKind {
+    std::string_view name, summary;
+    /// Throws kInvalidArgument for options outside their range.
+    std::unique_ptr<HeadBank> (*make)(const BankShape& shape, const BankOptions& options);
+};
+[[nodiscard]] std::span<const BankKind> bank_kinds();
+
+/// Throws kNotFound, listing the names, for an unknown one.
+std::unique_ptr<HeadBank> make_bank(const BankShape& shape, const BankOptions& options);
+
+// One a file.
+std::unique_ptr<HeadBank> make_dynamic_bank(const BankShape& shape, const BankOptions& options);
+std::unique_ptr<HeadBank> make_ward_bank(const BankShape& shape, const BankOptions& options);
+std::unique_ptr<HeadBank> make_equal_bank(const BankShape& shape, const BankOptions& options);
+std::unique_ptr<HeadBank> make_random_bank(const BankShape& shape, const BankOptions& options);
+std::unique_ptr<HeadBank> make_log_linear_bank(const BankShape& shape, const BankOptions& options);
+
+// ---- what banks do with states [n_rows][n_columns] ----
+
+/// S <- a S, and of the delta rule S <- a (S - w k (S^T k)^T).
+void transition(const BankShape& shape, float* state, const BankToken& token, float* scratch);
+/// S <- S + w k v^T
+void write_into(const BankShape& shape, float* state, const BankToken& token);
+/// to = S^T x
+void read_from(const BankShape& shape, const float* state, const float* x, float* to);
+/// out += weight S^T q
+void add_read(const BankShape& shape, const float* state, const BankToken& token, float weight);
+
+}  // namespace palimpsest
