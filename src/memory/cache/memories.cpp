@@ -1,6 +1,7 @@
 #include "memory/cache/memories.h"
 
 #include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,26 @@ std::unique_ptr<ContextMemory> make_kv(const MemoryInputs& in) {
     return std::make_unique<KvCache>(in.backend, in.shape, in.cache);
 }
 
+/// "bank=dla", "states=12", ...; none: one state a head.
+std::optional<BankOptions> bank_options(const OptionMap& settings) {
+    if (settings.empty()) return std::nullopt;
+    OptionReader reader("a bank of states", settings);
+    BankOptions o;
+    o.name = reader.text("bank", o.name);
+    o.n_states = reader.integer("states", o.n_states, 1, 4096);
+    o.threshold =
+        static_cast<float>(reader.number("threshold", static_cast<double>(o.threshold), -1e6, 1e6));
+    o.closed = closed_states_named(reader.text("closed", "transition"));
+    o.first_score = static_cast<float>(reader.number("first-score", 0, 0, 1e6));
+    o.block = reader.integer("block", o.block, 1, int64_t{1} << 30);
+    o.rate = reader.number("rate", o.rate, 0, 1);
+    o.seed = static_cast<uint64_t>(reader.integer("seed", 1, 0, int64_t{1} << 62));
+    reader.finish();
+    return o;
+}
+
 std::unique_ptr<ContextMemory> make_states(const MemoryInputs& in) {
-    require(in.settings.empty(), "memory 'states' has no settings of its own");
-    return std::make_unique<RecurrentMemory>(in.backend, in.shape);
+    return std::make_unique<RecurrentMemory>(in.backend, in.shape, bank_options(in.settings));
 }
 
 std::string unlike_attending_layer(const MemoryShape& shape) {
@@ -32,8 +50,7 @@ std::string unlike_attending_layer(const MemoryShape& shape) {
 std::unique_ptr<ContextMemory> make_hybrid(const MemoryInputs& in) {
     const MemoryShape attention = attention_part(in.shape);
     const MemoryShape recurrence = recurrent_part(in.shape);
-    MemoryInputs kv = {
-        .backend = in.backend, .shape = attention, .cache = in.cache, .settings = in.settings};
+    MemoryInputs kv = {.backend = in.backend, .shape = attention, .cache = in.cache};
     if (in.cache.supplies.output_weights) {
         // Layers that attend are counted anew, and the model knows its own numbers.
         std::vector<int64_t> own;
@@ -45,7 +62,8 @@ std::unique_ptr<ContextMemory> make_hybrid(const MemoryInputs& in) {
         };
     }
     return std::make_unique<HybridMemory>(
-        in.shape, make_kv(kv), std::make_unique<RecurrentMemory>(in.backend, recurrence));
+        in.shape, make_kv(kv),
+        std::make_unique<RecurrentMemory>(in.backend, recurrence, bank_options(in.settings)));
 }
 
 constexpr std::array<MemoryKind, 3> kKinds = {{

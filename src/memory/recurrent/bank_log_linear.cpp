@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "memory/binary_stream.h"
 #include "memory/recurrent/state_bank.h"
 
 namespace palimpsest {
@@ -48,6 +49,26 @@ class LogLinearBank final : public HeadBank {
     }
     [[nodiscard]] const BankDecision& decision() const override { return decision_; }
     [[nodiscard]] size_t bytes() const override { return states_.size() * sizeof(float); }
+
+    void save(std::ostream& out) const override {
+        put_all(out, counts_);
+        put_all(out, states_);
+    }
+    void load(std::istream& in) override {
+        reset();
+        auto counts = take_all<int64_t>(in, std::ssize(counts_));
+        auto states = take_states(in, states_.size());
+        if (counts.size() != counts_.size()) refuse_bank("has other levels");
+        // Of all but the last, a level is full or empty.
+        for (size_t l = 0; l < counts.size(); ++l) {
+            const bool is_last = l + 1 == counts.size();
+            const int64_t full = l == 0 ? 1 : int64_t{1} << (l - 1);
+            const bool fits = counts[l] >= 0 && (is_last || counts[l] == 0 || counts[l] == full);
+            if (!fits) refuse_bank(cat("holds ", counts[l], " tokens at level ", l));
+        }
+        counts_ = std::move(counts);
+        states_ = std::move(states);
+    }
 
  private:
     [[nodiscard]] float* state(size_t level) { return states_.data() + level * shape_.values(); }

@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "memory/binary_stream.h"
 #include "memory/recurrent/state_bank.h"
 
 namespace palimpsest {
@@ -44,8 +45,7 @@ class SlotBank final : public HeadBank {
           boundaries_(boundaries),
           merging_(merging),
           states_(static_cast<size_t>(options.n_states) * shape.values()),
-          read_(static_cast<size_t>(shape.n_columns)),
-          random_(options.seed) {
+          read_(static_cast<size_t>(shape.n_columns)) {
         SlotBank::reset();
     }
 
@@ -72,7 +72,6 @@ class SlotBank final : public HeadBank {
         free_.clear();
         for (size_t i = static_cast<size_t>(o_.n_states); i-- > 0;) free_.push_back(i);
         std::ranges::fill(states_, 0.0F);
-        random_ = Random(o_.seed);
         n_seen_ = 0;
         norm_ = 0;
         decision_ = {};
@@ -91,7 +90,53 @@ class SlotBank final : public HeadBank {
     [[nodiscard]] const BankDecision& decision() const override { return decision_; }
     [[nodiscard]] size_t bytes() const override { return states_.size() * sizeof(float); }
 
+    void save(std::ostream& out) const override {
+        put(out, n_seen_);
+        put(out, norm_);
+        put(out, std::ssize(slots_));
+        for (const Slot& s : slots_) {
+            put(out, s.n);
+            put(out, s.information);
+            const float* from = states_.data() + s.place * shape_.values();
+            put_all(out, std::vector<float>(from, from + shape_.values()));
+        }
+    }
+
+    void load(std::istream& in) override {
+        reset();
+        try {
+            load_slots(in);
+        } catch (...) {
+            reset();
+            throw;
+        }
+    }
+
  private:
+    void load_slots(std::istream& in) {
+        const auto n_seen = take<int64_t>(in);
+        const auto norm = take<double>(in);
+        const auto n_slots = take<int64_t>(in);
+        const bool fits = n_seen >= 0 && std::isfinite(norm) && norm >= 0 && n_slots >= 0 &&
+                          n_slots <= o_.n_states && (n_slots > 0) == (n_seen > 0);
+        if (!fits) refuse_bank(cat("has ", n_slots, " states of ", n_seen, " tokens"));
+        int64_t n_left = n_seen;
+        for (int64_t i = 0; i < n_slots; ++i) {
+            open();
+            Slot& s = slots_.back();
+            s.n = take<int64_t>(in);
+            s.information = take<float>(in);
+            if (s.n < 1 || s.n > n_left || !std::isfinite(s.information)) {
+                refuse_bank(cat("has a state of ", s.n, " tokens among ", n_seen));
+            }
+            n_left -= s.n;
+            std::ranges::copy(take_states(in, shape_.values()), state(s));
+        }
+        if (n_left != 0) refuse_bank(cat("has lost ", n_left, " of ", n_seen, " tokens"));
+        n_seen_ = n_seen;
+        norm_ = norm;
+    }
+
     [[nodiscard]] float* state(const Slot& s) { return states_.data() + s.place * shape_.values(); }
 
     /// Leaves in read_ what the open state gives for the token's key, before it decays.
@@ -107,7 +152,7 @@ class SlotBank final : public HeadBank {
                 d.opens = n_seen_ % o_.block == 0;
                 break;
             case Boundaries::kRandom:
-                d.opens = random_.unit() < o_.rate;
+                d.opens = lot() < o_.rate;
                 break;
         }
         if (!is_scored_) d.opens = d.opens && boundaries_ != Boundaries::kByScore;
@@ -123,6 +168,11 @@ class SlotBank final : public HeadBank {
         if (!is_scored_) return 0;
         const double cosine = dot(read_.data(), token.v, shape_.n_columns) / size;
         return static_cast<float>(std::sqrt(std::max(0.0, 2 - 2 * cosine)));
+    }
+
+    /// 0 to 1, of the seed and the token's place alone.
+    [[nodiscard]] double lot() const {
+        return Random(o_.seed * 1000003 + static_cast<uint64_t>(n_seen_)).unit();
     }
 
     void pass(float* state, const BankToken& token, bool is_open) {
@@ -216,7 +266,6 @@ class SlotBank final : public HeadBank {
     std::vector<float> states_, read_, scratch_;
     std::vector<Slot> slots_;   // oldest first
     std::vector<size_t> free_;  // places of no slot
-    Random random_;
     int64_t n_seen_ = 0;
     double norm_ = 0;
     bool is_scored_ = false;

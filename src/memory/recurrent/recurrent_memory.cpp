@@ -4,27 +4,19 @@
 #include <array>
 #include <istream>
 #include <ostream>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/finite.h"
 #include "memory/binary_stream.h"
 #include "memory/recurrent/state_kernel.h"
+#include "memory/recurrent/step_inputs.h"
 
 namespace palimpsest {
 
 namespace {
 
 constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'S', 'T', '0', '0', '1'};
-
-const float* at(const ggml_tensor* t, int64_t head, int64_t head_dimension) {
-    const auto offset = static_cast<size_t>(head) * t->nb[head_dimension];
-    return reinterpret_cast<const float*>(static_cast<const std::byte*>(t->data) + offset);
-}
-
-/// From a token to the next, in values.
-int64_t step_of(const ggml_tensor* t, int dimension) {
-    return static_cast<int64_t>(t->nb[dimension] / sizeof(float));
-}
 
 /// All tokens of a step through a layer's states. Sources: q, k, v, and decay and write where there
 /// are some.
@@ -48,28 +40,7 @@ class RecurOp final : public CustomOp {
 
  private:
     void run_part(ggml_tensor* dst, int64_t head, int64_t part) const {
-        const ggml_tensor* q = dst->src[0];
-        const ggml_tensor* k = dst->src[1];
-        const ggml_tensor* v = dst->src[2];
-        const ggml_tensor* decay = has_decay_ ? dst->src[3] : nullptr;
-        const ggml_tensor* write = has_write_ ? dst->src[has_decay_ ? 4 : 3] : nullptr;
-        const int64_t key_head = shape_.key_head(head);
-        StateRun run = {.n = v->ne[2],
-                        .q = at(q, key_head, 1),
-                        .k = at(k, key_head, 1),
-                        .key_step = step_of(k, 2),
-                        .v = at(v, head, 1),
-                        .value_step = step_of(v, 2),
-                        .out = static_cast<float*>(dst->data) + head * shape_.n_columns,
-                        .out_step = shape_.n_head * shape_.n_columns};
-        if (decay != nullptr) {
-            run.decay = at(decay, head, 0);
-            run.decay_step = step_of(decay, 1);
-        }
-        if (write != nullptr) {
-            run.write = at(write, head, 0);
-            run.write_step = step_of(write, 1);
-        }
+        const StateRun run = step_inputs(dst, shape_, head, has_decay_, has_write_);
         const int64_t first = part * kPartColumns;
         auto* state =
             static_cast<float*>(states_->data) + head * shape_.n_rows * shape_.n_columns + first;
@@ -89,18 +60,6 @@ class RecurOp final : public CustomOp {
     WorkList work_;
 };
 
-void check_inputs(const RecurrentLayer& shape, const RecurrenceInputs& in) {
-    const auto is = [](const ggml_tensor* t, int64_t a, int64_t b) {
-        return t != nullptr && t->type == GGML_TYPE_F32 && t->ne[0] == a && t->ne[1] == b &&
-               t->nb[0] == sizeof(float);
-    };
-    check(is(in.q, shape.n_rows, shape.n_key_head) && is(in.k, shape.n_rows, shape.n_key_head) &&
-              is(in.v, shape.n_columns, shape.n_head),
-          "a recurrent layer's inputs are of its shape");
-    check(step_of(in.q, 2) == step_of(in.k, 2) || in.q->ne[2] == 1,
-          "queries and keys of a recurrent layer lie alike");
-}
-
 std::span<float> values_of(Tensor t) {
     return {static_cast<float*>(t->data), static_cast<size_t>(ggml_nelements(t))};
 }
@@ -114,7 +73,8 @@ std::string attending_layer(const MemoryShape& shape) {
     return {};
 }
 
-RecurrentMemory::RecurrentMemory(const Backend& backend, const MemoryShape& shape)
+RecurrentMemory::RecurrentMemory(const Backend& backend, const MemoryShape& shape,
+                                 const std::optional<BankOptions>& bank)
     : storage_(std::make_unique<Storage>(2 * static_cast<size_t>(shape.n_layer))) {
     const std::string misfit = attending_layer(shape);
     if (!misfit.empty()) throw Error(ErrorCode::kUnsupported, misfit);
@@ -122,11 +82,15 @@ RecurrentMemory::RecurrentMemory(const Backend& backend, const MemoryShape& shap
         const auto of = std::get<RecurrentLayer>(shape.layer(i));
         static_cast<void>(state_rule_named(of.kind));
         Layer layer = {.shape = of};
-        layer.states = storage_->add(GGML_TYPE_F32, {of.n_columns, of.n_rows, of.n_head, 1});
+        if (bank) {
+            layer.bank = std::make_unique<LayerBank>(of, *bank);
+        } else {
+            layer.states = storage_->add(GGML_TYPE_F32, {of.n_columns, of.n_rows, of.n_head, 1});
+        }
         if (of.n_before > 0) {
             layer.before = storage_->add(GGML_TYPE_F32, {of.n_channels, of.n_before, 1, 1});
         }
-        layers_.push_back(layer);
+        layers_.push_back(std::move(layer));
     }
     storage_->commit(backend);
 }
@@ -139,14 +103,15 @@ const RecurrentMemory::Layer& RecurrentMemory::layer(int64_t i) const {
 std::vector<std::span<float>> RecurrentMemory::values() const {
     std::vector<std::span<float>> all;
     for (const Layer& l : layers_) {
-        all.push_back(values_of(l.states));
+        if (l.states != nullptr) all.push_back(values_of(l.states));
         if (l.before != nullptr) all.push_back(values_of(l.before));
     }
     return all;
 }
 
 std::span<const float> RecurrentMemory::states(int64_t i) const {
-    return values_of(layer(i).states);
+    const Layer& l = layer(i);
+    return l.bank == nullptr ? std::span<const float>(values_of(l.states)) : l.bank->sums();
 }
 
 std::span<const float> RecurrentMemory::before(int64_t i) const {
@@ -159,11 +124,7 @@ uint64_t RecurrentMemory::plan(const Step& step) {
         put_back();
         kept_.clear();
     }
-    if (rehearses && kept_.empty()) {
-        std::vector<std::vector<float>> copies;
-        for (const std::span<float> v : values()) copies.emplace_back(v.begin(), v.end());
-        kept_ = std::move(copies);
-    }
+    if (rehearses && kept_.empty()) keep();
     return static_cast<uint64_t>(step.n);
 }
 
@@ -175,11 +136,9 @@ Tensor RecurrentMemory::attend(Graph& /*g*/, const AttentionInputs& in) {
 Tensor RecurrentMemory::recur(Graph& g, const RecurrenceInputs& in) {
     const Layer& l = layer(in.layer);
     check_inputs(l.shape, in);
-    std::vector<Tensor> sources = {in.q, in.k, in.v};
-    if (in.decay != nullptr) sources.push_back(in.decay);
-    if (in.write != nullptr) sources.push_back(in.write);
+    if (l.bank != nullptr) return l.bank->recur(g, in);
     return g.custom(
-        {l.shape.n_columns * l.shape.n_head, in.v->ne[2], 1, 1}, sources,
+        {l.shape.n_columns * l.shape.n_head, in.v->ne[2], 1, 1}, sources_of(in),
         std::make_unique<RecurOp>(l.shape, l.states, in.decay != nullptr, in.write != nullptr));
 }
 
@@ -195,9 +154,34 @@ Tensor RecurrentMemory::with_before(Graph& g, int64_t i, Tensor channels) {
     return all;
 }
 
+void RecurrentMemory::keep() {
+    std::vector<std::vector<float>> copies = {{}};  // one more: never empty
+    std::vector<std::string> banks;
+    for (const std::span<float> v : values()) copies.emplace_back(v.begin(), v.end());
+    for (const Layer& l : layers_) {
+        if (l.bank == nullptr) continue;
+        std::ostringstream out;
+        out.exceptions(std::ios::badbit);
+        l.bank->save(out);
+        banks.push_back(std::move(out).str());
+    }
+    kept_ = std::move(copies);
+    kept_banks_ = std::move(banks);
+}
+
 void RecurrentMemory::put_back() {
     const std::vector<std::span<float>> all = values();
-    for (size_t i = 0; i < all.size(); ++i) std::ranges::copy(kept_[i], all[i].begin());
+    for (size_t i = 0; i < all.size(); ++i) std::ranges::copy(kept_[i + 1], all[i].begin());
+    auto saved = kept_banks_.begin();
+    for (const Layer& l : layers_) {
+        if (l.bank == nullptr) continue;
+        std::istringstream in(*saved++);
+        l.bank->load(in);
+    }
+}
+
+int64_t RecurrentMemory::n_opened(int64_t i) const {
+    return layer(i).bank == nullptr ? 0 : layer(i).bank->n_opened();
 }
 
 void RecurrentMemory::settle(const Step& step) {
@@ -211,6 +195,9 @@ void RecurrentMemory::settle(const Step& step) {
 
 void RecurrentMemory::reset() {
     for (const std::span<float> v : values()) std::ranges::fill(v, 0.0F);
+    for (const Layer& l : layers_) {
+        if (l.bank != nullptr) l.bank->reset();
+    }
     kept_.clear();
     n_seen_ = 0;
 }
@@ -218,6 +205,8 @@ void RecurrentMemory::reset() {
 MemoryUsage RecurrentMemory::usage() const {
     size_t bytes = storage_->bytes();
     for (const auto& copy : kept_) bytes += copy.size() * sizeof(float);
+    for (const std::string& copy : kept_banks_) bytes += kept_.empty() ? 0 : copy.size();
+    for (const Layer& l : layers_) bytes += l.bank == nullptr ? 0 : l.bank->bytes();
     return {.positions_seen = n_seen_, .entries_held = 0, .bytes = bytes};
 }
 
@@ -226,7 +215,7 @@ MemoryReport RecurrentMemory::report() const {
     r.entries = "f32";
     r.positions_seen = n_seen_;
     for (const Layer& l : layers_) {
-        size_t bytes = ggml_nbytes(l.states);
+        size_t bytes = l.bank != nullptr ? l.bank->bytes() : ggml_nbytes(l.states);
         if (l.before != nullptr) bytes += ggml_nbytes(l.before);
         r.layers.push_back({.bytes = bytes});
     }
@@ -242,6 +231,10 @@ void RecurrentMemory::save(std::ostream& out) const {
     for (const std::span<float> v : values()) {
         put_all(out, std::vector<float>(v.begin(), v.end()));
     }
+    for (const Layer& l : layers_) {
+        put(out, static_cast<uint8_t>(l.bank != nullptr ? 1 : 0));
+        if (l.bank != nullptr) l.bank->save(out);
+    }
 }
 
 void RecurrentMemory::load(std::istream& in) {
@@ -252,7 +245,7 @@ void RecurrentMemory::load(std::istream& in) {
     reset();
     const auto n = take<int64_t>(in);
     if (n < 0) refuse(cat("it is of ", n, " positions"));
-    std::vector<std::vector<float>> saved;
+    std::vector<std::vector<float>> saved = {{}};
     for (const std::span<float> v : values()) {
         saved.push_back(take_all<float>(in, std::ssize(v)));
         if (saved.back().size() != v.size()) {
@@ -260,9 +253,18 @@ void RecurrentMemory::load(std::istream& in) {
         }
         if (!is_finite(saved.back())) refuse("a state holds what is not a number");
     }
-    kept_ = std::move(saved);
-    put_back();
-    kept_.clear();
+    try {
+        for (const Layer& l : layers_) {
+            const bool has_bank = take<uint8_t>(in) != 0;
+            if (has_bank != (l.bank != nullptr)) refuse("it has another bank of states");
+            if (has_bank) l.bank->load(in);
+        }
+    } catch (...) {
+        reset();
+        throw;
+    }
+    const std::vector<std::span<float>> all = values();
+    for (size_t i = 0; i < all.size(); ++i) std::ranges::copy(saved[i + 1], all[i].begin());
     n_seen_ = n;
 }
 

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "memory/context_memory.h"
+#include "memory/recurrent/layer_bank.h"
 
 namespace palimpsest {
 
@@ -14,9 +16,11 @@ namespace palimpsest {
 /// goes on.
 class RecurrentMemory final : public ContextMemory {
  public:
-    /// Takes the memory at once. `backend` must outlive it. Throws kUnsupported for a layer that
-    /// attends or a rule that is not there, kExhausted.
-    RecurrentMemory(const Backend& backend, const MemoryShape& shape);
+    /// Takes the memory at once. `backend` must outlive it. `bank`: every head keeps several
+    /// states, as these options say, instead of one. Throws kUnsupported for a layer that attends
+    /// or a rule that is not there, kExhausted, and as make_bank() does.
+    RecurrentMemory(const Backend& backend, const MemoryShape& shape,
+                    const std::optional<BankOptions>& bank = {});
 
     uint64_t plan(const Step& step) override;
     Tensor attend(Graph& g, const AttentionInputs& in) override;
@@ -30,6 +34,8 @@ class RecurrentMemory final : public ContextMemory {
     void load(std::istream& in) override;
 
     [[nodiscard]] std::span<const float> states(int64_t layer) const override;
+    /// How many states all heads of a layer opened so far; 0 without a bank.
+    [[nodiscard]] int64_t n_opened(int64_t layer) const;
     /// The last inputs of its convolution [n_before][n_channels], oldest first; empty if it has
     /// none.
     [[nodiscard]] std::span<const float> before(int64_t layer) const;
@@ -37,17 +43,20 @@ class RecurrentMemory final : public ContextMemory {
  private:
     struct Layer {
         RecurrentLayer shape;
-        Tensor states = nullptr;  // [n_columns, n_rows, n_head]
-        Tensor before = nullptr;  // [n_channels, n_before]
+        Tensor states = nullptr;                    // [n_columns, n_rows, n_head]
+        Tensor before = nullptr;                    // [n_channels, n_before]
+        std::unique_ptr<LayerBank> bank = nullptr;  // instead of one state a head
     };
     [[nodiscard]] const Layer& layer(int64_t i) const;
     [[nodiscard]] std::vector<std::span<float>> values() const;
+    void keep();
     void put_back();
 
     std::vector<Layer> layers_;
     std::unique_ptr<Storage> storage_;
     int64_t n_seen_ = 0;
     std::vector<std::vector<float>> kept_;  // as before a rehearsal; empty: none goes on
+    std::vector<std::string> kept_banks_;   // saved, of layers that have some
 };
 
 /// Why it cannot serve a model of such layers; empty: it can.

@@ -4,6 +4,8 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/finite.h"
+#include "memory/binary_stream.h"
 
 namespace palimpsest {
 
@@ -40,6 +42,17 @@ std::unique_ptr<HeadBank> make_bank(const BankShape& shape, const BankOptions& o
     }
     throw Error(ErrorCode::kNotFound,
                 cat("no bank of states is called '", options.name, "'; there are: ", names));
+}
+
+void refuse_bank(const std::string& why) {
+    throw Error(ErrorCode::kCorrupt, cat("the saved memory does not fit: a bank of states ", why));
+}
+
+std::vector<float> take_states(std::istream& in, size_t n) {
+    std::vector<float> values = take_all<float>(in, static_cast<int64_t>(n));
+    if (values.size() != n) refuse_bank(cat("has ", values.size(), " values, not ", n));
+    if (!is_finite(values)) refuse_bank("holds what is not a number");
+    return values;
 }
 
 void read_from(const BankShape& s, const float* state, const float* x, float* to) {

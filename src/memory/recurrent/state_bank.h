@@ -74,6 +74,11 @@ class HeadBank {
     [[nodiscard]] virtual std::vector<BankState> states() const = 0;
     [[nodiscard]] virtual const BankDecision& decision() const = 0;
     [[nodiscard]] virtual size_t bytes() const = 0;
+
+    /// All that what follows depends on.
+    virtual void save(std::ostream& out) const = 0;
+    /// Throws kCorrupt for what such a bank cannot have come to; it is then as new.
+    virtual void load(std::istream& in) = 0;
 };
 
 struct BankShape {
@@ -101,6 +106,11 @@ std::unique_ptr<HeadBank> make_random_bank(const BankShape& shape, const BankOpt
 std::unique_ptr<HeadBank> make_log_linear_bank(const BankShape& shape, const BankOptions& options);
 
 // ---- what banks do with states [n_rows][n_columns] ----
+
+/// What a saved bank is refused with. Throws kCorrupt.
+[[noreturn]] void refuse_bank(const std::string& why);
+/// States of `n` values, all of them numbers.
+[[nodiscard]] std::vector<float> take_states(std::istream& in, size_t n);
 
 /// S <- a S, and of the delta rule S <- a (S - w k (S^T k)^T).
 void transition(const BankShape& shape, float* state, const BankToken& token, float* scratch);
