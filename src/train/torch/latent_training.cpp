@@ -26,7 +26,8 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr double kClip = 1.0;
-constexpr int64_t kPackedGroups = 32;  // of a source, judged in a step of packing
+constexpr int64_t kMostPositions = 4096;  // of the decoder, in one pass there and back
+constexpr int64_t kPackedGroups = 32;     // of a source, judged in a step of packing
 constexpr int64_t kWarmUp = 30;
 constexpr double kDecayFrom = 0.7, kLeastRate = 0.05;  // of a stage's steps, of its rate
 constexpr uint64_t kExaminedSeed = 99;
@@ -110,15 +111,16 @@ class Training {
             report.stage = kind->name;
             report.n_steps = n_steps_;
             Random random(o_.seed * 1000003 + static_cast<uint64_t>(done_));
+            for (torch::Tensor t : all_parameters()) t.mutable_grad() = torch::Tensor();
             const auto [loss, right, n_source] = std::string_view(kind->name) == "pack"
                                                      ? pack(random)
                                                      : read(*kind, n_windows, random);
             report.rate = rate_of(step, n);
-            learn(loss, report.rate);
+            learn(report.rate);
             ++done_;
             n_source_ += n_source;
             report.step = done_;
-            report.loss = loss.item<double>();
+            report.loss = loss;
             report.right = right;
             require(std::isfinite(report.loss), "the loss of step ", done_,
                     " is not a number; lower the rates (--rate-scale)");
@@ -193,9 +195,9 @@ class Training {
         return (*adapter_)(pooled);
     }
 
+    /// Of a step, whose gradients are there.
     struct Learnt {
-        torch::Tensor loss;
-        double right;
+        double loss, right;
         int64_t n_source;
     };
 
@@ -222,7 +224,9 @@ class Training {
             loss = loss + torch::cross_entropy_loss(logits, wanted) / static_cast<double>(o_.ratio);
             right += logits.argmax(-1).eq(wanted).to(torch::kFloat).mean().item<double>();
         }
-        return {loss, right / static_cast<double>(o_.ratio), o_.n_batch * o_.n_source};
+        loss.backward();
+        return {loss.item<double>(), right / static_cast<double>(o_.ratio),
+                o_.n_batch * o_.n_source};
     }
 
     struct Said {
@@ -306,10 +310,46 @@ class Training {
             samples.push_back(learnt_->make(static_cast<LatentTask>(task), size, random));
             n_source += samples.back().n_source();
         }
-        const Said said = say(samples);
-        const double right =
-            said.logits.argmax(-1).eq(said.wanted).to(torch::kFloat).mean().item<double>();
-        return {torch::cross_entropy_loss(said.logits, said.wanted), right, n_source};
+        const Learnt learnt = learn_from(samples);
+        return {learnt.loss, learnt.right, n_source};
+    }
+
+    /// A few samples at a time, so that no more than kMostPositions are held for the way back.
+    [[nodiscard]] Learnt learn_from(const std::vector<LatentSample>& samples) const {
+        double n_targets = 0;
+        for (const LatentSample& s : samples) n_targets += static_cast<double>(s.target.size());
+        Learnt all = {};
+        std::vector<LatentSample> some;
+        const auto learn_some = [&] {
+            const Said said = say(some);
+            const double share = static_cast<double>(said.wanted.size(0)) / n_targets;
+            const torch::Tensor loss = torch::cross_entropy_loss(said.logits, said.wanted) * share;
+            loss.backward();
+            all.loss += loss.item<double>();
+            all.right +=
+                share *
+                said.logits.argmax(-1).eq(said.wanted).to(torch::kFloat).mean().item<double>();
+            some.clear();
+        };
+        int64_t longest = 0;
+        for (const LatentSample& s : samples) {
+            const int64_t longer = std::max(longest, positions_of(s));
+            if (!some.empty() && longer * (std::ssize(some) + 1) > kMostPositions) learn_some();
+            longest = some.empty() ? positions_of(s) : longer;
+            some.push_back(s);
+        }
+        learn_some();
+        return all;
+    }
+
+    /// That the decoder reads of a sample.
+    [[nodiscard]] int64_t positions_of(const LatentSample& s) const {
+        int64_t n = std::ssize(s.target);
+        for (const LatentSample::Part& p : s.prompt) {
+            const int64_t of = std::ssize(p.tokens);
+            n += p.is_source ? of / o_.ratio + 2 : of;
+        }
+        return n;
     }
 
     /// On documents that are held out, the same ones every time: of one window, and of as many as
@@ -395,12 +435,10 @@ class Training {
     }
 
     /// A step of Adam (betas 0.9 and 0.95, no decay of weights), gradients clipped to norm 1.
-    void learn(const torch::Tensor& loss, double rate) {
+    void learn(double rate) {
         constexpr double kBeta1 = 0.9, kBeta2 = 0.95, kEpsilon = 1e-8;
         const std::vector<torch::Tensor> parameters = all_parameters();
         const std::vector<double> rates = all_rates();
-        for (torch::Tensor t : parameters) t.mutable_grad() = torch::Tensor();
-        loss.backward();
         const torch::NoGradGuard no_grad;
         double squares = 0;
         for (const torch::Tensor& t : parameters) {
