@@ -286,32 +286,32 @@ SpeedReport measure_speed(const SpeedOptions& o,
     if (n_prefix > 0) report.results.push_back({.phase = "prefix", .depth = n_prefix});
     for (int64_t repeat = 0; repeat < o.n_repeat; ++repeat) {
         for (const auto& r : runners) r->reset();
-        Round pass = {.tokens = tokens, .runners = runners, .repeat = repeat};
+        Round round = {.tokens = tokens, .runners = runners, .repeat = repeat};
         // The first step of each kind builds graphs and takes memory; it is not measured.
-        pass.time(o.n_prefill, o.n_prefill);
-        pass.time(kWarmUp, 1);
+        round.time(o.n_prefill, o.n_prefill);
+        round.time(kWarmUp, 1);
         const auto start = [&] {
             for (const auto& r : runners) r->reset();
-            pass.position = 0;
+            round.position = 0;
             if (n_prefix == 0) return;
             on_progress(cat("repeat ", repeat + 1, " of ", o.n_repeat, ", the prefix"));
-            record(o, report.results.back(), pass.time_prefix(n_prefix), n_prefix);
+            record(o, report.results.back(), round.time_prefix(n_prefix), n_prefix);
         };
         start();
         for (size_t i = 0; i < o.depths.size(); ++i) {
-            if (o.depths[i] > pass.position - n_prefix) {
-                pass.time(o.depths[i] - (pass.position - n_prefix), o.n_prefill);
+            if (o.depths[i] > round.position - n_prefix) {
+                round.time(o.depths[i] - (round.position - n_prefix), o.n_prefill);
             }
             on_progress(cat("repeat ", repeat + 1, " of ", o.n_repeat, ", depth ", o.depths[i]));
-            record(o, report.results[2 * i + 1], pass.time(o.n_decode, 1), o.n_decode);
-            record(o, report.results[2 * i], pass.time(o.n_prefill, o.n_prefill), o.n_prefill);
+            record(o, report.results[2 * i + 1], round.time(o.n_decode, 1), o.n_decode);
+            record(o, report.results[2 * i], round.time(o.n_prefill, o.n_prefill), o.n_prefill);
         }
         for (size_t i = 0; i < o.prompts.size(); ++i) {
             on_progress(
                 cat("repeat ", repeat + 1, " of ", o.n_repeat, ", prompt of ", o.prompts[i]));
             start();
             record(o, report.results[2 * o.depths.size() + i],
-                   pass.time(o.prompts[i], o.prompts[i]), o.prompts[i]);
+                   round.time(o.prompts[i], o.prompts[i]), o.prompts[i]);
         }
     }
     for (SpeedResult& r : report.results) summarise(r);

@@ -97,9 +97,7 @@ QualityOptions quality_options(const QualityFlags& f) {
         o.one_shot.push_back({.kind = Budget::Kind::kEvicted, .count = 0, .share = evicted});
     }
     for (const std::string& budget : f.budgets) o.streaming.push_back(parse_budget(budget));
-    for (const std::string& chooser : f.skim) {
-        o.skim.push_back(chooser == "words" ? SkimChooser::kWords : SkimChooser::kModel);
-    }
+    for (const std::string& chooser : f.skim) o.skim.push_back(skim_chooser_named(chooser));
     o.agnostic = std::ranges::find(f.questions, "agnostic") != f.questions.end();
     o.aware = std::ranges::find(f.questions, "aware") != f.questions.end();
     require(f.memories.empty() || !f.ratios.empty() || !f.budgets.empty(),

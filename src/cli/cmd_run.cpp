@@ -119,15 +119,6 @@ double rate(int64_t n, double seconds) {
 }
 
 /// `n_read`: tokens of the prompt that were read; not all, if it was interrupted.
-nlohmann::json to_json(const LatentContext::Usage& u) {
-    return {{"tokens_encoded", u.tokens_encoded},
-            {"tokens_found", u.tokens_found},
-            {"latents", u.latents},
-            {"encoding_s", u.encoding_s},
-            {"encoder_peak_bytes", u.encoder_bytes},
-            {"cache_bytes", u.cache_bytes}};
-}
-
 nlohmann::json to_json(const GenerateResult& r, int64_t n_read, const MemoryUsage& u) {
     return {{"text", r.text},
             {"stop_reason", to_string(r.reason)},
@@ -145,6 +136,10 @@ nlohmann::json to_json(const GenerateResult& r, int64_t n_read, const MemoryUsag
 
 /// "1,024 entries a head of 4,081 tokens in 46 MB".
 std::string held(const MemoryReport& r) {
+    if (r.bytes.states == r.bytes.total()) {
+        return cat("states of ", human_count(r.positions_seen), " tokens in ",
+                   human_bytes(r.bytes.total()));
+    }
     const auto mean = static_cast<int64_t>(std::llround(mean_held(r)));
     const bool holds_all = mean == r.positions_seen;
     return cat(holds_all ? cat("all ", human_count(r.positions_seen), " tokens")
@@ -203,7 +198,7 @@ void run(const RunFlags& f) {
     if (f.json) {
         const int64_t n_read = std::min(result.n_prompt, conversation.position() - start);
         nlohmann::json all = to_json(result, n_read, usage);
-        if (latent) all["latent"] = to_json(latent->usage());
+        if (latent) all["encoding"] = encoding_json(latent->usage());
         write_output(json_text(all, 2) + "\n");
     } else if (!result.text.ends_with('\n')) {
         write_output("\n");

@@ -35,7 +35,7 @@ SkimOptions skim_options(const SkimFlags& f) {
         .conversation = {.memory = f.model.memory, .chat_template = f.answer.chat_template},
         .answer = answer_options(f.answer),
         .form = f.form == "chat" ? SkimForm::kChat : SkimForm::kRounds,
-        .chooser = f.choose == "model" ? SkimChooser::kModel : SkimChooser::kWords,
+        .chooser = skim_chooser_named(f.choose),
         .rule = f.chunks == "lines" ? ChunkRule::kLines : ChunkRule::kSentences,
         .chunk_tokens = f.chunk_tokens,
         .n_rounds = f.rounds,
@@ -80,7 +80,6 @@ nlohmann::json to_json(const Skimmer& skimmer, const SkimResult& r, const Latent
                           {"positions_read", round.positions_read},
                           {"tokens_written", round.tokens_written}});
     }
-    const LatentContext::Usage usage = latent.usage();
     return {{"answer", r.answer},
             {"as_asked", r.is_directive},
             {"expanded", std::move(expanded)},
@@ -91,12 +90,7 @@ nlohmann::json to_json(const Skimmer& skimmer, const SkimResult& r, const Latent
             {"positions_read", r.positions_read},
             {"memory_bytes", r.bytes_held},
             {"saved", r.saved},
-            {"encoding",
-             {{"tokens", usage.tokens_encoded},
-              {"tokens_found", usage.tokens_found},
-              {"seconds", usage.encoding_s},
-              {"peak_bytes", usage.encoder_bytes},
-              {"cache_bytes", usage.cache_bytes}}}};
+            {"encoding", encoding_json(latent.usage())}};
 }
 
 std::string for_people(const Skimmer& skimmer, const SkimResult& r) {

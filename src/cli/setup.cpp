@@ -141,6 +141,12 @@ std::optional<LatentContext> open_latent(const Engine& engine, const ModelFlags&
     return std::optional<LatentContext>(std::in_place, engine, flags.latent);
 }
 
+nlohmann::json encoding_json(const LatentContext::Usage& u) {
+    return {{"tokens", u.tokens_encoded},    {"tokens_found", u.tokens_found},
+            {"latents", u.latents},          {"seconds", u.encoding_s},
+            {"peak_bytes", u.encoder_bytes}, {"cache_bytes", u.cache_bytes}};
+}
+
 namespace {
 
 /// Where a folder of latent context has it; empty if there is none.
@@ -151,6 +157,14 @@ std::string decoder_beside(const std::string& adapter) {
         fs::is_directory(adapter, error) ? fs::path(adapter) : fs::path(adapter).parent_path();
     const fs::path decoder = folder / "decoder.gguf";
     return fs::exists(decoder, error) ? decoder.string() : "";
+}
+
+EngineOptions engine_options(const ModelFlags& flags) {
+    EngineOptions engine = flags.engine;
+    if (engine.model.empty() && !flags.latent.adapter.empty()) {
+        engine.model = decoder_beside(flags.latent.adapter);
+    }
+    return engine;
 }
 
 }  // namespace
@@ -168,18 +182,6 @@ MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice) {
     write_notes(plan.notes);
     return plan;
 }
-
-namespace {
-
-EngineOptions engine_options(const ModelFlags& flags) {
-    EngineOptions engine = flags.engine;
-    if (engine.model.empty() && !flags.latent.adapter.empty()) {
-        engine.model = decoder_beside(flags.latent.adapter);
-    }
-    return engine;
-}
-
-}  // namespace
 
 std::string model_path_of(const ModelFlags& flags) { return model_path(engine_options(flags)); }
 

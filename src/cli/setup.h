@@ -38,6 +38,9 @@ void add_latent_flags(CLI::App& command, ModelFlags& flags);
 /// What they come to; nullopt without --latent.
 std::optional<LatentContext> open_latent(const Engine& engine, const ModelFlags& flags);
 
+/// What the encoder did, for JSON.
+[[nodiscard]] nlohmann::json encoding_json(const LatentContext::Usage& usage);
+
 /// What flags come to: a plan for a memory, whose notes have been written to standard error. Throws
 /// as the parts do.
 MemoryPlan plan_memory(const Runtime& engine, const MemoryChoice& choice);

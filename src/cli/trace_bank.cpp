@@ -130,8 +130,9 @@ json trace_bank(const std::string& path, const BankOptions& options) {
     json outputs = json::array();
     std::vector<float> out(static_cast<size_t>(in.v.width));
     for (int64_t t = 0; t < in.k.n; ++t) {
-        for (json* rows : {&scores, &counts, &information, &outputs})
+        for (json* rows : {&scores, &counts, &information, &outputs}) {
             rows->push_back(json::array());
+        }
         for (size_t h = 0; h < heads.size(); ++h) {
             HeadBank& bank = *heads[h];
             bank.take_in(in.token(t, static_cast<int64_t>(h), out));

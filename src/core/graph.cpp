@@ -78,10 +78,6 @@ void run_custom(ggml_tensor* dst, int thread, int n_threads, void* op) noexcept 
     arrive();
 }
 
-}  // namespace
-
-namespace {
-
 /// `owner` owns what `make` gives. ggml's constructors go on without memory that they did not get,
 /// and what they made fails much later.
 template <typename Owner, typename Make>

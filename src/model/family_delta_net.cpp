@@ -83,7 +83,7 @@ Tensor delta_net(const Pass& p, const DeltaNet& w, const StateSizes& s, Tensor x
     Tensor write = ggml_sigmoid(c, ggml_cont(c, in[2]));
     Tensor decay = ggml_softplus(c, ggml_add(c, ggml_cont(c, in[3]), w.dt_bias));
     decay = ggml_mul(c, decay, w.a);
-    Tensor y = for_each_lane(p, s.inner(), [&](const LanePart& part) {
+    Tensor y = for_each_lane(p, [&](const LanePart& part) {
         return delta_lane(p, w, s, part.lane, layer,
                           {.hidden = part.of(p, x),
                            .channels = part.of(p, in[0]),
@@ -124,38 +124,30 @@ void check_sections(const ModelConfig& cfg, const ModelKeys& keys) {
     }
 }
 
-class DeltaNetDecoder final : public Model {
+class DeltaNetDecoder final : public Decoder {
  public:
-    DeltaNetDecoder(ModelConfig cfg, const StateSizes& sizes, const FamilyInputs& in)
-        : cfg_(std::move(cfg)),
-          sizes_(sizes),
-          products_(in.products),
-          outer_(load_outer(in.weights, cfg_)) {
+    DeltaNetDecoder(const ModelConfig& cfg, const StateSizes& sizes, const FamilyInputs& in)
+        : Decoder(cfg, in), sizes_(sizes) {
         Weights& w = in.weights;
-        for (int64_t i = 0; i < cfg_.n_layer; ++i) {
+        for (int64_t i = 0; i < cfg.n_layer; ++i) {
             const auto norm = [&](const char* name) {
-                return w.vector(cat("blk.", i, ".", name, ".weight"), cfg_.n_embd);
+                return w.vector(cat("blk.", i, ".", name, ".weight"), cfg.n_embd);
             };
             Block b = {.norm = norm("attn_norm"), .ffn_norm = norm("post_attention_norm")};
-            b.attends = std::holds_alternative<AttentionLayer>(cfg_.layers[static_cast<size_t>(i)]);
+            b.attends = std::holds_alternative<AttentionLayer>(cfg.layers[static_cast<size_t>(i)]);
             if (b.attends) {
-                b.attention = load_attention(w, cfg_, i, in.traits.norms_heads, true);
+                b.attention = load_attention(w, cfg, i, in.traits.norms_heads, true);
             } else {
-                b.delta = load_delta_net(w, cfg_, sizes_, i);
+                b.delta = load_delta_net(w, cfg, sizes_, i);
             }
-            b.ffn = load_feed_forward(w, cfg_, i);
+            b.ffn = load_feed_forward(w, cfg, i);
             blocks_.push_back(b);
         }
     }
 
-    [[nodiscard]] const ModelConfig& config() const override { return cfg_; }
-    [[nodiscard]] const LinearProducts& products() const override { return products_; }
-
-    ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
-                         int64_t least_rows) const override {
-        const Pass p = begin_pass(g, cfg_, products_, lanes, least_rows);
-        ggml_context* c = g.ctx();
-        Tensor x = embed(p, outer_.embedding);
+ private:
+    [[nodiscard]] Tensor blocks(const Pass& p, Tensor x) const override {
+        ggml_context* c = p.g.ctx();
         for (size_t i = 0; i < blocks_.size(); ++i) {
             const Block& b = blocks_[i];
             const auto layer = static_cast<int64_t>(i);
@@ -169,14 +161,10 @@ class DeltaNetDecoder final : public Model {
             x = ggml_add(c, x, y);
             x = ggml_add(c, x, feed_forward(p, b.ffn, Gating::kSilu, rms_norm(p, x, b.ffn_norm)));
         }
-        return outputs(p, outer_, x);
+        return x;
     }
 
- private:
-    ModelConfig cfg_;
     StateSizes sizes_;
-    const LinearProducts& products_;
-    OuterWeights outer_;
     std::vector<Block> blocks_;
 };
 
@@ -194,7 +182,7 @@ std::unique_ptr<Model> make_delta_net(const FamilyInputs& in) {
             cfg.layers.emplace_back(sizes.layer("gated-delta", true));
         }
     }
-    return std::make_unique<DeltaNetDecoder>(std::move(cfg), sizes, in);
+    return std::make_unique<DeltaNetDecoder>(cfg, sizes, in);
 }
 
 }  // namespace palimpsest

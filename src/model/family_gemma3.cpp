@@ -43,36 +43,34 @@ std::vector<int64_t> read_windows(const ModelConfig& cfg, const ModelKeys& keys)
     return windows;
 }
 
-class Gemma3 final : public Model {
+class Gemma3 final : public Decoder {
  public:
-    Gemma3(ModelConfig cfg, const FamilyInputs& in)
-        : cfg_(std::move(cfg)), products_(in.products), outer_(load_outer(in.weights, cfg_)) {
+    Gemma3(const ModelConfig& cfg, const FamilyInputs& in) : Decoder(cfg, in) {
         Weights& w = in.weights;
-        for (int64_t i = 0; i < cfg_.n_layer; ++i) {
+        for (int64_t i = 0; i < cfg.n_layer; ++i) {
             const auto norm = [&](const char* name) {
-                return w.vector(cat("blk.", i, ".", name, ".weight"), cfg_.n_embd);
+                return w.vector(cat("blk.", i, ".", name, ".weight"), cfg.n_embd);
             };
             blocks_.push_back({.attn_norm = norm("attn_norm"),
                                .attn_post_norm = norm("post_attention_norm"),
                                .ffn_norm = norm("ffn_norm"),
                                .ffn_post_norm = norm("post_ffw_norm"),
-                               .attn = load_attention(w, cfg_, i, in.traits.norms_heads),
-                               .ffn = load_feed_forward(w, cfg_, i)});
-            if (cfg_.n_layer == kLayersOf27B) {
-                blocks_.back().attn.scale = 1.0F / std::sqrt(static_cast<float>(cfg_.n_embd) /
-                                                             static_cast<float>(cfg_.n_head));
+                               .attn = load_attention(w, cfg, i, in.traits.norms_heads),
+                               .ffn = load_feed_forward(w, cfg, i)});
+            if (cfg.n_layer == kLayersOf27B) {
+                blocks_.back().attn.scale = 1.0F / std::sqrt(static_cast<float>(cfg.n_embd) /
+                                                             static_cast<float>(cfg.n_head));
             }
         }
     }
 
-    [[nodiscard]] const ModelConfig& config() const override { return cfg_; }
-    [[nodiscard]] const LinearProducts& products() const override { return products_; }
+ private:
+    [[nodiscard]] float embedding_scale() const override {
+        return std::sqrt(static_cast<float>(config().n_embd));
+    }
 
-    ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
-                         int64_t least_rows) const override {
-        const Pass p = begin_pass(g, cfg_, products_, lanes, least_rows);
-        ggml_context* c = g.ctx();
-        Tensor x = embed(p, outer_.embedding, std::sqrt(static_cast<float>(cfg_.n_embd)));
+    [[nodiscard]] Tensor blocks(const Pass& p, Tensor x) const override {
+        ggml_context* c = p.g.ctx();
         for (size_t i = 0; i < blocks_.size(); ++i) {
             const Block& b = blocks_[i];
             Tensor a = attention(p, b.attn, rms_norm(p, x, b.attn_norm), static_cast<int64_t>(i));
@@ -84,13 +82,9 @@ class Gemma3 final : public Model {
             Tensor f = feed_forward(p, b.ffn, Gating::kGelu, rms_norm(p, x, b.ffn_norm));
             x = ggml_add(c, x, rms_norm(p, f, b.ffn_post_norm));
         }
-        return outputs(p, outer_, x);
+        return x;
     }
 
- private:
-    ModelConfig cfg_;
-    const LinearProducts& products_;
-    OuterWeights outer_;
     std::vector<Block> blocks_;
 };
 
@@ -101,7 +95,7 @@ std::unique_ptr<Model> make_gemma3(const FamilyInputs& in) {
     cfg.windows = read_windows(cfg, in.keys);
     cfg.rope_base_window = in.keys.positive_or("rope.freq_base_swa", 1e4F);
     cfg.final_logit_softcap = in.keys.positive_or_none("final_logit_softcapping");
-    return std::make_unique<Gemma3>(std::move(cfg), in);
+    return std::make_unique<Gemma3>(cfg, in);
 }
 
 }  // namespace palimpsest

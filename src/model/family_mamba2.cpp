@@ -65,7 +65,7 @@ Tensor mixer(const Pass& p, const Mixer& m, const StateSizes& s, Tensor x, int64
     Tensor channels = rows(s.inner(), s.n_channels());
     Tensor dt = ggml_softplus(
         c, ggml_add(c, ggml_cont(c, rows(s.inner() + s.n_channels(), s.n_head)), m.dt_bias));
-    Tensor y = for_each_lane(p, s.inner(), [&](const LanePart& part) {
+    Tensor y = for_each_lane(p, [&](const LanePart& part) {
         return mix_lane(p, m, s, part.lane, layer, part.of(p, x), part.of(p, channels),
                         part.of(p, dt));
     });
@@ -77,38 +77,26 @@ Tensor mixer(const Pass& p, const Mixer& m, const StateSizes& s, Tensor x, int64
     return p.products.of(p.g, m.out, y, p.many.read);
 }
 
-class Mamba2 final : public Model {
+class Mamba2 final : public Decoder {
  public:
-    Mamba2(ModelConfig cfg, const StateSizes& sizes, const FamilyInputs& in)
-        : cfg_(std::move(cfg)),
-          sizes_(sizes),
-          products_(in.products),
-          outer_(load_outer(in.weights, cfg_)) {
-        for (int64_t i = 0; i < cfg_.n_layer; ++i) {
-            mixers_.push_back(load_mixer(in.weights, cfg_, sizes_, i));
+    Mamba2(const ModelConfig& cfg, const StateSizes& sizes, const FamilyInputs& in)
+        : Decoder(cfg, in), sizes_(sizes) {
+        for (int64_t i = 0; i < cfg.n_layer; ++i) {
+            mixers_.push_back(load_mixer(in.weights, cfg, sizes_, i));
         }
-    }
-
-    [[nodiscard]] const ModelConfig& config() const override { return cfg_; }
-    [[nodiscard]] const LinearProducts& products() const override { return products_; }
-
-    ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
-                         int64_t least_rows) const override {
-        const Pass p = begin_pass(g, cfg_, products_, lanes, least_rows);
-        Tensor x = embed(p, outer_.embedding);
-        for (int64_t i = 0; i < cfg_.n_layer; ++i) {
-            const Mixer& m = mixers_[static_cast<size_t>(i)];
-            Tensor y = mixer(p, m, sizes_, rms_norm(p, x, m.before), i);
-            x = ggml_add(g.ctx(), x, y);
-        }
-        return outputs(p, outer_, keep_wanted(p, x));
     }
 
  private:
-    ModelConfig cfg_;
+    [[nodiscard]] Tensor blocks(const Pass& p, Tensor x) const override {
+        for (size_t i = 0; i < mixers_.size(); ++i) {
+            const Mixer& m = mixers_[i];
+            Tensor y = mixer(p, m, sizes_, rms_norm(p, x, m.before), static_cast<int64_t>(i));
+            x = ggml_add(p.g.ctx(), x, y);
+        }
+        return keep_wanted(p, x);
+    }
+
     StateSizes sizes_;
-    const LinearProducts& products_;
-    OuterWeights outer_;
     std::vector<Mixer> mixers_;
 };
 
@@ -118,7 +106,7 @@ std::unique_ptr<Model> make_mamba2(const FamilyInputs& in) {
     const StateSizes sizes = read_state_sizes(in.keys);
     ModelConfig cfg = in.cfg;
     cfg.layers.assign(static_cast<size_t>(cfg.n_layer), sizes.layer("scalar-decay", false));
-    return std::make_unique<Mamba2>(std::move(cfg), sizes, in);
+    return std::make_unique<Mamba2>(cfg, sizes, in);
 }
 
 }  // namespace palimpsest

@@ -17,33 +17,23 @@ namespace palimpsest {
 
 namespace {
 
-class PreNormDecoder final : public Model {
+class PreNormDecoder final : public Decoder {
  public:
-    explicit PreNormDecoder(const FamilyInputs& in)
-        : cfg_(in.cfg), products_(in.products), outer_(load_outer(in.weights, cfg_)) {
-        for (int64_t i = 0; i < cfg_.n_layer; ++i) {
-            blocks_.push_back(load_pre_norm_block(in.weights, cfg_, i, in.traits.norms_heads));
+    explicit PreNormDecoder(const FamilyInputs& in) : Decoder(in.cfg, in) {
+        for (int64_t i = 0; i < in.cfg.n_layer; ++i) {
+            blocks_.push_back(load_pre_norm_block(in.weights, in.cfg, i, in.traits.norms_heads));
         }
-    }
-
-    [[nodiscard]] const ModelConfig& config() const override { return cfg_; }
-    [[nodiscard]] const LinearProducts& products() const override { return products_; }
-
-    ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes,
-                         int64_t least_rows) const override {
-        const Pass p = begin_pass(g, cfg_, products_, lanes, least_rows);
-        Tensor x = embed(p, outer_.embedding);
-        for (int64_t i = 0; i < cfg_.n_layer; ++i) {
-            const bool is_last = i + 1 == cfg_.n_layer;
-            x = pre_norm_block(p, blocks_[static_cast<size_t>(i)], x, i, is_last);
-        }
-        return outputs(p, outer_, x);
     }
 
  private:
-    ModelConfig cfg_;
-    const LinearProducts& products_;
-    OuterWeights outer_;
+    [[nodiscard]] Tensor blocks(const Pass& p, Tensor x) const override {
+        for (size_t i = 0; i < blocks_.size(); ++i) {
+            const bool is_last = i + 1 == blocks_.size();
+            x = pre_norm_block(p, blocks_[i], x, static_cast<int64_t>(i), is_last);
+        }
+        return x;
+    }
+
     std::vector<PreNormBlock> blocks_;
 };
 

@@ -96,16 +96,15 @@ Tensor embed_run(const Pass& p, Tensor table, float scale, const Lane& lane, siz
     return scale == 1.0F ? x : ggml_scale(p.g.ctx(), x, scale);
 }
 
-/// Columns [at, at + n) of a tensor whose last used dimension runs over all lanes' positions.
-Tensor columns(ggml_context* c, Tensor t, int64_t at, int64_t n) {
-    if (t->ne[2] == 1) {
-        return ggml_view_2d(c, t, t->ne[0], n, t->nb[1], static_cast<size_t>(at) * t->nb[1]);
-    }
-    return ggml_view_3d(c, t, t->ne[0], t->ne[1], n, t->nb[1], t->nb[2],
-                        static_cast<size_t>(at) * t->nb[2]);
-}
-
 }  // namespace
+
+Decoder::Decoder(ModelConfig cfg, const FamilyInputs& in)
+    : cfg_(std::move(cfg)), products_(in.products), outer_(load_outer(in.weights, cfg_)) {}
+
+ModelOutputs Decoder::forward(Graph& g, const std::vector<Lane>& lanes, int64_t least_rows) const {
+    const Pass p = begin_pass(g, cfg_, products_, lanes, least_rows);
+    return outputs(p, outer_, blocks(p, embed(p, outer_.embedding, embedding_scale())));
+}
 
 Linear load_linear(Weights& w, const std::string& prefix, int64_t n_in, int64_t n_out) {
     Linear l = {.weight = w.matrix(prefix + ".weight", n_in, n_out), .bias = nullptr};
@@ -197,6 +196,33 @@ Tensor rms_norm(const Pass& p, Tensor x, Tensor weight) {
     return ggml_mul(p.g.ctx(), ggml_rms_norm(p.g.ctx(), x, p.cfg.norm_eps), weight);
 }
 
+Tensor LanePart::of(const Pass& p, Tensor t) const {
+    if (is_all) return t;
+    ggml_context* c = p.g.ctx();
+    const int64_t n = lane.step.n;
+    if (t->ne[2] == 1) {
+        return ggml_view_2d(c, t, t->ne[0], n, t->nb[1], static_cast<size_t>(at) * t->nb[1]);
+    }
+    return ggml_view_3d(c, t, t->ne[0], t->ne[1], n, t->nb[1], t->nb[2],
+                        static_cast<size_t>(at) * t->nb[2]);
+}
+
+Tensor for_each_lane(const Pass& p, const std::function<Tensor(const LanePart&)>& work) {
+    ggml_context* c = p.g.ctx();
+    const bool is_all = p.lanes.size() == 1 && p.n_filling == 0;
+    Tensor all = nullptr;
+    int64_t at = 0;
+    for (const Lane& lane : p.lanes) {
+        Tensor y = work({.lane = lane, .at = at, .is_all = is_all});
+        all = all == nullptr ? y : ggml_concat(c, all, y, 1);
+        at += lane.step.n;
+    }
+    if (p.n_filling == 0) return all;
+    // Anything of the right shape.
+    Tensor rest = ggml_view_2d(c, all, all->ne[0], 1, all->nb[1], 0);
+    return ggml_concat(c, all, ggml_repeat_4d(c, rest, all->ne[0], p.n_filling, 1, 1), 1);
+}
+
 Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t layer) {
     ggml_context* c = p.g.ctx();
     const std::array<Linear, 3> qkv = {w.q, w.k, w.v};
@@ -207,28 +233,18 @@ Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t lay
     Tensor q = rotate(p, w, q_raw, layer);
     Tensor k = rotate(p, w, k_raw, layer);
 
-    const bool single = p.lanes.size() == 1 && p.n_filling == 0;
-    Tensor out = nullptr;
-    int64_t at = 0;
-    for (const Lane& lane : p.lanes) {
-        const auto part = [&](Tensor t) { return single ? t : columns(c, t, at, lane.step.n); };
-        Tensor y = lane.memory->attend(p.g, {.layer = layer,
-                                             .hidden = part(x),
-                                             .q = part(q),
-                                             .k = part(k),
-                                             .v = part(v),
-                                             .q_raw = part(q_raw),
-                                             .k_raw = part(k_raw),
-                                             .scale = w.scale,
-                                             .may_round = p.many.read && p.products.rounds(w.q)});
-        out = out == nullptr ? y : ggml_concat(c, out, y, 1);
-        at += lane.step.n;
-    }
-    if (p.n_filling > 0) {  // anything of the right shape
-        Tensor rest = columns(c, q_raw, at, p.n_filling);
-        rest = ggml_reshape_2d(c, ggml_cont(c, rest), p.cfg.n_head * p.cfg.d_head, p.n_filling);
-        out = ggml_concat(c, out, rest, 1);
-    }
+    const bool may_round = p.many.read && p.products.rounds(w.q);
+    Tensor out = for_each_lane(p, [&](const LanePart& part) {
+        return part.lane.memory->attend(p.g, {.layer = layer,
+                                              .hidden = part.of(p, x),
+                                              .q = part.of(p, q),
+                                              .k = part.of(p, k),
+                                              .v = part.of(p, v),
+                                              .q_raw = part.of(p, q_raw),
+                                              .k_raw = part.of(p, k_raw),
+                                              .scale = w.scale,
+                                              .may_round = may_round});
+    });
     if (w.is_gated) {
         Tensor gates = ggml_cont(c, head_parts(p, projected[0], p.cfg.n_head, 2, 1));
         gates = ggml_reshape_2d(c, gates, out->ne[0], out->ne[1]);

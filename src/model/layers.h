@@ -1,8 +1,10 @@
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
+#include "model/families.h"
 #include "model/linear.h"
 #include "model/model.h"
 
@@ -54,6 +56,38 @@ struct OuterWeights {
     Linear head;
 };
 
+/// A lane's positions, among those of all.
+struct LanePart {
+    const Lane& lane;
+    int64_t at = 0;
+    bool is_all = false;  // there are no others
+
+    /// The lane's columns of a tensor of all lanes, whose last used dimension runs over positions.
+    [[nodiscard]] Tensor of(const Pass& p, Tensor t) const;
+};
+
+/// A model that is embedding, blocks, and a head behind a norm. Families say what their blocks are.
+class Decoder : public Model {
+ public:
+    /// `in.products` must outlive it. Throws as Weights does.
+    Decoder(ModelConfig cfg, const FamilyInputs& in);
+
+    [[nodiscard]] const ModelConfig& config() const final { return cfg_; }
+    [[nodiscard]] const LinearProducts& products() const final { return products_; }
+    ModelOutputs forward(Graph& g, const std::vector<Lane>& lanes, int64_t least_rows) const final;
+
+ protected:
+    /// All blocks, of x [n_embd, n]; of the last one only the wanted columns (keep_wanted()).
+    [[nodiscard]] virtual Tensor blocks(const Pass& p, Tensor x) const = 0;
+    /// What rows of the token table are multiplied by.
+    [[nodiscard]] virtual float embedding_scale() const { return 1.0F; }
+
+ private:
+    ModelConfig cfg_;
+    const LinearProducts& products_;
+    OuterWeights outer_;
+};
+
 /// Loads `prefix.weight` [n_in, n_out] and, if the file has it, `prefix.bias`.
 Linear load_linear(Weights& w, const std::string& prefix, int64_t n_in, int64_t n_out);
 /// Loads q, k, v, o of block `i`, q and k norms if `has_norms`, and sets the usual scale.
@@ -69,6 +103,8 @@ Pass begin_pass(Graph& g, const ModelConfig& cfg, const LinearProducts& products
 /// Token rows, multiplied by `scale`, and ready rows of every lane.
 Tensor embed(const Pass& p, Tensor table, float scale = 1.0F);
 Tensor rms_norm(const Pass& p, Tensor x, Tensor weight);
+/// `work` of every lane, side by side: [n_rows, n].
+Tensor for_each_lane(const Pass& p, const std::function<Tensor(const LanePart&)>& work);
 /// Projects, rotates, asks each lane's memory for its part, projects back.
 Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t layer);
 /// Only the columns of which anything is wanted. After it, no layer may attend.

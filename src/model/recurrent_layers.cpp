@@ -48,32 +48,6 @@ ShortConvolution load_convolution(Weights& w, const StateSizes& s, int64_t i) {
     return conv;
 }
 
-Tensor LanePart::of(const Pass& p, Tensor t) const {
-    if (is_all) return t;
-    ggml_context* c = p.g.ctx();
-    const int64_t n = lane.step.n;
-    if (t->ne[2] == 1) {
-        return ggml_view_2d(c, t, t->ne[0], n, t->nb[1], static_cast<size_t>(at) * t->nb[1]);
-    }
-    return ggml_view_3d(c, t, t->ne[0], t->ne[1], n, t->nb[1], t->nb[2],
-                        static_cast<size_t>(at) * t->nb[2]);
-}
-
-Tensor for_each_lane(const Pass& p, int64_t n_rows, const std::function<Tensor(LanePart)>& work) {
-    ggml_context* c = p.g.ctx();
-    Tensor all = nullptr;
-    const bool is_all = p.lanes.size() == 1 && p.n_filling == 0;
-    int64_t at = 0;
-    for (const Lane& lane : p.lanes) {
-        Tensor y = work({.lane = lane, .at = at, .is_all = is_all});
-        all = all == nullptr ? y : ggml_concat(c, all, y, 1);
-        at += lane.step.n;
-    }
-    if (p.n_filling == 0) return all;
-    Tensor rest = ggml_view_2d(c, all, n_rows, 1, all->nb[1], 0);  // anything of the right shape
-    return ggml_concat(c, all, ggml_repeat_4d(c, rest, n_rows, p.n_filling, 1, 1), 1);
-}
-
 Tensor convolve(const Pass& p, const ShortConvolution& conv, const Lane& lane, int64_t layer,
                 Tensor channels) {
     ggml_context* c = p.g.ctx();

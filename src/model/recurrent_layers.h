@@ -1,7 +1,5 @@
 #pragma once
 
-#include <functional>
-
 #include "model/layers.h"
 
 namespace palimpsest {
@@ -35,24 +33,11 @@ StateSizes read_state_sizes(const ModelKeys& keys);
 /// Loads block `i`'s "ssm_conv1d".
 ShortConvolution load_convolution(Weights& w, const StateSizes& sizes, int64_t i);
 
-/// A lane's positions, among those of all.
-struct LanePart {
-    const Lane& lane;
-    int64_t at = 0;
-    bool is_all = false;  // there are no others
-
-    /// The lane's columns of a tensor [.., n] of all lanes.
-    [[nodiscard]] Tensor of(const Pass& p, Tensor t) const;
-};
-
-/// `work` of every lane, side by side: [n_rows, n].
-Tensor for_each_lane(const Pass& p, int64_t n_rows, const std::function<Tensor(LanePart)>& work);
-
 /// Of one lane: [n_channels, n].
 Tensor convolve(const Pass& p, const ShortConvolution& conv, const Lane& lane, int64_t layer,
                 Tensor channels);
 
-/// Rows [first, first + n) of x [.., n], in heads of d: [d, n / d, ..]. Not copied.
+/// Rows of x [.., n] from `first` on, in heads of d: [d, n_head, n]. Not copied.
 Tensor head_rows(const Pass& p, Tensor x, int64_t first, int64_t d, int64_t n_head);
 
 }  // namespace palimpsest

@@ -65,6 +65,11 @@ class Golden {
     nlohmann::json json_;
 };
 
+/// Row `i` of values [..][width].
+std::span<const float> row(const std::vector<float>& values, size_t i, size_t width) {
+    return std::span(values).subspan(i * width, width);
+}
+
 class BankGolden : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(BankGolden, DynamicLinearAttention) {
@@ -96,8 +101,7 @@ TEST_P(BankGolden, DynamicLinearAttention) {
                 const auto at = static_cast<size_t>(t * in.n_head + head);
                 std::vector<float> out(d_v);
                 bank->take_in(in.token(t, head, out.data()));
-                EXPECT_LT(testing::max_difference(out, std::span(outputs).subspan(at * d_v, d_v)),
-                          1e-4);
+                EXPECT_LT(testing::max_difference(out, row(outputs, at, d_v)), 1e-4);
                 EXPECT_NEAR(bank->decision().score, scores[at], 1e-4);
                 if (bank->decision().opens) boundaries.push_back(t);
                 if (bank->decision().merged >= 0) merges.push_back({t, bank->decision().merged});
@@ -112,12 +116,11 @@ TEST_P(BankGolden, DynamicLinearAttention) {
                 const auto step = std::ranges::find(slot_steps, t);
                 if (step == slot_steps.end()) continue;
                 const size_t size = in.shape().values();
-                const auto row =
+                const auto place =
                     static_cast<size_t>((step - slot_steps.begin()) * in.n_head + head);
                 for (size_t s = 0; s < states.size(); ++s) {
-                    EXPECT_LT(testing::max_difference(
-                                  states[s].values,
-                                  std::span(slots).subspan((row * n_states + s) * size, size)),
+                    EXPECT_LT(testing::max_difference(states[s].values,
+                                                      row(slots, place * n_states + s, size)),
                               1e-4);
                 }
             }
@@ -149,8 +152,7 @@ TEST_P(BankGolden, LogLinear) {
             const auto at = static_cast<size_t>(t * in.n_head + head);
             std::vector<float> out(d_v);
             bank->take_in(in.token(t, head, out.data()));
-            EXPECT_LT(testing::max_difference(out, std::span(outputs).subspan(at * d_v, d_v)),
-                      1e-4);
+            EXPECT_LT(testing::max_difference(out, row(outputs, at, d_v)), 1e-4);
             const std::vector<BankState> levels = bank->states();
             int64_t n_live = 0;
             for (size_t l = 0; l < levels.size(); ++l) {
@@ -160,10 +162,9 @@ TEST_P(BankGolden, LogLinear) {
             EXPECT_EQ(n_live, std::popcount(static_cast<uint64_t>(t)) + 1);
             const auto step = std::ranges::find(steps, t);
             if (step == steps.end()) continue;
-            const auto row = static_cast<size_t>((step - steps.begin()) * in.n_head + head);
+            const auto place = static_cast<size_t>((step - steps.begin()) * in.n_head + head);
             for (size_t l = 0; l < levels.size(); ++l) {
-                const auto wanted =
-                    std::span(states).subspan((row * levels.size() + l) * size, size);
+                const auto wanted = row(states, place * levels.size() + l, size);
                 EXPECT_LT(testing::max_difference(levels[l].values, wanted), 1e-4);
             }
         }
@@ -287,52 +288,59 @@ Inputs random_inputs(StateRule rule, int64_t n, uint64_t seed) {
     return in;
 }
 
-TEST(Banks, WithWeightsOfOneAnyBankIsTheSingleState) {
-    for (const StateRule rule : {StateRule::kScalarDecay, StateRule::kGatedDelta}) {
-        const Inputs in = random_inputs(rule, 70, 3);
-        for (const BankKind& kind : bank_kinds()) {
-            for (const int64_t n_states : {1, 2, 5, 20}) {
-                for (const float threshold : {-1.0F, 0.6F, 1.2F, HUGE_VALF}) {
-                    SCOPED_TRACE(
-                        cat(to_string(rule), " ", kind.name, " ", n_states, " ", threshold));
-                    BankOptions o;
-                    o.name = kind.name;
-                    o.n_states = n_states;
-                    o.threshold = threshold;
-                    o.block = 4;
-                    const auto bank = make_bank(in.shape(), o);
-                    std::vector<float> single(15);
-                    for (int64_t t = 0; t < in.n; ++t) {
-                        std::vector<float> out(3);
-                        std::vector<float> wanted(3);
-                        const BankToken token = in.token(t, 0, out.data());
-                        bank->take_in(token);
-                        run_state(
-                            rule,
-                            {.state = single.data(), .n_rows = 5, .row_step = 3, .n_columns = 3},
-                            {.n = 1,
-                             .q = token.q,
-                             .k = token.k,
-                             .v = token.v,
-                             .decay = &in.g[static_cast<size_t>(t)],
-                             .write = in.beta.empty() ? nullptr : &in.beta[static_cast<size_t>(t)],
-                             .out = wanted.data()});
-                        ASSERT_LT(testing::max_difference(out, wanted), 1e-5) << t;
-                        std::vector<float> sum(15);
-                        int64_t n = 0;
-                        for (const BankState& s : bank->states()) {
-                            for (size_t i = 0; i < sum.size(); ++i) sum[i] += s.values[i];
-                            n += s.n;
-                        }
-                        ASSERT_LT(testing::max_difference(sum, single), 1e-5) << t;
-                        ASSERT_EQ(n, t + 1);
-                        ASSERT_LE(std::ssize(bank->states()), n_states);
-                    }
-                }
-            }
+/// Outputs and sums of states, token by token, as one state gives them.
+void expect_single_state(const Inputs& in, const BankOptions& o) {
+    const BankShape shape = in.shape();
+    const auto bank = make_bank(shape, o);
+    std::vector<float> single(shape.values());
+    for (int64_t t = 0; t < in.n; ++t) {
+        std::vector<float> out(3);
+        std::vector<float> wanted(3);
+        const auto at = static_cast<size_t>(t);
+        const BankToken token = in.token(t, 0, out.data());
+        bank->take_in(token);
+        run_state(shape.rule, {.state = single.data(), .n_rows = 5, .row_step = 3, .n_columns = 3},
+                  {.n = 1,
+                   .q = token.q,
+                   .k = token.k,
+                   .v = token.v,
+                   .decay = &in.g[at],
+                   .write = in.beta.empty() ? nullptr : &in.beta[at],
+                   .out = wanted.data()});
+        ASSERT_LT(testing::max_difference(out, wanted), 1e-5) << t;
+        std::vector<float> sum(shape.values());
+        int64_t n = 0;
+        for (const BankState& s : bank->states()) {
+            for (size_t i = 0; i < sum.size(); ++i) sum[i] += s.values[i];
+            n += s.n;
         }
+        ASSERT_LT(testing::max_difference(sum, single), 1e-5) << t;
+        ASSERT_EQ(n, t + 1);
+        ASSERT_LE(std::ssize(bank->states()), o.n_states);
     }
 }
+
+class BankKinds : public ::testing::TestWithParam<std::tuple<StateRule, int64_t, float>> {};
+
+TEST_P(BankKinds, WithWeightsOfOneAreTheSingleState) {
+    const auto& [rule, n_states, threshold] = GetParam();
+    const Inputs in = random_inputs(rule, 70, 3);
+    for (const BankKind& kind : bank_kinds()) {
+        SCOPED_TRACE(kind.name);
+        BankOptions o;
+        o.name = kind.name;
+        o.n_states = n_states;
+        o.threshold = threshold;
+        o.block = 4;
+        expect_single_state(in, o);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, BankKinds,
+                         ::testing::Combine(::testing::Values(StateRule::kScalarDecay,
+                                                              StateRule::kGatedDelta),
+                                            ::testing::Values(1, 2, 5, 20),
+                                            ::testing::Values(-1.0F, 0.6F, 1.2F, HUGE_VALF)));
 
 TEST(Banks, TheNewestTokenStandsAloneWhereEveryOneOpens) {
     const Inputs in = random_inputs(StateRule::kScalarDecay, 9, 4);

@@ -26,6 +26,13 @@ bool is_finished(const Writing& w, const Answer& answer, const AskedSample& aske
 
 }  // namespace
 
+void note_text(const std::string& text, const Sample& sample, const Metric& metric,
+               QualityResult& to) {
+    to.output = text;
+    to.score = metric.score(text, sample);
+    if (metric.predicted != nullptr) to.predicted = metric.predicted(text, sample);
+}
+
 std::vector<Answer> write_answers(std::span<Session* const> sessions, Batch& batch,
                                   const AskedSample& asked) {
     const Tokenizer& tokenizer = asked.tokenizer;

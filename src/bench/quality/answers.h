@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/quality/quality_result.h"
 #include "bench/tasks/task.h"
 #include "engine/batch.h"
 #include "engine/session.h"
@@ -27,6 +28,10 @@ struct AskedSample {
     std::span<const TokenId> rest;    // of the prompt
     std::vector<TokenId> never = {};  // is never written
 };
+
+/// Writes an answer's text into a result, with its score and its class where there are some.
+void note_text(const std::string& text, const Sample& sample, const Metric& metric,
+               QualityResult& to);
 
 /// All sessions read what is left of the prompt on top of what they hold and answer greedily, at
 /// once. An answer ends with the model's end token, after the sample's n_new tokens, where the

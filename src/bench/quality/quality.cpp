@@ -65,23 +65,15 @@ std::string budget_text(const Budget& b) {
     return text.str();
 }
 
-/// Under which name results say that a context was read as latents.
-std::string latent_name(const LatentUse& use) { return cat("latent ", use.ratio, "x"); }
-
 QualityResult describe(QualityResult about, const QualityCondition& c, const std::string& entries,
                        const QualityOptions& o) {
     about.entries = entries;
-    if (c.has_latents) {
-        about.memory = latent_name(*o.latent);
+    if (c.has_latents || c.skim) {
+        about.memory = cat(c.skim ? "skim " : "latent ", o.latent->ratio, "x");
         about.weights = o.latent->fingerprint;
         about.protocol = "streaming";
     }
-    if (c.skim) {
-        about.memory = cat("skim ", o.latent->ratio, "x");
-        about.weights = o.latent->fingerprint;
-        about.protocol = "streaming";
-        about.options = cat("choose=", to_string(*c.skim), ",chunk=", o.skim_chunk);
-    }
+    if (c.skim) about.options = cat("choose=", to_string(*c.skim), ",chunk=", o.skim_chunk);
     if (c.eviction.policy == "full") return about;
     about.policy = c.eviction.policy;
     about.allocator = c.eviction.allocator;
@@ -313,8 +305,7 @@ void check_options(const QualityOptions& o, const LoadedModel& loaded) {
 
 std::vector<QualityCondition> quality_conditions(const QualityOptions& o) {
     std::vector<QualityCondition> all = {{.eviction = {.policy = "full"}}};
-    std::vector<EvictionOptions> memories = o.memories;
-    memories.insert(memories.begin(), parse_memory_spec("window"));
+    const EvictionOptions window = parse_memory_spec("window");
     std::set<std::string> seen;
     const auto add = [&](EvictionOptions e, const Budget& budget, bool one_shot, bool latents) {
         e.budget = budget;
@@ -332,11 +323,15 @@ std::vector<QualityCondition> quality_conditions(const QualityOptions& o) {
         for (const Budget& b : o.one_shot) add(e, b, true, latents);
         for (const Budget& b : o.streaming) add(e, b, false, latents);
     };
-    if (o.latent) all.push_back({.eviction = {.policy = "full"}, .has_latents = true});
-    for (const EvictionOptions& e : memories) add_all(e, o.latent && &e != &memories.front());
-    if (o.latent) add_all(memories.front(), true);
-    for (const SkimChooser chooser : o.skim)
+    add_all(window, false);
+    if (o.latent) {
+        all.push_back({.eviction = {.policy = "full"}, .has_latents = true});
+        add_all(window, true);
+    }
+    for (const EvictionOptions& e : o.memories) add_all(e, o.latent.has_value());
+    for (const SkimChooser chooser : o.skim) {
         all.push_back({.eviction = {.policy = "full"}, .skim = chooser});
+    }
     return all;
 }
 

@@ -282,12 +282,9 @@ void SampleRun::note_memory(const MemoryReport& report, QualityResult& r) const 
 }
 
 void SampleRun::note_answer(const Answer& answer, QualityResult& r) const {
-    r.output = answer.text;
+    note_text(answer.text, setting_.sample, *setting_.task.metric, r);
     r.n_written = answer.n_tokens;
     r.decode_s = answer.seconds;
-    const Metric& metric = *setting_.task.metric;
-    r.score = metric.score(answer.text, setting_.sample);
-    if (metric.predicted != nullptr) r.predicted = metric.predicted(answer.text, setting_.sample);
 }
 
 }  // namespace palimpsest

@@ -2,11 +2,14 @@
 
 #include <chrono>
 
+#include "bench/quality/answers.h"
 #include "compress/skim/skim.h"
 
 namespace palimpsest {
 
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kDirective = 32;  // tokens that a line takes beside its answer
 
@@ -23,7 +26,6 @@ SkimBench::SkimBench(const QualityOptions& options, const LoadedModel& loaded)
 bool SkimBench::run(const Sample& sample, const Metric& metric, SkimChooser chooser,
                     const std::function<bool(const std::string& what)>& go_on,
                     QualityResult& result) {
-    using Clock = std::chrono::steady_clock;
     const auto start = Clock::now();
     Skimmer skimmer(
         engine_, latent_, {{.name = "context", .text = sample.context}},
@@ -34,9 +36,7 @@ bool SkimBench::run(const Sample& sample, const Metric& metric, SkimChooser choo
         return go_on(cat(", skim, ", p.done, " of ", p.total));
     });
     if (r.is_cancelled) return false;
-    result.output = r.answer;
-    result.score = metric.score(r.answer, sample);
-    if (metric.predicted != nullptr) result.predicted = metric.predicted(r.answer, sample);
+    note_text(r.answer, sample, metric, result);
     for (const SkimRound& round : r.rounds) result.n_written += round.tokens_written;
     result.bytes = result.peak_bytes = r.bytes_held;
     result.kept = 1 - r.saved;

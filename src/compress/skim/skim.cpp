@@ -45,6 +45,13 @@ std::string_view to_string(SkimChooser chooser) {
     return chooser == SkimChooser::kModel ? "model" : "words";
 }
 
+SkimChooser skim_chooser_named(std::string_view name) {
+    for (const SkimChooser chooser : {SkimChooser::kModel, SkimChooser::kWords}) {
+        if (name == to_string(chooser)) return chooser;
+    }
+    throw Error(ErrorCode::kInvalidArgument, cat("nobody called '", name, "' chooses chunks"));
+}
+
 std::vector<int64_t> chunks_by_words(const std::vector<SkimChunk>& chunks,
                                      std::string_view question, size_t most) {
     std::vector<std::set<std::string>> words;

@@ -29,6 +29,8 @@ enum class SkimChooser {
 
 /// "model", "words".
 [[nodiscard]] std::string_view to_string(SkimChooser chooser);
+/// Throws kInvalidArgument for another name.
+[[nodiscard]] SkimChooser skim_chooser_named(std::string_view name);
 
 struct SkimOptions {
     ConversationOptions conversation = {};  // its system text and regions are the agent's own

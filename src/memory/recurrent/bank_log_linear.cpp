@@ -58,13 +58,13 @@ class LogLinearBank final : public HeadBank {
         reset();
         auto counts = take_all<int64_t>(in, std::ssize(counts_));
         auto states = take_states(in, states_.size());
-        if (counts.size() != counts_.size()) refuse_bank("has other levels");
+        if (counts.size() != counts_.size()) refuse_states("other levels");
         // Of all but the last, a level is full or empty.
         for (size_t l = 0; l < counts.size(); ++l) {
             const bool is_last = l + 1 == counts.size();
             const int64_t full = l == 0 ? 1 : int64_t{1} << (l - 1);
             const bool fits = counts[l] >= 0 && (is_last || counts[l] == 0 || counts[l] == full);
-            if (!fits) refuse_bank(cat("holds ", counts[l], " tokens at level ", l));
+            if (!fits) refuse_states(cat(counts[l], " tokens at level ", l));
         }
         counts_ = std::move(counts);
         states_ = std::move(states);

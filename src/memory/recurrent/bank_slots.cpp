@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "core/error.h"
 #include "core/random.h"
@@ -45,7 +46,8 @@ class SlotBank final : public HeadBank {
           boundaries_(boundaries),
           merging_(merging),
           states_(static_cast<size_t>(options.n_states) * shape.values()),
-          read_(static_cast<size_t>(shape.n_columns)) {
+          read_(static_cast<size_t>(shape.n_columns)),
+          scratch_(static_cast<size_t>(shape.n_columns)) {
         SlotBank::reset();
     }
 
@@ -119,7 +121,7 @@ class SlotBank final : public HeadBank {
         const auto n_slots = take<int64_t>(in);
         const bool fits = n_seen >= 0 && std::isfinite(norm) && norm >= 0 && n_slots >= 0 &&
                           n_slots <= o_.n_states && (n_slots > 0) == (n_seen > 0);
-        if (!fits) refuse_bank(cat("has ", n_slots, " states of ", n_seen, " tokens"));
+        if (!fits) refuse_states(cat(n_slots, " states of ", n_seen, " tokens"));
         int64_t n_left = n_seen;
         for (int64_t i = 0; i < n_slots; ++i) {
             open();
@@ -127,12 +129,12 @@ class SlotBank final : public HeadBank {
             s.n = take<int64_t>(in);
             s.information = take<float>(in);
             if (s.n < 1 || s.n > n_left || !std::isfinite(s.information)) {
-                refuse_bank(cat("has a state of ", s.n, " tokens among ", n_seen));
+                refuse_states(cat("a state of ", s.n, " tokens among ", n_seen));
             }
             n_left -= s.n;
             std::ranges::copy(take_states(in, shape_.values()), state(s));
         }
-        if (n_left != 0) refuse_bank(cat("has lost ", n_left, " of ", n_seen, " tokens"));
+        if (n_left != 0) refuse_states(cat("no state for ", n_left, " of ", n_seen, " tokens"));
         n_seen_ = n_seen;
         norm_ = norm;
     }
@@ -143,29 +145,28 @@ class SlotBank final : public HeadBank {
     BankDecision decide(const BankToken& token) {
         if (slots_.empty()) return {.score = o_.first_score, .opens = true};
         read_from(shape_, state(slots_.back()), token.k, read_.data());
-        BankDecision d = {.score = score(token)};
-        switch (boundaries_) {
-            case Boundaries::kByScore:
-                d.opens = d.score >= o_.threshold;
-                break;
-            case Boundaries::kEqual:
-                d.opens = n_seen_ % o_.block == 0;
-                break;
-            case Boundaries::kRandom:
-                d.opens = lot() < o_.rate;
-                break;
-        }
-        if (!is_scored_) d.opens = d.opens && boundaries_ != Boundaries::kByScore;
-        return d;
+        const std::optional<float> far = score(token);
+        return {.score = far.value_or(0.0F), .opens = opens_at(far)};
     }
 
-    /// Paper, equation 13, as inner products. Of what has no direction: 0.
-    float score(const BankToken& token) {
+    [[nodiscard]] bool opens_at(std::optional<float> score) const {
+        switch (boundaries_) {
+            case Boundaries::kByScore:
+                return score && *score >= o_.threshold;
+            case Boundaries::kEqual:
+                return n_seen_ % o_.block == 0;
+            case Boundaries::kRandom:
+                return lot() < o_.rate;
+        }
+        return false;
+    }
+
+    /// Paper, equation 13, as inner products; nullopt for what has no direction.
+    [[nodiscard]] std::optional<float> score(const BankToken& token) const {
         const double keys = dot(token.k, token.k, shape_.n_rows);
         const double values = dot(token.v, token.v, shape_.n_columns);
         const double size = std::sqrt(keys * values * norm_);
-        is_scored_ = std::isfinite(size) && size > 0;
-        if (!is_scored_) return 0;
+        if (!std::isfinite(size) || size <= 0) return std::nullopt;
         const double cosine = dot(read_.data(), token.v, shape_.n_columns) / size;
         return static_cast<float>(std::sqrt(std::max(0.0, 2 - 2 * cosine)));
     }
@@ -177,15 +178,10 @@ class SlotBank final : public HeadBank {
 
     void pass(float* state, const BankToken& token, bool is_open) {
         if (is_open || o_.closed == ClosedStates::kTransition) {
-            return transition(shape_, state, token, scratch());
+            return transition(shape_, state, token, scratch_.data());
         }
         if (o_.closed == ClosedStates::kNothing) return;
         for (size_t i = 0; i < shape_.values(); ++i) state[i] *= token.stays;
-    }
-
-    [[nodiscard]] float* scratch() {
-        scratch_.resize(static_cast<size_t>(shape_.n_columns));
-        return scratch_.data();
     }
 
     /// What it costs to merge slots i and i + 1.
@@ -233,21 +229,28 @@ class SlotBank final : public HeadBank {
         std::fill_n(state(slots_.back()), shape_.values(), 0.0F);
     }
 
-    /// The open state's squared norm, by recursion; from the state itself now and then.
+    /// The open state's squared norm, by recursion: S <- a S + w k e^T, e being what is really
+    /// written. From the state itself now and then.
     void note_norm(const BankToken& token, bool is_new) {
-        const double keys = dot(token.k, token.k, shape_.n_rows);
-        const double values = dot(token.v, token.v, shape_.n_columns);
-        const auto w = static_cast<double>(token.write);
-        const auto a = static_cast<double>(token.stays);
-        if (is_new) {
-            norm_ = w * w * keys * values;
-        } else if (shape_.rule == StateRule::kScalarDecay && n_seen_ % kRecompute != 0) {
-            norm_ = a * a * norm_ + 2 * a * w * dot(read_.data(), token.v, shape_.n_columns) +
-                    w * w * keys * values;
-        } else {
+        if (n_seen_ % kRecompute == 0) {
             const float* s = state(slots_.back());
             norm_ = dot(s, s, static_cast<int64_t>(shape_.values()));
+            return;
         }
+        const auto w = static_cast<double>(token.write);
+        const double a = is_new ? 0 : static_cast<double>(token.stays);
+        const double erased = shape_.rule == StateRule::kGatedDelta ? a : 0;
+        double written = 0;  // e . e
+        double along = 0;    // (S^T k) . e
+        for (int64_t c = 0; c < shape_.n_columns; ++c) {
+            const auto p = static_cast<double>(read_[static_cast<size_t>(c)]);
+            const double e = static_cast<double>(token.v[c]) - erased * p;
+            written += e * e;
+            along += p * e;
+        }
+        norm_ = a * a * norm_ + 2 * a * w * along +
+                w * w * dot(token.k, token.k, shape_.n_rows) * written;
+        norm_ = std::max(norm_, 0.0);
     }
 
     void read(const BankToken& token) {
@@ -268,7 +271,6 @@ class SlotBank final : public HeadBank {
     std::vector<size_t> free_;  // places of no slot
     int64_t n_seen_ = 0;
     double norm_ = 0;
-    bool is_scored_ = false;
     BankDecision decision_;
 };
 

@@ -1,12 +1,10 @@
 #include "memory/recurrent/layer_bank.h"
 
-#include <algorithm>
 #include <cmath>
 #include <istream>
 #include <ostream>
 
 #include "core/error.h"
-#include "memory/binary_stream.h"
 #include "memory/recurrent/step_inputs.h"
 
 namespace palimpsest {
@@ -25,7 +23,7 @@ class LayerBank::Op final : public CustomOp {
 
  private:
     void run_head(ggml_tensor* dst, int64_t i) {
-        Head& head = bank_.heads_[static_cast<size_t>(i)];
+        HeadBank& head = *bank_.heads_[static_cast<size_t>(i)];
         const StateRun run = step_inputs(dst, bank_.shape_, i, has_decay_, has_write_);
         for (int64_t t = 0; t < run.n; ++t) {
             BankToken token = {.q = run.q + t * run.key_step,
@@ -34,8 +32,7 @@ class LayerBank::Op final : public CustomOp {
                                .out = run.out + t * run.out_step};
             if (run.decay != nullptr) token.stays = std::exp(run.decay[t * run.decay_step]);
             if (run.write != nullptr) token.write = run.write[t * run.write_step];
-            head.bank->take_in(token);
-            head.n_opened += head.bank->decision().opens ? 1 : 0;
+            head.take_in(token);
         }
     }
 
@@ -50,7 +47,7 @@ LayerBank::LayerBank(const RecurrentLayer& shape, const BankOptions& options) : 
     for (int64_t i = 0; i < shape.n_head; ++i) {
         BankOptions own = options;
         own.seed = options.seed * 1000003 + static_cast<uint64_t>(i);
-        heads_.push_back({.bank = make_bank(of, own)});
+        heads_.push_back(make_bank(of, own));
     }
 }
 
@@ -60,26 +57,16 @@ Tensor LayerBank::recur(Graph& g, const RecurrenceInputs& in) {
 }
 
 void LayerBank::reset() {
-    for (Head& h : heads_) {
-        h.bank->reset();
-        h.n_opened = 0;
-    }
+    for (const auto& h : heads_) h->reset();
 }
 
 void LayerBank::save(std::ostream& out) const {
-    for (const Head& h : heads_) {
-        put(out, h.n_opened);
-        h.bank->save(out);
-    }
+    for (const auto& h : heads_) h->save(out);
 }
 
 void LayerBank::load(std::istream& in) {
     try {
-        for (Head& h : heads_) {
-            h.n_opened = take<int64_t>(in);
-            if (h.n_opened < 0) refuse_bank(cat("opened ", h.n_opened, " states"));
-            h.bank->load(in);
-        }
+        for (const auto& h : heads_) h->load(in);
     } catch (...) {
         reset();
         throw;
@@ -88,21 +75,15 @@ void LayerBank::load(std::istream& in) {
 
 size_t LayerBank::bytes() const {
     size_t bytes = 0;
-    for (const Head& h : heads_) bytes += h.bank->bytes();
+    for (const auto& h : heads_) bytes += h->bytes();
     return bytes;
-}
-
-int64_t LayerBank::n_opened() const {
-    int64_t n = 0;
-    for (const Head& h : heads_) n += h.n_opened;
-    return n;
 }
 
 const std::vector<float>& LayerBank::sums() {
     const auto size = static_cast<size_t>(shape_.n_rows * shape_.n_columns);
     sums_.assign(heads_.size() * size, 0.0F);
     for (size_t h = 0; h < heads_.size(); ++h) {
-        for (const BankState& s : heads_[h].bank->states()) {
+        for (const BankState& s : heads_[h]->states()) {
             for (size_t i = 0; i < size; ++i) sums_[h * size + i] += s.values[i];
         }
     }

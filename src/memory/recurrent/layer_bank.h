@@ -24,18 +24,13 @@ class LayerBank {
     /// Throws kCorrupt; it is then as new.
     void load(std::istream& in);
     [[nodiscard]] size_t bytes() const;
-    [[nodiscard]] int64_t n_opened() const;
     /// Sums of each head's states, [n_head][n_rows][n_columns].
     [[nodiscard]] const std::vector<float>& sums();
 
  private:
     class Op;
-    struct Head {
-        std::unique_ptr<HeadBank> bank;
-        int64_t n_opened = 0;
-    };
     RecurrentLayer shape_;
-    std::vector<Head> heads_;
+    std::vector<std::unique_ptr<HeadBank>> heads_;
     std::vector<float> sums_;
 };
 

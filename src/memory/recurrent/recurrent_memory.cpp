@@ -7,7 +7,6 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "core/finite.h"
 #include "memory/binary_stream.h"
 #include "memory/recurrent/state_kernel.h"
 #include "memory/recurrent/step_inputs.h"
@@ -120,11 +119,14 @@ std::span<const float> RecurrentMemory::before(int64_t i) const {
 
 uint64_t RecurrentMemory::plan(const Step& step) {
     const bool rehearses = step.kind == StepKind::kRehearsal;
-    if (!rehearses && !kept_.empty()) {  // one that was given up
-        put_back();
-        kept_.clear();
+    if (rehearses && kept_.empty()) {
+        std::ostringstream out;
+        out.exceptions(std::ios::badbit);
+        write(out);
+        kept_ = std::move(out).str();
     }
-    if (rehearses && kept_.empty()) keep();
+    if (!rehearses && !kept_.empty()) put_back();  // one was given up
+    if (!rehearses) kept_.clear();
     return static_cast<uint64_t>(step.n);
 }
 
@@ -154,34 +156,9 @@ Tensor RecurrentMemory::with_before(Graph& g, int64_t i, Tensor channels) {
     return all;
 }
 
-void RecurrentMemory::keep() {
-    std::vector<std::vector<float>> copies = {{}};  // one more: never empty
-    std::vector<std::string> banks;
-    for (const std::span<float> v : values()) copies.emplace_back(v.begin(), v.end());
-    for (const Layer& l : layers_) {
-        if (l.bank == nullptr) continue;
-        std::ostringstream out;
-        out.exceptions(std::ios::badbit);
-        l.bank->save(out);
-        banks.push_back(std::move(out).str());
-    }
-    kept_ = std::move(copies);
-    kept_banks_ = std::move(banks);
-}
-
 void RecurrentMemory::put_back() {
-    const std::vector<std::span<float>> all = values();
-    for (size_t i = 0; i < all.size(); ++i) std::ranges::copy(kept_[i + 1], all[i].begin());
-    auto saved = kept_banks_.begin();
-    for (const Layer& l : layers_) {
-        if (l.bank == nullptr) continue;
-        std::istringstream in(*saved++);
-        l.bank->load(in);
-    }
-}
-
-int64_t RecurrentMemory::n_opened(int64_t i) const {
-    return layer(i).bank == nullptr ? 0 : layer(i).bank->n_opened();
+    std::istringstream in(kept_);
+    read(in);
 }
 
 void RecurrentMemory::settle(const Step& step) {
@@ -203,9 +180,7 @@ void RecurrentMemory::reset() {
 }
 
 MemoryUsage RecurrentMemory::usage() const {
-    size_t bytes = storage_->bytes();
-    for (const auto& copy : kept_) bytes += copy.size() * sizeof(float);
-    for (const std::string& copy : kept_banks_) bytes += kept_.empty() ? 0 : copy.size();
+    size_t bytes = storage_->bytes() + kept_.size();
     for (const Layer& l : layers_) bytes += l.bank == nullptr ? 0 : l.bank->bytes();
     return {.positions_seen = n_seen_, .entries_held = 0, .bytes = bytes};
 }
@@ -224,48 +199,44 @@ MemoryReport RecurrentMemory::report() const {
     return r;
 }
 
-void RecurrentMemory::save(std::ostream& out) const {
-    check(kept_.empty(), "states are saved between two steps of reading");
-    out.write(kMagic.data(), kMagic.size());
+void RecurrentMemory::write(std::ostream& out) const {
     put(out, n_seen_);
     for (const std::span<float> v : values()) {
         put_all(out, std::vector<float>(v.begin(), v.end()));
     }
     for (const Layer& l : layers_) {
-        put(out, static_cast<uint8_t>(l.bank != nullptr ? 1 : 0));
         if (l.bank != nullptr) l.bank->save(out);
     }
 }
 
-void RecurrentMemory::load(std::istream& in) {
-    const auto refuse = [](const std::string& why) {
-        throw Error(ErrorCode::kCorrupt, cat("the saved memory does not fit: ", why));
-    };
-    if (take<std::array<char, 8>>(in) != kMagic) refuse("it is not of recurrent states");
-    reset();
-    const auto n = take<int64_t>(in);
-    if (n < 0) refuse(cat("it is of ", n, " positions"));
-    std::vector<std::vector<float>> saved = {{}};
+void RecurrentMemory::read(std::istream& in) {
+    n_seen_ = take<int64_t>(in);
+    if (n_seen_ < 0) refuse_states(cat("read ", n_seen_, " positions"));
     for (const std::span<float> v : values()) {
-        saved.push_back(take_all<float>(in, std::ssize(v)));
-        if (saved.back().size() != v.size()) {
-            refuse(cat("a layer's states have ", saved.back().size(), " values, not ", v.size()));
-        }
-        if (!is_finite(saved.back())) refuse("a state holds what is not a number");
+        std::ranges::copy(take_states(in, v.size()), v.begin());
     }
+    for (const Layer& l : layers_) {
+        if (l.bank != nullptr) l.bank->load(in);
+    }
+}
+
+void RecurrentMemory::save(std::ostream& out) const {
+    check(kept_.empty(), "states are saved between two steps of reading");
+    out.write(kMagic.data(), kMagic.size());
+    put(out, has_banks());
+    write(out);
+}
+
+void RecurrentMemory::load(std::istream& in) {
+    reset();
+    if (take<std::array<char, 8>>(in) != kMagic) refuse_states("no recurrent states");
+    if (take<uint8_t>(in) != has_banks()) refuse_states("another bank of states");
     try {
-        for (const Layer& l : layers_) {
-            const bool has_bank = take<uint8_t>(in) != 0;
-            if (has_bank != (l.bank != nullptr)) refuse("it has another bank of states");
-            if (has_bank) l.bank->load(in);
-        }
+        read(in);
     } catch (...) {
         reset();
         throw;
     }
-    const std::vector<std::span<float>> all = values();
-    for (size_t i = 0; i < all.size(); ++i) std::ranges::copy(saved[i + 1], all[i].begin());
-    n_seen_ = n;
 }
 
 }  // namespace palimpsest

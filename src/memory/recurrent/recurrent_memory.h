@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "memory/context_memory.h"
@@ -34,8 +35,6 @@ class RecurrentMemory final : public ContextMemory {
     void load(std::istream& in) override;
 
     [[nodiscard]] std::span<const float> states(int64_t layer) const override;
-    /// How many states all heads of a layer opened so far; 0 without a bank.
-    [[nodiscard]] int64_t n_opened(int64_t layer) const;
     /// The last inputs of its convolution [n_before][n_channels], oldest first; empty if it has
     /// none.
     [[nodiscard]] std::span<const float> before(int64_t layer) const;
@@ -49,14 +48,17 @@ class RecurrentMemory final : public ContextMemory {
     };
     [[nodiscard]] const Layer& layer(int64_t i) const;
     [[nodiscard]] std::vector<std::span<float>> values() const;
-    void keep();
+    [[nodiscard]] uint8_t has_banks() const {
+        return !layers_.empty() && layers_.front().bank != nullptr ? 1 : 0;
+    }
+    void write(std::ostream& out) const;
+    void read(std::istream& in);
     void put_back();
 
     std::vector<Layer> layers_;
     std::unique_ptr<Storage> storage_;
     int64_t n_seen_ = 0;
-    std::vector<std::vector<float>> kept_;  // as before a rehearsal; empty: none goes on
-    std::vector<std::string> kept_banks_;   // saved, of layers that have some
+    std::string kept_;  // as before a rehearsal, as write() has it; empty: none goes on
 };
 
 /// Why it cannot serve a model of such layers; empty: it can.

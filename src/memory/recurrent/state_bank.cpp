@@ -44,14 +44,14 @@ std::unique_ptr<HeadBank> make_bank(const BankShape& shape, const BankOptions& o
                 cat("no bank of states is called '", options.name, "'; there are: ", names));
 }
 
-void refuse_bank(const std::string& why) {
-    throw Error(ErrorCode::kCorrupt, cat("the saved memory does not fit: a bank of states ", why));
+void refuse_states(const std::string& why) {
+    throw Error(ErrorCode::kCorrupt, cat("the saved memory does not fit: it has ", why));
 }
 
 std::vector<float> take_states(std::istream& in, size_t n) {
     std::vector<float> values = take_all<float>(in, static_cast<int64_t>(n));
-    if (values.size() != n) refuse_bank(cat("has ", values.size(), " values, not ", n));
-    if (!is_finite(values)) refuse_bank("holds what is not a number");
+    if (values.size() != n) refuse_states(cat("states of ", values.size(), " values, not ", n));
+    if (!is_finite(values)) refuse_states("a state that holds what is not a number");
     return values;
 }
 

@@ -107,8 +107,8 @@ std::unique_ptr<HeadBank> make_log_linear_bank(const BankShape& shape, const Ban
 
 // ---- what banks do with states [n_rows][n_columns] ----
 
-/// What a saved bank is refused with. Throws kCorrupt.
-[[noreturn]] void refuse_bank(const std::string& why);
+/// What saved states are refused with. Throws kCorrupt.
+[[noreturn]] void refuse_states(const std::string& why);
 /// States of `n` values, all of them numbers.
 [[nodiscard]] std::vector<float> take_states(std::istream& in, size_t n);
 

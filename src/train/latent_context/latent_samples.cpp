@@ -139,17 +139,20 @@ LatentSample LatentSamples::in_chat(std::vector<ChatMessage> messages,
     return sample;
 }
 
+/// As it stands in a text.
+std::vector<TokenId> LatentSamples::tokens_of(const Fact& f) const {
+    return tokenizer_.encode(f.is_line ? cat("\n", f.statement, "\n") : cat(" ", f.statement));
+}
+
 LatentSample LatentSamples::fact(int64_t n_source, Random& random) const {
     constexpr int64_t kMostFacts = 3;
     const int64_t n_facts = 1 + random.below(kMostFacts);
     std::vector<Fact> facts;
-    std::vector<TokenId> statements;
     std::vector<std::vector<TokenId>> told;
     size_t n_told = 0;
     for (int64_t i = 0; i < n_facts; ++i) {
         Fact f = make_fact(random.below(n_fact_kinds()), random);
-        auto tokens =
-            tokenizer_.encode(f.is_line ? cat("\n", f.statement, "\n") : cat(" ", f.statement));
+        auto tokens = tokens_of(f);
         if (n_told + tokens.size() > static_cast<size_t>(n_source) / 2 && !facts.empty()) break;
         n_told += tokens.size();
         told.push_back(std::move(tokens));
@@ -198,8 +201,7 @@ LatentSample LatentSamples::go_on(int64_t n_source, int64_t n_target, Random& ra
 LatentSample LatentSamples::expand(const LatentSizes& sizes, Random& random) const {
     constexpr int64_t kRounds = 5;
     const Fact told = make_fact(random.below(n_fact_kinds()), random);
-    const std::vector<TokenId> statement =
-        tokenizer_.encode(told.is_line ? cat("\n", told.statement, "\n") : " " + told.statement);
+    const std::vector<TokenId> statement = tokens_of(told);
     const auto n_window = static_cast<size_t>(sizes.n_window);
     const auto chosen = static_cast<size_t>(random.below(sizes.n_windows));
     std::vector<std::vector<TokenId>> sources;

@@ -10,6 +10,7 @@
 #include "core/random.h"
 #include "core/types.h"
 #include "text/tokenizer.h"
+#include "train/material/material_facts.h"
 
 namespace palimpsest {
 
@@ -68,6 +69,7 @@ class LatentSamples {
     /// What is said in turn, the user first and last. Documents become the sources, in order.
     [[nodiscard]] LatentSample in_chat(std::vector<ChatMessage> messages,
                                        std::vector<std::vector<TokenId>> sources) const;
+    [[nodiscard]] std::vector<TokenId> tokens_of(const Fact& fact) const;
     [[nodiscard]] LatentSample repeat(int64_t n_source, Random& random) const;
     [[nodiscard]] LatentSample go_on(int64_t n_source, int64_t n_target, Random& random) const;
     [[nodiscard]] LatentSample fact(int64_t n_source, Random& random) const;

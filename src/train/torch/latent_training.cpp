@@ -67,11 +67,6 @@ struct TorchAdapter {
     }
 };
 
-struct Group {
-    std::vector<torch::Tensor> parameters;
-    double rate = 0;
-};
-
 class Training {
  public:
     Training(const LatentTrainingOptions& o, const LatentTrainingHooks& hooks)
@@ -127,8 +122,8 @@ class Training {
             report.seconds = seconds_since(start);
             report.n_source = n_source_;
             const bool is_end = done_ == n_steps_ || stage_at(done_).kind != kind;
-            if (done_ % o_.examine_every == 0 || is_end)
-                report.held_out = examine(*kind, n_windows);
+            const bool is_examined = done_ % o_.examine_every == 0 || is_end;
+            if (is_examined) report.held_out = examine(*kind, n_windows);
             const bool goes_on = !hooks_.on_step || hooks_.on_step(report);
             if (done_ % o_.save_every == 0 || is_end || !goes_on) save();
             if (!goes_on) return done_ == n_steps_;

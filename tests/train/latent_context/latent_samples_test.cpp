@@ -53,16 +53,19 @@ TEST_F(LatentSamplesTest, SourcesAreWholeWindowsAndTargetsHaveTheirLimit) {
     }
 }
 
-TEST_F(LatentSamplesTest, WhatIsRepeatedIsTheSourceAndAFactStandsInIt) {
+TEST_F(LatentSamplesTest, WhatIsRepeatedIsTheSource) {
     const LatentSamples samples(*tokenizer_, texts_);
     Random random(3);
     const LatentSizes sizes = {.n_window = 64, .n_windows = 2, .n_target = 200};
     LatentSample s = samples.make(LatentTask::kRepeat, sizes, random);
+    size_t n_sources = 0;
     for (const LatentSample::Part& p : s.prompt) {
         if (!p.is_source) continue;
-        s.target.resize(p.tokens.size());
+        s.target.resize(p.tokens.size());  // without the end of the turn
         EXPECT_EQ(s.target, p.tokens);
+        ++n_sources;
     }
+    EXPECT_EQ(n_sources, 1U);
 }
 
 TEST_F(LatentSamplesTest, ChunksStandAsTheAgentShowsThem) {
