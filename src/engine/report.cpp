@@ -136,6 +136,7 @@ std::string layer_lines(const MemoryReport& r) {
     int64_t least = INT64_MAX;
     int64_t most = 0;
     size_t sliding = 0;
+    size_t recurrent = 0;
     int64_t window = 0;
     std::string shares;
     size_t shown = 0;
@@ -143,6 +144,10 @@ std::string layer_lines(const MemoryReport& r) {
         if (layer.window > 0) {
             ++sliding;
             window = layer.window;
+            continue;
+        }
+        if (layer.held.empty()) {
+            ++recurrent;
             continue;
         }
         for (const int64_t n : layer.held) {
@@ -166,10 +171,19 @@ std::string layer_lines(const MemoryReport& r) {
         out += cat("           ", sliding, " layers slide over their last ", count(window),
                    " positions by themselves\n");
     }
+    if (recurrent > 0) {
+        out += cat("  states   ", recurrent, " recurrent layers, ", bytes(r.bytes.states),
+                   " however much is read\n");
+    }
     return out;
 }
 
+bool has_entries(const MemoryReport& r) {
+    return std::ranges::any_of(r.layers, [](const auto& layer) { return !layer.held.empty(); });
+}
+
 std::string heading(const MemoryReport& r) {
+    if (!has_entries(r)) return "memory   states of fixed size; no layer attends\n";
     if (r.budget_entries == 0) {
         return cat("memory   full: everything is kept, ", r.entries, " entries\n");
     }
@@ -336,6 +350,7 @@ std::string report_for_people(const MemoryReport& r, const ReportText& texts, in
                " at most: entries ", bytes(r.bytes.entries), ", positions ",
                bytes(r.bytes.bookkeeping), ", policy ", bytes(r.bytes.policy),
                r.bytes.residue > 0 ? cat(", residue ", bytes(r.bytes.residue)) : "",
+               r.bytes.states > 0 ? cat(", states ", bytes(r.bytes.states)) : "",
                ", working memory ", bytes(r.bytes.scratch), "\n");
     if (r.n_cuts > 0) {
         std::array<char, 96> text{};
@@ -374,7 +389,7 @@ std::string report_json(const MemoryReport& r, const ReportText& text) {
     j["bytes"] = {{"total", r.bytes.total()},   {"peak", r.peak_bytes},
                   {"entries", r.bytes.entries}, {"bookkeeping", r.bytes.bookkeeping},
                   {"policy", r.bytes.policy},   {"residue", r.bytes.residue},
-                  {"working", r.bytes.scratch}};
+                  {"states", r.bytes.states},   {"working", r.bytes.scratch}};
     if (!r.prefix.names.empty()) j["prefix"] = to_json(r.prefix);
     j["cuts"] = r.n_cuts;
     j["seconds"] = {{"scoring", r.scoring_s}, {"evicting", r.cutting_s}};
