@@ -9,6 +9,7 @@
 #include "engine/batch.h"
 #include "memory/recurrent/recurrent_memory.h"
 #include "palimpsest/conversation.h"
+#include "support/tiny_build.h"
 #include "support/tiny_model.h"
 
 namespace palimpsest {
@@ -194,6 +195,16 @@ TEST(HybridConversation, HoldsABudgetWhereItAttends) {
         EXPECT_GT(r.bytes.states, 0U);
         EXPECT_GT(r.positions_seen, 200);
     }
+}
+
+TEST(HybridConversation, RefusesABudgetWhereNoLayerAttends) {
+    const testing::TemporaryFile file(testing::speaking_model_bytes({.architecture = "mamba2"}),
+                                      ".gguf");
+    const Engine engine({.model = file.path(), .threads = 1});
+    Conversation plain(engine, {});
+    EXPECT_EQ(plain.ask("hello", {.max_tokens = 2}).run().n_generated, 2);
+    const auto bounded = [&] { Conversation talk(engine, {.memory = {.budget = "64"}}); };
+    EXPECT_EQ(testing::code_of(bounded), ErrorCode::kInvalidArgument);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, RecurrentSession,

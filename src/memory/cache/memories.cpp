@@ -37,6 +37,11 @@ std::optional<BankOptions> bank_options(const OptionMap& settings) {
 }
 
 std::unique_ptr<ContextMemory> make_states(const MemoryInputs& in) {
+    require(in.cache.eviction.policy == "full", "policy '", in.cache.eviction.policy,
+            "' has nothing to evict: no layer of this model attends, and its recurrent states are "
+            "of one size however much is read; leave the budget and the policy out");
+    require(in.cache.prefix.documents.empty(),
+            "a prefix memory needs layers that attend; this model has none");
     return std::make_unique<RecurrentMemory>(in.backend, in.shape, bank_options(in.settings));
 }
 
