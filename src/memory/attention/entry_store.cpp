@@ -12,13 +12,11 @@ namespace palimpsest {
 namespace {
 
 void check_shape(const MemoryShape& s, ggml_type type) {
+    require_alike(s);
     check(s.n_layer > 0 && s.n_head_kv > 0 && s.n_head % s.n_head_kv == 0, "an impossible memory");
     const auto unsupported = [](const std::string& what) {
         throw Error(ErrorCode::kUnsupported, what);
     };
-    if (const std::string unlike = unlike_layer(s); !unlike.empty()) {
-        unsupported(cat("a cache whose layers are all alike cannot serve this model: ", unlike));
-    }
     if (type != GGML_TYPE_F32 && type != GGML_TYPE_F16 && type != GGML_TYPE_Q8_0) {
         unsupported(cat("entries of type ", ggml_type_name(type), "; there are f32, f16 and q8_0"));
     }
@@ -33,6 +31,13 @@ void check_shape(const MemoryShape& s, ggml_type type) {
 }
 
 }  // namespace
+
+const MemoryShape& require_alike(const MemoryShape& shape) {
+    const std::string unlike = unlike_layer(shape);
+    if (unlike.empty()) return shape;
+    throw Error(ErrorCode::kUnsupported,
+                cat("this needs a model whose layers all attend alike; here ", unlike));
+}
 
 size_t bytes_of_all(const MemoryShape& shape, ggml_type type, int64_t n) {
     int64_t entries = 0;

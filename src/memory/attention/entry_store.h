@@ -12,6 +12,9 @@
 
 namespace palimpsest {
 
+/// The same shape. Throws kUnsupported unless all layers attend, and are alike but for a window.
+const MemoryShape& require_alike(const MemoryShape& shape);
+
 /// Bytes of the keys and values of n positions, all layers: those with a window hold no more than
 /// it sees.
 [[nodiscard]] size_t bytes_of_all(const MemoryShape& shape, ggml_type type, int64_t n);

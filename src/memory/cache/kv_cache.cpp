@@ -67,7 +67,7 @@ std::vector<Observers> make_watching(const MemoryShape& shape, const KvCacheOpti
 }  // namespace
 
 KvCache::KvCache(const Backend& backend, const MemoryShape& shape, const KvCacheOptions& options)
-    : shape_(shape),
+    : shape_(require_alike(shape)),
       options_(completed(options)),
       backend_(backend),
       evictor_(make_evictor(shape_, options_)),
