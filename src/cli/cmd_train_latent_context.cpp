@@ -160,6 +160,9 @@ void add_train_latent_context(CLI::App& parent) {
     command.add_option("--pooling", o.pooling, "how a group becomes one")
         ->check(CLI::IsMember({"concat", "mean"}))
         ->capture_default_str();
+    reads_file(command.add_option("--start", o.start,
+                                  "go on from another training's additions.gguf, of the same "
+                                  "ranks; moments of the optimiser begin anew"));
     add_count("--encoder-rank", o.encoder_rank, 0,
               "what is learnt of the encoder's matrices: all (0), or thin ones of this rank");
     add_count("--decoder-rank", o.decoder_rank, 0, "and of the decoder's");

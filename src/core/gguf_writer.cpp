@@ -124,6 +124,23 @@ void GgufWriter::set_copy(const std::string& key, const GgufValue& value) {
     }
 }
 
+void GgufWriter::copy_keys(const GgufFile& from) {
+    for (const std::string_view key : from.keys()) {
+        const GgufValue& value = *from.find(key);
+        const std::string name(key);
+        if (key == "general.alignment" || key == "general.file_type") continue;
+        if (key.starts_with("split.")) continue;
+        if (value.type == GGUF_TYPE_ARRAY && value.element_type == GGUF_TYPE_STRING) {
+            const auto texts = *from.texts(key);
+            set_texts(name, {texts.begin(), texts.end()});
+        } else if (value.type == GGUF_TYPE_STRING) {
+            set_text(name, *from.text(key));
+        } else {
+            set_copy(name, value);
+        }
+    }
+}
+
 void GgufWriter::check_name(const std::string& name) const {
     require(!name.empty() && name.size() < GGML_MAX_NAME, "a tensor's name has 1 to ",
             GGML_MAX_NAME - 1, " bytes; this one is '", name, "'");

@@ -37,6 +37,8 @@ class GgufWriter {
     void set_integers(const std::string& key, const std::vector<int32_t>& values);
     /// A key with its value as another file has it. Arrays of texts are kUnsupported.
     void set_copy(const std::string& key, const GgufValue& value);
+    /// All keys of another file, but those that say how its tensors are stored.
+    void copy_keys(const GgufFile& from);
 
     /// Adds a tensor, stored as f32 or f16; other types are kUnsupported. Throws kInvalidArgument
     /// if the values do not fill the shape, if one is not finite in the type it is stored in, or

@@ -36,6 +36,7 @@ const std::map<std::string, Words>& quick_uses() {
          {"--model=long.gguf", "--threads=1", "--latent=adapter.gguf", "--encoder=m.gguf",
           "--file=rules.txt", "--max-tokens=2", "--rounds=1", "hi"}},
         {"convert lclm", {"--out=out", "checkpoint"}},
+        {"convert additions", {"--model=m.gguf", "--out=out", "additions.gguf"}},
         {"train-data", {"--documents=2", "--characters=1000", "--output=out"}},
         {"completion", {}},
         {"bench speed",

@@ -5,7 +5,9 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "compress/convert/thin_additions.h"
 #include "core/error.h"
+#include "core/fingerprint.h"
 #include "support/tiny_model.h"
 
 namespace palimpsest::testing {
@@ -144,6 +146,26 @@ GgufBuilder tiny_adapter(const TinyAdapterOptions& o) {
     f.set("lclm.adapter.rope_freq_base", 10000.0F).set("lclm.adapter.rms_epsilon", 1e-6F);
     for (uint32_t i = 0; i < o.n_layer; ++i) add_attention_layer(f, width, i);
     return f;
+}
+
+std::string tiny_additions_bytes(const std::string& model, int64_t n_layer,
+                                 const std::function<void(GgufBuilder&)>& change) {
+    GgufBuilder f = tiny_adapter();
+    f.set_text("general.architecture", kThinAdditions);
+    f.set_text(kAdditionsModel, model_fingerprint(GgufFile::open(model)));
+    f.set(kAdditionsLayers, uint32_t{1});
+    constexpr uint64_t kRank = 2;
+    const auto add = [&](const std::string& matrix, uint64_t n_out) {
+        f.add_f32(matrix + ".down", {kTinyWidth, kRank});
+        f.add_f32(matrix + ".up", {n_out, kRank});
+    };
+    add("encoder.blk.0.attn_q", 64);
+    for (int64_t i = 0; i < n_layer; ++i) {
+        add(cat("decoder.blk.", i, ".attn_q"), 64);
+        add(cat("decoder.blk.", i, ".attn_k"), 32);
+    }
+    if (change) change(f);
+    return f.bytes();
 }
 
 std::string write_tiny_checkpoint(TemporaryFolder& folder, const std::string& name) {

@@ -28,6 +28,7 @@ void fill_for_walk(TemporaryFolder& folder) {
     folder.write("tokens.json", "[1, 2, 3]");
     folder.write("adapter.gguf", tiny_adapter().bytes());
     write_tiny_checkpoint(folder, "checkpoint");
+    folder.write("additions.gguf", tiny_additions_bytes(folder.path() + "/m.gguf", 1));
     folder.write("results.jsonl", to_json_line(full_result("vt", "0", 1)) + "\n");
 }
 

@@ -7,6 +7,7 @@
 
 #include <filesystem>
 
+#include "compress/convert/thin_additions.h"
 #include "core/error.h"
 #include "core/sha256.h"
 #include "palimpsest/conversation.h"
@@ -53,6 +54,43 @@ class LatentTrainingTest : public ::testing::Test {
 
     testing::TemporaryFolder folder_;
 };
+
+TEST_F(LatentTrainingTest, AdditionsAndTheModelMakeTheSameFiles) {
+    LatentTrainingOptions o = options("made");
+    o.encoder_rank = o.decoder_rank = 4;
+    EXPECT_TRUE(palimpsest_train_latent_context(o, {}));
+    merge_additions(at("made/additions.gguf"), at("m.gguf"), at("merged"), {.type = "f32"});
+    for (const char* part : {"encoder.gguf", "decoder.gguf"}) {
+        const GgufFile a = GgufFile::open(at(cat("made/", part)));
+        const GgufFile b = GgufFile::open(at(cat("merged/", part)));
+        ASSERT_EQ(a.tensors().size(), b.tensors().size());
+        for (const GgufTensor& t : a.tensors()) {
+            SCOPED_TRACE(t.name);
+            const auto* const merged = b.find_tensor(t.name);
+            ASSERT_NE(merged, nullptr);
+            const auto values = [](const GgufTensor& of) {
+                return std::span(reinterpret_cast<const float*>(of.data.data()),
+                                 of.data.size() / sizeof(float));
+            };
+            // Additions are stored in 8 bits.
+            EXPECT_LT(testing::max_difference(values(t), values(*merged)), 2e-3);
+        }
+    }
+    // Another training goes on from them.
+    LatentTrainingOptions next = options("next");
+    next.encoder_rank = next.decoder_rank = 4;
+    next.start = at("made/additions.gguf");
+    next.rate_scale = 1e-9;
+    EXPECT_TRUE(palimpsest_train_latent_context(next, {}));
+    const GgufFile first = GgufFile::open(at("made/additions.gguf"));
+    const GgufFile second = GgufFile::open(at("next/additions.gguf"));
+    EXPECT_GT(*second.integer("lclm.additions.source_tokens"),
+              *first.integer("lclm.additions.source_tokens"));
+    const char* const one = "decoder.blk.0.attn_q.up";
+    EXPECT_TRUE(std::ranges::equal(first.find_tensor(one)->data, second.find_tensor(one)->data));
+    next.decoder_rank = 2;
+    EXPECT_THROW(palimpsest_train_latent_context(next, {}), Error);
+}
 
 TEST_F(LatentTrainingTest, LearnsAndItsFilesRun) {
     for (const auto& [pooling, rank] : {std::pair{"concat", 0}, {"mean", 0}, {"concat", 4}}) {

@@ -30,6 +30,7 @@ struct LatentTrainingOptions {
     std::string model;                   // GGUF file
     std::vector<std::string> documents;  // texts
     std::string out;                     // folder of encoder.gguf, adapter.gguf, decoder.gguf
+    std::string start;                   // additions.gguf of another training; empty: the model
     std::vector<LatentStage> stages;
     int64_t ratio = 4;
     int64_t n_source = 128;  // tokens of the encoder's window

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "compress/compression_form.h"
+#include "compress/convert/thin_additions.h"
 #include "core/error.h"
 #include "core/fingerprint.h"
 #include "core/random.h"
@@ -59,7 +60,26 @@ struct TorchAdapter {
         end = mean + 0.02 * torch::randn({n_out});
     }
     [[nodiscard]] std::vector<torch::Tensor> parameters() const {
-        return {norm, w1, b1, w2, b2, start, end};
+        std::vector<torch::Tensor> all;
+        for (const auto& [name, tensor] : named()) all.push_back(tensor);
+        return all;
+    }
+    /// Names and parameters, as adapter files have them.
+    [[nodiscard]] std::vector<std::pair<const char*, torch::Tensor>> named() const {
+        return {{"lclm.adapter.norm.weight", norm},
+                {"lclm.adapter.fc1.weight", w1},
+                {"lclm.adapter.fc1.bias", b1},
+                {"lclm.adapter.fc2.weight", w2},
+                {"lclm.adapter.fc2.bias", b2},
+                {"lclm.tag.start", start},
+                {"lclm.tag.end", end}};
+    }
+    void write(GgufWriter& to, ggml_type type) const {
+        for (const auto& [name, tensor] : named()) add_tensor(to, name, tensor, type);
+    }
+    void start_from(const GgufFile& from) {
+        const torch::NoGradGuard no_grad;
+        for (auto [name, tensor] : named()) tensor.copy_(read_tensor(from, name));
     }
     [[nodiscard]] torch::Tensor operator()(const torch::Tensor& x) const {
         const torch::Tensor y = x * torch::rsqrt(x.pow(2).mean(-1, true) + 1e-6) * norm;
@@ -86,6 +106,7 @@ class Training {
         adapter_.emplace(pooled, width_, read_tensor(file_, "token_embd.weight"));
         encoder_->learn(o.encoder_rank);
         decoder_->learn(o.decoder_rank);
+        if (!o.start.empty()) start_from(o.start);
         for (int64_t i = 0; i < o.ratio; ++i) heads_.push_back(torch::eye(width_));
         learnt_.emplace(*tokenizer_, texts_.learnt);
         held_out_.emplace(*tokenizer_, texts_.held_out);
@@ -147,7 +168,12 @@ class Training {
                 "'; concat and mean can be trained");
         require(!o_.stages.empty(), "there are no stages");
         for (const LatentStage& s : o_.stages) static_cast<void>(kind_of(s.kind));
+        require(o_.start.empty() || is_thin(), "a training that starts from additions learns ",
+                "additions: give it their ranks (--encoder-rank, --decoder-rank)");
     }
+
+    /// Is all that is learnt of the models in thin additions?
+    [[nodiscard]] bool is_thin() const { return o_.encoder_rank > 0 && o_.decoder_rank > 0; }
 
     static const LatentStageKind& kind_of(const std::string& name) {
         std::string names;
@@ -525,6 +551,7 @@ class Training {
     }
 
     void write_models() const {
+        if (is_thin()) write_additions();
         const ggml_type type = matrix_type(o_.type);
         const std::string name(file_.text("general.name").value_or("model"));
         encoder_->write(file_, cat(name, ", encoder"), type, path("encoder.gguf"));
@@ -532,25 +559,52 @@ class Training {
         GgufWriter to;
         to.set_text("general.architecture", "lclm");
         to.set_text("general.name", cat(name, ", adapter ", o_.ratio, "x"));
-        describe({.ratio = o_.ratio,
-                  .window = o_.n_source,
-                  .pooling = pooling_named(o_.pooling),
-                  .encoder_width = width_,
-                  .decoder_width = width_},
-                 to);
+        describe(form(), to);
         to.set_text("lclm.encoder.fingerprint",
                     model_fingerprint(GgufFile::open(path("encoder.gguf"))));
         to.set_text("lclm.decoder.fingerprint",
                     model_fingerprint(GgufFile::open(path("decoder.gguf"))));
-        const TorchAdapter& a = *adapter_;
-        add_tensor(to, "lclm.adapter.norm.weight", a.norm, GGML_TYPE_F32);
-        add_tensor(to, "lclm.adapter.fc1.weight", a.w1, GGML_TYPE_F16);
-        add_tensor(to, "lclm.adapter.fc1.bias", a.b1, GGML_TYPE_F32);
-        add_tensor(to, "lclm.adapter.fc2.weight", a.w2, GGML_TYPE_F16);
-        add_tensor(to, "lclm.adapter.fc2.bias", a.b2, GGML_TYPE_F32);
-        add_tensor(to, "lclm.tag.start", a.start, GGML_TYPE_F32);
-        add_tensor(to, "lclm.tag.end", a.end, GGML_TYPE_F32);
+        adapter_->write(to, GGML_TYPE_F16);
         to.write(path("adapter.gguf"));
+    }
+
+    [[nodiscard]] CompressionForm form() const {
+        return {.ratio = o_.ratio,
+                .window = o_.n_source,
+                .pooling = pooling_named(o_.pooling),
+                .encoder_width = width_,
+                .decoder_width = width_};
+    }
+
+    /// What was learnt without the model that it was added to.
+    void write_additions() const {
+        GgufWriter to;
+        const std::string name(file_.text("general.name").value_or("model"));
+        to.set_text("general.architecture", kThinAdditions);
+        to.set_text("general.name", cat(name, ", latents ", o_.ratio, "x"));
+        describe(form(), to);
+        to.set_text(kAdditionsModel, model_fingerprint(file_));
+        to.set_count(kAdditionsLayers, static_cast<uint32_t>(o_.n_encoder_layers));
+        to.set_integer("lclm.additions.source_tokens", n_source_);
+        encoder_->write_thin(to, "encoder");
+        decoder_->write_thin(to, "decoder");
+        adapter_->write(to, GGML_TYPE_Q8_0);
+        to.write(path("additions.gguf"));
+    }
+
+    void start_from(const std::string& additions) {
+        const GgufFile from = GgufFile::open(additions);
+        require(from.text("general.architecture") == kThinAdditions &&
+                    from.text(kAdditionsModel) == model_fingerprint(file_),
+                "'", additions, "' holds no additions to this model");
+        const CompressionForm theirs = read_compression_form(from);
+        require(theirs.ratio == o_.ratio && to_string(theirs.pooling) == o_.pooling &&
+                    from.integer(kAdditionsLayers) == o_.n_encoder_layers,
+                "'", additions, "' has another ratio, pooling or depth than this training");
+        encoder_->start_from_thin(from, "encoder");
+        decoder_->start_from_thin(from, "decoder");
+        adapter_->start_from(from);
+        n_source_ = from.integer("lclm.additions.source_tokens").value_or(0);
     }
 
     const LatentTrainingOptions& o_;

@@ -20,28 +20,6 @@ torch::Tensor in_math(const torch::Tensor& t, TorchMath math) {
     return math == TorchMath::kBf16 ? t.to(torch::kBFloat16) : t;
 }
 
-bool is_text_array(const GgufValue& v) {
-    return v.type == GGUF_TYPE_ARRAY && v.element_type == GGUF_TYPE_STRING;
-}
-
-/// All keys of a file, but those that speak of how its tensors are stored or how many layers it
-/// has.
-void copy_keys(const GgufFile& from, GgufWriter& to) {
-    for (const std::string_view key : from.keys()) {
-        const GgufValue& value = *from.find(key);
-        const std::string name(key);
-        if (key == "general.alignment" || key == "general.file_type") continue;
-        if (is_text_array(value)) {
-            const auto texts = *from.texts(key);
-            to.set_texts(name, {texts.begin(), texts.end()});
-        } else if (value.type == GGUF_TYPE_STRING) {
-            to.set_text(name, *from.text(key));
-        } else {
-            to.set_copy(name, value);
-        }
-    }
-}
-
 }  // namespace
 
 torch::Tensor read_tensor(const GgufFile& file, const std::string& name) {
@@ -124,6 +102,17 @@ torch::Tensor TorchLinear::merged() const {
     const torch::NoGradGuard no_grad;
     if (!down_.defined()) return weight_;
     return weight_ + torch::mm(up_, down_) * kThinScale;
+}
+
+TorchLinear::Thin TorchLinear::thin() const {
+    if (!down_.defined()) return {};
+    return {down_.detach(), (up_.detach() * kThinScale).t()};
+}
+
+void TorchLinear::start_from(const Thin& thin) {
+    const torch::NoGradGuard no_grad;
+    down_.copy_(thin.down);
+    up_.copy_(thin.up.t() / kThinScale);
 }
 
 // ---- TorchDecoder -------------------------------------------------------------------------------
@@ -274,21 +263,31 @@ torch::Tensor TorchDecoder::logits(const torch::Tensor& states) const {
     return torch::linear(states.to(torch::kBFloat16), table_bf16_).to(torch::kFloat);
 }
 
-std::vector<TorchLinear*> TorchDecoder::matrices() {
-    std::vector<TorchLinear*> all;
-    for (Block& b : blocks_) {
-        for (TorchLinear* m : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) all.push_back(m);
+std::vector<TorchDecoder::NamedMatrix> TorchDecoder::matrices() const {
+    std::vector<NamedMatrix> all;
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+        Block& b = const_cast<Block&>(blocks_[i]);  // handles: what they hold is shared
+        const auto add = [&](const char* name, TorchLinear& m) {
+            all.push_back({cat("blk.", i, ".", name), &m});
+        };
+        add("attn_q", b.q);
+        add("attn_k", b.k);
+        add("attn_v", b.v);
+        add("attn_output", b.o);
+        add("ffn_gate", b.gate);
+        add("ffn_up", b.up);
+        add("ffn_down", b.down);
     }
     return all;
 }
 
 void TorchDecoder::learn(int64_t rank) {
     learns_norms_ = rank == 0;
-    for (TorchLinear* m : matrices()) m->learn(rank);
+    for (const NamedMatrix& m : matrices()) m.matrix->learn(rank);
 }
 
 void TorchDecoder::activate(bool is_active) {
-    for (TorchLinear* m : matrices()) m->activate(is_active);
+    for (const NamedMatrix& m : matrices()) m.matrix->activate(is_active);
     if (!learns_norms_) return;
     norm_.requires_grad_(is_active);
     for (Block& b : blocks_) {
@@ -299,8 +298,8 @@ void TorchDecoder::activate(bool is_active) {
 
 std::vector<torch::Tensor> TorchDecoder::parameters() const {
     std::vector<torch::Tensor> all;
-    for (const TorchLinear* m : const_cast<TorchDecoder*>(this)->matrices()) {
-        const auto own = m->parameters();
+    for (const NamedMatrix& m : matrices()) {
+        const auto own = m.matrix->parameters();
         all.insert(all.end(), own.begin(), own.end());
     }
     if (!learns_norms_) return all;
@@ -309,10 +308,29 @@ std::vector<torch::Tensor> TorchDecoder::parameters() const {
     return all;
 }
 
+void TorchDecoder::write_thin(GgufWriter& to, const std::string& part) const {
+    for (const NamedMatrix& m : matrices()) {
+        const TorchLinear::Thin thin = m.matrix->thin();
+        add_tensor(to, cat(part, ".", m.name, ".down"), thin.down, GGML_TYPE_Q8_0);
+        add_tensor(to, cat(part, ".", m.name, ".up"), thin.up, GGML_TYPE_Q8_0);
+    }
+}
+
+void TorchDecoder::start_from_thin(const GgufFile& from, const std::string& part) {
+    for (const NamedMatrix& m : matrices()) {
+        const TorchLinear::Thin own = m.matrix->thin();
+        const TorchLinear::Thin theirs = {read_tensor(from, cat(part, ".", m.name, ".down")),
+                                          read_tensor(from, cat(part, ".", m.name, ".up"))};
+        require(theirs.down.sizes() == own.down.sizes() && theirs.up.sizes() == own.up.sizes(),
+                "additions to the ", part, "'s ", m.name, " have another rank than this training");
+        m.matrix->start_from(theirs);
+    }
+}
+
 void TorchDecoder::write(const GgufFile& file, const std::string& name, ggml_type type,
                          const std::string& path) const {
     GgufWriter to;
-    copy_keys(file, to);
+    to.copy_keys(file);
     to.set_text("general.name", name);
     to.set_count(cat(cfg_.architecture, ".block_count"), static_cast<uint32_t>(cfg_.n_layer));
     add_tensor(to, "token_embd.weight", table_, type);

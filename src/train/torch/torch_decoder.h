@@ -33,6 +33,13 @@ class TorchLinear {
     [[nodiscard]] std::vector<torch::Tensor> parameters() const;
     /// The matrix as it is now, [out, in] f32.
     [[nodiscard]] torch::Tensor merged() const;
+    /// What thin ones add, [rank, in] and [rank, out]: W + up^T down. Undefined if it has none.
+    struct Thin {
+        torch::Tensor down, up;
+    };
+    [[nodiscard]] Thin thin() const;
+    /// Goes on from them. They have the shapes of its own.
+    void start_from(const Thin& thin);
 
  private:
     torch::Tensor weight_;  // [out, in] f32
@@ -62,6 +69,11 @@ class TorchDecoder {
     void activate(bool is_active);
     [[nodiscard]] std::vector<torch::Tensor> parameters() const;
 
+    /// Thin additions, as merge_additions() reads them, named after `part`.
+    void write_thin(GgufWriter& to, const std::string& part) const;
+    /// Throws kInvalidArgument for others than learn() made.
+    void start_from_thin(const GgufFile& from, const std::string& part);
+
     /// Keys of `file` and the tensors as they are now, matrices in `type`, into a GGUF file.
     void write(const GgufFile& file, const std::string& name, ggml_type type,
                const std::string& path) const;
@@ -75,7 +87,11 @@ class TorchDecoder {
     [[nodiscard]] torch::Tensor rotate(const torch::Tensor& x) const;
     [[nodiscard]] torch::Tensor attend(const Block& b, const torch::Tensor& x,
                                        bool is_causal) const;
-    [[nodiscard]] std::vector<TorchLinear*> matrices();
+    struct NamedMatrix {
+        std::string name;  // "blk.0.attn_q"
+        TorchLinear* matrix;
+    };
+    [[nodiscard]] std::vector<NamedMatrix> matrices() const;
 
     ModelConfig cfg_;
     TorchMath math_;
