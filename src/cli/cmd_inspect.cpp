@@ -4,6 +4,8 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <variant>
 
 #include "bench/process.h"
 #include "cli/command.h"
@@ -46,15 +48,35 @@ int64_t count_parameters(const GgufFile& file) {
     return n;
 }
 
-EntryCost entry_cost(const ModelConfig& c, ggml_type type, size_t for_context) {
-    const MemoryShape shape = c.memory_shape();
-    const size_t layer_bytes = 2 * static_cast<size_t>(c.n_head_kv) * ggml_row_size(type, c.d_head);
+/// Of the layers that attend; empty if none does.
+std::vector<AttentionLayer> attending_layers(const MemoryShape& shape) {
+    std::vector<AttentionLayer> layers;
+    for (int64_t i = 0; i < shape.n_layer; ++i) {
+        const LayerShape layer = shape.layer(i);
+        if (const auto* of = std::get_if<AttentionLayer>(&layer)) layers.push_back(*of);
+    }
+    return layers;
+}
+
+/// What recurrent layers keep, however much is read.
+size_t state_bytes(const MemoryShape& shape) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < shape.n_layer; ++i) {
+        const LayerShape layer = shape.layer(i);
+        if (const auto* of = std::get_if<RecurrentLayer>(&layer)) {
+            n += of->n_head * of->n_rows * of->n_columns + of->n_channels * of->n_before;
+        }
+    }
+    return static_cast<size_t>(n) * sizeof(float);
+}
+
+EntryCost entry_cost(std::span<const AttentionLayer> layers, ggml_type type, size_t for_context) {
     EntryCost cost = {
         .type = ggml_type_name(type), .bytes_per_token = 0, .window_bytes = 0, .fits = -1};
-    for (int64_t i = 0; i < c.n_layer; ++i) {
-        const int64_t window = shape.window(i);
-        if (window == 0) cost.bytes_per_token += layer_bytes;
-        cost.window_bytes += layer_bytes * static_cast<size_t>(window);
+    for (const AttentionLayer& of : layers) {
+        const size_t bytes = 2 * static_cast<size_t>(of.n_head_kv) * ggml_row_size(type, of.d_head);
+        if (of.window == 0) cost.bytes_per_token += bytes;
+        cost.window_bytes += bytes * static_cast<size_t>(of.window);
     }
     if (for_context > cost.window_bytes && cost.bytes_per_token > 0) {
         cost.fits = static_cast<int64_t>((for_context - cost.window_bytes) / cost.bytes_per_token);
@@ -62,12 +84,12 @@ EntryCost entry_cost(const ModelConfig& c, ggml_type type, size_t for_context) {
     return cost;
 }
 
-std::vector<EntryCost> entry_costs(const ModelConfig& c, size_t for_context) {
+std::vector<EntryCost> entry_costs(std::span<const AttentionLayer> layers, size_t for_context) {
     std::vector<EntryCost> costs;
     for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0}) {
-        if (c.d_head % ggml_blck_size(type) == 0) {
-            costs.push_back(entry_cost(c, type, for_context));
-        }
+        const bool is_whole = std::ranges::all_of(
+            layers, [&](const auto& of) { return of.d_head % ggml_blck_size(type) == 0; });
+        if (is_whole && !layers.empty()) costs.push_back(entry_cost(layers, type, for_context));
     }
     return costs;
 }
@@ -75,7 +97,9 @@ std::vector<EntryCost> entry_costs(const ModelConfig& c, size_t for_context) {
 struct Facts {
     std::string path;
     const LoadedModel& loaded;
-    std::vector<EntryCost> costs;
+    std::vector<EntryCost> costs;  // of layers that attend
+    size_t states;                 // bytes, of those that are recurrent
+    int64_t n_attending;           // layers
     size_t available;
 
     [[nodiscard]] int64_t window_layers() const {
@@ -89,7 +113,7 @@ struct Facts {
 
 nlohmann::json to_json(const Facts& f) {
     const ModelConfig& c = f.loaded.config();
-    nlohmann::json entries;
+    nlohmann::json entries = nlohmann::json::object();
     for (const EntryCost& e : f.costs) {
         entries[e.type] = {{"bytes_per_token", e.bytes_per_token},
                            {"window_bytes", e.window_bytes},
@@ -105,6 +129,11 @@ nlohmann::json to_json(const Facts& f) {
             {"layers", c.n_layer},
             {"width", c.n_embd},
             {"feed_forward", c.n_ff},
+            {"experts",
+             {{"count", c.experts.n},
+              {"used", c.experts.n_used},
+              {"width", c.experts.n_ff},
+              {"shared_width", c.experts.n_ff_shared}}},
             {"heads", c.n_head},
             {"kv_heads", c.n_head_kv},
             {"head_size", c.d_head},
@@ -119,6 +148,8 @@ nlohmann::json to_json(const Facts& f) {
              {{"mapped_bytes", f.loaded.weights().mapped_bytes()},
               {"repacked_bytes", f.loaded.weights().copied_bytes()}}},
             {"entries", entries},
+            {"state_bytes", f.states},
+            {"attending_layers", f.n_attending},
             {"reading",
              {{"name", f.loaded.reading().name},
               {"least_rows", f.loaded.reading().least_rows},
@@ -149,9 +180,20 @@ std::string file_facts(const Facts& f) {
 
 std::string model_facts(const Facts& f) {
     const ModelConfig& c = f.loaded.config();
-    std::string out =
-        line("layers", cat(c.n_layer, ", width ", c.n_embd, ", feed-forward ", c.n_ff));
-    out += line("heads", cat(c.n_head, " sharing ", c.n_head_kv, " key-value heads of ", c.d_head));
+    std::string layers = cat(c.n_layer, ", width ", c.n_embd);
+    const ExpertSizes& e = c.experts;
+    if (e.n > 0) {
+        layers += cat(", ", e.n, " experts of ", e.n_ff, ", ", e.n_used, " a token");
+        if (e.n_ff_shared > 0) layers += cat(" and one of ", e.n_ff_shared, " for all");
+    } else if (c.n_ff > 0) {
+        layers += cat(", feed-forward ", c.n_ff);
+    }
+    if (f.n_attending < c.n_layer) layers += cat("; ", c.n_layer - f.n_attending, " are recurrent");
+    std::string out = line("layers", layers);
+    if (f.n_attending > 0) {
+        out += line("heads",
+                    cat(c.n_head, " sharing ", c.n_head_kv, " key-value heads of ", c.d_head));
+    }
     std::string context = cat(human_count(c.n_ctx_train), " tokens in training");
     if (f.window() > 0) {
         context += cat("; ", f.window_layers(), " layers see the last ", human_count(f.window()));
@@ -172,8 +214,14 @@ std::string model_facts(const Facts& f) {
 
 std::string cost_facts(const Facts& f) {
     const ModelConfig& c = f.loaded.config();
-    std::string out = cat("\n  A token of context takes, and ", human_bytes(f.available),
-                          " available now hold (weights and working memory set aside):\n");
+    std::string out;
+    if (f.states > 0) {
+        out += cat("\n  Recurrent states take ", human_bytes(f.states),
+                   ", however long the context is.\n");
+    }
+    if (f.costs.empty()) return out;
+    out += cat("\n  A token of context takes, and ", human_bytes(f.available),
+               " available now hold (weights and working memory set aside):\n");
     for (const EntryCost& e : f.costs) {
         const std::string fits =
             e.fits < 0 ? ""
@@ -198,10 +246,16 @@ void inspect(const InspectFlags& f) {
     const size_t available = available_memory_bytes();
     const size_t weights = loaded.weights().mapped_bytes() + loaded.weights().copied_bytes();
     const size_t for_context = available > weights ? (available - weights) / 10 * 9 : 0;
-    const Facts facts = {.path = path,
-                         .loaded = loaded,
-                         .costs = entry_costs(loaded.config(), for_context),
-                         .available = available};
+    const MemoryShape shape = loaded.config().memory_shape();
+    const std::vector<AttentionLayer> attending = attending_layers(shape);
+    const size_t states = state_bytes(shape);
+    const Facts facts = {
+        .path = path,
+        .loaded = loaded,
+        .costs = entry_costs(attending, for_context - std::min(for_context, states)),
+        .states = states,
+        .n_attending = std::ssize(attending),
+        .available = available};
     if (f.json) return write_output(json_text(to_json(facts), 2) + "\n");
     write_listing(cat(printable(loaded.config().name), " (", loaded.config().architecture, ": ",
                       find_family(loaded.config().architecture).summary, ")\n", file_facts(facts),

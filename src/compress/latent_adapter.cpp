@@ -77,6 +77,9 @@ class LatentAdapter::Named final : public Weights {
     Tensor matrix(std::string_view name, int64_t n_in, int64_t n_out) override {
         return file_.matrix(own(name), n_in, n_out);
     }
+    Tensor matrices(std::string_view name, int64_t n_in, int64_t n_out, int64_t n) override {
+        return file_.matrices(own(name), n_in, n_out, n);
+    }
     Tensor table(std::string_view name, int64_t n_columns, int64_t n_rows) override {
         return file_.table(own(name), n_columns, n_rows);
     }

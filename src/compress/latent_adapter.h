@@ -8,8 +8,8 @@
 #include "compress/compression_form.h"
 #include "core/gguf.h"
 #include "core/weights.h"
-#include "model/layers.h"
 #include "model/linear.h"
+#include "model/pre_norm_block.h"
 
 namespace palimpsest {
 

@@ -102,6 +102,12 @@ Tensor FileWeights::matrix(std::string_view name, int64_t n_in, int64_t n_out) {
     return copied;
 }
 
+Tensor FileWeights::matrices(std::string_view name, int64_t n_in, int64_t n_out, int64_t n) {
+    const GgufTensor& t = find(name, {n_in, n_out, n, 1});
+    require_type(ggml_get_type_traits_cpu(t.type)->vec_dot != nullptr, t, "multiplied with");
+    return in_place(t);
+}
+
 Tensor FileWeights::table(std::string_view name, int64_t n_columns, int64_t n_rows) {
     const GgufTensor& t = find(name, {n_columns, n_rows, 1, 1});
     require_type(t.type == GGML_TYPE_F32 || ggml_get_type_traits(t.type)->to_float != nullptr, t,
@@ -141,8 +147,9 @@ Tensor FileWeights::copy(const GgufTensor& source, ggml_backend_buffer_type_t ty
 Tensor FileWeights::as_f32(const GgufTensor& source) {
     const ggml_to_float_t to_float = ggml_get_type_traits(source.type)->to_float;
     require_type(to_float != nullptr, source, "read as numbers");
-    std::vector<float> values(static_cast<size_t>(source.shape[0]));
-    to_float(source.data.data(), values.data(), source.shape[0]);
+    std::vector<float> values(1);
+    for (const int64_t d : source.shape) values.resize(values.size() * static_cast<size_t>(d));
+    to_float(source.data.data(), values.data(), std::ssize(values));
     const GgufTensor plain = {.name = source.name,
                               .type = GGML_TYPE_F32,
                               .shape = source.shape,

@@ -29,6 +29,8 @@ class Weights {
     virtual Tensor values(std::string_view name, const Shape& shape) = 0;
     /// Something multiplied with: [n_in, n_out], possibly in a layout only ggml can read.
     virtual Tensor matrix(std::string_view name, int64_t n_in, int64_t n_out) = 0;
+    /// Several that are multiplied with by turns: [n_in, n_out, n], in the file's own layout.
+    virtual Tensor matrices(std::string_view name, int64_t n_in, int64_t n_out, int64_t n) = 0;
     /// Something whose rows are looked up: [n_columns, n_rows].
     virtual Tensor table(std::string_view name, int64_t n_columns, int64_t n_rows) = 0;
 };
@@ -45,6 +47,7 @@ class FileWeights final : public Weights {
     [[nodiscard]] bool has(std::string_view name) const override;
     Tensor values(std::string_view name, const Shape& shape) override;
     Tensor matrix(std::string_view name, int64_t n_in, int64_t n_out) override;
+    Tensor matrices(std::string_view name, int64_t n_in, int64_t n_out, int64_t n) override;
     Tensor table(std::string_view name, int64_t n_columns, int64_t n_rows) override;
 
     /// Tensors of the file that nobody asked for, in its order.

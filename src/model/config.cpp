@@ -53,11 +53,14 @@ RopeScaling read_rope_scaling(const ModelKeys& keys, int64_t n_ctx_train) {
     return s;
 }
 
-void read_heads(const ModelKeys& keys, ModelConfig& c) {
+/// `may_lack_heads`: layers without key-value heads are of another kind.
+void read_heads(const ModelKeys& keys, ModelConfig& c, bool may_lack_heads) {
     c.n_head = keys.layers_count("attention.head_count", kWidths, c.n_layer);
     c.n_head_kv = c.n_head;
     if (keys.has("attention.head_count_kv")) {
-        c.n_head_kv = keys.layers_count("attention.head_count_kv", {1, c.n_head}, c.n_layer);
+        const auto count =
+            may_lack_heads ? &ModelKeys::some_layers_count : &ModelKeys::layers_count;
+        c.n_head_kv = (keys.*count)("attention.head_count_kv", {1, c.n_head}, c.n_layer);
     }
     if (c.n_head % c.n_head_kv != 0) {
         throw Error(ErrorCode::kCorrupt,
@@ -107,6 +110,35 @@ std::vector<float> read_rope_factors(const GgufFile& file, int64_t n) {
     return factors;
 }
 
+/// 0: there is none but experts.
+int64_t read_feed_forward(const ModelKeys& keys, const ModelConfig& c, bool may_have_experts) {
+    const char* const key = "feed_forward_length";
+    if (!may_have_experts) return keys.layers_count(key, kWidths, c.n_layer);
+    if (!keys.has(key)) return 0;
+    return keys.layers_count(key, {0, kWidths.most}, c.n_layer);
+}
+
+ExpertSizes read_experts(const ModelKeys& keys, const ModelConfig& c, bool may_have_some) {
+    constexpr ModelKeys::Range kExperts = {0, 4096};
+    ExpertSizes e;
+    e.n = keys.count_or("expert_count", kExperts, 0);
+    if (e.n == 0) return e;
+    if (!may_have_some) {
+        throw Error(ErrorCode::kUnsupported,
+                    cat("a model of architecture '", c.architecture, "' with ", e.n,
+                        " experts; those of this architecture are computed without"));
+    }
+    e.n_used = keys.count("expert_used_count", {1, e.n});
+    const char* const own = "expert_feed_forward_length";
+    e.n_ff = keys.has(own) ? keys.layers_count(own, kWidths, c.n_layer) : c.n_ff;
+    if (e.n_ff == 0) throw Error(ErrorCode::kCorrupt, "experts without a width");
+    e.n_ff_shared = keys.count_or("expert_shared_feed_forward_length", {0, kWidths.most}, 0);
+    // Softmax over all, what the used ones get normed: other ways are other families'.
+    constexpr int64_t kSoftmax = 1;
+    static_cast<void>(keys.count_or("expert_gating_func", {kSoftmax, kSoftmax}, kSoftmax));
+    return e;
+}
+
 }  // namespace
 
 Rotation ModelConfig::rotation(bool windowed) const {
@@ -126,6 +158,7 @@ Rotation ModelConfig::rotation(bool windowed) const {
         const double plain =
             static_cast<double>(s.ext_factor * (1.0F - std::clamp(ramp, 0.0F, 1.0F)));
         f *= plain + (1.0 - plain) / static_cast<double>(s.factor);
+        if (!rotates) f = 0;
         r.frequency.push_back(static_cast<float>(f));
     }
     return r;
@@ -157,7 +190,7 @@ ModelConfig read_config(const ModelKeys& keys) {
     c.n_layer = keys.count("block_count", kLayers);
     c.n_embd = keys.count("embedding_length", kWidths);
     if (traits.feeds_forward) {
-        c.n_ff = keys.layers_count("feed_forward_length", kWidths, c.n_layer);
+        c.n_ff = read_feed_forward(keys, c, traits.has_experts);
     } else {
         keys.pass_over("feed_forward_length");
     }
@@ -167,15 +200,13 @@ ModelConfig read_config(const ModelKeys& keys) {
     if (traits.attends) {
         c.rope_base = keys.positive_or("rope.freq_base", 10000.0F);
         c.rope_scaling = read_rope_scaling(keys, c.n_ctx_train);
-        read_heads(keys, c);
+        read_heads(keys, c, traits.has_states);
         c.rope_factors = read_rope_factors(keys.file(), c.n_rot / 2);
     } else {
         keys.pass_over("attention.head_count");
         keys.pass_over("attention.head_count_kv");
     }
-    if (keys.count_or("expert_count", {0, kWidths.most}, 0) > 0) {
-        throw Error(ErrorCode::kUnsupported, "mixture-of-experts models are not supported");
-    }
+    c.experts = read_experts(keys, c, traits.has_experts);
     return c;
 }
 

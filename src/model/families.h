@@ -16,6 +16,8 @@ struct FamilyTraits {
     bool norms_heads = false;    // every head's queries and keys are normed before rotation
     bool attends = true;         // some layer does
     bool feeds_forward = true;   // blocks have gate, up and down
+    bool has_experts = false;    // or experts, if the file says so
+    bool has_states = false;     // layers without key-value heads are recurrent
 };
 
 /// What a model is made from.
@@ -46,5 +48,6 @@ std::unique_ptr<Model> make_pre_norm(const FamilyInputs& in);
 std::unique_ptr<Model> make_gemma3(const FamilyInputs& in);
 std::unique_ptr<Model> make_mamba2(const FamilyInputs& in);
 std::unique_ptr<Model> make_delta_net(const FamilyInputs& in);
+std::unique_ptr<Model> make_granite(const FamilyInputs& in);
 
 }  // namespace palimpsest

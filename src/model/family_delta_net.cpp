@@ -4,13 +4,15 @@
 // S^T k)^T, the output normed head by head and gated. The others attend, and a gate of each head's
 // queries is what their output is multiplied with.
 //
-// In these files states take turns with key heads (state j has key head j mod n): libllama's
-// converter reorders values so.
+// In files of Qwen 3.5 states take turns with key heads (state j has key head j mod n): libllama's
+// converter reorders values so. In those of Qwen 3 Next states of one key head stand together, one
+// matrix gives, key head after key head, what is written and what decays of its states, and in
+// older files another one its query, key, values and gates.
 
-#include <array>
 #include <cmath>
 
 #include "core/error.h"
+#include "model/experts.h"
 #include "model/families.h"
 #include "model/recurrent_layers.h"
 
@@ -19,7 +21,11 @@ namespace palimpsest {
 namespace {
 
 struct DeltaNet {
-    Linear qkv, gate, write, decay, out;
+    Linear qkv, gate;
+    Linear write, decay;  // each of its own,
+    Linear both;          // or together, key head after key head
+    Linear all;           // so qkv and gate
+    Linear out;
     ShortConvolution conv;
     Tensor dt_bias = nullptr, a = nullptr;  // [n_head]; a: -exp(A_log)
     Tensor norm = nullptr;                  // [d_value]
@@ -30,7 +36,7 @@ struct Block {
     bool attends = false;
     AttentionWeights attention = {};  // of those that do
     DeltaNet delta = {};              // of the others
-    FeedForwardWeights ffn = {};
+    FeedForward ffn = {};
 };
 
 DeltaNet load_delta_net(Weights& w, const ModelConfig& cfg, const StateSizes& s, int64_t i) {
@@ -38,15 +44,30 @@ DeltaNet load_delta_net(Weights& w, const ModelConfig& cfg, const StateSizes& s,
     const auto linear = [&](const char* part, int64_t n_out) {
         return load_linear(w, name(part), cfg.n_embd, n_out);
     };
-    return {.qkv = linear("attn_qkv", s.n_channels()),
-            .gate = linear("attn_gate", s.inner()),
-            .write = linear("ssm_beta", s.n_head),
-            .decay = linear("ssm_alpha", s.n_head),
-            .out = load_linear(w, name("ssm_out"), s.inner(), cfg.n_embd),
-            .conv = load_convolution(w, s, i),
-            .dt_bias = w.vector(name("ssm_dt.bias"), s.n_head),
-            .a = w.vector(name("ssm_a"), s.n_head),
-            .norm = w.vector(name("ssm_norm.weight"), s.d_value)};
+    DeltaNet d = {.qkv = {},
+                  .gate = {},
+                  .write = {},
+                  .decay = {},
+                  .both = {},
+                  .all = {},
+                  .out = load_linear(w, name("ssm_out"), s.inner(), cfg.n_embd),
+                  .conv = load_convolution(w, s, i),
+                  .dt_bias = w.vector(name("ssm_dt.bias"), s.n_head),
+                  .a = w.vector(name("ssm_a"), s.n_head),
+                  .norm = w.vector(name("ssm_norm.weight"), s.d_value)};
+    if (w.has(name("ssm_in.weight"))) {
+        d.all = linear("ssm_in", s.n_channels() + s.inner());
+    } else {
+        d.qkv = linear("attn_qkv", s.n_channels());
+        d.gate = linear("attn_gate", s.inner());
+    }
+    if (w.has(name("ssm_ba.weight"))) {
+        d.both = linear("ssm_ba", 2 * s.n_head);
+    } else {
+        d.write = linear("ssm_beta", s.n_head);
+        d.decay = linear("ssm_alpha", s.n_head);
+    }
+    return d;
 }
 
 /// Heads [d, n_head, n] of length `length`.
@@ -55,6 +76,57 @@ Tensor of_length(const Pass& p, Tensor heads, float length) {
     // x / sqrt(sum + eps): the norm's mean is a sum of one d-th.
     Tensor y = ggml_rms_norm(p.g.ctx(), ggml_cont(p.g.ctx(), heads), p.cfg.norm_eps / d);
     return ggml_scale(p.g.ctx(), y, length / std::sqrt(d));
+}
+
+/// Rows [first, first + n) of every key head's part of x, one head's after the other's.
+Tensor key_head_rows(const Pass& p, Tensor x, const StateSizes& s, int64_t first, int64_t n) {
+    ggml_context* c = p.g.ctx();
+    x = ggml_cont(c, x);
+    const int64_t each = x->ne[0] / s.n_key_head;
+    const auto size = sizeof(float);
+    Tensor rows = ggml_view_3d(c, x, n, s.n_key_head, x->ne[1], static_cast<size_t>(each) * size,
+                               x->nb[1], static_cast<size_t>(first) * size);
+    return ggml_cont_2d(c, rows, n * s.n_key_head, x->ne[1]);
+}
+
+/// What a block's matrices give of x: channels [n_channels, n], gates [inner, n], what is written
+/// and what decays [n_head, n].
+struct Projected {
+    Tensor channels, gate, write, decay;
+};
+
+Projected project(const Pass& p, const DeltaNet& w, const StateSizes& s, Tensor x) {
+    ggml_context* c = p.g.ctx();
+    const bool is_grouped = w.all.weight != nullptr;
+    std::vector<Linear> matrices = is_grouped ? std::vector{w.all} : std::vector{w.qkv, w.gate};
+    const size_t at = matrices.size();
+    if (w.both.weight != nullptr) {
+        matrices.push_back(w.both);
+    } else {
+        matrices.insert(matrices.end(), {w.write, w.decay});
+    }
+    const std::vector<Tensor> out = p.products.of(p.g, matrices, x, p.many.read);
+    Projected y = {};
+    const int64_t states = s.n_head / s.n_key_head;  // of one key head
+    const int64_t values = states * s.d_value;
+    if (is_grouped) {
+        Tensor q = key_head_rows(p, out[0], s, 0, s.d_key);
+        Tensor k = key_head_rows(p, out[0], s, s.d_key, s.d_key);
+        Tensor v = key_head_rows(p, out[0], s, 2 * s.d_key, values);
+        y.channels = ggml_concat(c, ggml_concat(c, q, k, 0), v, 0);
+        y.gate = key_head_rows(p, out[0], s, 2 * s.d_key + values, values);
+    } else {
+        y.channels = out[0];
+        y.gate = ggml_cont(c, out[1]);
+    }
+    if (w.both.weight != nullptr) {
+        y.write = key_head_rows(p, out[at], s, 0, states);
+        y.decay = key_head_rows(p, out[at], s, states, states);
+    } else {
+        y.write = ggml_cont(c, out[at]);
+        y.decay = ggml_cont(c, out[at + 1]);
+    }
+    return y;
 }
 
 struct DeltaInputs {
@@ -78,22 +150,21 @@ Tensor delta_lane(const Pass& p, const DeltaNet& w, const StateSizes& s, const L
 
 Tensor delta_net(const Pass& p, const DeltaNet& w, const StateSizes& s, Tensor x, int64_t layer) {
     ggml_context* c = p.g.ctx();
-    const std::array<Linear, 4> inputs = {w.qkv, w.gate, w.write, w.decay};
-    const std::vector<Tensor> in = p.products.of(p.g, inputs, x, p.many.read);
-    Tensor write = ggml_sigmoid(c, ggml_cont(c, in[2]));
-    Tensor decay = ggml_softplus(c, ggml_add(c, ggml_cont(c, in[3]), w.dt_bias));
+    const Projected in = project(p, w, s, x);
+    Tensor write = ggml_sigmoid(c, in.write);
+    Tensor decay = ggml_softplus(c, ggml_add(c, in.decay, w.dt_bias));
     decay = ggml_mul(c, decay, w.a);
     Tensor y = for_each_lane(p, [&](const LanePart& part) {
         return delta_lane(p, w, s, part.lane, layer,
                           {.hidden = part.of(p, x),
-                           .channels = part.of(p, in[0]),
+                           .channels = part.of(p, in.channels),
                            .decay = part.of(p, decay),
                            .write = part.of(p, write)});
     });
     // The norm first, head by head, then the gate.
     y = rms_norm(p, ggml_reshape_3d(c, y, s.d_value, s.n_head, y->ne[1]), w.norm);
     y = ggml_reshape_2d(c, y, s.inner(), y->ne[2]);
-    y = ggml_mul(c, y, ggml_silu(c, ggml_cont(c, in[1])));
+    y = ggml_mul(c, y, ggml_silu(c, in.gate));
     return p.products.of(p.g, w.out, y, p.many.read);
 }
 
@@ -140,7 +211,7 @@ class DeltaNetDecoder final : public Decoder {
             } else {
                 b.delta = load_delta_net(w, cfg, sizes_, i);
             }
-            b.ffn = load_feed_forward(w, cfg, i);
+            b.ffn = load_any_feed_forward(w, cfg, i);
             blocks_.push_back(b);
         }
     }
@@ -159,7 +230,7 @@ class DeltaNetDecoder final : public Decoder {
                 y = keep_wanted(p, y);
             }
             x = ggml_add(c, x, y);
-            x = ggml_add(c, x, feed_forward(p, b.ffn, Gating::kSilu, rms_norm(p, x, b.ffn_norm)));
+            x = ggml_add(c, x, any_feed_forward(p, b.ffn, rms_norm(p, x, b.ffn_norm)));
         }
         return x;
     }
@@ -173,13 +244,14 @@ class DeltaNetDecoder final : public Decoder {
 std::unique_ptr<Model> make_delta_net(const FamilyInputs& in) {
     const StateSizes sizes = read_state_sizes(in.keys);
     ModelConfig cfg = in.cfg;
-    check_sections(cfg, in.keys);
+    const bool alternates = cfg.architecture != "qwen3next";
+    if (alternates) check_sections(cfg, in.keys);
     for (const bool attends : read_attending(cfg, in.keys)) {
         if (attends) {
             cfg.layers.emplace_back(
                 AttentionLayer{.n_head_kv = cfg.n_head_kv, .d_head = cfg.d_head});
         } else {
-            cfg.layers.emplace_back(sizes.layer("gated-delta", true));
+            cfg.layers.emplace_back(sizes.layer("gated-delta", alternates));
         }
     }
     return std::make_unique<DeltaNetDecoder>(cfg, sizes, in);

@@ -65,10 +65,6 @@ class Gemma3 final : public Decoder {
     }
 
  private:
-    [[nodiscard]] float embedding_scale() const override {
-        return std::sqrt(static_cast<float>(config().n_embd));
-    }
-
     [[nodiscard]] Tensor blocks(const Pass& p, Tensor x) const override {
         ggml_context* c = p.g.ctx();
         for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -92,6 +88,7 @@ class Gemma3 final : public Decoder {
 
 std::unique_ptr<Model> make_gemma3(const FamilyInputs& in) {
     ModelConfig cfg = in.cfg;
+    cfg.embedding_scale = std::sqrt(static_cast<float>(cfg.n_embd));
     cfg.windows = read_windows(cfg, in.keys);
     cfg.rope_base_window = in.keys.positive_or("rope.freq_base_swa", 1e4F);
     cfg.final_logit_softcap = in.keys.positive_or_none("final_logit_softcapping");

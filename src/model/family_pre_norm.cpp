@@ -11,7 +11,7 @@
 //   (Yang et al., 2025, arXiv:2505.09388).
 
 #include "model/families.h"
-#include "model/layers.h"
+#include "model/pre_norm_block.h"
 
 namespace palimpsest {
 

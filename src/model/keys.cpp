@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
 #include "core/error.h"
 
@@ -105,7 +106,8 @@ int64_t ModelKeys::count_or(std::string_view key, Range range, int64_t fallback)
     return has(key) ? count(key, range) : fallback;
 }
 
-int64_t ModelKeys::layers_count(std::string_view key, Range range, int64_t n_layer) const {
+int64_t ModelKeys::equal_counts(std::string_view key, Range range, int64_t n_layer,
+                                bool may_be_none) const {
     const std::string name = ask(key);
     const GgufValue* value = file_.find(name);
     if (value == nullptr || value->type != GGUF_TYPE_ARRAY) return count(key, range);
@@ -114,14 +116,27 @@ int64_t ModelKeys::layers_count(std::string_view key, Range range, int64_t n_lay
         throw Error(ErrorCode::kCorrupt,
                     cat("key '", name, "' has ", all.size(), " elements for ", n_layer, " layers"));
     }
+    std::optional<size_t> first;
     for (size_t i = 0; i < all.size(); ++i) {
+        if (may_be_none && all[i] == 0) continue;
         check_range(name, all[i], range);
-        if (all[i] == all[0]) continue;
-        throw Error(ErrorCode::kUnsupported,
-                    cat("key '", name, "' is ", all[0], " for layer 0 and ", all[i], " for layer ",
-                        i, "; only models whose layers are all of one size are computed"));
+        if (!first) first = i;
+        if (all[i] == all[*first]) continue;
+        throw Error(
+            ErrorCode::kUnsupported,
+            cat("key '", name, "' is ", all[*first], " for layer ", *first, " and ", all[i],
+                " for layer ", i, "; only models whose layers are all of one size are computed"));
     }
-    return all[0];
+    if (!first) throw Error(ErrorCode::kCorrupt, cat("key '", name, "' is 0 for every layer"));
+    return all[*first];
+}
+
+int64_t ModelKeys::layers_count(std::string_view key, Range range, int64_t n_layer) const {
+    return equal_counts(key, range, n_layer, false);
+}
+
+int64_t ModelKeys::some_layers_count(std::string_view key, Range range, int64_t n_layer) const {
+    return equal_counts(key, range, n_layer, true);
 }
 
 std::vector<int64_t> ModelKeys::layers_flags(std::string_view key, int64_t n_layer) const {
@@ -133,6 +148,10 @@ std::vector<int64_t> ModelKeys::layers_flags(std::string_view key, int64_t n_lay
         throw Error(ErrorCode::kCorrupt, cat("'", name, "' has fewer elements than layers"));
     }
     return flags;
+}
+
+bool ModelKeys::flag_or(std::string_view key, bool fallback) const {
+    return file_.boolean(ask(key)).value_or(fallback);
 }
 
 float ModelKeys::positive_or(std::string_view key, float fallback) const {

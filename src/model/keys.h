@@ -31,9 +31,13 @@ class ModelKeys {
     [[nodiscard]] int64_t count_or(std::string_view key, Range range, int64_t fallback) const;
     /// One number for all layers, or a list of as many equal ones: kUnsupported if they differ.
     [[nodiscard]] int64_t layers_count(std::string_view key, Range range, int64_t n_layer) const;
+    /// The same, where 0 stands for a layer that has none: at least one has some.
+    [[nodiscard]] int64_t some_layers_count(std::string_view key, Range range,
+                                            int64_t n_layer) const;
     /// One flag a layer, if the key holds a list; empty if it does not, or is absent.
     [[nodiscard]] std::vector<int64_t> layers_flags(std::string_view key, int64_t n_layer) const;
 
+    [[nodiscard]] bool flag_or(std::string_view key, bool fallback) const;
     [[nodiscard]] float positive_or(std::string_view key, float fallback) const;
     /// The same, or 0, which stands for "not at all".
     [[nodiscard]] float positive_or_none(std::string_view key) const;
@@ -46,6 +50,8 @@ class ModelKeys {
     void check_all_used() const;
 
  private:
+    [[nodiscard]] int64_t equal_counts(std::string_view key, Range range, int64_t n_layer,
+                                       bool may_be_none) const;
     [[nodiscard]] std::string ask(std::string_view key) const;
     void check_range(const std::string& name, int64_t value, Range range) const;
 

@@ -25,6 +25,7 @@ void copy_to(std::span<std::byte> out, std::span<const T> from) {
 
 Tensor rotate(const Pass& p, const AttentionWeights& w, Tensor t, int64_t layer) {
     const ModelConfig& cfg = p.cfg;
+    if (!cfg.rotates) return ggml_cont(p.g.ctx(), t);
     const bool windowed = !cfg.windows.empty() && cfg.windows[static_cast<size_t>(layer)] > 0;
     const RopeScaling s = cfg.rope_scaling_of(windowed);
     const int type = cfg.rope_adjacent ? GGML_ROPE_TYPE_NORMAL : GGML_ROPE_TYPE_NEOX;
@@ -103,7 +104,7 @@ Decoder::Decoder(ModelConfig cfg, const FamilyInputs& in)
 
 ModelOutputs Decoder::forward(Graph& g, const std::vector<Lane>& lanes, int64_t least_rows) const {
     const Pass p = begin_pass(g, cfg_, products_, lanes, least_rows);
-    return outputs(p, outer_, blocks(p, embed(p, outer_.embedding, embedding_scale())));
+    return outputs(p, outer_, blocks(p, embed(p, outer_.embedding, cfg_.embedding_scale)));
 }
 
 Linear load_linear(Weights& w, const std::string& prefix, int64_t n_in, int64_t n_out) {
@@ -126,7 +127,8 @@ AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, b
         a.k_norm = w.vector(block(i, "attn_k_norm.weight"), cfg.d_head);
     }
     if (w.has("rope_freqs.weight")) a.rope_factors = w.vector("rope_freqs.weight", cfg.n_rot / 2);
-    a.scale = 1.0F / std::sqrt(static_cast<float>(cfg.d_head));
+    a.scale = cfg.attention_scale > 0 ? cfg.attention_scale
+                                      : 1.0F / std::sqrt(static_cast<float>(cfg.d_head));
     a.is_gated = is_gated;
     return a;
 }
@@ -138,13 +140,6 @@ FeedForwardWeights load_feed_forward(Weights& w, const ModelConfig& cfg, int64_t
     return {.gate = matrix("ffn_gate.weight", cfg.n_embd, cfg.n_ff),
             .up = matrix("ffn_up.weight", cfg.n_embd, cfg.n_ff),
             .down = matrix("ffn_down.weight", cfg.n_ff, cfg.n_embd)};
-}
-
-PreNormBlock load_pre_norm_block(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms) {
-    return {.attn_norm = w.vector(block(i, "attn_norm.weight"), cfg.n_embd),
-            .ffn_norm = w.vector(block(i, "ffn_norm.weight"), cfg.n_embd),
-            .attn = load_attention(w, cfg, i, has_norms),
-            .ffn = load_feed_forward(w, cfg, i)};
 }
 
 OuterWeights load_outer(Weights& w, const ModelConfig& cfg) {
@@ -262,17 +257,6 @@ Tensor feed_forward(const Pass& p, const FeedForwardWeights& w, Gating f, Tensor
                             p.is_many(x));
 }
 
-Tensor pre_norm_block(const Pass& p, const PreNormBlock& b, Tensor x, int64_t layer, bool is_last) {
-    ggml_context* c = p.g.ctx();
-    Tensor a = attention(p, b.attn, rms_norm(p, x, b.attn_norm), layer);
-    if (is_last) {
-        x = keep_wanted(p, x);
-        a = keep_wanted(p, a);
-    }
-    x = ggml_add(c, x, a);
-    return ggml_add(c, x, feed_forward(p, b.ffn, Gating::kSilu, rms_norm(p, x, b.ffn_norm)));
-}
-
 ModelOutputs outputs(const Pass& p, const OuterWeights& w, Tensor x) {
     if (p.n_wanted == 0) return {};
     ggml_context* c = p.g.ctx();
@@ -286,6 +270,9 @@ ModelOutputs outputs(const Pass& p, const OuterWeights& w, Tensor x) {
     ModelOutputs out = {.logits = part(n_logits), .hidden = part(n_hidden)};
     if (out.logits == nullptr) return out;
     out.logits = p.products.logits(p.g, w.head, out.logits, p.many.logits);
+    if (p.cfg.logit_divisor != 1.0F) {
+        out.logits = ggml_scale(c, out.logits, 1.0F / p.cfg.logit_divisor);
+    }
     const float cap = p.cfg.final_logit_softcap;
     if (cap <= 0) return out;
     out.logits = ggml_scale(c, ggml_tanh(c, ggml_scale(c, out.logits, 1.0F / cap)), cap);

@@ -43,13 +43,6 @@ struct FeedForwardWeights {
     Linear gate, up, down;
 };
 
-/// x + attention(norm(x)), then x + swiglu(norm(x)).
-struct PreNormBlock {
-    Tensor attn_norm = nullptr, ffn_norm = nullptr;
-    AttentionWeights attn;
-    FeedForwardWeights ffn;
-};
-
 /// What every family here has around its blocks.
 struct OuterWeights {
     Tensor embedding = nullptr, norm = nullptr;
@@ -79,8 +72,6 @@ class Decoder : public Model {
  protected:
     /// All blocks, of x [n_embd, n]; of the last one only the wanted columns (keep_wanted()).
     [[nodiscard]] virtual Tensor blocks(const Pass& p, Tensor x) const = 0;
-    /// What rows of the token table are multiplied by.
-    [[nodiscard]] virtual float embedding_scale() const { return 1.0F; }
 
  private:
     ModelConfig cfg_;
@@ -94,7 +85,6 @@ Linear load_linear(Weights& w, const std::string& prefix, int64_t n_in, int64_t 
 AttentionWeights load_attention(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms,
                                 bool is_gated = false);
 FeedForwardWeights load_feed_forward(Weights& w, const ModelConfig& cfg, int64_t i);
-PreNormBlock load_pre_norm_block(Weights& w, const ModelConfig& cfg, int64_t i, bool has_norms);
 /// Token table, last norm, head (the token table again where the file has no other).
 OuterWeights load_outer(Weights& w, const ModelConfig& cfg);
 
@@ -111,8 +101,6 @@ Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t lay
 Tensor keep_wanted(const Pass& p, Tensor x);
 /// down(f(gate(x)) * up(x))
 Tensor feed_forward(const Pass& p, const FeedForwardWeights& w, Gating f, Tensor x);
-/// Block `layer`. If no other attends after it, `is_last`: only the wanted columns go on.
-Tensor pre_norm_block(const Pass& p, const PreNormBlock& b, Tensor x, int64_t layer, bool is_last);
 /// What is wanted of the wanted columns.
 ModelOutputs outputs(const Pass& p, const OuterWeights& w, Tensor x);
 

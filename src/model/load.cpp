@@ -59,10 +59,12 @@ LoadedModel::LoadedModel(const std::string& path, const Backend& backend, Readin
 }
 
 ReadingFacts LoadedModel::reading() const {
-    const GgufTensor* w = file_.find_tensor("blk.0.ffn_up.weight");
-    if (w == nullptr) w = file_.find_tensor("blk.0.ssm_in.weight");
-    if (w == nullptr) throw Error(ErrorCode::kInternal, "a loaded model without a feed-forward");
-    return products_.facts_for(w->type);
+    // A matrix that every block of some family has.
+    for (const char* name : {"ffn_up", "ffn_up_shexp", "ssm_in", "attn_q", "attn_qkv"}) {
+        const GgufTensor* w = file_.find_tensor(cat("blk.0.", name, ".weight"));
+        if (w != nullptr) return products_.facts_for(w->type);
+    }
+    throw Error(ErrorCode::kInternal, "a loaded model without a matrix in its first block");
 }
 
 std::vector<float> LoadedModel::output_projection(int64_t layer) const {

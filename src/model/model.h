@@ -24,6 +24,13 @@ struct RopeScaling {
     float beta_fast = 32.0F, beta_slow = 1.0F, ext_factor = 0.0F;  // yarn
 };
 
+/// Of feed-forwards that are many small ones.
+struct ExpertSizes {
+    int64_t n = 0, n_used = 0;  // in a layer, by one position; 0: there are none
+    int64_t n_ff = 0;           // width of each
+    int64_t n_ff_shared = 0;    // of the one that all positions use; 0: there is none
+};
+
 /// A model's sizes and constants, as its file states them; read_config() has checked every one.
 struct ModelConfig {
     std::string architecture, name;
@@ -38,6 +45,11 @@ struct ModelConfig {
     bool rope_adjacent = false;        // which channels rotate together: as in Rotation
     std::vector<float> rope_factors;   // [n_rot / 2], llama3 scaling: frequencies divided by
     float final_logit_softcap = 0.0F;  // > 0: logits = cap * tanh(logits / cap)
+    bool rotates = true;               // queries and keys, by their positions
+    float embedding_scale = 1.0F;      // of token rows
+    float logit_divisor = 1.0F;
+    float attention_scale = 0.0F;  // of q . k; 0: one by the root of a head's size
+    ExpertSizes experts;
 
     /// Layers with a rotary base of their own were never stretched.
     [[nodiscard]] RopeScaling rope_scaling_of(bool windowed) const {

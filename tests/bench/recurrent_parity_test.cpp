@@ -56,6 +56,22 @@ INSTANTIATE_TEST_SUITE_P(
               .d_state_key = 32,
               .d_state = 32,
               .seed = 5}},
+        Case{"qwen35moe", {.architecture = "qwen35moe"}},
+        Case{"qwen3next", {.architecture = "qwen3next"}},
+        Case{"qwen3next_first_converter",
+             {.architecture = "qwen3next", .n_layer = 3, .n_state = 6, .is_legacy = true}},
+        Case{"granitehybrid", {.architecture = "granitehybrid"}},
+        Case{"granitehybrid_experts",
+             {.architecture = "granitehybrid", .n_layer = 4, .n_expert = 6, .n_expert_used = 3}},
+        Case{"granitehybrid_q8_0",
+             {.architecture = "granitehybrid", .n_expert = 4, .weights = GGML_TYPE_Q8_0}},
+        Case{"granite", {.architecture = "granite"}},
+        Case{"granitemoe", {.architecture = "granitemoe"}},
+        Case{"qwen3moe", {.architecture = "qwen3moe"}},
+        Case{"qwen3moe_one", {.architecture = "qwen3moe", .n_expert = 3, .n_expert_used = 1}},
+        // Another seed than most: with 1 an activation lies on the edge between two of its 255
+        // steps at position 69, and a last bit decides.
+        Case{"qwen3moe_q8_0", {.architecture = "qwen3moe", .seed = 2, .weights = GGML_TYPE_Q8_0}},
         Case{"qwen35_q8_0", {.architecture = "qwen35", .weights = GGML_TYPE_Q8_0}}),
     [](const auto& one) { return one.param.name; });
 

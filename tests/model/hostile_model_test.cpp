@@ -167,7 +167,7 @@ const Lie kKeyLies[] = {
      kUnsupported, "rwkv7"},
     {"known_architectures_are_listed",
      [](GgufBuilder& f) { f.set_text("general.architecture", "rwkv7"); }, kUnsupported,
-     "llama, qwen2, qwen3, gemma3"},
+     "llama, qwen2, qwen3, qwen3moe, gemma3"},
 };
 
 const auto kLieName = [](const auto& test) { return std::string(test.param.name); };
@@ -204,7 +204,80 @@ const Lie kWindowLies[] = {
 
 INSTANTIATE_TEST_SUITE_P(Windows, HostileGemma, ::testing::ValuesIn(kWindowLies), kLieName);
 
+class HostileExperts : public ::testing::TestWithParam<Lie> {};
+
+TEST_P(HostileExperts, IsRefusedWithASentence) {
+    GgufBuilder f = testing::taken_apart(testing::tiny_model_bytes({.architecture = "qwen3moe"}));
+    GetParam().tell(f);
+    expect_refusal(f.bytes(), GetParam());
+}
+
+std::function<void(GgufBuilder&)> expert_key(const char* name, uint32_t value) {
+    return [=](GgufBuilder& f) { f.set(std::string("qwen3moe.expert_") + name, value); };
+}
+
+const Lie kExpertLies[] = {
+    {"another_count", expert_key("count", 4), kCorrupt, "[32, 4]"},
+    {"more_than_any", expert_key("count", 1U << 30U), kCorrupt, "expert_count"},
+    {"none_used", expert_key("used_count", 0), kCorrupt, "expert_used_count"},
+    {"more_used_than_there_are", expert_key("used_count", 6), kCorrupt, "expert_used_count"},
+    {"no_count", [](GgufBuilder& f) { f.remove("qwen3moe.expert_count"); }, kMissing, "ffn_gate"},
+    {"another_width", expert_key("feed_forward_length", 47), kCorrupt, "[32, 48, 5]"},
+    {"a_shared_one_that_is_not_there", expert_key("shared_feed_forward_length", 8), kMissing,
+     "ffn_gate_shexp"},
+    {"another_gating", expert_key("gating_func", 2), kCorrupt, "expert_gating_func"},
+    {"groups", expert_key("group_count", 4), kUnsupported, "expert_group_count"},
+    {"no_router", without_tensor("blk.1.ffn_gate_inp.weight"), kMissing, "ffn_gate_inp"},
+    {"no_experts", without_tensor("blk.1.ffn_down_exps.weight"), kMissing, "ffn_down_exps"},
+    {"a_bias", [](GgufBuilder& f) { f.add_f32("blk.0.exp_probs_b.bias", {5}); }, kUnsupported,
+     "exp_probs_b"},
+    {"experts_of_integers",
+     [](GgufBuilder& f) { f.tensor("blk.0.ffn_up_exps.weight").type = GGML_TYPE_I32; },
+     kUnsupported, "i32"},
+    {"not_a_number",
+     [](GgufBuilder& f) {
+         std::string& data = f.tensor("blk.0.ffn_up_exps.weight").data;
+         data.replace(data.size() - 4, 4, testing::raw(std::nanf("")));
+     },
+     kCorrupt, "ffn_up_exps"},
+};
+
+INSTANTIATE_TEST_SUITE_P(Experts, HostileExperts, ::testing::ValuesIn(kExpertLies), kLieName);
+
+class HostileGranite : public ::testing::TestWithParam<Lie> {};
+
+TEST_P(HostileGranite, IsRefusedWithASentence) {
+    GgufBuilder f =
+        testing::taken_apart(testing::tiny_model_bytes({.architecture = "granitehybrid"}));
+    GetParam().tell(f);
+    expect_refusal(f.bytes(), GetParam());
+}
+
+std::function<void(GgufBuilder&)> granite_heads(std::vector<int32_t> of_layers) {
+    return [=](GgufBuilder& f) {
+        f.set_array("granitehybrid.attention.head_count_kv", GGUF_TYPE_INT32, of_layers);
+    };
+}
+
+const Lie kGraniteLies[] = {
+    {"no_layer_attends", granite_heads({0, 0}), kCorrupt, "0 for every layer"},
+    {"unequal_heads", granite_heads({1, 2}), kUnsupported, "all of one size"},
+    {"negative_heads", granite_heads({0, -2}), kCorrupt, "-2"},
+    {"other_layers_attend", granite_heads({2, 0}), kMissing, "blk.0.attn_q"},
+    {"heads_of_fewer_layers", granite_heads({2}), kCorrupt, "1 elements"},
+    {"scale_negative", [](GgufBuilder& f) { f.set("granitehybrid.residual_scale", -1.0F); },
+     kCorrupt, "residual_scale"},
+    {"scale_not_a_number",
+     [](GgufBuilder& f) { f.set("granitehybrid.logit_scale", std::nanf("")); }, kCorrupt,
+     "logit_scale"},
+};
+
+INSTANTIATE_TEST_SUITE_P(Scales, HostileGranite, ::testing::ValuesIn(kGraniteLies), kLieName);
+
 TEST(HostileModelFile, LoadsWhenNothingIsWrong) {
+    for (const char* architecture : {"qwen3moe", "granite", "granitemoe"}) {
+        EXPECT_NO_THROW(load_and_use(testing::tiny_model_bytes({.architecture = architecture})));
+    }
     EXPECT_NO_THROW(load_and_use(testing::tiny_llama().bytes()));
     EXPECT_NO_THROW(load_and_use(testing::tiny_model_bytes({.architecture = "gemma3"})));
 }

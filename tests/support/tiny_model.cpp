@@ -14,7 +14,8 @@ namespace palimpsest::testing {
 namespace {
 
 constexpr int64_t kFeedForward = 48;
-constexpr int64_t kTaps = 4;  // of short convolutions
+constexpr int64_t kShared = 64;  // of the expert that all positions use
+constexpr int64_t kTaps = 4;     // of short convolutions
 constexpr size_t kMaxTensors = 1024;
 
 /// Uniform in [-1, 1). Not std::uniform_real_distribution, which differs between libraries.
@@ -53,6 +54,9 @@ class ModelWriter {
         gguf_set_arr_data(gguf_.get(), (o_.architecture + "." + key).c_str(), GGUF_TYPE_INT32,
                           values.data(), values.size());
     }
+    void flag(const std::string& key, bool value) {
+        gguf_set_val_bool(gguf_.get(), (o_.architecture + "." + key).c_str(), value);
+    }
     void number(const std::string& key, float value) {
         gguf_set_val_f32(gguf_.get(), (o_.architecture + "." + key).c_str(), value);
     }
@@ -62,6 +66,13 @@ class ModelWriter {
         const float size = gain * std::sqrt(3.0F / static_cast<float>(n_in));
         const bool fits = n_in % ggml_blck_size(o_.weights) == 0;
         add(name, fits ? o_.weights : GGML_TYPE_F32, {n_in, n_out, 1, 1},
+            [&] { return size * random_.next(); });
+    }
+    /// Several of them.
+    void matrices(const std::string& name, int64_t n_in, int64_t n_out, int64_t n) {
+        const float size = std::sqrt(3.0F / static_cast<float>(n_in));
+        const bool fits = n_in % ggml_blck_size(o_.weights) == 0;
+        add(name, fits ? o_.weights : GGML_TYPE_F32, {n_in, n_out, n, 1},
             [&] { return size * random_.next(); });
     }
     void norm(const std::string& name, int64_t n) { values(name, {n, 1, 1, 1}, 1.0F, 0.2F); }
@@ -85,7 +96,8 @@ class ModelWriter {
         std::vector<float> values(static_cast<size_t>(ggml_nelements(t)));
         std::ranges::generate(values, next);
         std::string stored(ggml_nbytes(t), '\0');
-        ggml_quantize_chunk(type, values.data(), stored.data(), 0, shape[1], shape[0], nullptr);
+        ggml_quantize_chunk(type, values.data(), stored.data(), 0, shape[1] * shape[2], shape[0],
+                            nullptr);
         data_ += stored;
         const size_t align = gguf_get_alignment(gguf_.get());
         data_.resize((data_.size() + align - 1) / align * align);
@@ -98,9 +110,28 @@ class ModelWriter {
     std::string data_;
 };
 
-bool has_states(const TinyModelOptions& o) {
-    return o.architecture == "mamba2" || o.architecture == "qwen35";
+bool is_delta_net(const TinyModelOptions& o) {
+    return o.architecture == "qwen35" || o.architecture == "qwen35moe" ||
+           o.architecture == "qwen3next";
 }
+
+bool is_granite(const TinyModelOptions& o) { return o.architecture.starts_with("granite"); }
+
+bool has_states(const TinyModelOptions& o) {
+    return o.architecture == "mamba2" || o.architecture == "granitehybrid" || is_delta_net(o);
+}
+
+bool attends(const TinyModelOptions& o, int64_t i) {
+    return o.architecture != "mamba2" && (!has_states(o) || (i + 1) % o.window_period == 0);
+}
+
+int64_t n_experts(const TinyModelOptions& o) {
+    const bool must = o.architecture == "qwen3next" || o.architecture.ends_with("moe");
+    return o.n_expert == 0 && must ? 5 : o.n_expert;
+}
+
+/// Some have an expert that all positions use, and of those some a gate before it.
+bool has_shared_expert(const TinyModelOptions& o) { return o.architecture != "qwen3moe"; }
 
 int64_t state_channels(const TinyModelOptions& o) {
     return o.n_state * o.d_state + 2 * o.n_state_key * o.d_state_key;
@@ -112,11 +143,26 @@ void write_state_keys(ModelWriter& w, const TinyModelOptions& o) {
     w.count("ssm.state_size", o.d_state_key);
     w.count("ssm.time_step_rank", o.n_state);
     w.count("ssm.group_count", o.n_state_key);
-    if (o.architecture != "qwen35") return;
+    if (!is_delta_net(o)) return;
     w.count("full_attention_interval", o.window_period);
+    if (o.architecture == "qwen3next") return;
     // By turns, as far as they go.
     const auto half = static_cast<int32_t>(o.d_head / 2);
     w.list("rope.dimension_sections", {(half + 2) / 3, (half + 1) / 3, half / 3, 0});
+}
+
+void write_granite_keys(ModelWriter& w, const TinyModelOptions& o) {
+    w.number("embedding_scale", 3.0F);
+    w.number("residual_scale", 0.5F);
+    w.number("attention.scale", 0.2F);
+    w.number("logit_scale", 2.0F);
+    if (o.architecture != "granitehybrid") return;
+    w.flag("rope.scaling.finetuned", false);
+    std::vector<int32_t> heads;
+    for (int64_t i = 0; i < o.n_layer; ++i) {
+        heads.push_back(attends(o, i) ? static_cast<int32_t>(o.n_head_kv) : 0);
+    }
+    w.list("attention.head_count_kv", heads);
 }
 
 void write_keys(ModelWriter& w, const TinyModelOptions& o) {
@@ -145,6 +191,13 @@ void write_keys(ModelWriter& w, const TinyModelOptions& o) {
         w.count("attention.sliding_window", o.window);
         w.count("attention.sliding_window_pattern", o.window_period);
     }
+    if (is_granite(o)) write_granite_keys(w, o);
+    if (n_experts(o) > 0) {
+        w.count("expert_count", n_experts(o));
+        w.count("expert_used_count", o.n_expert_used);
+        if (!is_granite(o)) w.count("expert_feed_forward_length", kFeedForward);
+        if (has_shared_expert(o)) w.count("expert_shared_feed_forward_length", kShared);
+    }
 }
 
 /// What recurrent blocks of all families have.
@@ -156,10 +209,9 @@ void write_states(ModelWriter& w, const TinyModelOptions& o, int64_t i, const Sh
     w.matrix(name("ssm_out.weight"), o.n_state * o.d_state, kTinyWidth);
 }
 
-void write_mamba2_block(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
+void write_mixer(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
     const auto name = [i](const char* part) { return cat("blk.", i, ".", part); };
     const int64_t inner = o.n_state * o.d_state;
-    w.norm(name("attn_norm.weight"), kTinyWidth);
     w.matrix(name("ssm_in.weight"), kTinyWidth, inner + state_channels(o) + o.n_state);
     write_states(w, o, i, {1, o.n_state, 1, 1});
     w.values(name("ssm_conv1d.bias"), {state_channels(o), 1, 1, 1}, 0.0F, 0.2F);
@@ -167,50 +219,83 @@ void write_mamba2_block(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
     w.values(name("ssm_norm.weight"), {inner / o.n_state_key, o.n_state_key, 1, 1}, 1.0F, 0.2F);
 }
 
-void write_qwen35_block(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
+void write_feed_forward(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
     const auto name = [i](const char* part) { return cat("blk.", i, ".", part, ".weight"); };
-    w.norm(name("attn_norm"), kTinyWidth);
-    w.norm(name("post_attention_norm"), kTinyWidth);
-    w.matrix(name("ffn_gate"), kTinyWidth, kFeedForward);
-    w.matrix(name("ffn_up"), kTinyWidth, kFeedForward);
-    w.matrix(name("ffn_down"), kFeedForward, kTinyWidth);
-    if ((i + 1) % o.window_period == 0) {
-        w.matrix(name("attn_q"), kTinyWidth, 2 * o.n_head * o.d_head, 2.0F);
-        w.matrix(name("attn_k"), kTinyWidth, o.n_head_kv * o.d_head, 2.0F);
-        w.matrix(name("attn_v"), kTinyWidth, o.n_head_kv * o.d_head);
-        w.matrix(name("attn_output"), o.n_head * o.d_head, kTinyWidth);
-        w.norm(name("attn_q_norm"), o.d_head);
-        w.norm(name("attn_k_norm"), o.d_head);
-        return;
+    const int64_t n = n_experts(o);
+    if (n == 0) {
+        w.matrix(name("ffn_gate"), kTinyWidth, kFeedForward);
+        w.matrix(name("ffn_up"), kTinyWidth, kFeedForward);
+        return w.matrix(name("ffn_down"), kFeedForward, kTinyWidth);
     }
-    w.matrix(name("attn_qkv"), kTinyWidth, state_channels(o), 2.0F);
-    w.matrix(name("attn_gate"), kTinyWidth, o.n_state * o.d_state);
-    w.matrix(name("ssm_beta"), kTinyWidth, o.n_state);
-    w.matrix(name("ssm_alpha"), kTinyWidth, o.n_state);
+    // As published files have it, whatever the other matrices are.
+    w.values(name("ffn_gate_inp"), {kTinyWidth, n, 1, 1}, 0.0F, 1.0F);
+    w.matrices(name("ffn_gate_exps"), kTinyWidth, kFeedForward, n);
+    w.matrices(name("ffn_up_exps"), kTinyWidth, kFeedForward, n);
+    w.matrices(name("ffn_down_exps"), kFeedForward, kTinyWidth, n);
+    if (!has_shared_expert(o)) return;
+    w.matrix(name("ffn_gate_shexp"), kTinyWidth, kShared);
+    w.matrix(name("ffn_up_shexp"), kTinyWidth, kShared);
+    w.matrix(name("ffn_down_shexp"), kShared, kTinyWidth);
+    if (!is_granite(o)) w.matrix(name("ffn_gate_inp_shexp"), kTinyWidth, 1);
+}
+
+void write_delta_net(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
+    const auto name = [i](const char* part) { return cat("blk.", i, ".", part, ".weight"); };
+    const int64_t inner = o.n_state * o.d_state;
+    if (o.is_legacy) {
+        w.matrix(name("ssm_in"), kTinyWidth, state_channels(o) + inner, 2.0F);
+    } else {
+        w.matrix(name("attn_qkv"), kTinyWidth, state_channels(o), 2.0F);
+        w.matrix(name("attn_gate"), kTinyWidth, inner);
+    }
+    if (o.architecture == "qwen3next") {
+        w.matrix(name("ssm_ba"), kTinyWidth, 2 * o.n_state);
+    } else {
+        w.matrix(name("ssm_beta"), kTinyWidth, o.n_state);
+        w.matrix(name("ssm_alpha"), kTinyWidth, o.n_state);
+    }
     write_states(w, o, i, {o.n_state, 1, 1, 1});
     w.norm(name("ssm_norm"), o.d_state);
 }
 
-void write_block(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
-    if (o.architecture == "mamba2") return write_mamba2_block(w, o, i);
-    if (o.architecture == "qwen35") return write_qwen35_block(w, o, i);
+/// Queries and keys twice as large: attention that looks somewhere, not everywhere alike.
+void write_attention(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
     const auto name = [i](const char* part) { return cat("blk.", i, ".", part, ".weight"); };
-    // Queries and keys twice as large: attention that looks somewhere, not everywhere alike.
-    w.norm(name("attn_norm"), kTinyWidth);
-    w.matrix(name("attn_q"), kTinyWidth, o.n_head * o.d_head, 2.0F);
+    const int64_t n_q = o.n_head * o.d_head;
+    w.matrix(name("attn_q"), kTinyWidth, is_delta_net(o) ? 2 * n_q : n_q, 2.0F);
     w.matrix(name("attn_k"), kTinyWidth, o.n_head_kv * o.d_head, 2.0F);
     w.matrix(name("attn_v"), kTinyWidth, o.n_head_kv * o.d_head);
-    w.matrix(name("attn_output"), o.n_head * o.d_head, kTinyWidth);
-    w.norm(name("ffn_norm"), kTinyWidth);
-    w.matrix(name("ffn_gate"), kTinyWidth, kFeedForward);
-    w.matrix(name("ffn_up"), kTinyWidth, kFeedForward);
-    w.matrix(name("ffn_down"), kFeedForward, kTinyWidth);
-    if (o.architecture == "gemma3") {
-        w.norm(name("attn_q_norm"), o.d_head);
-        w.norm(name("attn_k_norm"), o.d_head);
-        w.norm(name("post_attention_norm"), kTinyWidth);
-        w.norm(name("post_ffw_norm"), kTinyWidth);
-    }
+    w.matrix(name("attn_output"), n_q, kTinyWidth);
+}
+
+void write_head_norms(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
+    w.norm(cat("blk.", i, ".attn_q_norm.weight"), o.d_head);
+    w.norm(cat("blk.", i, ".attn_k_norm.weight"), o.d_head);
+}
+
+/// x + mixer(norm(x)), then x + feed_forward(norm(x)).
+void write_delta_net_block(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
+    w.norm(cat("blk.", i, ".post_attention_norm.weight"), kTinyWidth);
+    write_feed_forward(w, o, i);
+    if (!attends(o, i)) return write_delta_net(w, o, i);
+    write_attention(w, o, i);
+    write_head_norms(w, o, i);
+}
+
+void write_block(ModelWriter& w, const TinyModelOptions& o, int64_t i) {
+    const auto norm = [&](const char* name) {
+        w.norm(cat("blk.", i, ".", name, ".weight"), kTinyWidth);
+    };
+    norm("attn_norm");
+    if (is_delta_net(o)) return write_delta_net_block(w, o, i);
+    attends(o, i) ? write_attention(w, o, i) : write_mixer(w, o, i);
+    if (o.architecture == "mamba2") return;
+    norm("ffn_norm");
+    write_feed_forward(w, o, i);
+    if (o.architecture == "gemma3" || o.architecture == "qwen3moe") write_head_norms(w, o, i);
+    if (o.architecture != "gemma3") return;
+    norm("post_attention_norm");
+    norm("post_ffw_norm");
 }
 
 }  // namespace

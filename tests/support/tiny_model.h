@@ -16,13 +16,17 @@ namespace palimpsest::testing {
 /// A model too small to say anything, and complete in every part. Weights are random and the same
 /// for the same options on every machine. It has no vocabulary: it runs from token ids.
 struct TinyModelOptions {
-    std::string architecture = "llama";  // llama, gemma3, mamba2 or qwen35
+    /// llama, gemma3, mamba2, qwen35, qwen35moe, qwen3moe, qwen3next, granite, granitemoe or
+    /// granitehybrid
+    std::string architecture = "llama";
     int64_t n_layer = 2, n_head = 4, n_head_kv = 2, d_head = 16;
     int64_t n_ctx = 256;
     int64_t window = 8;                    // gemma3: positions that a sliding layer sees
     int64_t window_period = 2;             // gemma3, qwen35: every so many-th layer sees everything
     int64_t n_state = 4, n_state_key = 2;  // mamba2, qwen35: recurrent heads, and their keys
-    int64_t d_state_key = 16, d_state = 16;  // channels of keys and values; qwen35: equal
+    int64_t d_state_key = 16, d_state = 16;   // channels of keys and values; qwen35: equal
+    int64_t n_expert = 0, n_expert_used = 2;  // of families that may have some; 0: as they must
+    bool is_legacy = false;                   // qwen3next: as its first converter wrote it
     uint32_t seed = 1;
     ggml_type weights = GGML_TYPE_F32;  // of matrices whose rows are whole blocks of it
     Reading reading = Reading::kAuto;
