@@ -23,6 +23,11 @@ struct MemoryChoice {
     std::string allocator = {}, residue = {};
     std::vector<std::string> settings = {};  // NAME=VALUE
 
+    /// How heads of recurrent layers keep what they read: BANK[:NAME=VALUE[;NAME=VALUE]...], such
+    /// as "dla" or "dla:states=12;threshold=0.6". Empty: in one state.
+    std::string bank = {};
+    std::vector<std::string> bank_settings = {};  // NAME=VALUE, over what `bank` says
+
     int64_t n_sink = -1;     // first tokens that stay; -1: 4, and 0 with one_shot
     int64_t n_recent = -1;   // last tokens that stay; -1: an eighth of the budget, at most 128
     int64_t interval = 128;  // while writing, evict every so many tokens

@@ -26,8 +26,26 @@ struct MemoryReport {
         int64_t window = 0;              // > 0: slides by itself, outside the budget
         std::vector<int64_t> held = {};  // entries of each KV head
         size_t bytes = 0;
+        double boundary_rate = 0;  // of a bank of states: opened by a token, averaged over heads
     };
     std::vector<Layer> layers = {};
+
+    /// What recurrent layers keep, of which no token can be told apart.
+    struct States {
+        std::string bank = {};  // empty: one state a head, or no recurrent layer
+        int64_t n_most = 0;     // states a head
+        double mean_held = 0;
+        int64_t n_heads = 0;
+        int64_t n_opened = 0, n_merged = 0;    // by all heads, since the beginning
+        std::array<int64_t, 24> lengths = {};  // held states of 1, 2 to 3, 4 to 7 ... tokens
+        /// Where most heads opened a state: the strongest ones, in order.
+        struct Change {
+            int64_t position = 0;
+            double share = 0;  // of the heads
+        };
+        std::vector<Change> changes = {};
+    };
+    States states = {};
 
     struct Bytes {
         size_t entries = 0;      // keys and values, whole pages

@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "core/output_file.h"
 #include "engine/generate.h"
+#include "engine/memory_choice.h"
 #include "text/json_text.h"
 
 namespace palimpsest {
@@ -33,8 +34,7 @@ struct TraceFlags {
     int64_t local_window =
         -1;  // last positions that stay; in the one-shot protocol, once it writes
     bool dump_memory = false;
-    std::string bank_inputs, closed = "transition";
-    BankOptions bank;
+    std::string bank_inputs;
 };
 
 std::vector<TokenId> read_token_file(const std::string& path, int64_t n_vocab) {
@@ -294,8 +294,9 @@ nlohmann::json states_of(const ContextMemory& memory, const MemoryShape& shape) 
 
 void trace(const TraceFlags& f) {
     if (!f.bank_inputs.empty()) {
-        BankOptions bank = f.bank;
-        bank.closed = closed_states_named(f.closed);
+        MemoryChoice choice = f.model.memory;
+        if (choice.bank.empty()) choice.bank = BankOptions().name;
+        const BankOptions bank = read_bank_options(bank_settings(choice));
         return write_file(f.out, json_text(trace_bank(f.bank_inputs, bank)) + "\n");
     }
     check_trace(f);
@@ -339,30 +340,6 @@ void trace(const TraceFlags& f) {
     }
     out.write(cat(",\"compressions\":[", cuts, "]}\n"));
     out.close();
-}
-
-void add_bank_flags(CLI::App& command, TraceFlags& f) {
-    const char* const group = "One recurrent layer, without a model";
-    CLI::Option* inputs = reads_file(command.add_option(
-        "--bank-inputs", f.bank_inputs,
-        "JSON file that names the inputs of a layer; what a bank of states makes of them is "
-        "written instead of logits"));
-    inputs->group(group);
-    std::vector<std::string> names;
-    for (const BankKind& kind : bank_kinds()) names.emplace_back(kind.name);
-    const auto add = [&](const char* flag, auto& to, const char* what) {
-        return command.add_option(flag, to, what)
-            ->needs(inputs)
-            ->capture_default_str()
-            ->group(group);
-    };
-    add("--bank", f.bank.name, "how it keeps states")->check(CLI::IsMember(names));
-    add("--states", f.bank.n_states, "how many a head, at most")
-        ->check(CLI::Range(int64_t{1}, int64_t{4096}));
-    add("--threshold", f.bank.threshold, "a token further than this from the open state opens one");
-    add("--closed", f.closed, "what becomes of closed states")
-        ->check(CLI::IsMember({"transition", "decay", "nothing"}));
-    add("--first-score", f.bank.first_score, "of the first token");
 }
 
 }  // namespace
@@ -414,7 +391,10 @@ void add_trace(CLI::App& command) {
         ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
     command.add_flag("--dump-memory", f->dump_memory,
                      "write what the residue holds after every compression");
-    add_bank_flags(command, *f);
+    reads_file(command.add_option(
+        "--bank-inputs", f->bank_inputs,
+        "JSON file that names the inputs of one recurrent layer; what a bank of states (--bank; "
+        "default: dla) makes of them is written instead of logits"));
     writes_file(command.add_option("-o,--out", f->out, "where the JSON goes"))
         ->capture_default_str();
     add_model_flags(command, f->model);

@@ -4,6 +4,7 @@
 #include "engine/memory_choice.h"
 #include "memory/eviction/allocation.h"
 #include "memory/policy/policies.h"
+#include "memory/recurrent/state_bank.h"
 #include "memory/residue/residues.h"
 
 namespace palimpsest {
@@ -15,6 +16,33 @@ std::string names_of(const Kinds& kinds) {
     std::string names;
     for (const auto& kind : kinds) names += cat(names.empty() ? "" : ", ", kind.name);
     return names;
+}
+
+void add_bank_flags(CLI::App& command, MemoryChoice& choice) {
+    const char* const group = "Memory of recurrent layers";
+    command
+        .add_option("--bank", choice.bank,
+                    cat("how heads keep what they read, as BANK[:NAME=VALUE;...] (default: in one "
+                        "state): ",
+                        names_of(bank_kinds())))
+        ->group(group);
+    const auto add = [&](const char* flag, const char* setting, const char* what) {
+        return command
+            .add_option_function<std::string>(
+                flag,
+                [&choice, setting](const std::string& value) {
+                    choice.bank_settings.push_back(cat(setting, "=", value));
+                },
+                what)
+            ->group(group);
+    };
+    add("--states", "states", "of a bank: states a head, at most (12)")
+        ->check(CLI::Range(int64_t{1}, int64_t{4096}));
+    add("--threshold", "threshold",
+        "of a bank: a token further than this from the open state opens one (0.6)");
+    add("--closed", "closed", "of a bank: what becomes of closed states (transition)")
+        ->check(CLI::IsMember({"transition", "decay", "nothing"}));
+    add("--first-score", "first-score", "of a bank: the first token's score (0)");
 }
 
 }  // namespace
@@ -73,6 +101,7 @@ void add_memory_flags(CLI::App& command, MemoryChoice& choice) {
         ->check(CLI::IsMember({"auto", "original", "compact"}))
         ->capture_default_str()
         ->group(group);
+    add_bank_flags(command, choice);
 }
 
 }  // namespace palimpsest

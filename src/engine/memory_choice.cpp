@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "memory/policy/policies.h"
+#include "memory/recurrent/state_bank.h"
 #include "memory/residue/residues.h"
 
 namespace palimpsest {
@@ -19,14 +20,19 @@ std::string_view cut_after(std::string_view& text, char mark) {
     return rest;
 }
 
+/// "NAME=VALUE;NAME=VALUE"
+void read_settings(std::string_view text, OptionMap& settings) {
+    while (!text.empty()) {
+        std::string_view first = text;
+        text = cut_after(first, ';');
+        add_option(settings, first);
+    }
+}
+
 /// The one-word form; an allocator that it does not name stays open.
 EvictionOptions read_spec(std::string_view text) {
     EvictionOptions o;
-    for (std::string_view settings = cut_after(text, ':'); !settings.empty();) {
-        std::string_view first = settings;
-        settings = cut_after(first, ';');
-        add_option(o.settings, first);
-    }
+    read_settings(cut_after(text, ':'), o.settings);
     const std::string_view residue = cut_after(text, '+');
     const std::string_view allocator = cut_after(text, '/');
     o.policy = find_policy(text).name;
@@ -103,6 +109,22 @@ std::string settings_text(const OptionMap& settings) {
         text += cat(text.empty() ? "" : ",", name, "=", value);
     }
     return text;
+}
+
+OptionMap bank_settings(const MemoryChoice& c) {
+    OptionMap settings;
+    if (c.bank.empty()) {
+        require(c.bank_settings.empty(), "'",
+                c.bank_settings.empty() ? "" : c.bank_settings.front(),
+                "' is for a bank of states; name one (--bank dla)");
+        return settings;
+    }
+    std::string_view name = c.bank;
+    read_settings(cut_after(name, ':'), settings);
+    settings["bank"] = name;
+    for (const std::string& s : c.bank_settings) add_option(settings, s);
+    static_cast<void>(read_bank_options(settings));
+    return settings;
 }
 
 bool is_bounded(const MemoryChoice& c) {

@@ -38,6 +38,10 @@ struct ChosenEviction {
 /// contradicts itself, kNotFound for unknown names.
 ChosenEviction choose_eviction(const MemoryChoice& choice, const EvictionWeights* learned);
 
+/// "bank=dla", "states=12", ... of a choice; empty: it names none. Throws kInvalidArgument for
+/// settings of a bank that is not named, and as read_bank_options() does.
+[[nodiscard]] OptionMap bank_settings(const MemoryChoice& choice);
+
 /// The policy for models that have no trained weights: the best of those that need none on RULER at
 /// 4,096 tokens, streaming, the question unknown (docs/results/learned-eviction.md).
 inline constexpr std::string_view kUsualPolicy = "leverage";

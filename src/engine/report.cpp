@@ -253,6 +253,83 @@ std::string prefix_lines(const MemoryReport::Prefix& p) {
     return out + "\n";
 }
 
+/// Tokens whose text says where a head opened a state.
+constexpr int64_t kChangeTokens = 16;
+
+std::string text_of(const MemoryReport::States::Change& change, const MemoryReport& r,
+                    const ReportText& text) {
+    const int64_t end = std::min(r.positions_seen, change.position + kChangeTokens);
+    return text_of({.begin = change.position, .end = end}, text);
+}
+
+double boundary_rate(const MemoryReport& r) {
+    double sum = 0;
+    int64_t n = 0;
+    for (const MemoryReport::Layer& layer : r.layers) {
+        if (layer.window > 0 || !layer.held.empty()) continue;
+        sum += layer.boundary_rate;
+        ++n;
+    }
+    return n > 0 ? sum / static_cast<double>(n) : 0;
+}
+
+/// The strongest, in order of position, without the first token, which opens a state everywhere.
+std::vector<MemoryReport::States::Change> strongest(const MemoryReport::States& s) {
+    auto all = s.changes;
+    std::erase_if(all, [](const auto& c) { return c.position == 0; });
+    std::ranges::stable_sort(all, std::greater{}, &MemoryReport::States::Change::share);
+    all.resize(std::min(all.size(), kSpansShown));
+    std::ranges::sort(all, {}, &MemoryReport::States::Change::position);
+    return all;
+}
+
+/// What banks of states did; empty if there are none.
+std::string bank_lines(const MemoryReport& r, const ReportText& texts, int width) {
+    const MemoryReport::States& s = r.states;
+    if (s.bank.empty()) return "";
+    std::array<char, 32> held{};
+    std::snprintf(held.data(), held.size(), "%.1f", s.mean_held);
+    std::string out =
+        cat("  bank     ", s.bank, ", at most ", s.n_most, " states a head: ", held.data(),
+            " held on average, ", percent(boundary_rate(r)), " of tokens opened one, ",
+            count(s.n_merged), " merged\n");
+    size_t longest = s.lengths.size();
+    while (longest > 1 && s.lengths.at(longest - 1) == 0) --longest;
+    out += cat("           tokens a state: 1 │", columns(std::span(s.lengths).first(longest)), "│ ",
+               count((int64_t{1} << longest) - 1), ", doubling\n");
+    const auto changes = strongest(s);
+    if (!changes.empty()) out += "  where most heads opened a state:\n";
+    for (const auto& c : changes) {
+        const std::string text = text_of(c, r, texts);
+        out += cat("    ", count(c.position), " (", percent(c.share), " of heads)");
+        if (!text.empty()) {
+            out += cat("  ", shortened(text, static_cast<size_t>(std::clamp(width - 32, 20, 100))));
+        }
+        out += "\n";
+    }
+    return out;
+}
+
+nlohmann::json to_json(const MemoryReport& r, const MemoryReport::States& s,
+                       const ReportText& texts) {
+    nlohmann::json changes = nlohmann::json::array();
+    for (const auto& c : s.changes) {
+        changes.push_back({{"position", c.position}, {"share", c.share}});
+        if (texts.tokenizer != nullptr && texts.tokens != nullptr) {
+            changes.back()["text"] = text_of(c, r, texts);
+        }
+    }
+    return {{"bank", s.bank},
+            {"states_a_head", s.n_most},
+            {"heads", s.n_heads},
+            {"held", s.mean_held},
+            {"opened", s.n_opened},
+            {"merged", s.n_merged},
+            {"lengths", s.lengths},
+            {"boundary_rate", boundary_rate(r)},
+            {"changes", std::move(changes)}};
+}
+
 nlohmann::json to_json(const MemoryReport::Prefix& p) {
     return {{"names", p.names},
             {"tokens", p.n_positions},
@@ -325,8 +402,12 @@ std::string report_for_people(const MemoryReport& r, const ReportText& texts, in
     const std::vector<RetentionSpan> spans = retention_spans(r);
     const Totals totals(r, spans);
     std::string out = heading(r);
-    out += cat("  input    ", bar(r, std::clamp(width - 12, 20, 100)), "\n");
-    out += cat("           ", count(r.positions_seen), " tokens read\n");
+    const std::string read = cat(count(r.positions_seen), " tokens read\n");
+    if (r.held_share.empty()) {
+        out += cat("  input    ", read);
+    } else {
+        out += cat("  input    ", bar(r, std::clamp(width - 12, 20, 100)), "\n           ", read);
+    }
     out += held_lines(r, totals);
     const std::vector<RetentionSpan> lost = largest_lost(spans);
     if (!lost.empty()) out += "  largest spans that next to no head holds:\n";
@@ -344,6 +425,7 @@ std::string report_for_people(const MemoryReport& r, const ReportText& texts, in
                    count(r.n_pinned), "\n");
     }
     out += layer_lines(r);
+    out += bank_lines(r, texts, width);
     if (r.budget_entries > 0) out += positions_line(r);
     out += prefix_lines(r.prefix);
     out += cat("  bytes    ", bytes(r.bytes.total()), " now, ", bytes(r.peak_bytes),
@@ -385,12 +467,14 @@ std::string report_json(const MemoryReport& r, const ReportText& text) {
                                {"held", layer.held},
                                {"held_share", held_share_of(r, layer)},
                                {"bytes", layer.bytes}});
+        if (!r.states.bank.empty()) j["layers"].back()["boundary_rate"] = layer.boundary_rate;
     }
     j["bytes"] = {{"total", r.bytes.total()},   {"peak", r.peak_bytes},
                   {"entries", r.bytes.entries}, {"bookkeeping", r.bytes.bookkeeping},
                   {"policy", r.bytes.policy},   {"residue", r.bytes.residue},
                   {"states", r.bytes.states},   {"working", r.bytes.scratch}};
     if (!r.prefix.names.empty()) j["prefix"] = to_json(r.prefix);
+    if (!r.states.bank.empty()) j["states"] = to_json(r, r.states, text);
     j["cuts"] = r.n_cuts;
     j["seconds"] = {{"scoring", r.scoring_s}, {"evicting", r.cutting_s}};
     j["renumbered"] = {{"times", r.n_renumbered}, {"first_after", r.first_renumbered_at}};

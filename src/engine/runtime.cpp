@@ -42,6 +42,7 @@ std::string_view suitable_kind(const MemoryShape& shape) {
 MemoryPlan Runtime::plan(const MemoryChoice& choice) const {
     MemoryPlan plan = {.kind = suitable_kind(shape_)};
     KvCacheOptions& o = plan.options;
+    plan.settings = bank_settings(choice);
     // What contradicts itself costs no reading of weights.
     static_cast<void>(choose_eviction(choice, nullptr));
     o.n_ctx = choice.context;
@@ -85,8 +86,10 @@ std::unique_ptr<KvCache> Runtime::make_cache(KvCacheOptions options) const {
 }
 
 std::unique_ptr<ContextMemory> Runtime::make_memory(const MemoryPlan& plan) const {
-    return palimpsest::make_memory(
-        plan.kind, {.backend = backend_, .shape = shape_, .cache = complete(plan.options)});
+    return palimpsest::make_memory(plan.kind, {.backend = backend_,
+                                               .shape = shape_,
+                                               .cache = complete(plan.options),
+                                               .settings = plan.settings});
 }
 
 std::unique_ptr<Session> Runtime::make_session(std::unique_ptr<ContextMemory> memory) const {

@@ -16,6 +16,7 @@ namespace palimpsest {
 struct MemoryPlan {
     std::string_view kind = {};           // of memory, one of memory_kinds()
     KvCacheOptions options = {};          // complete
+    OptionMap settings = {};              // of the kind's own
     std::vector<std::string> notes = {};  // what a user is to be told
 };
 

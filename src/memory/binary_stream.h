@@ -55,4 +55,14 @@ std::vector<T> take_all(std::istream& in, int64_t most) {
     return values;
 }
 
+inline void put_text(std::ostream& out, const std::string& text) {
+    put_all(out, std::vector<char>(text.begin(), text.end()));
+}
+
+/// Throws as take_all() does.
+inline std::string take_text(std::istream& in, int64_t most) {
+    const std::vector<char> text = take_all<char>(in, most);
+    return {text.begin(), text.end()};
+}
+
 }  // namespace palimpsest

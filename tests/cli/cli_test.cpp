@@ -216,6 +216,90 @@ TEST_F(Cli, InspectAsJsonHasTheFactsOfTheFile) {
     EXPECT_EQ(facts["entries"]["f16"]["bytes_per_token"], 2 * 2 * 16 * 2);
 }
 
+TEST_F(Cli, InspectCountsStatesApartFromEntries) {
+    const auto facts_of = [](const char* architecture) {
+        const TemporaryFile file(
+            testing::speaking_model_bytes({.architecture = architecture, .n_layer = 4}), ".gguf");
+        const ProgramResult r = run_palimpsest({"inspect", "--json", file.path()});
+        EXPECT_EQ(r.status, 0) << r.err;
+        return json::parse(r.out);
+    };
+    const json hybrid = facts_of("qwen35");
+    EXPECT_EQ(hybrid["attending_layers"], 2);
+    EXPECT_EQ(hybrid["entries"]["f16"]["bytes_per_token"], 2 * 2 * 2 * 16 * 2);
+    EXPECT_GT(hybrid["state_bytes"], 0);
+    const json recurrent = facts_of("mamba2");
+    EXPECT_EQ(recurrent["attending_layers"], 0);
+    EXPECT_EQ(recurrent["entries"], json::object());
+    EXPECT_GT(recurrent["state_bytes"], 0);
+}
+
+TEST_F(Cli, RecurrentModelsAreRefusedWithASentenceWhereAllLayersMustAttend) {
+    for (const char* architecture : {"mamba2", "qwen35"}) {
+        SCOPED_TRACE(architecture);
+        const TemporaryFile file(testing::speaking_model_bytes({.architecture = architecture}),
+                                 ".gguf");
+        const TemporaryFile text(std::string("hello hello hello"));
+        const TemporaryFile out(std::string(), ".prefix.gguf");
+        expect_failure(run_palimpsest({"prefix", "build", "-m", file.path(), "-f", text.path(),
+                                       "--self-study", "4", "-o", out.path()}),
+                       5, "layers all attend");
+    }
+}
+
+TEST_F(Cli, ABankOfStatesAnswersAsOneStateAndReportsChanges) {
+    testing::TemporaryFolder folder;
+    std::string text;
+    for (int i = 0; i < 40; ++i) text += cat("hello ", i, ". ");
+    const std::string document = folder.write("doc.txt", text);
+    const std::string report = folder.path() + "/report.json";
+    for (const char* architecture : {"mamba2", "qwen35", "granitehybrid"}) {
+        SCOPED_TRACE(architecture);
+        const std::string model = folder.write(
+            "m.gguf", testing::speaking_model_bytes(
+                          {.architecture = architecture, .n_layer = 4, .n_ctx = 1024}));
+        std::vector<std::string> command = {"run",    "-m",           model, "-f",
+                                            document, "--max-tokens", "8",   "--report-json",
+                                            report,   "hello?"};
+        const ProgramResult single = run_palimpsest(command);
+        ASSERT_EQ(single.status, 0) << single.err;
+        EXPECT_FALSE(testing::read_json(report).contains("states"));
+        command.insert(command.end(), {"--bank", "dla:threshold=0.9", "--states", "6"});
+        const ProgramResult banked = run_palimpsest(command);
+        ASSERT_EQ(banked.status, 0) << banked.err;
+        EXPECT_EQ(banked.out, single.out);
+        const json states = testing::read_json(report)["states"];
+        EXPECT_EQ(states["bank"], "dla");
+        EXPECT_EQ(states["states_a_head"], 6);
+        EXPECT_GT(states["held"], 1);
+        EXPECT_LE(states["held"], 6);
+        EXPECT_GT(states["boundary_rate"], 0);
+        EXPECT_GT(states["changes"].size(), 1U);
+        EXPECT_EQ(states["changes"][0]["position"], 0);
+        EXPECT_EQ(states["changes"][0]["share"], 1);
+        int64_t n = 0;
+        for (const json& length : states["lengths"]) n += length.get<int64_t>();
+        EXPECT_NEAR(static_cast<double>(n),
+                    states["held"].get<double>() * states["heads"].get<double>(), 0.5);
+    }
+}
+
+TEST_F(Cli, ABankOfStatesIsRefusedWhereItCannotBe) {
+    expect_failure(run_palimpsest({"run", "-m", model.path(), "--bank", "dla", "hello"}), 2,
+                   "recurrent layers");
+    const TemporaryFile recurrent(testing::speaking_model_bytes({.architecture = "mamba2"}),
+                                  ".gguf");
+    const auto run = [&](std::vector<std::string> flags) {
+        std::vector<std::string> all = {"run", "-m", recurrent.path(), "hello"};
+        all.insert(all.end(), flags.begin(), flags.end());
+        return run_palimpsest(all);
+    };
+    expect_failure(run({"--bank", "dlas"}), 3, "did you mean 'dla'");
+    expect_failure(run({"--bank", "dla:stats=4"}), 2, "stats");
+    expect_failure(run({"--states", "4"}), 2, "--bank dla");
+    expect_failure(run({"--bank", "dla", "--threshold", "many"}), 2, "threshold");
+}
+
 TEST_F(Cli, TokenizeAsJsonIsWhatTraceReads) {
     const ProgramResult ids = run_palimpsest({"tokenize", "--json", "-m", model.path(), "hell"});
     ASSERT_EQ(ids.status, 0) << ids.err;

@@ -122,6 +122,7 @@ MemoryReport HybridMemory::report() const {
         layers.push_back(of.at(static_cast<size_t>(place_[i])));
     }
     all.layers = std::move(layers);
+    all.states = states.states;
     return all;
 }
 

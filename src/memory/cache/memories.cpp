@@ -14,26 +14,25 @@ namespace palimpsest {
 namespace {
 
 std::unique_ptr<ContextMemory> make_kv(const MemoryInputs& in) {
-    require(in.settings.empty(), "memory 'kv' has no settings of its own");
+    require(in.settings.empty(),
+            "a bank of states (--bank) is for recurrent layers, and this "
+            "model has none");
     return std::make_unique<KvCache>(in.backend, in.shape, in.cache);
 }
 
-/// "bank=dla", "states=12", ...; none: one state a head.
+/// None: one state a head.
 std::optional<BankOptions> bank_options(const OptionMap& settings) {
     if (settings.empty()) return std::nullopt;
-    OptionReader reader("a bank of states", settings);
-    BankOptions o;
-    o.name = reader.text("bank", o.name);
-    o.n_states = reader.integer("states", o.n_states, 1, 4096);
-    o.threshold =
-        static_cast<float>(reader.number("threshold", static_cast<double>(o.threshold), -1e6, 1e6));
-    o.closed = closed_states_named(reader.text("closed", "transition"));
-    o.first_score = static_cast<float>(reader.number("first-score", 0, 0, 1e6));
-    o.block = reader.integer("block", o.block, 1, int64_t{1} << 30);
-    o.rate = reader.number("rate", o.rate, 0, 1);
-    o.seed = static_cast<uint64_t>(reader.integer("seed", 1, 0, int64_t{1} << 62));
-    reader.finish();
-    return o;
+    return read_bank_options(settings);
+}
+
+/// A budget in bytes is for all that a sequence holds: what states take is not there for entries.
+void leave_room(Budget& budget, size_t states) {
+    if (budget.kind != Budget::Kind::kBytes) return;
+    const auto taken = static_cast<int64_t>(states);
+    require(budget.count > taken, "a budget of ", budget.count,
+            " bytes, of which recurrent states take ", taken, "; name a larger one");
+    budget.count -= taken;
 }
 
 std::unique_ptr<ContextMemory> make_states(const MemoryInputs& in) {
@@ -66,9 +65,17 @@ std::unique_ptr<ContextMemory> make_hybrid(const MemoryInputs& in) {
             return of(own.at(static_cast<size_t>(i)));
         };
     }
-    return std::make_unique<HybridMemory>(
-        in.shape, make_kv(kv),
-        std::make_unique<RecurrentMemory>(in.backend, recurrence, bank_options(in.settings)));
+    auto states =
+        std::make_unique<RecurrentMemory>(in.backend, recurrence, bank_options(in.settings));
+    Budget& budget = kv.cache.eviction.budget;
+    leave_room(budget, states->usage().bytes);
+    auto entries = make_kv(kv);
+    if (entries->rehearses() != Rehearses::kNever && budget.kind == Budget::Kind::kBytes) {
+        // States are kept as they were while something is rehearsed.
+        leave_room(budget, states->usage().bytes);
+        entries = make_kv(kv);
+    }
+    return std::make_unique<HybridMemory>(in.shape, std::move(entries), std::move(states));
 }
 
 constexpr std::array<MemoryKind, 3> kKinds = {{

@@ -1,10 +1,14 @@
 #include "memory/recurrent/layer_bank.h"
 
+#include <algorithm>
+#include <atomic>
+#include <bit>
 #include <cmath>
 #include <istream>
 #include <ostream>
 
 #include "core/error.h"
+#include "memory/binary_stream.h"
 #include "memory/recurrent/step_inputs.h"
 
 namespace palimpsest {
@@ -33,7 +37,19 @@ class LayerBank::Op final : public CustomOp {
             if (run.decay != nullptr) token.stays = std::exp(run.decay[t * run.decay_step]);
             if (run.write != nullptr) token.write = run.write[t * run.write_step];
             head.take_in(token);
+            note(i, t, head.decision());
         }
+    }
+
+    void note(int64_t head, int64_t token, const BankDecision& decision) {
+        Tally& tally = bank_.tallies_[static_cast<size_t>(head)];
+        ++tally.n_tokens;
+        if (decision.merged >= 0) ++tally.n_merged;
+        if (!decision.opens) return;
+        ++tally.n_opened;
+        // Other heads, on other threads, count the same token.
+        std::atomic_ref(bank_.openings_[static_cast<size_t>(token)])
+            .fetch_add(1, std::memory_order_relaxed);
     }
 
     LayerBank& bank_;
@@ -41,7 +57,8 @@ class LayerBank::Op final : public CustomOp {
     WorkList work_;
 };
 
-LayerBank::LayerBank(const RecurrentLayer& shape, const BankOptions& options) : shape_(shape) {
+LayerBank::LayerBank(const RecurrentLayer& shape, const BankOptions& options, Openings& openings)
+    : shape_(shape), openings_(openings), tallies_(static_cast<size_t>(shape.n_head)) {
     const BankShape of = {
         .rule = state_rule_named(shape.kind), .n_rows = shape.n_rows, .n_columns = shape.n_columns};
     for (int64_t i = 0; i < shape.n_head; ++i) {
@@ -58,15 +75,23 @@ Tensor LayerBank::recur(Graph& g, const RecurrenceInputs& in) {
 
 void LayerBank::reset() {
     for (const auto& h : heads_) h->reset();
+    std::ranges::fill(tallies_, Tally());
 }
 
 void LayerBank::save(std::ostream& out) const {
     for (const auto& h : heads_) h->save(out);
+    for (const Tally& t : tallies_) put(out, t);
 }
 
 void LayerBank::load(std::istream& in) {
     try {
         for (const auto& h : heads_) h->load(in);
+        for (Tally& t : tallies_) {
+            t = take<Tally>(in);
+            const bool fits = t.n_tokens >= 0 && t.n_opened >= 0 && t.n_opened <= t.n_tokens &&
+                              t.n_merged >= 0 && t.n_merged <= t.n_tokens;
+            if (!fits) refuse_states(cat(t.n_opened, " states opened by ", t.n_tokens, " tokens"));
+        }
     } catch (...) {
         reset();
         throw;
@@ -77,6 +102,30 @@ size_t LayerBank::bytes() const {
     size_t bytes = 0;
     for (const auto& h : heads_) bytes += h->bytes();
     return bytes;
+}
+
+LayerBank::Tally LayerBank::tally() const {
+    Tally all;
+    for (const Tally& t : tallies_) {
+        all.n_tokens += t.n_tokens;
+        all.n_opened += t.n_opened;
+        all.n_merged += t.n_merged;
+    }
+    return all;
+}
+
+void LayerBank::add_to(MemoryReport::States& report) const {
+    const Tally all = tally();
+    report.n_opened += all.n_opened;
+    report.n_merged += all.n_merged;
+    report.n_heads += std::ssize(heads_);
+    for (const auto& h : heads_) {
+        for (const BankState& s : h->states()) {
+            if (s.n == 0) continue;  // an empty level
+            const auto octave = static_cast<size_t>(std::bit_width(static_cast<uint64_t>(s.n)) - 1);
+            ++report.lengths.at(std::min(octave, report.lengths.size() - 1));
+        }
+    }
 }
 
 const std::vector<float>& LayerBank::sums() {

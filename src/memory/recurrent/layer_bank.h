@@ -10,11 +10,15 @@
 
 namespace palimpsest {
 
+/// For every token of a step, how many heads opened a state for it.
+using Openings = std::vector<uint32_t>;
+
 /// The banks of a layer's heads.
 class LayerBank {
  public:
-    /// Throws as make_bank() does.
-    LayerBank(const RecurrentLayer& shape, const BankOptions& options);
+    /// Adds to `openings`, which has a step's length when it runs and outlives this. Throws as
+    /// make_bank() does.
+    LayerBank(const RecurrentLayer& shape, const BankOptions& options, Openings& openings);
 
     /// A node that takes a step's tokens in; as RecurrentMemory::recur().
     [[nodiscard]] Tensor recur(Graph& g, const RecurrenceInputs& in);
@@ -27,10 +31,19 @@ class LayerBank {
     /// Sums of each head's states, [n_head][n_rows][n_columns].
     [[nodiscard]] const std::vector<float>& sums();
 
+    /// What its heads decided and hold; adds it to a report.
+    struct Tally {
+        int64_t n_tokens = 0, n_opened = 0, n_merged = 0;
+    };
+    [[nodiscard]] Tally tally() const;
+    void add_to(MemoryReport::States& report) const;
+
  private:
     class Op;
     RecurrentLayer shape_;
+    Openings& openings_;
     std::vector<std::unique_ptr<HeadBank>> heads_;
+    std::vector<Tally> tallies_;  // of each head
     std::vector<float> sums_;
 };
 

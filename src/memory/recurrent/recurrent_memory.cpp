@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <istream>
+#include <numeric>
 #include <ostream>
 #include <sstream>
 
@@ -15,7 +16,10 @@ namespace palimpsest {
 
 namespace {
 
-constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'S', 'T', '0', '0', '1'};
+constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'S', 'T', '0', '0', '2'};
+
+constexpr size_t kMostChanges = 64;
+constexpr int64_t kChangesApart = 8;  // positions; of nearer ones the stronger counts
 
 /// All tokens of a step through a layer's states. Sources: q, k, v, and decay and write where there
 /// are some.
@@ -74,7 +78,7 @@ std::string attending_layer(const MemoryShape& shape) {
 
 RecurrentMemory::RecurrentMemory(const Backend& backend, const MemoryShape& shape,
                                  const std::optional<BankOptions>& bank)
-    : storage_(std::make_unique<Storage>(2 * static_cast<size_t>(shape.n_layer))) {
+    : bank_(bank), storage_(std::make_unique<Storage>(2 * static_cast<size_t>(shape.n_layer))) {
     const std::string misfit = attending_layer(shape);
     if (!misfit.empty()) throw Error(ErrorCode::kUnsupported, misfit);
     for (int64_t i = 0; i < shape.n_layer; ++i) {
@@ -82,7 +86,8 @@ RecurrentMemory::RecurrentMemory(const Backend& backend, const MemoryShape& shap
         static_cast<void>(state_rule_named(of.kind));
         Layer layer = {.shape = of};
         if (bank) {
-            layer.bank = std::make_unique<LayerBank>(of, *bank);
+            layer.bank = std::make_unique<LayerBank>(of, *bank, openings_);
+            n_heads_ += of.n_head;
         } else {
             layer.states = storage_->add(GGML_TYPE_F32, {of.n_columns, of.n_rows, of.n_head, 1});
         }
@@ -127,6 +132,7 @@ uint64_t RecurrentMemory::plan(const Step& step) {
     }
     if (!rehearses && !kept_.empty()) put_back();  // one was given up
     if (!rehearses) kept_.clear();
+    if (bank_) openings_.assign(static_cast<size_t>(step.n), 0);
     return static_cast<uint64_t>(step.n);
 }
 
@@ -161,8 +167,33 @@ void RecurrentMemory::put_back() {
     read(in);
 }
 
+/// Keeps the places where most heads opened a state: at most kMostChanges, whatever was read.
+void RecurrentMemory::note_change(const MemoryReport::States::Change& change) {
+    const bool is_near =
+        !changes_.empty() && change.position - changes_.back().position < kChangesApart;
+    if (is_near) {
+        if (change.share > changes_.back().share) changes_.back() = change;
+        return;
+    }
+    if (changes_.size() == kMostChanges) {
+        const auto weakest =
+            std::ranges::min_element(changes_, {}, &MemoryReport::States::Change::share);
+        if (weakest->share >= change.share) return;
+        changes_.erase(weakest);
+    }
+    changes_.push_back(change);
+}
+
+void RecurrentMemory::note_changes(int64_t n) {
+    for (int64_t t = 0; t < n; ++t) {
+        const auto opened = static_cast<double>(openings_[static_cast<size_t>(t)]);
+        if (opened > 0) note_change({n_seen_ + t, opened / static_cast<double>(n_heads_)});
+    }
+}
+
 void RecurrentMemory::settle(const Step& step) {
     if (step.kind != StepKind::kRehearsal) {
+        if (bank_) note_changes(step.n);
         n_seen_ += step.n;
         return;
     }
@@ -176,6 +207,7 @@ void RecurrentMemory::reset() {
         if (l.bank != nullptr) l.bank->reset();
     }
     kept_.clear();
+    changes_.clear();
     n_seen_ = 0;
 }
 
@@ -193,6 +225,20 @@ MemoryReport RecurrentMemory::report() const {
         size_t bytes = l.bank != nullptr ? l.bank->bytes() : ggml_nbytes(l.states);
         if (l.before != nullptr) bytes += ggml_nbytes(l.before);
         r.layers.push_back({.bytes = bytes});
+        if (l.bank == nullptr) continue;
+        const LayerBank::Tally tally = l.bank->tally();
+        r.layers.back().boundary_rate = static_cast<double>(tally.n_opened) /
+                                        static_cast<double>(std::max<int64_t>(1, tally.n_tokens));
+        l.bank->add_to(r.states);
+    }
+    if (bank_) {
+        MemoryReport::States& s = r.states;
+        s.bank = bank_->name;
+        s.n_most = bank_->n_states;
+        const auto held = std::accumulate(s.lengths.begin(), s.lengths.end(), int64_t{0});
+        s.mean_held =
+            static_cast<double>(held) / static_cast<double>(std::max<int64_t>(1, s.n_heads));
+        s.changes = changes_;
     }
     r.bytes.states = usage().bytes;
     r.peak_bytes = r.bytes.total();
@@ -201,6 +247,7 @@ MemoryReport RecurrentMemory::report() const {
 
 void RecurrentMemory::write(std::ostream& out) const {
     put(out, n_seen_);
+    put_all(out, changes_);
     for (const std::span<float> v : values()) {
         put_all(out, std::vector<float>(v.begin(), v.end()));
     }
@@ -212,6 +259,7 @@ void RecurrentMemory::write(std::ostream& out) const {
 void RecurrentMemory::read(std::istream& in) {
     n_seen_ = take<int64_t>(in);
     if (n_seen_ < 0) refuse_states(cat("read ", n_seen_, " positions"));
+    load_changes(in);
     for (const std::span<float> v : values()) {
         std::ranges::copy(take_states(in, v.size()), v.begin());
     }
@@ -220,17 +268,34 @@ void RecurrentMemory::read(std::istream& in) {
     }
 }
 
+void RecurrentMemory::load_changes(std::istream& in) {
+    changes_ = take_all<MemoryReport::States::Change>(in, kMostChanges);
+    int64_t least = 0;
+    for (const auto& c : changes_) {
+        const bool fits =
+            c.position >= least && c.position < n_seen_ && c.share > 0 && c.share <= 1;
+        if (!fits) refuse_states(cat("a change at ", c.position, " of ", n_seen_, " positions"));
+        least = c.position + 1;
+    }
+}
+
+std::string RecurrentMemory::bank_text() const { return bank_ ? to_string(*bank_) : ""; }
+
 void RecurrentMemory::save(std::ostream& out) const {
     check(kept_.empty(), "states are saved between two steps of reading");
     out.write(kMagic.data(), kMagic.size());
-    put(out, has_banks());
+    put_text(out, bank_text());
     write(out);
 }
 
 void RecurrentMemory::load(std::istream& in) {
     reset();
     if (take<std::array<char, 8>>(in) != kMagic) refuse_states("no recurrent states");
-    if (take<uint8_t>(in) != has_banks()) refuse_states("another bank of states");
+    const std::string theirs = take_text(in, 1024);
+    if (theirs != bank_text()) {
+        refuse_states(cat(theirs.empty() ? "one state a head" : cat("a bank ", theirs), ", not ",
+                          bank_ ? bank_text() : "one state a head"));
+    }
     try {
         read(in);
     } catch (...) {

@@ -48,13 +48,19 @@ class RecurrentMemory final : public ContextMemory {
     };
     [[nodiscard]] const Layer& layer(int64_t i) const;
     [[nodiscard]] std::vector<std::span<float>> values() const;
-    [[nodiscard]] uint8_t has_banks() const {
-        return !layers_.empty() && layers_.front().bank != nullptr ? 1 : 0;
-    }
     void write(std::ostream& out) const;
     void read(std::istream& in);
     void put_back();
 
+    [[nodiscard]] std::string bank_text() const;
+    void note_changes(int64_t n);
+    void note_change(const MemoryReport::States::Change& change);
+    void load_changes(std::istream& in);
+
+    std::optional<BankOptions> bank_;
+    Openings openings_;  // of the running step; layers' banks add to it
+    int64_t n_heads_ = 0;
+    std::vector<MemoryReport::States::Change> changes_;  // the strongest, in order of position
     std::vector<Layer> layers_;
     std::unique_ptr<Storage> storage_;
     int64_t n_seen_ = 0;

@@ -22,26 +22,54 @@ constexpr std::array<BankKind, 5> kKinds = {{
      make_log_linear_bank},
 }};
 
+const BankKind& find_kind(std::string_view name) {
+    std::vector<std::string_view> names;
+    for (const BankKind& kind : kKinds) {
+        if (kind.name == name) return kind;
+        names.push_back(kind.name);
+    }
+    throw Error(ErrorCode::kNotFound, unknown_name("bank of states", name, names));
+}
+
+constexpr std::array<std::string_view, 3> kClosed = {"transition", "decay", "nothing"};  // by value
+
 }  // namespace
 
 ClosedStates closed_states_named(std::string_view name) {
-    if (name == "transition") return ClosedStates::kTransition;
-    if (name == "decay") return ClosedStates::kDecay;
-    if (name == "nothing") return ClosedStates::kNothing;
+    const auto* const found = std::ranges::find(kClosed, name);
+    if (found != kClosed.end()) return static_cast<ClosedStates>(found - kClosed.begin());
     throw Error(ErrorCode::kInvalidArgument,
                 cat("closed states '", name, "'; there are: transition, decay, nothing"));
 }
 
 std::span<const BankKind> bank_kinds() { return kKinds; }
 
+BankOptions read_bank_options(const OptionMap& settings) {
+    OptionReader reader("a bank of states", settings);
+    BankOptions o;
+    o.name = reader.text("bank", o.name);
+    static_cast<void>(find_kind(o.name));
+    o.n_states = reader.integer("states", o.n_states, 1, 4096);
+    o.threshold =
+        static_cast<float>(reader.number("threshold", static_cast<double>(o.threshold), -1e6, 1e6));
+    o.closed = closed_states_named(reader.text("closed", "transition"));
+    o.first_score = static_cast<float>(reader.number("first-score", 0, 0, 1e6));
+    o.block = reader.integer("block", o.block, 1, int64_t{1} << 30);
+    o.rate = reader.number("rate", o.rate, 0, 1);
+    o.seed = static_cast<uint64_t>(reader.integer("seed", 1, 0, int64_t{1} << 62));
+    reader.finish();
+    return o;
+}
+
+std::string to_string(const BankOptions& o) {
+    return cat(o.name, ":states=", o.n_states, ";threshold=", o.threshold,
+               ";closed=", kClosed.at(static_cast<size_t>(o.closed)),
+               ";first-score=", o.first_score, ";block=", o.block, ";rate=", o.rate,
+               ";seed=", o.seed);
+}
+
 std::unique_ptr<HeadBank> make_bank(const BankShape& shape, const BankOptions& options) {
-    std::string names;
-    for (const BankKind& kind : kKinds) {
-        if (kind.name == options.name) return kind.make(shape, options);
-        names += cat(names.empty() ? "" : ", ", kind.name);
-    }
-    throw Error(ErrorCode::kNotFound,
-                cat("no bank of states is called '", options.name, "'; there are: ", names));
+    return find_kind(options.name).make(shape, options);
 }
 
 void refuse_states(const std::string& why) {

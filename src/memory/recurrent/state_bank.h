@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "memory/option_reader.h"
 #include "memory/recurrent/state_kernel.h"
 
 namespace palimpsest {
@@ -94,6 +95,12 @@ struct BankKind {
     std::unique_ptr<HeadBank> (*make)(const BankShape& shape, const BankOptions& options);
 };
 [[nodiscard]] std::span<const BankKind> bank_kinds();
+
+/// "bank" (a name; "dla" where none is given), "states", "threshold", "closed", "first-score",
+/// "block", "rate", "seed". Throws as OptionReader does.
+[[nodiscard]] BankOptions read_bank_options(const OptionMap& settings);
+/// The same as text: two that are equal make equal banks.
+[[nodiscard]] std::string to_string(const BankOptions& options);
 
 /// Throws kNotFound, listing the names, for an unknown one.
 std::unique_ptr<HeadBank> make_bank(const BankShape& shape, const BankOptions& options);
