@@ -139,6 +139,7 @@ struct RecurrenceInputs {
     Tensor decay = nullptr;   // [n_head, n]: log of the share of the state that stays, <= 0;
                               // nullptr: all of it
     Tensor write = nullptr;   // [n_head, n]: how strongly v is written; nullptr: 1
+    Tensor skip = nullptr;    // [n_head]: how much of v goes past the state, into what is returned
 };
 
 struct MemoryUsage {

@@ -164,7 +164,7 @@ Tensor delta_net(const Pass& p, const DeltaNet& w, const StateSizes& s, Tensor x
     // The norm first, head by head, then the gate.
     y = rms_norm(p, ggml_reshape_3d(c, y, s.d_value, s.n_head, y->ne[1]), w.norm);
     y = ggml_reshape_2d(c, y, s.inner(), y->ne[2]);
-    y = ggml_mul(c, y, ggml_silu(c, in.gate));
+    y = ggml_swiglu_split(c, in.gate, y);
     return p.products.of(p.g, w.out, y, p.many.read);
 }
 

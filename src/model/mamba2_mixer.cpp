@@ -10,21 +10,17 @@ namespace {
 Tensor mix_lane(const Pass& p, const Mamba2Mixer& m, const StateSizes& s, const Lane& lane,
                 int64_t layer, Tensor hidden, Tensor channels, Tensor dt) {
     ggml_context* c = p.g.ctx();
-    const int64_t n = lane.step.n;
     Tensor xbc = convolve(p, m.conv, lane, layer, channels);
-    Tensor x = head_rows(p, xbc, 0, s.d_value, s.n_head);
-    dt = ggml_cont(c, dt);
-    Tensor v = ggml_mul(c, x, ggml_reshape_3d(c, dt, 1, s.n_head, n));
-    Tensor y = lane.memory->recur(
-        p.g, {.layer = layer,
-              .hidden = hidden,
-              .q = head_rows(p, xbc, s.inner() + s.keys(), s.d_key, s.n_key_head),
-              .k = head_rows(p, xbc, s.inner(), s.d_key, s.n_key_head),
-              .v = v,
-              .decay = ggml_mul(c, dt, ggml_reshape_1d(c, m.a, s.n_head))});
-    y = ggml_reshape_3d(c, y, s.d_value, s.n_head, n);
-    y = ggml_add(c, y, ggml_mul(c, x, m.skip));
-    return ggml_reshape_2d(c, y, s.inner(), n);
+    // What is written is dt x, so x is written with the strength dt.
+    return lane.memory->recur(p.g,
+                              {.layer = layer,
+                               .hidden = hidden,
+                               .q = head_rows(p, xbc, s.inner() + s.keys(), s.d_key, s.n_key_head),
+                               .k = head_rows(p, xbc, s.inner(), s.d_key, s.n_key_head),
+                               .v = head_rows(p, xbc, 0, s.d_value, s.n_head),
+                               .decay = ggml_mul(c, dt, ggml_reshape_1d(c, m.a, s.n_head)),
+                               .write = dt,
+                               .skip = ggml_reshape_1d(c, m.skip, s.n_head)});
 }
 
 }  // namespace
@@ -52,14 +48,14 @@ Tensor mamba2_mixer(const Pass& p, const Mamba2Mixer& m, const StateSizes& s, Te
     };
     Tensor z = rows(0, s.inner());
     Tensor channels = rows(s.inner(), s.n_channels());
-    Tensor dt = ggml_softplus(
-        c, ggml_add(c, ggml_cont(c, rows(s.inner() + s.n_channels(), s.n_head)), m.dt_bias));
+    Tensor dt =
+        ggml_softplus(c, ggml_add(c, rows(s.inner() + s.n_channels(), s.n_head), m.dt_bias));
     Tensor y = for_each_lane(p, [&](const LanePart& part) {
         return mix_lane(p, m, s, part.lane, layer, part.of(p, x), part.of(p, channels),
                         part.of(p, dt));
     });
     // The gate first, then the norm, group by group.
-    y = ggml_mul(c, y, ggml_silu(c, ggml_cont(c, z)));
+    y = ggml_swiglu_split(c, z, y);
     y = ggml_reshape_3d(c, y, s.inner() / s.n_key_head, s.n_key_head, y->ne[1]);
     y = rms_norm(p, y, m.norm);
     y = ggml_reshape_2d(c, y, s.inner(), y->ne[2]);

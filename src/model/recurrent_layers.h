@@ -1,5 +1,8 @@
 #pragma once
 
+#include <memory>
+#include <vector>
+
 #include "model/layers.h"
 
 namespace palimpsest {
@@ -10,8 +13,9 @@ namespace palimpsest {
 
 /// A short convolution along positions, every channel by itself, then SiLU.
 struct ShortConvolution {
-    Tensor weight = nullptr;  // [n_taps, n_channels]; the last tap is of the newest position
-    Tensor bias = nullptr;    // [n_channels]
+    /// [n_taps][n_channels]; the last tap is of the newest position.
+    std::shared_ptr<const std::vector<float>> taps;
+    Tensor bias = nullptr;  // [n_channels]
 };
 
 /// What the state-space keys of a file say ("ssm.*").

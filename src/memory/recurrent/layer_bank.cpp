@@ -16,8 +16,7 @@ namespace palimpsest {
 /// Head after head: what one decides does not depend on the others.
 class LayerBank::Op final : public CustomOp {
  public:
-    Op(LayerBank& bank, bool has_decay, bool has_write)
-        : bank_(bank), has_decay_(has_decay), has_write_(has_write) {}
+    Op(LayerBank& bank, InputsThere there) : bank_(bank), there_(there) {}
 
     void run(ggml_tensor* dst, int /*thread*/, int n_threads) noexcept override {
         const int64_t n = bank_.shape_.n_head;
@@ -28,7 +27,7 @@ class LayerBank::Op final : public CustomOp {
  private:
     void run_head(ggml_tensor* dst, int64_t i) {
         HeadBank& head = *bank_.heads_[static_cast<size_t>(i)];
-        const StateRun run = step_inputs(dst, bank_.shape_, i, has_decay_, has_write_);
+        const StateRun run = step_inputs(dst, bank_.shape_, i, there_);
         for (int64_t t = 0; t < run.n; ++t) {
             BankToken token = {.q = run.q + t * run.key_step,
                                .k = run.k + t * run.key_step,
@@ -37,6 +36,9 @@ class LayerBank::Op final : public CustomOp {
             if (run.decay != nullptr) token.stays = std::exp(run.decay[t * run.decay_step]);
             if (run.write != nullptr) token.write = run.write[t * run.write_step];
             head.take_in(token);
+            for (int64_t c = 0; run.skip != 0 && c < bank_.shape_.n_columns; ++c) {
+                token.out[c] += run.skip * token.v[c];
+            }
             note(i, t, head.decision());
         }
     }
@@ -53,7 +55,7 @@ class LayerBank::Op final : public CustomOp {
     }
 
     LayerBank& bank_;
-    bool has_decay_, has_write_;
+    InputsThere there_;
     WorkList work_;
 };
 
@@ -70,7 +72,7 @@ LayerBank::LayerBank(const RecurrentLayer& shape, const BankOptions& options, Op
 
 Tensor LayerBank::recur(Graph& g, const RecurrenceInputs& in) {
     return g.custom({shape_.n_columns * shape_.n_head, in.v->ne[2], 1, 1}, sources_of(in),
-                    std::make_unique<Op>(*this, in.decay != nullptr, in.write != nullptr));
+                    std::make_unique<Op>(*this, inputs_there(in)));
 }
 
 void LayerBank::reset() {

@@ -21,16 +21,11 @@ constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'S', 'T', '0', '0', '2'};
 constexpr size_t kMostChanges = 64;
 constexpr int64_t kChangesApart = 8;  // positions; of nearer ones the stronger counts
 
-/// All tokens of a step through a layer's states. Sources: q, k, v, and decay and write where there
-/// are some.
+/// All tokens of a step through a layer's states. Sources: as sources_of() has them.
 class RecurOp final : public CustomOp {
  public:
-    RecurOp(const RecurrentLayer& shape, Tensor states, bool has_decay, bool has_write)
-        : shape_(shape),
-          rule_(state_rule_named(shape.kind)),
-          states_(states),
-          has_decay_(has_decay),
-          has_write_(has_write) {}
+    RecurOp(const RecurrentLayer& shape, Tensor states, InputsThere there)
+        : shape_(shape), rule_(state_rule_named(shape.kind)), states_(states), there_(there) {}
 
     void run(ggml_tensor* dst, int /*thread*/, int n_threads) noexcept override {
         const int64_t n_parts = (shape_.n_columns + kPartColumns - 1) / kPartColumns;
@@ -43,7 +38,7 @@ class RecurOp final : public CustomOp {
 
  private:
     void run_part(ggml_tensor* dst, int64_t head, int64_t part) const {
-        const StateRun run = step_inputs(dst, shape_, head, has_decay_, has_write_);
+        const StateRun run = step_inputs(dst, shape_, head, there_);
         const int64_t first = part * kPartColumns;
         auto* state =
             static_cast<float*>(states_->data) + head * shape_.n_rows * shape_.n_columns + first;
@@ -59,7 +54,7 @@ class RecurOp final : public CustomOp {
     RecurrentLayer shape_;
     StateRule rule_;
     Tensor states_;
-    bool has_decay_, has_write_;
+    InputsThere there_;
     WorkList work_;
 };
 
@@ -145,9 +140,8 @@ Tensor RecurrentMemory::recur(Graph& g, const RecurrenceInputs& in) {
     const Layer& l = layer(in.layer);
     check_inputs(l.shape, in);
     if (l.bank != nullptr) return l.bank->recur(g, in);
-    return g.custom(
-        {l.shape.n_columns * l.shape.n_head, in.v->ne[2], 1, 1}, sources_of(in),
-        std::make_unique<RecurOp>(l.shape, l.states, in.decay != nullptr, in.write != nullptr));
+    return g.custom({l.shape.n_columns * l.shape.n_head, in.v->ne[2], 1, 1}, sources_of(in),
+                    std::make_unique<RecurOp>(l.shape, l.states, inputs_there(in)));
 }
 
 Tensor RecurrentMemory::with_before(Graph& g, int64_t i, Tensor channels) {

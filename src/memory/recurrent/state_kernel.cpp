@@ -21,7 +21,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 /// What one token brings.
 struct StateToken {
     const float *q, *k, *v;
-    float stays, write;
+    float stays, write, skip;
     float* out;
 };
 
@@ -31,6 +31,7 @@ HWY_INLINE StateToken token_at(const StateRun& run, int64_t t, int64_t column) {
             .v = run.v + t * run.value_step + column,
             .stays = run.decay == nullptr ? 1.0F : std::exp(run.decay[t * run.decay_step]),
             .write = run.write == nullptr ? 1.0F : run.write[t * run.write_step],
+            .skip = run.skip,
             .out = run.out + t * run.out_step + column};
 }
 
@@ -66,7 +67,10 @@ HWY_INLINE void take_in(D d, StateRule rule, float* state, int64_t n_rows, int64
         }
     }
     V out[kN];
-    for (size_t i = 0; i < kN; ++i) out[i] = hn::Zero(d);
+    for (size_t i = 0; i < kN; ++i) {
+        out[i] = hn::Mul(hn::Set(d, token.skip),
+                         hn::LoadU(d, token.v + static_cast<int64_t>(i) * lanes));
+    }
     for (int64_t r = 0; r < n_rows; ++r) {
         const V k = hn::Set(d, token.k[r]);
         const V q = hn::Set(d, token.q[r]);

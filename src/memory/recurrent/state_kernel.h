@@ -27,6 +27,7 @@ struct StateRun {
     const float* decay = nullptr;  // [n]; nullptr: nothing goes
     const float* write = nullptr;  // [n]; nullptr: 1
     int64_t decay_step = 0, write_step = 0;
+    float skip = 0;        // of v, in what is read
     float* out = nullptr;  // [n][n_columns]
     int64_t out_step = 0;
 };

@@ -22,7 +22,12 @@ std::vector<Tensor> sources_of(const RecurrenceInputs& in) {
     std::vector<Tensor> sources = {in.q, in.k, in.v};
     if (in.decay != nullptr) sources.push_back(in.decay);
     if (in.write != nullptr) sources.push_back(in.write);
+    if (in.skip != nullptr) sources.push_back(in.skip);
     return sources;
+}
+
+InputsThere inputs_there(const RecurrenceInputs& in) {
+    return {.decay = in.decay != nullptr, .write = in.write != nullptr, .skip = in.skip != nullptr};
 }
 
 void check_inputs(const RecurrentLayer& shape, const RecurrenceInputs& in) {
@@ -38,7 +43,7 @@ void check_inputs(const RecurrentLayer& shape, const RecurrenceInputs& in) {
 }
 
 StateRun step_inputs(const ggml_tensor* node, const RecurrentLayer& shape, int64_t head,
-                     bool has_decay, bool has_write) noexcept {
+                     InputsThere there) noexcept {
     const ggml_tensor* q = node->src[0];
     const ggml_tensor* k = node->src[1];
     const ggml_tensor* v = node->src[2];
@@ -51,15 +56,18 @@ StateRun step_inputs(const ggml_tensor* node, const RecurrentLayer& shape, int64
                     .value_step = step_of(v, 2),
                     .out = static_cast<float*>(node->data) + head * shape.n_columns,
                     .out_step = shape.n_head * shape.n_columns};
-    if (has_decay) {
-        run.decay = at(node->src[3], head, 0);
-        run.decay_step = step_of(node->src[3], 1);
+    int next = 3;
+    if (there.decay) {
+        const ggml_tensor* decay = node->src[next++];
+        run.decay = at(decay, head, 0);
+        run.decay_step = step_of(decay, 1);
     }
-    if (has_write) {
-        const ggml_tensor* write = node->src[has_decay ? 4 : 3];
+    if (there.write) {
+        const ggml_tensor* write = node->src[next++];
         run.write = at(write, head, 0);
         run.write_step = step_of(write, 1);
     }
+    if (there.skip) run.skip = *at(node->src[next], head, 0);
     return run;
 }
 

@@ -9,13 +9,19 @@ namespace palimpsest {
 
 // How a node that runs states gets at a step's inputs.
 
-/// q, k, v, and decay and write where there are some: a node's sources.
+/// Which of the inputs that need not be there are.
+struct InputsThere {
+    bool decay = false, write = false, skip = false;
+};
+[[nodiscard]] InputsThere inputs_there(const RecurrenceInputs& in);
+
+/// q, k, v, and decay, write and skip where they are: a node's sources.
 [[nodiscard]] std::vector<Tensor> sources_of(const RecurrenceInputs& in);
 /// Throws kInternal for inputs of another shape than the layer's.
 void check_inputs(const RecurrentLayer& shape, const RecurrenceInputs& in);
 
 /// What one head reads of them, when the node runs.
 [[nodiscard]] StateRun step_inputs(const ggml_tensor* node, const RecurrentLayer& shape,
-                                   int64_t head, bool has_decay, bool has_write) noexcept;
+                                   int64_t head, InputsThere there) noexcept;
 
 }  // namespace palimpsest
