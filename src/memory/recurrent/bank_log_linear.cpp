@@ -17,19 +17,18 @@ class LogLinearBank final : public HeadBank {
         : shape_(shape),
           counts_(static_cast<size_t>(n_levels)),
           states_(static_cast<size_t>(n_levels) * shape.values()),
-          scratch_(static_cast<size_t>(shape.n_columns)) {}
+          scratch_(2 * static_cast<size_t>(shape.n_columns)) {}
 
     void take_in(const BankToken& token) override {
         cascade();
-        for (size_t l = 0; l < counts_.size(); ++l) {
-            if (counts_[l] > 0) transition(shape_, state(l), token, scratch_.data());
-        }
-        write_into(shape_, state(0), token);
         ++counts_[0];
         std::fill_n(token.out, shape_.n_columns, 0.0F);
         for (size_t l = 0; l < counts_.size(); ++l) {
             if (counts_[l] == 0) continue;
-            add_read(shape_, state(l), token, token.weights == nullptr ? 1.0F : token.weights[l]);
+            pass_token(shape_, state(l), token,
+                       {.writes = l == 0,
+                        .weight = token.weights == nullptr ? 1.0F : token.weights[l],
+                        .scratch = scratch_});
         }
     }
 

@@ -47,7 +47,7 @@ class SlotBank final : public HeadBank {
           merging_(merging),
           states_(static_cast<size_t>(options.n_states) * shape.values()),
           read_(static_cast<size_t>(shape.n_columns)),
-          scratch_(static_cast<size_t>(shape.n_columns)) {
+          scratch_(2 * static_cast<size_t>(shape.n_columns)) {
         SlotBank::reset();
     }
 
@@ -55,18 +55,16 @@ class SlotBank final : public HeadBank {
         decision_ = decide(token);
         // With one state there is nothing to close: the layer is as without a bank.
         const bool opens = slots_.empty() || (decision_.opens && o_.n_states > 1);
-        for (size_t i = 0; i < slots_.size(); ++i) {
-            pass(state(slots_[i]), token, i + 1 == slots_.size() && !opens);
-        }
+        // Before the token passes through them: closed states are all treated alike, so it does not
+        // matter which of both comes first.
         if (opens && std::ssize(slots_) == o_.n_states) merge();
         if (opens) open();
+        pass(token);
         Slot& last = slots_.back();
-        write_into(shape_, state(last), token);
         last.n += 1;
         last.information += decision_.score;
         note_norm(token, opens);
         ++n_seen_;
-        read(token);
     }
 
     void reset() override {
@@ -144,7 +142,7 @@ class SlotBank final : public HeadBank {
     /// Leaves in read_ what the open state gives for the token's key, before it decays.
     BankDecision decide(const BankToken& token) {
         if (slots_.empty()) return {.score = o_.first_score, .opens = true};
-        read_from(shape_, state(slots_.back()), token.k, read_.data());
+        read_state(state(slots_.back()), shape_.n_rows, shape_.n_columns, token.k, read_.data());
         const std::optional<float> far = score(token);
         return {.score = far.value_or(0.0F), .opens = opens_at(far)};
     }
@@ -176,12 +174,17 @@ class SlotBank final : public HeadBank {
         return Random(o_.seed * 1000003 + static_cast<uint64_t>(n_seen_)).unit();
     }
 
-    void pass(float* state, const BankToken& token, bool is_open) {
-        if (is_open || o_.closed == ClosedStates::kTransition) {
-            return transition(shape_, state, token, scratch_.data());
+    /// The token through all states, and what they give for its query.
+    void pass(const BankToken& token) {
+        std::fill_n(token.out, shape_.n_columns, 0.0F);
+        for (size_t i = 0; i < slots_.size(); ++i) {
+            const size_t age = slots_.size() - 1 - i;
+            pass_token(shape_, state(slots_[i]), token,
+                       {.moves = age == 0 ? ClosedStates::kTransition : o_.closed,
+                        .writes = age == 0,
+                        .weight = token.weights == nullptr ? 1.0F : token.weights[age],
+                        .scratch = scratch_});
         }
-        if (o_.closed == ClosedStates::kNothing) return;
-        for (size_t i = 0; i < shape_.values(); ++i) state[i] *= token.stays;
     }
 
     /// What it costs to merge slots i and i + 1.
@@ -251,15 +254,6 @@ class SlotBank final : public HeadBank {
         norm_ = a * a * norm_ + 2 * a * w * along +
                 w * w * dot(token.k, token.k, shape_.n_rows) * written;
         norm_ = std::max(norm_, 0.0);
-    }
-
-    void read(const BankToken& token) {
-        std::fill_n(token.out, shape_.n_columns, 0.0F);
-        for (size_t i = 0; i < slots_.size(); ++i) {
-            const size_t age = slots_.size() - 1 - i;
-            add_read(shape_, state(slots_[i]), token,
-                     token.weights == nullptr ? 1.0F : token.weights[age]);
-        }
     }
 
     BankShape shape_;

@@ -83,40 +83,19 @@ std::vector<float> take_states(std::istream& in, size_t n) {
     return values;
 }
 
-void read_from(const BankShape& s, const float* state, const float* x, float* to) {
-    std::fill_n(to, s.n_columns, 0.0F);
-    for (int64_t r = 0; r < s.n_rows; ++r) {
-        const float* row = state + r * s.n_columns;
-        for (int64_t c = 0; c < s.n_columns; ++c) to[c] += x[r] * row[c];
-    }
-}
-
-void transition(const BankShape& s, float* state, const BankToken& token, float* scratch) {
-    const bool erases = s.rule == StateRule::kGatedDelta;
-    if (erases) read_from(s, state, token.k, scratch);
-    for (int64_t r = 0; r < s.n_rows; ++r) {
-        float* row = state + r * s.n_columns;
-        const float gone = erases ? token.write * token.k[r] : 0.0F;
-        for (int64_t c = 0; c < s.n_columns; ++c) {
-            row[c] = token.stays * (erases ? row[c] - gone * scratch[c] : row[c]);
-        }
-    }
-}
-
-void write_into(const BankShape& s, float* state, const BankToken& token) {
-    for (int64_t r = 0; r < s.n_rows; ++r) {
-        float* row = state + r * s.n_columns;
-        const float at = token.write * token.k[r];
-        for (int64_t c = 0; c < s.n_columns; ++c) row[c] += at * token.v[c];
-    }
-}
-
-void add_read(const BankShape& s, const float* state, const BankToken& token, float weight) {
-    for (int64_t r = 0; r < s.n_rows; ++r) {
-        const float* row = state + r * s.n_columns;
-        const float at = weight * token.q[r];
-        for (int64_t c = 0; c < s.n_columns; ++c) token.out[c] += at * row[c];
-    }
+void pass_token(const BankShape& shape, float* state, const BankToken& token,
+                const StatePass& pass) {
+    const auto n = static_cast<size_t>(shape.n_columns);
+    const bool moves = pass.moves != ClosedStates::kNothing;
+    const bool erases = pass.moves == ClosedStates::kTransition;
+    take_token(erases ? shape.rule : StateRule::kScalarDecay, state, shape.n_rows, shape.n_columns,
+               {.q = token.q,
+                .k = token.k,
+                .v = pass.writes ? token.v : pass.scratch.data() + n,
+                .stays = moves ? token.stays : 1.0F,
+                .write = token.write,
+                .out = pass.scratch.data()});
+    for (size_t c = 0; c < n; ++c) token.out[c] += pass.weight * pass.scratch[c];
 }
 
 }  // namespace palimpsest

@@ -119,13 +119,15 @@ std::unique_ptr<HeadBank> make_log_linear_bank(const BankShape& shape, const Ban
 /// States of `n` values, all of them numbers.
 [[nodiscard]] std::vector<float> take_states(std::istream& in, size_t n);
 
-/// S <- a S, and of the delta rule S <- a (S - w k (S^T k)^T).
-void transition(const BankShape& shape, float* state, const BankToken& token, float* scratch);
-/// S <- S + w k v^T
-void write_into(const BankShape& shape, float* state, const BankToken& token);
-/// to = S^T x
-void read_from(const BankShape& shape, const float* state, const float* x, float* to);
-/// out += weight S^T q
-void add_read(const BankShape& shape, const float* state, const BankToken& token, float weight);
+/// How one state takes part in a token.
+struct StatePass {
+    ClosedStates moves = ClosedStates::kTransition;  // what becomes of it
+    bool writes = false;                             // then k v^T is written into it
+    float weight = 1;                                // and so much of what is read of it counts
+    std::span<float> scratch = {};                   // 2 n_columns values, the second half zeros
+};
+/// out += weight S^T q, of the state as the token left it.
+void pass_token(const BankShape& shape, float* state, const BankToken& token,
+                const StatePass& pass);
 
 }  // namespace palimpsest

@@ -18,13 +18,6 @@ namespace palimpsest::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// What one token brings.
-struct StateToken {
-    const float *q, *k, *v;
-    float stays, write, skip;
-    float* out;
-};
-
 HWY_INLINE StateToken token_at(const StateRun& run, int64_t t, int64_t column) {
     return {.q = run.q + t * run.key_step,
             .k = run.k + t * run.key_step,
@@ -96,6 +89,65 @@ void run_columns(D d, StateRule rule, const StatePart& part, const StateRun& run
     }
 }
 
+/// The token as columns from `first` on see it.
+HWY_INLINE StateToken from_column(const StateToken& token, int64_t first) {
+    StateToken part = token;
+    part.v += first;
+    part.out += first;
+    return part;
+}
+
+void TakeToken(StateRule rule, float* state, int64_t n_rows, int64_t n_columns,
+               const StateToken& token) {
+    const hn::ScalableTag<float> wide;
+    const hn::FixedTag<float, 1> one;
+    const auto lanes = static_cast<int64_t>(hn::Lanes(wide));
+    int64_t c = 0;
+    for (; c + 4 * lanes <= n_columns; c += 4 * lanes) {
+        take_in<4>(wide, rule, state + c, n_rows, n_columns, from_column(token, c));
+    }
+    for (; c + lanes <= n_columns; c += lanes) {
+        take_in<1>(wide, rule, state + c, n_rows, n_columns, from_column(token, c));
+    }
+    for (; c < n_columns; ++c) {
+        take_in<1>(one, rule, state + c, n_rows, n_columns, from_column(token, c));
+    }
+}
+
+template <int kVectors, class D>
+HWY_INLINE void read_columns(D d, const float* state, int64_t n_rows, int64_t row_step,
+                             const float* x, float* to) {
+    using V = hn::Vec<D>;
+    constexpr size_t kN = size_t{kVectors};
+    const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+    V sum[kN];
+    for (size_t i = 0; i < kN; ++i) sum[i] = hn::Zero(d);
+    for (int64_t r = 0; r < n_rows; ++r) {
+        const V at = hn::Set(d, x[r]);
+        const float* row = state + r * row_step;
+        for (size_t i = 0; i < kN; ++i) {
+            sum[i] = hn::MulAdd(at, hn::LoadU(d, row + static_cast<int64_t>(i) * lanes), sum[i]);
+        }
+    }
+    for (size_t i = 0; i < kN; ++i) {
+        hn::StoreU(sum[i], d, to + static_cast<int64_t>(i) * lanes);
+    }
+}
+
+void ReadState(const float* state, int64_t n_rows, int64_t n_columns, const float* x, float* to) {
+    const hn::ScalableTag<float> wide;
+    const hn::FixedTag<float, 1> one;
+    const auto lanes = static_cast<int64_t>(hn::Lanes(wide));
+    int64_t c = 0;
+    for (; c + 4 * lanes <= n_columns; c += 4 * lanes) {
+        read_columns<4>(wide, state + c, n_rows, n_columns, x, to + c);
+    }
+    for (; c + lanes <= n_columns; c += lanes) {
+        read_columns<1>(wide, state + c, n_rows, n_columns, x, to + c);
+    }
+    for (; c < n_columns; ++c) read_columns<1>(one, state + c, n_rows, n_columns, x, to + c);
+}
+
 void RunState(StateRule rule, const StatePart& part, const StateRun& run) {
     const hn::ScalableTag<float> wide;
     const hn::FixedTag<float, 1> one;
@@ -119,6 +171,8 @@ namespace {
 constexpr StateRule kRules[] = {StateRule::kScalarDecay, StateRule::kGatedDelta};
 
 HWY_EXPORT(RunState);
+HWY_EXPORT(TakeToken);
+HWY_EXPORT(ReadState);
 
 }  // namespace
 
@@ -138,6 +192,15 @@ StateRule state_rule_named(std::string_view name) {
 
 void run_state(StateRule rule, const StatePart& part, const StateRun& run) {
     HWY_DYNAMIC_DISPATCH(RunState)(rule, part, run);
+}
+
+void take_token(StateRule rule, float* state, int64_t n_rows, int64_t n_columns,
+                const StateToken& token) {
+    HWY_DYNAMIC_DISPATCH(TakeToken)(rule, state, n_rows, n_columns, token);
+}
+
+void read_state(const float* state, int64_t n_rows, int64_t n_columns, const float* x, float* to) {
+    HWY_DYNAMIC_DISPATCH(ReadState)(state, n_rows, n_columns, x, to);
 }
 
 }  // namespace palimpsest

@@ -42,6 +42,17 @@ struct StatePart {
 /// Columns that a part should have: their state stays in the nearest cache.
 inline constexpr int64_t kPartColumns = 32;
 
+/// One token, for a whole state [n_rows][n_columns]: of runs that must stop after each.
+struct StateToken {
+    const float *q = nullptr, *k = nullptr, *v = nullptr;
+    float stays = 1, write = 1, skip = 0;
+    float* out = nullptr;
+};
+void take_token(StateRule rule, float* state, int64_t n_rows, int64_t n_columns,
+                const StateToken& token);
+/// to = S^T x
+void read_state(const float* state, int64_t n_rows, int64_t n_columns, const float* x, float* to);
+
 /// A token's results are the same bits however tokens come in runs.
 void run_state(StateRule rule, const StatePart& part, const StateRun& run);
 
