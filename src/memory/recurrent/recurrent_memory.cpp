@@ -28,18 +28,19 @@ class RecurOp final : public CustomOp {
         : shape_(shape), rule_(state_rule_named(shape.kind)), states_(states), there_(there) {}
 
     void run(ggml_tensor* dst, int /*thread*/, int n_threads) noexcept override {
-        const int64_t n_parts = (shape_.n_columns + kPartColumns - 1) / kPartColumns;
+        const int64_t columns = dst->ne[1] == 1 ? shape_.n_columns : kPartColumns;
+        const int64_t n_parts = (shape_.n_columns + columns - 1) / columns;
         const int64_t n = shape_.n_head * n_parts;
         for (int64_t i = work_.take(); i < n; i = work_.take()) {
-            run_part(dst, i / n_parts, i % n_parts);
+            run_part(dst, i / n_parts, (i % n_parts) * columns, columns);
         }
         work_.leave(n_threads);
     }
 
  private:
-    void run_part(ggml_tensor* dst, int64_t head, int64_t part) const {
+    /// Columns [first, first + most), as far as there are some.
+    void run_part(ggml_tensor* dst, int64_t head, int64_t first, int64_t most) const {
         const StateRun run = step_inputs(dst, shape_, head, there_);
-        const int64_t first = part * kPartColumns;
         auto* state =
             static_cast<float*>(states_->data) + head * shape_.n_rows * shape_.n_columns + first;
         run_state(rule_,
@@ -47,7 +48,7 @@ class RecurOp final : public CustomOp {
                    .n_rows = shape_.n_rows,
                    .row_step = shape_.n_columns,
                    .first = first,
-                   .n_columns = std::min(kPartColumns, shape_.n_columns - first)},
+                   .n_columns = std::min(most, shape_.n_columns - first)},
                   run);
     }
 

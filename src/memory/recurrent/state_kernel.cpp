@@ -103,6 +103,9 @@ void TakeToken(StateRule rule, float* state, int64_t n_rows, int64_t n_columns,
     const hn::FixedTag<float, 1> one;
     const auto lanes = static_cast<int64_t>(hn::Lanes(wide));
     int64_t c = 0;
+    for (; c + 8 * lanes <= n_columns; c += 8 * lanes) {
+        take_in<8>(wide, rule, state + c, n_rows, n_columns, from_column(token, c));
+    }
     for (; c + 4 * lanes <= n_columns; c += 4 * lanes) {
         take_in<4>(wide, rule, state + c, n_rows, n_columns, from_column(token, c));
     }
@@ -153,6 +156,13 @@ void RunState(StateRule rule, const StatePart& part, const StateRun& run) {
     const hn::FixedTag<float, 1> one;
     const auto lanes = static_cast<int64_t>(hn::Lanes(wide));
     int64_t c = 0;
+    // One token reads a state once, from far away: in rows as long as there are registers for.
+    for (; run.n == 1 && c + 8 * lanes <= part.n_columns; c += 8 * lanes) {
+        run_columns<8>(wide, rule, part, run, c);
+    }
+    for (; run.n == 1 && c + 4 * lanes <= part.n_columns; c += 4 * lanes) {
+        run_columns<4>(wide, rule, part, run, c);
+    }
     for (; c + 2 * lanes <= part.n_columns; c += 2 * lanes) {
         run_columns<2>(wide, rule, part, run, c);
     }
