@@ -213,7 +213,7 @@ TEST_P(BankByHand, EightTokens) {
                        .weights = weights.data(),
                        .out = out.data()});
         // Squared: near 0 a root turns a last bit into much.
-            EXPECT_NEAR(std::pow(bank->decision().score, 2), std::pow(scores[t], 2), 1e-5);
+        EXPECT_NEAR(std::pow(bank->decision().score, 2), std::pow(scores[t], 2), 1e-5);
         EXPECT_EQ(bank->decision().opens, opens[t]);
         EXPECT_EQ(bank->decision().merged, merged[t]);
         EXPECT_LT(testing::max_difference(out, p.outputs[t]), 1e-5);
