@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "engine/memory_choice.h"
 #include "memory/kernels/attention_kernel.h"
+#include "memory/recurrent/state_bank.h"
 #include "text/json_text.h"
 
 namespace palimpsest {
@@ -73,8 +74,11 @@ std::string memory_name(const BenchFlags& f) {
     const LatentOptions& latent = f.options.latent;
     const std::string over =
         latent.adapter.empty() ? "" : cat("latents of '", file_name(latent.adapter), "', ");
-    if (e.policy == "full") return behind + over + e.policy;
-    return cat(behind, over, e.policy, e.allocator.empty() ? "" : "/" + e.allocator,
+    const OptionMap bank = bank_settings(f.model.memory);
+    const std::string states =
+        bank.empty() ? "" : cat("bank ", to_string(read_bank_options(bank)), ", ");
+    if (e.policy == "full") return cat(behind, over, states, e.policy);
+    return cat(behind, over, states, e.policy, e.allocator.empty() ? "" : "/" + e.allocator,
                e.residue == "none" ? "" : "+" + e.residue, ", ", to_string(e.budget),
                e.one_shot ? ", one-shot" : "");
 }

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "core/tensor_values.h"
 
 namespace palimpsest {
 
@@ -145,11 +146,7 @@ Tensor FileWeights::copy(const GgufTensor& source, ggml_backend_buffer_type_t ty
 }
 
 Tensor FileWeights::as_f32(const GgufTensor& source) {
-    const ggml_to_float_t to_float = ggml_get_type_traits(source.type)->to_float;
-    require_type(to_float != nullptr, source, "read as numbers");
-    std::vector<float> values(1);
-    for (const int64_t d : source.shape) values.resize(values.size() * static_cast<size_t>(d));
-    to_float(source.data.data(), values.data(), std::ssize(values));
+    const std::vector<float> values = tensor_values(source);
     const GgufTensor plain = {.name = source.name,
                               .type = GGML_TYPE_F32,
                               .shape = source.shape,

@@ -263,14 +263,8 @@ std::string text_of(const MemoryReport::States::Change& change, const MemoryRepo
 }
 
 double boundary_rate(const MemoryReport& r) {
-    double sum = 0;
-    int64_t n = 0;
-    for (const MemoryReport::Layer& layer : r.layers) {
-        if (layer.window > 0 || !layer.held.empty()) continue;
-        sum += layer.boundary_rate;
-        ++n;
-    }
-    return n > 0 ? sum / static_cast<double>(n) : 0;
+    const auto n = static_cast<double>(std::max<int64_t>(1, r.states.n_heads * r.positions_seen));
+    return static_cast<double>(r.states.n_opened) / n;
 }
 
 /// The strongest, in order of position, without the first token, which opens a state everywhere.

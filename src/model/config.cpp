@@ -58,9 +58,10 @@ void read_heads(const ModelKeys& keys, ModelConfig& c, bool may_lack_heads) {
     c.n_head = keys.layers_count("attention.head_count", kWidths, c.n_layer);
     c.n_head_kv = c.n_head;
     if (keys.has("attention.head_count_kv")) {
-        const auto count =
-            may_lack_heads ? &ModelKeys::some_layers_count : &ModelKeys::layers_count;
-        c.n_head_kv = (keys.*count)("attention.head_count_kv", {1, c.n_head}, c.n_layer);
+        const char* const key = "attention.head_count_kv";
+        const ModelKeys::Range range = {1, c.n_head};
+        c.n_head_kv = may_lack_heads ? keys.some_layers_count(key, range, c.n_layer)
+                                     : keys.layers_count(key, range, c.n_layer);
     }
     if (c.n_head % c.n_head_kv != 0) {
         throw Error(ErrorCode::kCorrupt,

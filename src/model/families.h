@@ -12,12 +12,13 @@ namespace palimpsest {
 
 /// What families of one form differ by.
 struct FamilyTraits {
-    bool rope_adjacent = false;  // ModelConfig::rope_adjacent
-    bool norms_heads = false;    // every head's queries and keys are normed before rotation
-    bool attends = true;         // some layer does
-    bool feeds_forward = true;   // blocks have gate, up and down
-    bool has_experts = false;    // or experts, if the file says so
-    bool has_states = false;     // layers without key-value heads are recurrent
+    bool rope_adjacent = false;     // ModelConfig::rope_adjacent
+    bool norms_heads = false;       // every head's queries and keys are normed before rotation
+    bool attends = true;            // some layer does
+    bool feeds_forward = true;      // blocks have gate, up and down
+    bool has_experts = false;       // or experts, if the file says so
+    bool has_states = false;        // layers without key-value heads are recurrent
+    bool states_alternate = false;  // RecurrentLayer::alternates
 };
 
 /// What a model is made from.

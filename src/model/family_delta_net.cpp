@@ -12,9 +12,8 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "model/experts.h"
 #include "model/families.h"
-#include "model/recurrent_layers.h"
+#include "model/mixed_decoder.h"
 
 namespace palimpsest {
 
@@ -29,14 +28,6 @@ struct DeltaNet {
     ShortConvolution conv;
     Tensor dt_bias = nullptr, a = nullptr;  // [n_head]; a: -exp(A_log)
     Tensor norm = nullptr;                  // [d_value]
-};
-
-struct Block {
-    Tensor norm = nullptr, ffn_norm = nullptr;
-    bool attends = false;
-    AttentionWeights attention = {};  // of those that do
-    DeltaNet delta = {};              // of the others
-    FeedForward ffn = {};
 };
 
 DeltaNet load_delta_net(Weights& w, const ModelConfig& cfg, const StateSizes& s, int64_t i) {
@@ -195,48 +186,17 @@ void check_sections(const ModelConfig& cfg, const ModelKeys& keys) {
     }
 }
 
-class DeltaNetDecoder final : public Decoder {
+class Mixer final : public RecurrentMixer {
  public:
-    DeltaNetDecoder(const ModelConfig& cfg, const StateSizes& sizes, const FamilyInputs& in)
-        : Decoder(cfg, in), sizes_(sizes) {
-        Weights& w = in.weights;
-        for (int64_t i = 0; i < cfg.n_layer; ++i) {
-            const auto norm = [&](const char* name) {
-                return w.vector(cat("blk.", i, ".", name, ".weight"), cfg.n_embd);
-            };
-            Block b = {.norm = norm("attn_norm"), .ffn_norm = norm("post_attention_norm")};
-            b.attends = std::holds_alternative<AttentionLayer>(cfg.layers[static_cast<size_t>(i)]);
-            if (b.attends) {
-                b.attention = load_attention(w, cfg, i, in.traits.norms_heads, true);
-            } else {
-                b.delta = load_delta_net(w, cfg, sizes_, i);
-            }
-            b.ffn = load_any_feed_forward(w, cfg, i);
-            blocks_.push_back(b);
-        }
+    Mixer(Weights& w, const ModelConfig& cfg, const StateSizes& sizes, int64_t i)
+        : weights_(load_delta_net(w, cfg, sizes, i)), sizes_(sizes) {}
+    [[nodiscard]] Tensor mix(const Pass& p, Tensor x, int64_t layer) const override {
+        return delta_net(p, weights_, sizes_, x, layer);
     }
 
  private:
-    [[nodiscard]] Tensor blocks(const Pass& p, Tensor x) const override {
-        ggml_context* c = p.g.ctx();
-        for (size_t i = 0; i < blocks_.size(); ++i) {
-            const Block& b = blocks_[i];
-            const auto layer = static_cast<int64_t>(i);
-            Tensor y = rms_norm(p, x, b.norm);
-            y = b.attends ? attention(p, b.attention, y, layer)
-                          : delta_net(p, b.delta, sizes_, y, layer);
-            if (i + 1 == blocks_.size()) {
-                x = keep_wanted(p, x);
-                y = keep_wanted(p, y);
-            }
-            x = ggml_add(c, x, y);
-            x = ggml_add(c, x, any_feed_forward(p, b.ffn, rms_norm(p, x, b.ffn_norm)));
-        }
-        return x;
-    }
-
+    DeltaNet weights_;
     StateSizes sizes_;
-    std::vector<Block> blocks_;
 };
 
 }  // namespace
@@ -244,17 +204,21 @@ class DeltaNetDecoder final : public Decoder {
 std::unique_ptr<Model> make_delta_net(const FamilyInputs& in) {
     const StateSizes sizes = read_state_sizes(in.keys);
     ModelConfig cfg = in.cfg;
-    const bool alternates = cfg.architecture != "qwen3next";
-    if (alternates) check_sections(cfg, in.keys);
+    check_sections(cfg, in.keys);
     for (const bool attends : read_attending(cfg, in.keys)) {
         if (attends) {
             cfg.layers.emplace_back(
                 AttentionLayer{.n_head_kv = cfg.n_head_kv, .d_head = cfg.d_head});
         } else {
-            cfg.layers.emplace_back(sizes.layer("gated-delta", alternates));
+            cfg.layers.emplace_back(sizes.layer("gated-delta", in.traits.states_alternate));
         }
     }
-    return std::make_unique<DeltaNetDecoder>(cfg, sizes, in);
+    const MixedBlocks blocks = {.ffn_norm = "post_attention_norm",
+                                .is_gated = true,
+                                .load_mixer = [sizes](Weights& w, const ModelConfig& c, int64_t i) {
+                                    return std::make_unique<Mixer>(w, c, sizes, i);
+                                }};
+    return std::make_unique<MixedDecoder>(cfg, blocks, in);
 }
 
 }  // namespace palimpsest

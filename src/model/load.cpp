@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/fingerprint.h"
+#include "core/tensor_values.h"
 #include "memory/eviction/allocation.h"
 #include "model/families.h"
 
@@ -70,14 +71,7 @@ ReadingFacts LoadedModel::reading() const {
 std::vector<float> LoadedModel::output_projection(int64_t layer) const {
     const GgufTensor* w = file_.find_tensor(cat("blk.", layer, ".attn_output.weight"));
     check(w != nullptr, "a loaded model has its output projections");
-    const int64_t n = w->shape[0] * w->shape[1];
-    std::vector<float> out(static_cast<size_t>(n));
-    if (w->type == GGML_TYPE_F32) {
-        std::memcpy(out.data(), w->data.data(), w->data.size());
-    } else {
-        ggml_get_type_traits(w->type)->to_float(w->data.data(), out.data(), n);
-    }
-    return out;
+    return tensor_values(*w);
 }
 
 const Tokenizer& LoadedModel::require_tokenizer() const {

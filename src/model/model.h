@@ -47,6 +47,7 @@ struct ModelConfig {
     float final_logit_softcap = 0.0F;  // > 0: logits = cap * tanh(logits / cap)
     bool rotates = true;               // queries and keys, by their positions
     float embedding_scale = 1.0F;      // of token rows
+    float residual_scale = 1.0F;       // of what a part of a block adds
     float logit_divisor = 1.0F;
     float attention_scale = 0.0F;  // of q . k; 0: one by the root of a head's size
     ExpertSizes experts;

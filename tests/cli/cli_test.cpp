@@ -255,11 +255,11 @@ TEST_F(Cli, ABankOfStatesAnswersAsOneStateAndReportsChanges) {
     const std::string report = folder.path() + "/report.json";
     for (const char* architecture : {"mamba2", "qwen35", "granitehybrid"}) {
         SCOPED_TRACE(architecture);
-        const std::string model = folder.write(
+        const std::string made = folder.write(
             "m.gguf", testing::speaking_model_bytes(
                           {.architecture = architecture, .n_layer = 4, .n_ctx = 1024}));
-        std::vector<std::string> command = {"run",    "-m",           model, "-f",
-                                            document, "--max-tokens", "8",   "--report-json",
+        std::vector<std::string> command = {"run",    "-m",           made, "-f",
+                                            document, "--max-tokens", "8",  "--report-json",
                                             report,   "hello?"};
         const ProgramResult single = run_palimpsest(command);
         ASSERT_EQ(single.status, 0) << single.err;

@@ -203,6 +203,34 @@ TEST(HybridConversation, HoldsABudgetWhereItAttends) {
     }
 }
 
+TEST(HybridConversation, ABudgetInBytesIsForStatesToo) {
+    const testing::TemporaryFile file(
+        testing::speaking_model_bytes({.architecture = "qwen35", .n_layer = 4, .n_ctx = 4096}),
+        ".gguf");
+    const Engine engine({.model = file.path(), .threads = 1, .chunk = 128});
+    std::string text;
+    for (int i = 0; i < 300; ++i) text += cat("hello ", i, ". ");
+    const std::vector<TextPart> parts = {{text, true}, {"hello?"}};
+    for (const char* policy : {"window", "kvzip"}) {
+        SCOPED_TRACE(policy);
+        const MemoryChoice choice = {
+            .budget = "600KiB", .policy = policy, .bank = "dla", .bank_settings = {"states=8"}};
+        Conversation talk(engine, {.memory = choice});
+        EXPECT_GE(talk.ask(parts, {.max_tokens = 2}).run().n_generated, 1);
+        const MemoryReport r = talk.report();
+        EXPECT_GT(r.n_cuts, 0);
+        EXPECT_GT(r.bytes.states, 50000U);
+        EXPECT_LE(r.peak_bytes, 600U << 10U);
+    }
+    const auto too_small = [&] {
+        Conversation talk(engine, {.memory = {.budget = "40KiB",
+                                              .policy = "window",
+                                              .bank = "dla",
+                                              .bank_settings = {"states=8"}}});
+    };
+    EXPECT_EQ(testing::code_of(too_small), ErrorCode::kInvalidArgument);
+}
+
 TEST(HybridConversation, RefusesABudgetWhereNoLayerAttends) {
     const testing::TemporaryFile file(testing::speaking_model_bytes({.architecture = "mamba2"}),
                                       ".gguf");

@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
+#include <random>
 
 #include "core/error.h"
 #include "core/random.h"
@@ -169,6 +172,87 @@ TEST_P(BankGolden, LogLinear) {
             }
         }
     }
+}
+
+/// By plain loops: what Ward's cost says of states as the token left them.
+TEST(BankWard, MergesByTheMeansOfStatesAsTheTokenLeavesThem) {
+    constexpr size_t kRows = 3;
+    constexpr size_t kColumns = 2;
+    constexpr size_t kMost = 3;
+    struct Stretch {
+        std::array<double, kRows* kColumns> s = {};
+        double n = 0;
+    };
+    const auto exact = [](float x) { return static_cast<double>(x); };
+    std::mt19937 random(5);
+    std::normal_distribution<float> normal;
+    const auto bank = make_bank({StateRule::kGatedDelta, kRows, kColumns},
+                                {.name = "ward", .n_states = kMost, .threshold = 0.9F});
+    std::vector<Stretch> all;
+    int64_t n_merged = 0;
+    for (int t = 0; t < 200; ++t) {
+        std::array<float, kRows> q = {};
+        std::array<float, kRows> k = {};
+        std::array<float, kColumns> v = {};
+        std::array<float, kColumns> out = {};
+        for (float& x : q) x = normal(random);
+        for (float& x : k) x = normal(random);
+        for (float& x : v) x = normal(random);
+        const float length = std::sqrt(k[0] * k[0] + k[1] * k[1] + k[2] * k[2]);
+        for (float& x : k) x /= length;
+        constexpr float kStays = 0.9F;
+        constexpr float kWrite = 0.8F;
+        bank->take_in({.q = q.data(),
+                       .k = k.data(),
+                       .v = v.data(),
+                       .stays = kStays,
+                       .write = kWrite,
+                       .out = out.data()});
+        const BankDecision& d = bank->decision();
+        for (Stretch& of : all) {
+            for (size_t c = 0; c < kColumns; ++c) {
+                double read = 0;
+                for (size_t r = 0; r < kRows; ++r) read += exact(k[r]) * of.s[r * kColumns + c];
+                for (size_t r = 0; r < kRows; ++r) {
+                    double& x = of.s[r * kColumns + c];
+                    x = exact(kStays) * (x - exact(kWrite * k[r]) * read);
+                }
+            }
+        }
+        const bool opens = all.empty() || d.opens;
+        ASSERT_EQ(d.merged >= 0, opens && all.size() == kMost) << t;
+        if (d.merged >= 0) {
+            std::vector<double> costs;
+            for (size_t i = 0; i + 1 < kMost; ++i) {
+                double apart = 0;
+                for (size_t j = 0; j < all[i].s.size(); ++j) {
+                    apart += std::pow(all[i].s[j] / all[i].n - all[i + 1].s[j] / all[i + 1].n, 2);
+                }
+                costs.push_back(all[i].n * all[i + 1].n / (all[i].n + all[i + 1].n) * apart);
+            }
+            const auto best = std::ranges::min_element(costs) - costs.begin();
+            ASSERT_EQ(d.merged, best) << t;
+            ++n_merged;
+            const auto i = static_cast<size_t>(best);
+            for (size_t j = 0; j < all[i].s.size(); ++j) all[i].s[j] += all[i + 1].s[j];
+            all[i].n += all[i + 1].n;
+            all.erase(all.begin() + best + 1);
+        }
+        if (opens) all.emplace_back();
+        for (size_t r = 0; r < kRows; ++r) {
+            for (size_t c = 0; c < kColumns; ++c)
+                all.back().s[r * kColumns + c] += exact(kWrite * k[r] * v[c]);
+        }
+        all.back().n += 1;
+        for (size_t c = 0; c < kColumns; ++c) {
+            double wanted = 0;
+            for (const Stretch& of : all) {
+                for (size_t r = 0; r < kRows; ++r) wanted += exact(q[r]) * of.s[r * kColumns + c];
+            }
+            ASSERT_NEAR(out[c], wanted, 1e-4) << t;
+        }
+    }
+    EXPECT_GT(n_merged, 20);
 }
 
 INSTANTIATE_TEST_SUITE_P(Rules, BankGolden, ::testing::Values("mamba2", "gdn"),

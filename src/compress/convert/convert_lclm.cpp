@@ -454,13 +454,31 @@ std::string name_of(const fs::path& folder) {
     return (path.has_filename() ? path : path.parent_path()).filename().string();
 }
 
-size_t file_size(const std::string& path) {
+}  // namespace
+
+Converted converted_in(const std::string& folder) {
     std::error_code error;
-    const auto n = fs::file_size(path, error);
-    return error ? 0 : static_cast<size_t>(n);
+    fs::create_directories(folder, error);
+    if (error) {
+        throw Error(ErrorCode::kUnwritable,
+                    cat("cannot make the folder '", folder, "': ", error.message()));
+    }
+    const auto path = [&](const char* name) { return (fs::path(folder) / name).string(); };
+    return {.encoder = path("encoder.gguf"),
+            .decoder = path("decoder.gguf"),
+            .adapter = path("adapter.gguf"),
+            .form = {}};
 }
 
-}  // namespace
+size_t written_bytes(const Converted& files) {
+    size_t bytes = 0;
+    for (const std::string& path : {files.encoder, files.decoder, files.adapter}) {
+        std::error_code error;
+        const auto n = fs::file_size(path, error);
+        if (!error) bytes += static_cast<size_t>(n);
+    }
+    return bytes;
+}
 
 Converted convert_lclm(const std::string& checkpoint, const std::string& folder,
                        const ConvertOptions& options) {
@@ -470,19 +488,10 @@ Converted convert_lclm(const std::string& checkpoint, const std::string& folder,
     const ModelPart decoder(part_of(checkpoint, {"decoder", "llm"}));
     const Checkpoint adapter(adapter_file(part_of(checkpoint, {"adapter", "projectors"})));
 
-    Converted done;
-    done.form = compression_form(settings, encoder, decoder);
-    const CompressionForm& f = done.form;
-    std::error_code error;
-    fs::create_directories(folder, error);
-    if (error) {
-        throw Error(ErrorCode::kUnwritable,
-                    cat("cannot make the folder '", folder, "': ", error.message()));
-    }
-    const auto path = [&](const char* name) { return (fs::path(folder) / name).string(); };
-    done.encoder = path("encoder.gguf");
-    done.decoder = path("decoder.gguf");
-    done.adapter = path("adapter.gguf");
+    // Before anything is made.
+    const CompressionForm f = compression_form(settings, encoder, decoder);
+    Converted done = converted_in(folder);
+    done.form = f;
 
     const size_t total = encoder.bytes() + decoder.bytes();
     const auto on_read = [&](size_t n) {
@@ -525,8 +534,7 @@ Converted convert_lclm(const std::string& checkpoint, const std::string& folder,
     copy_row(decoder.weights(), file, "lclm.tag.start", f.start);
     copy_row(decoder.weights(), file, "lclm.tag.end", f.end);
     file.write(done.adapter);
-    done.bytes_written =
-        file_size(done.encoder) + file_size(done.decoder) + file_size(done.adapter);
+    done.bytes_written = written_bytes(done);
     return done;
 }
 

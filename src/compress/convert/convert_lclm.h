@@ -21,6 +21,11 @@ struct Converted {
     size_t bytes_read = 0, bytes_written = 0;
 };
 
+/// The files' places in a folder, which is made if need be. Throws kUnwritable.
+[[nodiscard]] Converted converted_in(const std::string& folder);
+/// Of the files, as they are now.
+[[nodiscard]] size_t written_bytes(const Converted& files);
+
 /// Turns a checkpoint of latent context in its published layout (model_config.json; encoder/,
 /// decoder/ and adapter/, or the names that these had before) into `encoder.gguf`, `decoder.gguf`
 /// and `adapter.gguf` in a folder, which is made if need be. Tensor by tensor, a few rows at a

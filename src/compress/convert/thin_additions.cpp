@@ -3,33 +3,17 @@
 #include <ggml.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <vector>
 
 #include "core/error.h"
 #include "core/fingerprint.h"
 #include "core/finite.h"
 #include "core/gguf_writer.h"
+#include "core/tensor_values.h"
 
 namespace palimpsest {
 
 namespace {
-
-namespace fs = std::filesystem;
-
-std::vector<float> values_of(const GgufTensor& t) {
-    std::vector<float> values(static_cast<size_t>(t.shape[0] * t.shape[1]));
-    const auto* traits = ggml_get_type_traits(t.type);
-    if (t.type == GGML_TYPE_F32) {
-        std::copy_n(reinterpret_cast<const float*>(t.data.data()), values.size(), values.begin());
-    } else if (traits->to_float != nullptr) {
-        traits->to_float(t.data.data(), values.data(), std::ssize(values));
-    } else {
-        throw Error(ErrorCode::kUnsupported, cat("tensor '", t.name, "' is stored as ",
-                                                 ggml_type_name(t.type), ", which is not read"));
-    }
-    return values;
-}
 
 /// A matrix and the thin ones that are added to it.
 struct Sum {
@@ -47,9 +31,9 @@ struct Sum {
     }
 
     [[nodiscard]] std::vector<float> values() const {
-        std::vector<float> w = values_of(whole);
-        const std::vector<float> d = values_of(down);
-        const std::vector<float> u = values_of(up);
+        std::vector<float> w = tensor_values(whole);
+        const std::vector<float> d = tensor_values(down);
+        const std::vector<float> u = tensor_values(up);
         const auto n_in = static_cast<size_t>(whole.shape[0]);
         const auto n_out = static_cast<size_t>(whole.shape[1]);
         for (size_t r = 0; r < static_cast<size_t>(rank()); ++r) {
@@ -109,24 +93,12 @@ class Merging {
     }
 
     Converted run(const std::string& folder) {
-        std::error_code error;
-        fs::create_directories(folder, error);
-        if (error) {
-            throw Error(ErrorCode::kUnwritable,
-                        cat("cannot make the folder '", folder, "': ", error.message()));
-        }
-        const auto path = [&](const char* name) { return (fs::path(folder) / name).string(); };
+        done_ = converted_in(folder);
         done_.form = form_;
-        done_.encoder = path("encoder.gguf");
-        done_.decoder = path("decoder.gguf");
-        done_.adapter = path("adapter.gguf");
         write_part("encoder", n_layers_, done_.encoder);
         write_part("decoder", n_all_layers_, done_.decoder);
         write_adapter();
-        for (const std::string& file : {done_.encoder, done_.decoder, done_.adapter}) {
-            const auto n = fs::file_size(file, error);
-            if (!error) done_.bytes_written += static_cast<size_t>(n);
-        }
+        done_.bytes_written = written_bytes(done_);
         return done_;
     }
 

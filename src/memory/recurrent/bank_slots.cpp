@@ -55,11 +55,14 @@ class SlotBank final : public HeadBank {
         decision_ = decide(token);
         // With one state there is nothing to close: the layer is as without a bank.
         const bool opens = slots_.empty() || (decision_.opens && o_.n_states > 1);
-        // Before the token passes through them: closed states are all treated alike, so it does not
-        // matter which of both comes first.
-        if (opens && std::ssize(slots_) == o_.n_states) merge();
+        const bool is_full = opens && std::ssize(slots_) == o_.n_states;
+        // Means are compared of states as the token leaves them. What merges by scores is known
+        // before, and that states pass one by one or added up is the same.
+        const bool pass_first = is_full && merging_ == Merging::kWard;
+        if (pass_first) move_closed(token);
+        if (is_full) merge();
         if (opens) open();
-        pass(token);
+        pass(token, pass_first);
         Slot& last = slots_.back();
         last.n += 1;
         last.information += decision_.score;
@@ -174,13 +177,24 @@ class SlotBank final : public HeadBank {
         return Random(o_.seed * 1000003 + static_cast<uint64_t>(n_seen_)).unit();
     }
 
-    /// The token through all states, and what they give for its query.
-    void pass(const BankToken& token) {
+    /// The token through all states, which are closed by it.
+    void move_closed(const BankToken& token) {
+        for (const Slot& s : slots_) {
+            pass_token(shape_, state(s), token,
+                       {.moves = o_.closed, .weight = 0, .scratch = scratch_});
+        }
+    }
+
+    /// The token through all states, but closed ones that have `moved`, and what they give for its
+    /// query.
+    void pass(const BankToken& token, bool moved) {
         std::fill_n(token.out, shape_.n_columns, 0.0F);
         for (size_t i = 0; i < slots_.size(); ++i) {
             const size_t age = slots_.size() - 1 - i;
             pass_token(shape_, state(slots_[i]), token,
-                       {.moves = age == 0 ? ClosedStates::kTransition : o_.closed,
+                       {.moves = age == 0 ? ClosedStates::kTransition
+                                 : moved  ? ClosedStates::kNothing
+                                          : o_.closed,
                         .writes = age == 0,
                         .weight = token.weights == nullptr ? 1.0F : token.weights[age],
                         .scratch = scratch_});

@@ -17,6 +17,7 @@
 #include "core/random.h"
 #include "core/sealed_file.h"
 #include "train/latent_context/latent_samples.h"
+#include "train/torch/torch_adapter.h"
 #include "train/torch/torch_decoder.h"
 
 namespace palimpsest {
@@ -40,52 +41,6 @@ double seconds_since(Clock::time_point start) {
 torch::Tensor ids_of(const std::vector<TokenId>& tokens) {
     return torch::tensor(std::vector<int64_t>(tokens.begin(), tokens.end()));
 }
-
-/// Norm, matrix, GELU, matrix: as LatentAdapter computes it.
-struct TorchAdapter {
-    torch::Tensor norm, w1, b1, w2, b2, start, end;
-
-    TorchAdapter(int64_t n_in, int64_t n_out, const torch::Tensor& table) {
-        const auto uniform = [](int64_t out, int64_t in) {
-            const double most = 1.0 / std::sqrt(static_cast<double>(in));
-            return torch::rand({out, in}) * 2 * most - most;
-        };
-        norm = torch::ones({n_in});
-        w1 = uniform(n_out, n_in);
-        b1 = torch::zeros({n_out});
-        w2 = uniform(n_out, n_out);
-        b2 = torch::zeros({n_out});
-        const torch::Tensor mean = table.mean(0);
-        start = mean + 0.02 * torch::randn({n_out});
-        end = mean + 0.02 * torch::randn({n_out});
-    }
-    [[nodiscard]] std::vector<torch::Tensor> parameters() const {
-        std::vector<torch::Tensor> all;
-        for (const auto& [name, tensor] : named()) all.push_back(tensor);
-        return all;
-    }
-    /// Names and parameters, as adapter files have them.
-    [[nodiscard]] std::vector<std::pair<const char*, torch::Tensor>> named() const {
-        return {{"lclm.adapter.norm.weight", norm},
-                {"lclm.adapter.fc1.weight", w1},
-                {"lclm.adapter.fc1.bias", b1},
-                {"lclm.adapter.fc2.weight", w2},
-                {"lclm.adapter.fc2.bias", b2},
-                {"lclm.tag.start", start},
-                {"lclm.tag.end", end}};
-    }
-    void write(GgufWriter& to, ggml_type type) const {
-        for (const auto& [name, tensor] : named()) add_tensor(to, name, tensor, type);
-    }
-    void start_from(const GgufFile& from) {
-        const torch::NoGradGuard no_grad;
-        for (auto [name, tensor] : named()) tensor.copy_(read_tensor(from, name));
-    }
-    [[nodiscard]] torch::Tensor operator()(const torch::Tensor& x) const {
-        const torch::Tensor y = x * torch::rsqrt(x.pow(2).mean(-1, true) + 1e-6) * norm;
-        return torch::linear(torch::gelu(torch::linear(y, w1, b1)), w2, b2);
-    }
-};
 
 class Training {
  public:
@@ -287,9 +242,9 @@ class Training {
                     continue;
                 }
                 const int64_t n = std::ssize(p.tokens) / o_.n_source;
-                rows.push_back(adapter_->start.view({1, -1}));
+                rows.push_back(adapter_->start().view({1, -1}));
                 rows.push_back(latents.slice(0, window, window + n).reshape({-1, width_}));
-                rows.push_back(adapter_->end.view({1, -1}));
+                rows.push_back(adapter_->end().view({1, -1}));
                 window += n;
             }
             rows.push_back(embed(s.target));

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/error.h"
+#include "core/tensor_values.h"
 #include "model/families.h"
 #include "model/keys.h"
 
@@ -30,17 +30,7 @@ torch::Tensor read_tensor(const GgufFile& file, const std::string& name) {
     for (int d = 1; d >= 0; --d) {
         if (d == 0 || t->shape[1] > 1) shape.push_back(t->shape[static_cast<size_t>(d)]);
     }
-    torch::Tensor out = torch::empty(shape);
-    if (t->type == GGML_TYPE_F32) {
-        std::memcpy(out.data_ptr<float>(), t->data.data(), t->data.size());
-    } else {
-        const auto* traits = ggml_get_type_traits(t->type);
-        if (traits->to_float == nullptr) {
-            throw Error(ErrorCode::kUnsupported, cat("tensor '", name, "' cannot be read as f32"));
-        }
-        traits->to_float(t->data.data(), out.data_ptr<float>(), out.numel());
-    }
-    return out;
+    return torch::tensor(tensor_values(*t)).view(shape);
 }
 
 void add_tensor(GgufWriter& to, const std::string& name, const torch::Tensor& t, ggml_type type) {
