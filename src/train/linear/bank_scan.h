@@ -14,8 +14,8 @@ namespace palimpsest {
 /// What one token did to the order of states.
 struct BankStep {
     int32_t n_before = 0, n_after = 0;  // places of states; levels may be empty
-    std::vector<int32_t> to;            // for every place before, where its state went; -1: empty
-    std::vector<int32_t> weight;        // for every place after, its read-out weight; -1: empty
+    std::vector<int32_t> to = {};       // for every place before, where its state went; -1: empty
+    std::vector<int32_t> weight = {};   // for every place after, its read-out weight; -1: empty
     int32_t open = 0;                   // the place, after, that the token was written into
     bool is_new = false;                // and nothing was there before
 };
