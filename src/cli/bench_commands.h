@@ -9,5 +9,6 @@ namespace palimpsest {
 void add_bench_quality(CLI::App& bench);
 void add_bench_prefix(CLI::App& bench);
 void add_bench_report(CLI::App& bench);
+void add_bench_linear(CLI::App& bench);
 
 }  // namespace palimpsest

@@ -16,7 +16,7 @@
 #include "core/error.h"
 #include "engine/memory_choice.h"
 #include "memory/kernels/attention_kernel.h"
-#include "memory/recurrent/state_bank.h"
+#include "memory/recurrent/bank_read_out.h"
 #include "text/json_text.h"
 
 namespace palimpsest {
@@ -65,6 +65,13 @@ std::string ratio(double ours, double peer, int digits = 2) {
     return ours > 0 && peer > 0 ? fixed(ours / peer, digits) + "x" : "-";
 }
 
+/// "bank dla:states=12;..., ", or nothing where there is none.
+std::string bank_name(const MemoryChoice& choice) {
+    if (is_read_out(choice.bank)) return cat("bank '", file_name(choice.bank), "', ");
+    const OptionMap bank = bank_settings(choice);
+    return bank.empty() ? "" : cat("bank ", to_string(read_bank_options(bank)), ", ");
+}
+
 /// "full", or "snap-kv, 1024 entries a head".
 std::string memory_name(const BenchFlags& f) {
     const EvictionOptions& e = f.eviction;
@@ -74,9 +81,7 @@ std::string memory_name(const BenchFlags& f) {
     const LatentOptions& latent = f.options.latent;
     const std::string over =
         latent.adapter.empty() ? "" : cat("latents of '", file_name(latent.adapter), "', ");
-    const OptionMap bank = bank_settings(f.model.memory);
-    const std::string states =
-        bank.empty() ? "" : cat("bank ", to_string(read_bank_options(bank)), ", ");
+    const std::string states = bank_name(f.model.memory);
     if (e.policy == "full") return cat(behind, over, states, e.policy);
     return cat(behind, over, states, e.policy, e.allocator.empty() ? "" : "/" + e.allocator,
                e.residue == "none" ? "" : "+" + e.residue, ", ", to_string(e.budget),
@@ -239,6 +244,7 @@ void add_bench(CLI::App& command) {
     add_bench_quality(command);
     add_bench_prefix(command);
     add_bench_report(command);
+    add_bench_linear(command);
     auto f = std::make_shared<BenchFlags>();
     CLI::App* speed = command.add_subcommand("speed", "prefill and decode, at several depths");
     add_model_flag(*speed, f->model);

@@ -296,6 +296,8 @@ void trace(const TraceFlags& f) {
     if (!f.bank_inputs.empty()) {
         MemoryChoice choice = f.model.memory;
         if (choice.bank.empty()) choice.bank = BankOptions().name;
+        require(!is_read_out(choice.bank), "--bank-inputs has a layer's arrays, not a model; name ",
+                "a bank, not a trained one");
         const BankOptions bank = read_bank_options(bank_settings(choice));
         return write_file(f.out, json_text(trace_bank(f.bank_inputs, bank)) + "\n");
     }

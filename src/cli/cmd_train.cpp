@@ -377,6 +377,7 @@ void add_train(CLI::App& command) {
     command.require_subcommand(1);
     for (const ObjectiveKind& kind : objective_kinds()) add_objective(command, kind);
     add_train_latent_context(command);
+    add_train_linear(command);
 }
 
 }  // namespace palimpsest

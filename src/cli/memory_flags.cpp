@@ -23,7 +23,7 @@ void add_bank_flags(CLI::App& command, MemoryChoice& choice) {
     command
         .add_option("--bank", choice.bank,
                     cat("how heads keep what they read, as BANK[:NAME=VALUE;...] (default: in one "
-                        "state): ",
+                        "state), or the read-out.gguf of a trained one: ",
                         names_of(bank_kinds())))
         ->group(group);
     const auto add = [&](const char* flag, const char* setting, const char* what) {

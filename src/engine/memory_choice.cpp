@@ -2,7 +2,7 @@
 
 #include "core/error.h"
 #include "memory/policy/policies.h"
-#include "memory/recurrent/state_bank.h"
+#include "memory/recurrent/bank_read_out.h"
 #include "memory/residue/residues.h"
 
 namespace palimpsest {
@@ -117,6 +117,12 @@ OptionMap bank_settings(const MemoryChoice& c) {
         require(c.bank_settings.empty(), "'",
                 c.bank_settings.empty() ? "" : c.bank_settings.front(),
                 "' is for a bank of states; name one (--bank dla)");
+        return settings;
+    }
+    if (is_read_out(c.bank)) {
+        require(c.bank_settings.empty(), "'",
+                c.bank_settings.empty() ? "" : c.bank_settings.front(), "' is what the file '",
+                c.bank, "' says; leave it out");
         return settings;
     }
     std::string_view name = c.bank;

@@ -38,7 +38,8 @@ struct ChosenEviction {
 /// contradicts itself, kNotFound for unknown names.
 ChosenEviction choose_eviction(const MemoryChoice& choice, const EvictionWeights* learned);
 
-/// "bank=dla", "states=12", ... of a choice; empty: it names none. Throws kInvalidArgument for
+/// "bank=dla", "states=12", ... of a choice; empty: it names none, or the file of a trained one
+/// (is_read_out()). Throws kInvalidArgument for
 /// settings of a bank that is not named, and as read_bank_options() does.
 [[nodiscard]] OptionMap bank_settings(const MemoryChoice& choice);
 

@@ -43,6 +43,10 @@ MemoryPlan Runtime::plan(const MemoryChoice& choice) const {
     MemoryPlan plan = {.kind = suitable_kind(shape_)};
     KvCacheOptions& o = plan.options;
     plan.settings = bank_settings(choice);
+    if (is_read_out(choice.bank)) {
+        plan.read_out = std::make_shared<const BankReadOut>(choice.bank, backend_, shape_,
+                                                            model_fingerprint(loaded_.file()));
+    }
     // What contradicts itself costs no reading of weights.
     static_cast<void>(choose_eviction(choice, nullptr));
     o.n_ctx = choice.context;
@@ -89,7 +93,8 @@ std::unique_ptr<ContextMemory> Runtime::make_memory(const MemoryPlan& plan) cons
     return palimpsest::make_memory(plan.kind, {.backend = backend_,
                                                .shape = shape_,
                                                .cache = complete(plan.options),
-                                               .settings = plan.settings});
+                                               .settings = plan.settings,
+                                               .read_out = plan.read_out});
 }
 
 std::unique_ptr<Session> Runtime::make_session(std::unique_ptr<ContextMemory> memory) const {

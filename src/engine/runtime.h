@@ -7,6 +7,7 @@
 #include "engine/rehearsal.h"
 #include "engine/session.h"
 #include "memory/cache/kv_cache.h"
+#include "memory/recurrent/bank_read_out.h"
 #include "model/load.h"
 #include "palimpsest/memory_choice.h"
 
@@ -14,10 +15,11 @@ namespace palimpsest {
 
 /// A memory as somebody chose it, ready to be made.
 struct MemoryPlan {
-    std::string_view kind = {};           // of memory, one of memory_kinds()
-    KvCacheOptions options = {};          // complete
-    OptionMap settings = {};              // of the kind's own
-    std::vector<std::string> notes = {};  // what a user is to be told
+    std::string_view kind = {};                        // of memory, one of memory_kinds()
+    KvCacheOptions options = {};                       // complete
+    OptionMap settings = {};                           // of the kind's own
+    std::shared_ptr<const BankReadOut> read_out = {};  // a trained bank of states
+    std::vector<std::string> notes = {};               // what a user is to be told
 };
 
 /// A model that runs on a backend: the one place where memories are put together for it, and

@@ -14,7 +14,7 @@ namespace palimpsest {
 namespace {
 
 std::unique_ptr<ContextMemory> make_kv(const MemoryInputs& in) {
-    require(in.settings.empty(),
+    require(in.settings.empty() && in.read_out == nullptr,
             "a bank of states (--bank) is for recurrent layers, and this "
             "model has none");
     return std::make_unique<KvCache>(in.backend, in.shape, in.cache);
@@ -41,7 +41,8 @@ std::unique_ptr<ContextMemory> make_states(const MemoryInputs& in) {
             "of one size however much is read; leave the budget and the policy out");
     require(in.cache.prefix.documents.empty(),
             "a prefix memory needs layers that attend; this model has none");
-    return std::make_unique<RecurrentMemory>(in.backend, in.shape, bank_options(in.settings));
+    return std::make_unique<RecurrentMemory>(in.backend, in.shape, bank_options(in.settings),
+                                             in.read_out);
 }
 
 std::string unlike_attending_layer(const MemoryShape& shape) {
@@ -65,8 +66,8 @@ std::unique_ptr<ContextMemory> make_hybrid(const MemoryInputs& in) {
             return of(own.at(static_cast<size_t>(i)));
         };
     }
-    auto states =
-        std::make_unique<RecurrentMemory>(in.backend, recurrence, bank_options(in.settings));
+    auto states = std::make_unique<RecurrentMemory>(in.backend, recurrence,
+                                                    bank_options(in.settings), in.read_out);
     Budget& budget = kv.cache.eviction.budget;
     leave_room(budget, states->usage().bytes);
     auto entries = make_kv(kv);

@@ -7,6 +7,7 @@
 
 #include "memory/cache/kv_cache.h"
 #include "memory/context_memory.h"
+#include "memory/recurrent/bank_read_out.h"
 
 namespace palimpsest {
 
@@ -16,6 +17,7 @@ struct MemoryInputs {
     const MemoryShape& shape;
     KvCacheOptions cache = {};  // how layers that attend are held
     OptionMap settings = {};  // NAME=VALUE for a kind's own needs; it refuses what it does not know
+    std::shared_ptr<const BankReadOut> read_out = {};  // a trained bank, which needs no settings
 };
 
 /// One kind of memory that a user can name.

@@ -147,7 +147,8 @@ class SlotBank final : public HeadBank {
         if (slots_.empty()) return {.score = o_.first_score, .opens = true};
         read_state(state(slots_.back()), shape_.n_rows, shape_.n_columns, token.k, read_.data());
         const std::optional<float> far = score(token);
-        return {.score = far.value_or(0.0F), .opens = opens_at(far)};
+        return {.score = far.value_or(0.0F),
+                .opens = token.opens == nullptr ? opens_at(far) : *token.opens};
     }
 
     [[nodiscard]] bool opens_at(std::optional<float> score) const {
@@ -293,6 +294,11 @@ std::unique_ptr<HeadBank> make(const BankShape& shape, const BankOptions& o, Bou
 
 }  // namespace
 
+std::unique_ptr<HeadBank> make_single_bank(const BankShape& shape, const BankOptions& options) {
+    BankOptions one = options;
+    one.n_states = 1;
+    return make(shape, one, Boundaries::kByScore, Merging::kByInformation);
+}
 std::unique_ptr<HeadBank> make_dynamic_bank(const BankShape& shape, const BankOptions& options) {
     return make(shape, options, Boundaries::kByScore, Merging::kByInformation);
 }

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <istream>
+#include <numbers>
 #include <ostream>
 
 #include "core/error.h"
@@ -16,7 +17,9 @@ namespace palimpsest {
 /// Head after head: what one decides does not depend on the others.
 class LayerBank::Op final : public CustomOp {
  public:
-    Op(LayerBank& bank, InputsThere there) : bank_(bank), there_(there) {}
+    /// `weights`: the last source, [n_states, n_head, n]; -1: there is none.
+    Op(LayerBank& bank, InputsThere there, int weights)
+        : bank_(bank), there_(there), weights_(weights) {}
 
     void run(ggml_tensor* dst, int /*thread*/, int n_threads) noexcept override {
         const int64_t n = bank_.shape_.n_head;
@@ -28,6 +31,8 @@ class LayerBank::Op final : public CustomOp {
     void run_head(ggml_tensor* dst, int64_t i) {
         HeadBank& head = *bank_.heads_[static_cast<size_t>(i)];
         const StateRun run = step_inputs(dst, bank_.shape_, i, there_);
+        const float* weights =
+            weights_ < 0 ? nullptr : static_cast<const float*>(dst->src[weights_]->data);
         for (int64_t t = 0; t < run.n; ++t) {
             BankToken token = {.q = run.q + t * run.key_step,
                                .k = run.k + t * run.key_step,
@@ -35,6 +40,9 @@ class LayerBank::Op final : public CustomOp {
                                .out = run.out + t * run.out_step};
             if (run.decay != nullptr) token.stays = std::exp(run.decay[t * run.decay_step]);
             if (run.write != nullptr) token.write = run.write[t * run.write_step];
+            if (weights != nullptr) {
+                token.weights = weights + (t * bank_.shape_.n_head + i) * bank_.n_states_;
+            }
             head.take_in(token);
             for (int64_t c = 0; run.skip != 0 && c < bank_.shape_.n_columns; ++c) {
                 token.out[c] += run.skip * token.v[c];
@@ -56,23 +64,47 @@ class LayerBank::Op final : public CustomOp {
 
     LayerBank& bank_;
     InputsThere there_;
+    int weights_;
     WorkList work_;
 };
 
-LayerBank::LayerBank(const RecurrentLayer& shape, const BankOptions& options, Openings& openings)
-    : shape_(shape), openings_(openings), tallies_(static_cast<size_t>(shape.n_head)) {
+LayerBank::LayerBank(const RecurrentLayer& shape, const BankOptions& options, Openings& openings,
+                     const BankReadOut::Layer* read_out)
+    : shape_(shape),
+      openings_(openings),
+      read_out_(read_out),
+      n_states_(options.n_states),
+      tallies_(static_cast<size_t>(shape.n_head)) {
     const BankShape of = {
         .rule = state_rule_named(shape.kind), .n_rows = shape.n_rows, .n_columns = shape.n_columns};
     for (int64_t i = 0; i < shape.n_head; ++i) {
         BankOptions own = options;
         own.seed = options.seed * 1000003 + static_cast<uint64_t>(i);
+        if (read_out != nullptr) own.threshold = read_out->threshold;
         heads_.push_back(make_bank(of, own));
     }
 }
 
 Tensor LayerBank::recur(Graph& g, const RecurrenceInputs& in) {
-    return g.custom({shape_.n_columns * shape_.n_head, in.v->ne[2], 1, 1}, sources_of(in),
-                    std::make_unique<Op>(*this, inputs_there(in)));
+    std::vector<Tensor> sources = sources_of(in);
+    int weights = -1;
+    if (read_out_ != nullptr && read_out_->weigh != nullptr) {
+        weights = static_cast<int>(sources.size());
+        sources.push_back(this->weights(g, in.hidden));
+    }
+    return g.custom({shape_.n_columns * shape_.n_head, in.v->ne[2], 1, 1}, sources,
+                    std::make_unique<Op>(*this, inputs_there(in), weights));
+}
+
+/// Of every token's states: [n_states, n_head, n].
+Tensor LayerBank::weights(Graph& g, Tensor hidden) const {
+    check(hidden != nullptr && hidden->ne[0] == read_out_->weigh->ne[0],
+          "weights of states are told from a block's input");
+    ggml_context* c = g.ctx();
+    Tensor raw = ggml_mul_mat(c, read_out_->weigh, hidden);
+    raw = ggml_reshape_3d(c, raw, n_states_, shape_.n_head, hidden->ne[1]);
+    raw = ggml_softplus(c, ggml_mul(c, raw, read_out_->scale));
+    return ggml_scale(c, raw, 1 / std::numbers::ln2_v<float>);
 }
 
 void LayerBank::reset() {

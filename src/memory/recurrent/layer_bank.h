@@ -6,6 +6,7 @@
 
 #include "core/graph.h"
 #include "memory/context_memory.h"
+#include "memory/recurrent/bank_read_out.h"
 #include "memory/recurrent/state_bank.h"
 
 namespace palimpsest {
@@ -16,9 +17,10 @@ using Openings = std::vector<uint32_t>;
 /// The banks of a layer's heads.
 class LayerBank {
  public:
-    /// Adds to `openings`, which has a step's length when it runs and outlives this. Throws as
-    /// make_bank() does.
-    LayerBank(const RecurrentLayer& shape, const BankOptions& options, Openings& openings);
+    /// Adds to `openings`, which has a step's length when it runs and outlives this, as
+    /// `read_out` does; nullptr: every state counts 1. Throws as make_bank() does.
+    LayerBank(const RecurrentLayer& shape, const BankOptions& options, Openings& openings,
+              const BankReadOut::Layer* read_out = nullptr);
 
     /// A node that takes a step's tokens in; as RecurrentMemory::recur().
     [[nodiscard]] Tensor recur(Graph& g, const RecurrenceInputs& in);
@@ -40,8 +42,11 @@ class LayerBank {
 
  private:
     class Op;
+    [[nodiscard]] Tensor weights(Graph& g, Tensor hidden) const;
     RecurrentLayer shape_;
     Openings& openings_;
+    const BankReadOut::Layer* read_out_;
+    int64_t n_states_;
     std::vector<std::unique_ptr<HeadBank>> heads_;
     std::vector<Tally> tallies_;  // of each head
     std::vector<float> sums_;

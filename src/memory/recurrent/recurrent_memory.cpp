@@ -73,16 +73,24 @@ std::string attending_layer(const MemoryShape& shape) {
 }
 
 RecurrentMemory::RecurrentMemory(const Backend& backend, const MemoryShape& shape,
-                                 const std::optional<BankOptions>& bank)
-    : bank_(bank), storage_(std::make_unique<Storage>(2 * static_cast<size_t>(shape.n_layer))) {
+                                 const std::optional<BankOptions>& bank,
+                                 std::shared_ptr<const BankReadOut> read_out)
+    : bank_(bank),
+      read_out_(std::move(read_out)),
+      storage_(std::make_unique<Storage>(2 * static_cast<size_t>(shape.n_layer))) {
     const std::string misfit = attending_layer(shape);
     if (!misfit.empty()) throw Error(ErrorCode::kUnsupported, misfit);
+    if (read_out_ != nullptr) bank_ = read_out_->bank();
+    check(read_out_ == nullptr || std::ssize(read_out_->layers()) == shape.n_layer,
+          "a trained bank is of all recurrent layers");
     for (int64_t i = 0; i < shape.n_layer; ++i) {
         const auto of = std::get<RecurrentLayer>(shape.layer(i));
         static_cast<void>(state_rule_named(of.kind));
         Layer layer = {.shape = of};
-        if (bank) {
-            layer.bank = std::make_unique<LayerBank>(of, *bank, openings_);
+        if (bank_) {
+            const BankReadOut::Layer* own =
+                read_out_ == nullptr ? nullptr : &read_out_->layers()[static_cast<size_t>(i)];
+            layer.bank = std::make_unique<LayerBank>(of, *bank_, openings_, own);
             n_heads_ += of.n_head;
         } else {
             layer.states = storage_->add(GGML_TYPE_F32, {of.n_columns, of.n_rows, of.n_head, 1});
@@ -274,7 +282,11 @@ void RecurrentMemory::load_changes(std::istream& in) {
     }
 }
 
-std::string RecurrentMemory::bank_text() const { return bank_ ? to_string(*bank_) : ""; }
+std::string RecurrentMemory::bank_text() const {
+    if (!bank_) return "";
+    return read_out_ == nullptr ? to_string(*bank_)
+                                : cat(to_string(*bank_), ";trained=", read_out_->fingerprint());
+}
 
 void RecurrentMemory::save(std::ostream& out) const {
     check(kept_.empty(), "states are saved between two steps of reading");

@@ -18,10 +18,12 @@ namespace palimpsest {
 class RecurrentMemory final : public ContextMemory {
  public:
     /// Takes the memory at once. `backend` must outlive it. `bank`: every head keeps several
-    /// states, as these options say, instead of one. Throws kUnsupported for a layer that attends
-    /// or a rule that is not there, kExhausted, and as make_bank() does.
+    /// states, as these options say, instead of one; `read_out`: that bank as it was trained, of
+    /// these layers. Throws kUnsupported for a layer that attends or a rule that is not there,
+    /// kExhausted, and as make_bank() does.
     RecurrentMemory(const Backend& backend, const MemoryShape& shape,
-                    const std::optional<BankOptions>& bank = {});
+                    const std::optional<BankOptions>& bank = {},
+                    std::shared_ptr<const BankReadOut> read_out = {});
 
     uint64_t plan(const Step& step) override;
     Tensor attend(Graph& g, const AttentionInputs& in) override;
@@ -58,6 +60,7 @@ class RecurrentMemory final : public ContextMemory {
     void load_changes(std::istream& in);
 
     std::optional<BankOptions> bank_;
+    std::shared_ptr<const BankReadOut> read_out_;
     Openings openings_;  // of the running step; layers' banks add to it
     int64_t n_heads_ = 0;
     std::vector<MemoryReport::States::Change> changes_;  // the strongest, in order of position

@@ -11,7 +11,8 @@ namespace palimpsest {
 
 namespace {
 
-constexpr std::array<BankKind, 5> kKinds = {{
+constexpr std::array<BankKind, 6> kKinds = {{
+    {"single", "one state, as the model has it", make_single_bank},
     {"dla", "a state for every stretch alike in content; the least informative neighbours merge",
      make_dynamic_bank},
     {"ward", "the same boundaries; neighbours merge whose means are nearest", make_ward_bank},
@@ -50,6 +51,7 @@ BankOptions read_bank_options(const OptionMap& settings) {
     o.name = reader.text("bank", o.name);
     static_cast<void>(find_kind(o.name));
     o.n_states = reader.integer("states", o.n_states, 1, 4096);
+    if (o.name == "single") o.n_states = 1;
     o.threshold =
         static_cast<float>(reader.number("threshold", static_cast<double>(o.threshold), -1e6, 1e6));
     o.closed = closed_states_named(reader.text("closed", "transition"));

@@ -44,7 +44,9 @@ struct BankToken {
     float stays = 1.0F;        // of every state
     float write = 1.0F;
     const float* weights = nullptr;  // of states, the open one first; nullptr: 1
-    float* out = nullptr;            // [n_columns]
+    /// Does it open a state? nullptr: the bank decides. Banks by the clock do not ask.
+    const bool* opens = nullptr;
+    float* out = nullptr;  // [n_columns]
 };
 
 /// What a head decided for its last token.
@@ -106,6 +108,7 @@ struct BankKind {
 std::unique_ptr<HeadBank> make_bank(const BankShape& shape, const BankOptions& options);
 
 // One a file.
+std::unique_ptr<HeadBank> make_single_bank(const BankShape& shape, const BankOptions& options);
 std::unique_ptr<HeadBank> make_dynamic_bank(const BankShape& shape, const BankOptions& options);
 std::unique_ptr<HeadBank> make_ward_bank(const BankShape& shape, const BankOptions& options);
 std::unique_ptr<HeadBank> make_equal_bank(const BankShape& shape, const BankOptions& options);

@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
-#include <limits>
 
 #include "compress/skim/protocol.h"
 #include "core/error.h"
-#include "text/input_files.h"
 #include "text/utf8.h"
 #include "train/material/material_facts.h"
+#include "train/training_texts.h"
 
 namespace palimpsest {
 
@@ -48,16 +47,6 @@ std::string repeat_question(Random& random) {
     return cat(pick(kRepeatVerbs), " ", pick(kRepeatObjects), random.below(2) == 0 ? "." : ":");
 }
 
-void read_texts(const std::string& path, std::vector<std::string>& to) {
-    const auto add = [&to](std::string text) {
-        if (text.size() >= kShortestText) to.push_back(std::move(text));
-    };
-    if (!path.ends_with(".jsonl")) return add(read_text_file(path));
-    for (const JsonLine& line : read_json_lines(path, std::numeric_limits<int64_t>::max())) {
-        add(text_field(line.value, "text", line.where));
-    }
-}
-
 size_t character_start(const std::string& text, size_t at) {
     while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0U) == 0x80) ++at;
     return at;
@@ -66,8 +55,7 @@ size_t character_start(const std::string& text, size_t at) {
 }  // namespace
 
 LatentTexts read_latent_texts(std::span<const std::string> paths) {
-    std::vector<std::string> all;
-    for (const std::string& path : paths) read_texts(path, all);
+    std::vector<std::string> all = read_training_texts(paths, kShortestText);
     LatentTexts texts;
     for (size_t i = 0; i < all.size(); ++i) {
         (i % kHeldOutEvery == 0 ? texts.held_out : texts.learnt).push_back(std::move(all[i]));

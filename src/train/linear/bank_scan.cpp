@@ -13,7 +13,8 @@ constexpr int64_t kKept = 32;  // tokens between two states that are kept for th
 /// The order of states of a bank, as tokens come.
 class SlotOrder {
  public:
-    explicit SlotOrder(int64_t n_states) : n_most_(static_cast<int32_t>(n_states)) {}
+    explicit SlotOrder(const BankOptions& o)
+        : n_most_(o.name == "single" ? 1 : static_cast<int32_t>(o.n_states)) {}
 
     BankStep next(const BankDecision& decision) {
         BankStep s = {.n_before = n_};
@@ -289,8 +290,10 @@ std::vector<BankStep> run(Order order, const BankShape& shape, const BankOptions
                        .stays = token.stays,
                        .write = token.write,
                        .weights = token.weights,
+                       .opens = in.opens == nullptr ? nullptr : in.opens + t,
                        .out = out + t * out_step});
         steps.push_back(order.next(bank->decision()));
+        steps.back().score = bank->decision().score;
     }
     return steps;
 }
@@ -301,7 +304,7 @@ std::vector<BankStep> run_bank(const BankShape& shape, const BankOptions& option
                                const ScanInputs<float>& in, float* out, int64_t out_step) {
     return options.name == "log-linear"
                ? run(LevelOrder(options.n_states), shape, options, in, out, out_step)
-               : run(SlotOrder(options.n_states), shape, options, in, out, out_step);
+               : run(SlotOrder(options), shape, options, in, out, out_step);
 }
 
 template <typename Real>

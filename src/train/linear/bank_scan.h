@@ -18,6 +18,7 @@ struct BankStep {
     std::vector<int32_t> weight = {};   // for every place after, its read-out weight; -1: empty
     int32_t open = 0;                   // the place, after, that the token was written into
     bool is_new = false;                // and nothing was there before
+    float score = 0;                    // how far the token was from the open state
 };
 
 /// A head's inputs; values of consecutive tokens are `step` of theirs apart.
@@ -30,6 +31,7 @@ struct ScanInputs {
     int64_t head_step = 0;
     const Real* weights = nullptr;  // [n][n_states]; nullptr: 1
     int64_t weights_step = 0;
+    const bool* opens = nullptr;  // [n], where tokens open states; nullptr: the bank decides
 };
 
 /// What is added to, laid out as the inputs. `weights` may be nullptr.

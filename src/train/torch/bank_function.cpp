@@ -16,6 +16,7 @@ using torch::autograd::variable_list;
 struct Decided : torch::CustomClassHolder {
     BankShape shape;
     BankOptions options;
+    torch::Tensor opens;                       // [batch, n], or undefined
     std::vector<std::vector<BankStep>> steps;  // of each sequence's heads
 };
 
@@ -82,9 +83,13 @@ class BankFunction : public torch::autograd::Function<BankFunction> {
             for (int64_t i = begin; i < end; ++i) {
                 BankOptions own = decided->options;
                 own.seed = own.seed * 1000003 + static_cast<uint64_t>(i % layout.heads);
+                ScanInputs<float> head = layout.inputs(i, in);
+                if (decided->opens.defined()) {
+                    head.opens = decided->opens.data_ptr<bool>() + (i / layout.heads) * layout.n;
+                }
                 decided->steps[static_cast<size_t>(i)] =
-                    run_bank(decided->shape, own, layout.inputs(i, in),
-                             to + layout.at(i, layout.columns), layout.heads * layout.columns);
+                    run_bank(decided->shape, own, head, to + layout.at(i, layout.columns),
+                             layout.heads * layout.columns);
             }
         });
         return out;
@@ -129,6 +134,7 @@ torch::Tensor read_banks(StateRule rule, const BankOptions& options, const BankT
     auto decided = c10::make_intrusive<Decided>();
     decided->shape = {.rule = rule, .n_rows = in.k.size(3), .n_columns = in.v.size(3)};
     decided->options = options;
+    if (in.opens.defined()) decided->opens = in.opens.contiguous();
     torch::Tensor out =
         BankFunction::apply(in_order(in.q), in_order(in.k), in_order(in.v), in_order(in.stays),
                             in_order(in.write), in_order(in.weights), decided);
@@ -136,6 +142,9 @@ torch::Tensor read_banks(StateRule rule, const BankOptions& options, const BankT
         for (const auto& head : decided->steps) {
             tally->n_tokens += std::ssize(head);
             for (const BankStep& s : head) tally->n_opened += s.is_new ? 1 : 0;
+            for (size_t t = 1; tally->keeps_scores && t < head.size(); ++t) {
+                tally->scores.push_back(head[t].score);
+            }
         }
     }
     return out;

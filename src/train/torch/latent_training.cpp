@@ -17,6 +17,7 @@
 #include "core/random.h"
 #include "core/sealed_file.h"
 #include "train/latent_context/latent_samples.h"
+#include "train/torch/torch_adam.h"
 #include "train/torch/torch_adapter.h"
 #include "train/torch/torch_decoder.h"
 
@@ -27,7 +28,6 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr double kClip = 1.0;
 constexpr int64_t kMostPositions = 4096;  // of the decoder, in one pass there and back
 constexpr int64_t kPackedGroups = 32;     // of a source, judged in a step of packing
 constexpr int64_t kWarmUp = 30;
@@ -65,10 +65,7 @@ class Training {
         for (int64_t i = 0; i < o.ratio; ++i) heads_.push_back(torch::eye(width_));
         learnt_.emplace(*tokenizer_, texts_.learnt);
         held_out_.emplace(*tokenizer_, texts_.held_out);
-        for (const torch::Tensor& t : all_parameters()) {
-            first_moments_.push_back(torch::zeros_like(t));
-            second_moments_.push_back(torch::zeros_like(t));
-        }
+        adam_ = TorchAdam(all_parameters());
         for (const LatentStage& s : o.stages) n_steps_ += s.n_steps;
     }
 
@@ -82,13 +79,13 @@ class Training {
             report.stage = kind->name;
             report.n_steps = n_steps_;
             Random random(o_.seed * 1000003 + static_cast<uint64_t>(done_));
-            for (torch::Tensor t : all_parameters()) t.mutable_grad() = torch::Tensor();
+            adam_.clear_gradients();
             const auto [loss, right, n_source] = std::string_view(kind->name) == "pack"
                                                      ? pack(random)
                                                      : read(*kind, n_windows, random);
             report.rate = rate_of(step, n);
-            learn(report.rate);
             ++done_;
+            adam_.step(report.rate, all_paces(), done_);
             n_source_ += n_source;
             report.step = done_;
             report.loss = loss;
@@ -402,38 +399,12 @@ class Training {
     }
 
     /// In the order of all_parameters().
-    [[nodiscard]] std::vector<double> all_rates() const {
-        std::vector<double> rates(adapter_->parameters().size() + heads_.size(),
-                                  stage_->adapter_rate);
-        rates.insert(rates.end(), encoder_->parameters().size(), stage_->encoder_rate);
-        rates.insert(rates.end(), decoder_->parameters().size(), stage_->decoder_rate);
-        return rates;
-    }
-
-    /// A step of Adam (betas 0.9 and 0.95, no decay of weights), gradients clipped to norm 1.
-    void learn(double rate) {
-        constexpr double kBeta1 = 0.9, kBeta2 = 0.95, kEpsilon = 1e-8;
-        const std::vector<torch::Tensor> parameters = all_parameters();
-        const std::vector<double> rates = all_rates();
-        const torch::NoGradGuard no_grad;
-        double squares = 0;
-        for (const torch::Tensor& t : parameters) {
-            if (t.grad().defined()) squares += t.grad().pow(2).sum().item<double>();
-        }
-        const double clip = std::min(1.0, kClip / (std::sqrt(squares) + 1e-6));
-        const double n = static_cast<double>(done_ + 1);
-        const double fair1 = 1 - std::pow(kBeta1, n);
-        const double fair2 = 1 - std::pow(kBeta2, n);
-        for (size_t i = 0; i < parameters.size(); ++i) {
-            torch::Tensor t = parameters[i];
-            if (!t.grad().defined() || rates[i] == 0) continue;
-            const torch::Tensor g = t.grad() * clip;
-            first_moments_[i].mul_(kBeta1).add_(g, 1 - kBeta1);
-            second_moments_[i].mul_(kBeta2).addcmul_(g, g, 1 - kBeta2);
-            const torch::Tensor size = (second_moments_[i] / fair2).sqrt_().add_(kEpsilon);
-            t.addcdiv_(first_moments_[i], size, -rate * rates[i] / fair1);
-        }
-        for (torch::Tensor t : parameters) t.mutable_grad() = torch::Tensor();
+    [[nodiscard]] std::vector<TorchAdam::Pace> all_paces() const {
+        std::vector<TorchAdam::Pace> paces(adapter_->parameters().size() + heads_.size(),
+                                           {.rate = stage_->adapter_rate});
+        paces.insert(paces.end(), encoder_->parameters().size(), {.rate = stage_->encoder_rate});
+        paces.insert(paces.end(), decoder_->parameters().size(), {.rate = stage_->decoder_rate});
+        return paces;
     }
 
     // ---- files ----
@@ -461,13 +432,10 @@ class Training {
     void save() const {
         std::error_code error;
         fs::create_directories(o_.out, error);
-        std::vector<torch::Tensor> state = all_parameters();
-        state.insert(state.end(), first_moments_.begin(), first_moments_.end());
-        state.insert(state.end(), second_moments_.begin(), second_moments_.end());
         std::ostringstream out;
         out.exceptions(std::ios::badbit);
         out << settings() << '\n' << done_ << ' ' << n_source_ << '\n';
-        torch::save(state, out);
+        torch::save(adam_.state(), out);
         write_sealed(path("training.checkpoint"), out.str());
         write_models();
     }
@@ -490,15 +458,7 @@ class Training {
             "' is of a training with other settings; name another folder, or the same settings");
         std::vector<torch::Tensor> state;
         torch::load(state, content->data() + begin, content->size() - begin);
-        const torch::NoGradGuard no_grad;
-        const std::vector<torch::Tensor> parameters = all_parameters();
-        check(state.size() == 3 * parameters.size(), "a checkpoint has every parameter");
-        for (size_t i = 0; i < parameters.size(); ++i) {
-            torch::Tensor t = parameters[i];
-            t.copy_(state[i]);
-            first_moments_[i].copy_(state[parameters.size() + i]);
-            second_moments_[i].copy_(state[2 * parameters.size() + i]);
-        }
+        adam_.restore(state);
     }
 
     void note(const std::string& text) const {
@@ -573,7 +533,7 @@ class Training {
     std::optional<TorchAdapter> adapter_;
     std::vector<torch::Tensor> heads_;  // of packing
     std::optional<LatentSamples> learnt_, held_out_;
-    std::vector<torch::Tensor> first_moments_, second_moments_;
+    TorchAdam adam_;
     const LatentStageKind* stage_ = nullptr;
     int64_t n_steps_ = 0, done_ = 0, n_source_ = 0;
 };
@@ -582,7 +542,7 @@ class Training {
 
 }  // namespace palimpsest
 
-/// What latent_module.cpp looks for.
+/// What train_latent_context() looks for.
 extern "C" __attribute__((visibility("default"))) bool palimpsest_train_latent_context(
     const palimpsest::LatentTrainingOptions& options,
     const palimpsest::LatentTrainingHooks& hooks) {

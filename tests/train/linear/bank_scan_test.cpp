@@ -104,7 +104,7 @@ TEST_P(BankScan, DecisionsGiveTheBanksOwnOutputs) {
     for (size_t i = 0; i < out.size(); ++i) {
         ASSERT_NEAR(out[i], again[i], 1e-4 * (1 + std::abs(again[i]))) << i;
     }
-    size_t n_merged = 0;
+    int64_t n_merged = 0;
     for (const BankStep& s : steps) {
         std::vector<int32_t> to = s.to;
         std::erase(to, -1);

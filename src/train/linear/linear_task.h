@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/random.h"
+#include "text/tokenizer.h"
+
+namespace palimpsest {
+
+// What models with recurrent layers learn, and are examined in: recalling pairs, finding needles in
+// documentation, telling the next byte of it.
+
+/// Equally long sequences, and what is to be told of them.
+struct LinearBatch {
+    int64_t n_sequences = 0, length = 0;
+    std::vector<int64_t> tokens;   // [n_sequences][length]
+    std::vector<int64_t> targets;  // alike: the token that is to be told at a position; -1: none
+    std::vector<float> weights;    // alike: how much a target counts in what is learnt
+    std::vector<uint64_t> sets;    // alike: the sets that a target is counted in, bit by bit
+    std::vector<uint8_t> opens;    // alike: does other content begin here?
+
+    LinearBatch() = default;
+    LinearBatch(int64_t n_sequences, int64_t length);
+    /// Place of a sequence's position in all of these.
+    [[nodiscard]] size_t at(int64_t sequence, int64_t position) const {
+        return static_cast<size_t>(sequence * length + position);
+    }
+    void set_target(size_t place, int64_t token, uint64_t in_sets, float weight = 1);
+};
+
+struct LinearTaskOptions {
+    std::string name = "recall";              // one of linear_task_kinds()
+    int64_t length = 128;                     // of sequences that are learnt
+    int64_t n_examined = 128;                 // sequences of every set
+    int64_t n_vocab = 512;                    // recall: as many keys as values
+    std::vector<int64_t> pairs = {};          // recall: any of these; empty: 4, 8 .. length / 4
+    std::vector<std::string> documents = {};  // texts to learn from
+    std::vector<std::string> held_out = {};   // and to be examined in
+    double needle_share = 0.2;                // needles: of sequences with some
+};
+
+/// Everything random follows from what is handed in.
+class LinearTask {
+ public:
+    LinearTask() = default;
+    virtual ~LinearTask() = default;
+    LinearTask(const LinearTask&) = delete;
+    LinearTask& operator=(const LinearTask&) = delete;
+
+    [[nodiscard]] virtual int64_t n_vocab() const = 0;
+    [[nodiscard]] virtual LinearBatch learnt(int64_t n_sequences, Random& random) const = 0;
+    /// Names of sets, by bit.
+    [[nodiscard]] virtual const std::vector<std::string>& sets() const = 0;
+    /// The same ones every time, at most `n_sequences` in a batch.
+    [[nodiscard]] virtual std::vector<LinearBatch> examined(int64_t n_sequences) const = 0;
+    /// Of a token's text.
+    [[nodiscard]] virtual int64_t bytes_of(int64_t /*token*/) const { return 1; }
+};
+
+/// A line a task.
+struct LinearTaskKind {
+    std::string_view name, summary;
+    /// `tokenizer`: of the model that learns; nullptr: a token is a byte. It must outlive the task.
+    std::unique_ptr<LinearTask> (*make)(const LinearTaskOptions& options,
+                                        const Tokenizer* tokenizer);
+};
+[[nodiscard]] std::span<const LinearTaskKind> linear_task_kinds();
+
+/// Throws kNotFound for an unknown name, kInvalidArgument for options that contradict each other,
+/// and as reading documents does.
+[[nodiscard]] std::unique_ptr<LinearTask> make_linear_task(const LinearTaskOptions& options,
+                                                           const Tokenizer* tokenizer);
+
+// One a file.
+std::unique_ptr<LinearTask> make_recall_task(const LinearTaskOptions& options,
+                                             const Tokenizer* tokenizer);
+std::unique_ptr<LinearTask> make_needle_task(const LinearTaskOptions& options,
+                                             const Tokenizer* tokenizer);
+std::unique_ptr<LinearTask> make_text_task(const LinearTaskOptions& options,
+                                           const Tokenizer* tokenizer);
+
+// ---- texts as tokens ----
+
+inline constexpr int64_t kByteVocabulary = 259;  // bytes, and what begins and ends a text, and pads
+
+/// Texts one after the other, and where from others' windows may be cut.
+struct LinearTexts {
+    std::vector<int64_t> learnt, held_out;  // tokens
+};
+/// Lines of the held-out texts that the others have too are left out of them. Throws
+/// kInvalidArgument if either is shorter than `length` tokens, and as reading documents does.
+[[nodiscard]] LinearTexts read_linear_texts(const LinearTaskOptions& options,
+                                            const Tokenizer* tokenizer, int64_t length);
+
+}  // namespace palimpsest
