@@ -7,6 +7,7 @@
 #include <bit>
 #include <cmath>
 #include <random>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/random.h"
@@ -418,6 +419,74 @@ TEST_P(BankKinds, WithWeightsOfOneAreTheSingleState) {
         o.threshold = threshold;
         o.block = 4;
         expect_single_state(in, o);
+    }
+}
+
+/// Runs a bank over inputs; `looks_on`: keys of next tokens are known, but for every fifth; saved
+/// and loaded again after `saved_after` tokens.
+struct BankRun {
+    std::vector<float> out, sums;
+    std::vector<BankDecision> decisions;
+    size_t bytes = 0;
+};
+BankRun run_bank(const Inputs& in, const BankOptions& o, bool are_weighed, bool looks_on,
+                 int64_t saved_after = -1) {
+    BankShape shape = in.shape();
+    shape.are_weighed = are_weighed;
+    auto bank = make_bank(shape, o);
+    BankRun run;
+    for (int64_t t = 0; t < in.n; ++t) {
+        std::vector<float> out(3);
+        BankToken token = in.token(t, 0, out.data());
+        if (looks_on && t + 1 < in.n && t % 5 != 4) token.next_k = in.token(t + 1, 0, nullptr).k;
+        if (t == saved_after) token.next_k = nullptr;
+        bank->take_in(token);
+        run.out.insert(run.out.end(), out.begin(), out.end());
+        run.decisions.push_back(bank->decision());
+        std::vector<float> sum(shape.values());
+        for (const BankState& s : bank->states()) {
+            for (size_t i = 0; i < s.values.size(); ++i) sum[i] += s.values[i];
+        }
+        run.sums.insert(run.sums.end(), sum.begin(), sum.end());
+        if (t != saved_after) continue;
+        std::stringstream kept;
+        bank->save(kept);
+        bank = make_bank(shape, o);
+        bank->load(kept);
+    }
+    run.bytes = bank->bytes();
+    return run;
+}
+
+TEST_P(BankKinds, ClosedStatesAsOneSumAnswerAlike) {
+    const auto& [rule, n_states, threshold] = GetParam();
+    const Inputs in = random_inputs(rule, 150, 6);
+    for (const char* name : {"single", "dla", "equal", "random", "ward"}) {
+        for (const auto closed :
+             {ClosedStates::kTransition, ClosedStates::kDecay, ClosedStates::kNothing}) {
+            SCOPED_TRACE(cat(name, " ", static_cast<int>(closed)));
+            BankOptions o;
+            o.name = name;
+            o.n_states = n_states;
+            o.threshold = threshold;
+            o.block = 4;
+            o.closed = closed;
+            const BankRun apart = run_bank(in, o, true, false);
+            const BankRun sums = run_bank(in, o, false, false);
+            EXPECT_LT(testing::max_difference(apart.out, sums.out), 1e-4);
+            EXPECT_LT(testing::max_difference(apart.sums, sums.sums), 1e-4);
+            for (size_t t = 0; t < apart.decisions.size(); ++t) {
+                ASSERT_EQ(apart.decisions[t].opens, sums.decisions[t].opens) << t;
+                ASSERT_EQ(apart.decisions[t].merged, sums.decisions[t].merged) << t;
+                ASSERT_NEAR(apart.decisions[t].score, sums.decisions[t].score, 1e-4) << t;
+            }
+            // However it came about, the same bits.
+            EXPECT_EQ(run_bank(in, o, false, true).out, sums.out);
+            EXPECT_EQ(run_bank(in, o, false, true, 77).out, sums.out);
+            if (std::string_view(name) != "ward") {
+                EXPECT_EQ(sums.bytes, 2 * in.shape().values() * sizeof(float));
+            }
+        }
     }
 }
 

@@ -25,12 +25,6 @@ enum class Merging { kByInformation, kWard };
 
 constexpr int64_t kRecompute = 64;  // tokens after which the norm is taken from the state itself
 
-double dot(const float* a, const float* b, int64_t n) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
-    return sum;
-}
-
 struct Slot {
     size_t place = 0;  // of its state
     int64_t n = 0;
@@ -45,9 +39,12 @@ class SlotBank final : public HeadBank {
           o_(options),
           boundaries_(boundaries),
           merging_(merging),
-          states_(static_cast<size_t>(options.n_states) * shape.values()),
+          is_summed_(!shape.are_weighed && merging == Merging::kByInformation),
+          states_(n_places() * shape.values()),
+          scratch_(2 * static_cast<size_t>(shape.n_columns)),
           read_(static_cast<size_t>(shape.n_columns)),
-          scratch_(2 * static_cast<size_t>(shape.n_columns)) {
+          next_read_(static_cast<size_t>(shape.n_columns)),
+          closed_read_(static_cast<size_t>(shape.n_columns)) {
         SlotBank::reset();
     }
 
@@ -62,7 +59,11 @@ class SlotBank final : public HeadBank {
         if (pass_first) move_closed(token);
         if (is_full) merge();
         if (opens) open();
-        pass(token, pass_first);
+        if (is_summed_) {
+            pass_summed(token, opens);
+        } else {
+            pass(token, pass_first);
+        }
         Slot& last = slots_.back();
         last.n += 1;
         last.information += decision_.score;
@@ -73,7 +74,8 @@ class SlotBank final : public HeadBank {
     void reset() override {
         slots_.clear();
         free_.clear();
-        for (size_t i = static_cast<size_t>(o_.n_states); i-- > 0;) free_.push_back(i);
+        for (size_t i = n_places(); i-- > 0;) free_.push_back(i);
+        knows_read_ = knows_closed_ = false;
         std::ranges::fill(states_, 0.0F);
         n_seen_ = 0;
         norm_ = 0;
@@ -82,11 +84,13 @@ class SlotBank final : public HeadBank {
 
     [[nodiscard]] std::vector<BankState> states() const override {
         std::vector<BankState> all;
-        for (const Slot& s : slots_) {
-            all.push_back(
-                {.values = std::span(states_).subspan(s.place * shape_.values(), shape_.values()),
-                 .n = s.n,
-                 .information = s.information});
+        for (size_t i = 0; i < slots_.size(); ++i) {
+            const Slot& s = slots_[i];
+            std::span<const float> values;
+            if (has_values(i)) {
+                values = std::span(states_).subspan(s.place * shape_.values(), shape_.values());
+            }
+            all.push_back({.values = values, .n = s.n, .information = s.information});
         }
         return all;
     }
@@ -97,11 +101,13 @@ class SlotBank final : public HeadBank {
         put(out, n_seen_);
         put(out, norm_);
         put(out, std::ssize(slots_));
-        for (const Slot& s : slots_) {
+        const std::vector<BankState> all = states();
+        for (const BankState& s : all) {
             put(out, s.n);
             put(out, s.information);
-            const float* from = states_.data() + s.place * shape_.values();
-            put_all(out, std::vector<float>(from, from + shape_.values()));
+            if (!s.values.empty()) {
+                put_all(out, std::vector<float>(s.values.begin(), s.values.end()));
+            }
         }
     }
 
@@ -125,7 +131,12 @@ class SlotBank final : public HeadBank {
         if (!fits) refuse_states(cat(n_slots, " states of ", n_seen, " tokens"));
         int64_t n_left = n_seen;
         for (int64_t i = 0; i < n_slots; ++i) {
-            open();
+            const bool is_last = i + 1 == n_slots;
+            if (!is_summed_) {
+                open();
+            } else {
+                slots_.push_back({.place = is_last ? kOpen : kClosed});
+            }
             Slot& s = slots_.back();
             s.n = take<int64_t>(in);
             s.information = take<float>(in);
@@ -133,20 +144,38 @@ class SlotBank final : public HeadBank {
                 refuse_states(cat("a state of ", s.n, " tokens among ", n_seen));
             }
             n_left -= s.n;
-            std::ranges::copy(take_states(in, shape_.values()), state(s));
+            if (i == 0 || is_last || !is_summed_) {
+                std::ranges::copy(take_states(in, shape_.values()), state(s));
+            }
         }
         if (n_left != 0) refuse_states(cat("no state for ", n_left, " of ", n_seen, " tokens"));
         n_seen_ = n_seen;
         norm_ = norm;
     }
 
-    [[nodiscard]] float* state(const Slot& s) { return states_.data() + s.place * shape_.values(); }
+    static constexpr size_t kClosed = 0, kOpen = 1;  // places, where closed states are one sum
+
+    [[nodiscard]] size_t n_places() const {
+        return is_summed_ ? 2 : static_cast<size_t>(o_.n_states);
+    }
+    /// Is a slot's state, or the sum of all that are closed, at its place?
+    [[nodiscard]] bool has_values(size_t slot) const {
+        return !is_summed_ || slot == 0 || slot + 1 == slots_.size();
+    }
+    [[nodiscard]] float* state(const Slot& s) { return at(s.place); }
+    [[nodiscard]] float* at(size_t place) { return states_.data() + place * shape_.values(); }
 
     /// Leaves in read_ what the open state gives for the token's key, before it decays.
     BankDecision decide(const BankToken& token) {
         if (slots_.empty()) return {.score = o_.first_score, .opens = true};
-        read_state(state(slots_.back()), shape_.n_rows, shape_.n_columns, token.k, read_.data());
-        const std::optional<float> far = score(token);
+        if (knows_read_) {
+            std::swap(read_, next_read_);
+        } else {
+            read_state(state(slots_.back()), shape_.n_rows, shape_.n_columns, token.k,
+                       read_.data());
+        }
+        sizes_ = sizes_of(token);
+        const std::optional<float> far = score();
         return {.score = far.value_or(0.0F),
                 .opens = token.opens == nullptr ? opens_at(far) : *token.opens};
     }
@@ -163,14 +192,23 @@ class SlotBank final : public HeadBank {
         return false;
     }
 
+    /// Inner products of a token's key and value, and of what its key reads.
+    struct Sizes {
+        double keys = 0, values = 0, along = 0, read = 0;
+    };
+    [[nodiscard]] Sizes sizes_of(const BankToken& token) const {
+        const int64_t n = shape_.n_columns;
+        return {.keys = static_cast<double>(dot(token.k, token.k, shape_.n_rows)),
+                .values = static_cast<double>(dot(token.v, token.v, n)),
+                .along = static_cast<double>(dot(read_.data(), token.v, n)),
+                .read = static_cast<double>(dot(read_.data(), read_.data(), n))};
+    }
+
     /// Paper, equation 13, as inner products; nullopt for what has no direction.
-    [[nodiscard]] std::optional<float> score(const BankToken& token) const {
-        const double keys = dot(token.k, token.k, shape_.n_rows);
-        const double values = dot(token.v, token.v, shape_.n_columns);
-        const double size = std::sqrt(keys * values * norm_);
+    [[nodiscard]] std::optional<float> score() const {
+        const double size = std::sqrt(sizes_.keys * sizes_.values * norm_);
         if (!std::isfinite(size) || size <= 0) return std::nullopt;
-        const double cosine = dot(read_.data(), token.v, shape_.n_columns) / size;
-        return static_cast<float>(std::sqrt(std::max(0.0, 2 - 2 * cosine)));
+        return static_cast<float>(std::sqrt(std::max(0.0, 2 - 2 * sizes_.along / size)));
     }
 
     /// 0 to 1, of the seed and the token's place alone.
@@ -202,6 +240,45 @@ class SlotBank final : public HeadBank {
         }
     }
 
+    /// The same where closed states are one sum, and what the next token reads in the same pass.
+    void pass_summed(const BankToken& token, bool is_new) {
+        std::fill_n(token.out, shape_.n_columns, 0.0F);
+        StateStep step = {.q = token.q,
+                          .k = token.k,
+                          .stays = token.stays,
+                          .write = token.write,
+                          .out = token.out,
+                          .next_k = token.next_k};
+        if (slots_.size() > 1) pass_closed(token, step, is_new);
+        if (is_new) step.stays = 0;
+        step.v = token.v;
+        step.read = read_.data();
+        step.next_read = next_read_.data();
+        step_state(shape_.rule, at(kOpen), shape_.n_rows, shape_.n_columns, step);
+        knows_read_ = token.next_k != nullptr;
+    }
+
+    /// `more`: the state that was open is closed now, and not yet among them.
+    void pass_closed(const BankToken& token, StateStep step, bool more) {
+        if (o_.closed == ClosedStates::kNothing) step.stays = 1;
+        const bool erases =
+            o_.closed == ClosedStates::kTransition && shape_.rule == StateRule::kGatedDelta;
+        if (erases && !knows_closed_) {
+            read_state(at(kClosed), shape_.n_rows, shape_.n_columns, token.k, closed_read_.data());
+        }
+        if (more) {
+            step.more = at(kOpen);
+            for (size_t c = 0; erases && c < read_.size(); ++c) closed_read_[c] += read_[c];
+        }
+        if (!erases) step.next_k = nullptr;
+        // Vectors are read before they are written: the next token's may take this one's place.
+        step.read = closed_read_.data();
+        step.next_read = closed_read_.data();
+        step_state(erases ? StateRule::kGatedDelta : StateRule::kScalarDecay, at(kClosed),
+                   shape_.n_rows, shape_.n_columns, step);
+        knows_closed_ = step.next_k != nullptr;
+    }
+
     /// What it costs to merge slots i and i + 1.
     [[nodiscard]] double cost(size_t i) {
         const Slot& a = slots_[i];
@@ -231,43 +308,44 @@ class SlotBank final : public HeadBank {
         }
         Slot& to = slots_[best];
         const Slot from = slots_[best + 1];
-        float* into = state(to);
-        float* gone = state(from);
-        for (size_t j = 0; j < shape_.values(); ++j) into[j] += gone[j];
         to.n += from.n;
         to.information += from.information;
-        free_.push_back(from.place);
+        if (!is_summed_) {
+            const float* gone = at(from.place);
+            float* into = at(to.place);
+            for (size_t j = 0; j < shape_.values(); ++j) into[j] += gone[j];
+            free_.push_back(from.place);
+        }
         slots_.erase(slots_.begin() + static_cast<std::ptrdiff_t>(best) + 1);
         decision_.merged = static_cast<int64_t>(best);
     }
 
     void open() {
+        if (is_summed_) {
+            if (!slots_.empty()) slots_.back().place = kClosed;
+            slots_.push_back({.place = kOpen});
+            return;
+        }
         slots_.push_back({.place = free_.back()});
         free_.pop_back();
         std::fill_n(state(slots_.back()), shape_.values(), 0.0F);
     }
 
     /// The open state's squared norm, by recursion: S <- a S + w k e^T, e being what is really
-    /// written. From the state itself now and then.
+    /// written, v - a S^T k with the delta rule. From the state itself now and then.
     void note_norm(const BankToken& token, bool is_new) {
         if (n_seen_ % kRecompute == 0) {
             const float* s = state(slots_.back());
-            norm_ = dot(s, s, static_cast<int64_t>(shape_.values()));
+            norm_ = static_cast<double>(dot(s, s, static_cast<int64_t>(shape_.values())));
             return;
         }
         const auto w = static_cast<double>(token.write);
         const double a = is_new ? 0 : static_cast<double>(token.stays);
         const double erased = shape_.rule == StateRule::kGatedDelta ? a : 0;
-        double written = 0;  // e . e
-        double along = 0;    // (S^T k) . e
-        for (int64_t c = 0; c < shape_.n_columns; ++c) {
-            const auto p = static_cast<double>(read_[static_cast<size_t>(c)]);
-            const double e = static_cast<double>(token.v[c]) - erased * p;
-            written += e * e;
-            along += p * e;
-        }
-        norm_ = a * a * norm_ + 2 * a * w * along +
-                w * w * dot(token.k, token.k, shape_.n_rows) * written;
+        const Sizes& s = sizes_;
+        const double written = s.values - 2 * erased * s.along + erased * erased * s.read;
+        const double along = s.along - erased * s.read;  // (S^T k) . e
+        norm_ = a * a * norm_ + 2 * a * w * along + w * w * s.keys * std::max(0.0, written);
         norm_ = std::max(norm_, 0.0);
     }
 
@@ -275,7 +353,12 @@ class SlotBank final : public HeadBank {
     BankOptions o_;
     Boundaries boundaries_;
     Merging merging_;
-    std::vector<float> states_, read_, scratch_;
+    bool is_summed_;
+    std::vector<float> states_, scratch_;
+    std::vector<float> read_, next_read_;  // S^T k of the open state, of a token and the next
+    std::vector<float> closed_read_;       // the same of closed ones, where they are a sum
+    bool knows_read_ = false, knows_closed_ = false;  // of the token that comes
+    Sizes sizes_;
     std::vector<Slot> slots_;   // oldest first
     std::vector<size_t> free_;  // places of no slot
     int64_t n_seen_ = 0;

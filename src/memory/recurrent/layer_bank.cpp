@@ -38,6 +38,7 @@ class LayerBank::Op final : public CustomOp {
                                .k = run.k + t * run.key_step,
                                .v = run.v + t * run.value_step,
                                .out = run.out + t * run.out_step};
+            if (t + 1 < run.n) token.next_k = run.k + (t + 1) * run.key_step;
             if (run.decay != nullptr) token.stays = std::exp(run.decay[t * run.decay_step]);
             if (run.write != nullptr) token.write = run.write[t * run.write_step];
             if (weights != nullptr) {
@@ -75,8 +76,10 @@ LayerBank::LayerBank(const RecurrentLayer& shape, const BankOptions& options, Op
       read_out_(read_out),
       n_states_(options.n_states),
       tallies_(static_cast<size_t>(shape.n_head)) {
-    const BankShape of = {
-        .rule = state_rule_named(shape.kind), .n_rows = shape.n_rows, .n_columns = shape.n_columns};
+    const BankShape of = {.rule = state_rule_named(shape.kind),
+                          .n_rows = shape.n_rows,
+                          .n_columns = shape.n_columns,
+                          .are_weighed = read_out != nullptr && read_out->weigh != nullptr};
     for (int64_t i = 0; i < shape.n_head; ++i) {
         BankOptions own = options;
         own.seed = options.seed * 1000003 + static_cast<uint64_t>(i);
@@ -167,7 +170,7 @@ const std::vector<float>& LayerBank::sums() {
     sums_.assign(heads_.size() * size, 0.0F);
     for (size_t h = 0; h < heads_.size(); ++h) {
         for (const BankState& s : heads_[h]->states()) {
-            for (size_t i = 0; i < size; ++i) sums_[h * size + i] += s.values[i];
+            for (size_t i = 0; i < s.values.size(); ++i) sums_[h * size + i] += s.values[i];
         }
     }
     return sums_;

@@ -47,6 +47,8 @@ struct BankToken {
     /// Does it open a state? nullptr: the bank decides. Banks by the clock do not ask.
     const bool* opens = nullptr;
     float* out = nullptr;  // [n_columns]
+    /// The key of the next token, if that is known: what it reads is found in the same pass.
+    const float* next_k = nullptr;
 };
 
 /// What a head decided for its last token.
@@ -58,9 +60,11 @@ struct BankDecision {
 
 /// One state as it is.
 struct BankState {
-    std::span<const float> values;  // [n_rows][n_columns]
-    int64_t n = 0;                  // tokens
-    float information = 0;          // their scores
+    /// [n_rows][n_columns]. Of closed states that are held as their sum, the first has the sum, the
+    /// others none.
+    std::span<const float> values;
+    int64_t n = 0;          // tokens
+    float information = 0;  // their scores
 };
 
 /// The states of one head. Not thread-safe.
@@ -87,6 +91,9 @@ class HeadBank {
 struct BankShape {
     StateRule rule = StateRule::kScalarDecay;
     int64_t n_rows = 0, n_columns = 0;
+    /// Will tokens weigh states? If not, closed ones that are read, and change, all in the same way
+    /// are held as their sum: the answers are the same, in the bytes of two states.
+    bool are_weighed = true;
     [[nodiscard]] size_t values() const { return static_cast<size_t>(n_rows * n_columns); }
 };
 

@@ -151,6 +151,102 @@ void ReadState(const float* state, int64_t n_rows, int64_t n_columns, const floa
     for (; c < n_columns; ++c) read_columns<1>(one, state + c, n_rows, n_columns, x, to + c);
 }
 
+float Dot(const float* a, const float* b, int64_t n) {
+    const hn::ScalableTag<float> d;
+    const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+    auto even = hn::Zero(d);
+    auto odd = hn::Zero(d);
+    int64_t i = 0;
+    for (; i + 2 * lanes <= n; i += 2 * lanes) {
+        even = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), even);
+        odd = hn::MulAdd(hn::LoadU(d, a + i + lanes), hn::LoadU(d, b + i + lanes), odd);
+    }
+    float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(even, odd)));
+    for (; i < n; ++i) sum += a[i] * b[i];
+    return sum;
+}
+
+/// What a step has of what it may have.
+template <bool kWrites, bool kLooksOn, bool kHasMore>
+struct StepKind {
+    static constexpr bool writes = kWrites, looks_on = kLooksOn, has_more = kHasMore;
+};
+
+/// kVectors vectors of columns, from column `first` on.
+template <int kVectors, class Kind, class D>
+HWY_INLINE void step_columns(D d, Kind /*kind*/, StateRule rule, float* state, int64_t n_rows,
+                             int64_t n_columns, const StateStep& step, int64_t first) {
+    using V = hn::Vec<D>;
+    constexpr size_t kN = size_t{kVectors};
+    const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+    const auto column = [&](size_t i) { return first + static_cast<int64_t>(i) * lanes; };
+    const V stays = hn::Set(d, step.stays);
+    V written[kN];
+    V out[kN];
+    V next[kN];
+    for (size_t i = 0; i < kN; ++i) {
+        V v = step.v == nullptr ? hn::Zero(d) : hn::LoadU(d, step.v + column(i));
+        if (rule == StateRule::kGatedDelta) {
+            v = hn::NegMulAdd(stays, hn::LoadU(d, step.read + column(i)), v);
+        }
+        written[i] = hn::Mul(hn::Set(d, step.write), v);
+        out[i] = hn::LoadU(d, step.out + column(i));
+        next[i] = hn::Zero(d);
+    }
+    for (int64_t r = 0; r < n_rows; ++r) {
+        const V k = hn::Set(d, Kind::writes ? step.k[r] : 0.0F);
+        const V q = hn::Set(d, step.q[r]);
+        const V after = hn::Set(d, Kind::looks_on ? step.next_k[r] : 0.0F);
+        const int64_t at = r * n_columns + first;
+        for (size_t i = 0; i < kN; ++i) {
+            const int64_t place = at + static_cast<int64_t>(i) * lanes;
+            V s = hn::LoadU(d, state + place);
+            if (Kind::has_more) s = hn::Add(s, hn::LoadU(d, step.more + place));
+            s = hn::Mul(stays, s);
+            if (Kind::writes) s = hn::MulAdd(k, written[i], s);
+            hn::StoreU(s, d, state + place);
+            out[i] = hn::MulAdd(q, s, out[i]);
+            if (Kind::looks_on) next[i] = hn::MulAdd(after, s, next[i]);
+        }
+    }
+    for (size_t i = 0; i < kN; ++i) {
+        hn::StoreU(out[i], d, step.out + column(i));
+        if (Kind::looks_on) hn::StoreU(next[i], d, step.next_read + column(i));
+    }
+}
+
+template <class Kind>
+void step_all(Kind kind, StateRule rule, float* state, int64_t n_rows, int64_t n_columns,
+              const StateStep& step) {
+    const hn::ScalableTag<float> wide;
+    const hn::FixedTag<float, 1> one;
+    const auto lanes = static_cast<int64_t>(hn::Lanes(wide));
+    int64_t c = 0;
+    for (; c + 4 * lanes <= n_columns; c += 4 * lanes) {
+        step_columns<4>(wide, kind, rule, state, n_rows, n_columns, step, c);
+    }
+    for (; c + lanes <= n_columns; c += lanes) {
+        step_columns<1>(wide, kind, rule, state, n_rows, n_columns, step, c);
+    }
+    for (; c < n_columns; ++c) {
+        step_columns<1>(one, kind, rule, state, n_rows, n_columns, step, c);
+    }
+}
+
+void StepState(StateRule rule, float* state, int64_t n_rows, int64_t n_columns,
+               const StateStep& step) {
+    const auto run = [&](auto kind) { step_all(kind, rule, state, n_rows, n_columns, step); };
+    const bool writes = step.v != nullptr || rule == StateRule::kGatedDelta;
+    const bool looks_on = step.next_k != nullptr;
+    if (step.more != nullptr) {
+        // The sum of closed states: written into by the gated rule only.
+        if (!writes) return run(StepKind<false, false, true>());
+        return looks_on ? run(StepKind<true, true, true>()) : run(StepKind<true, false, true>());
+    }
+    if (!writes) return run(StepKind<false, false, false>());
+    return looks_on ? run(StepKind<true, true, false>()) : run(StepKind<true, false, false>());
+}
+
 void RunState(StateRule rule, const StatePart& part, const StateRun& run) {
     const hn::ScalableTag<float> wide;
     const hn::FixedTag<float, 1> one;
@@ -183,6 +279,8 @@ constexpr StateRule kRules[] = {StateRule::kScalarDecay, StateRule::kGatedDelta}
 HWY_EXPORT(RunState);
 HWY_EXPORT(TakeToken);
 HWY_EXPORT(ReadState);
+HWY_EXPORT(Dot);
+HWY_EXPORT(StepState);
 
 }  // namespace
 
@@ -211,6 +309,13 @@ void take_token(StateRule rule, float* state, int64_t n_rows, int64_t n_columns,
 
 void read_state(const float* state, int64_t n_rows, int64_t n_columns, const float* x, float* to) {
     HWY_DYNAMIC_DISPATCH(ReadState)(state, n_rows, n_columns, x, to);
+}
+
+float dot(const float* a, const float* b, int64_t n) { return HWY_DYNAMIC_DISPATCH(Dot)(a, b, n); }
+
+void step_state(StateRule rule, float* state, int64_t n_rows, int64_t n_columns,
+                const StateStep& step) {
+    HWY_DYNAMIC_DISPATCH(StepState)(rule, state, n_rows, n_columns, step);
 }
 
 }  // namespace palimpsest

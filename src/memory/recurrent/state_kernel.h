@@ -53,6 +53,24 @@ void take_token(StateRule rule, float* state, int64_t n_rows, int64_t n_columns,
 /// to = S^T x
 void read_state(const float* state, int64_t n_rows, int64_t n_columns, const float* x, float* to);
 
+/// a . b
+[[nodiscard]] float dot(const float* a, const float* b, int64_t n);
+
+/// One token through a state whose S^T k is known, and the same of the next token, in one pass.
+struct StateStep {
+    const float *q = nullptr, *k = nullptr;
+    const float* v = nullptr;     // nullptr: nothing is written
+    const float* read = nullptr;  // S^T k of the state as it was; only the gated rule needs it
+    const float* more = nullptr;  // a state that is added to it first; `read` is of both
+    float stays = 1, write = 1;   // stays 0: a state that begins with this token
+    float* out = nullptr;         // S^T q of the state as it is then is added to this
+    /// Where there is a next token; of no use to a state that is not written into.
+    const float* next_k = nullptr;
+    float* next_read = nullptr;  // S^T next_k
+};
+void step_state(StateRule rule, float* state, int64_t n_rows, int64_t n_columns,
+                const StateStep& step);
+
 /// A token's results are the same bits however tokens come in runs.
 void run_state(StateRule rule, const StatePart& part, const StateRun& run);
 
