@@ -47,12 +47,6 @@ LinearArmSetup dynamic_first(const LinearArmInputs& in) {
     return s;
 }
 
-LinearArmSetup dynamic_frozen(const LinearArmInputs& in) {
-    LinearArmSetup s = bank(in, "dla");
-    s.mixing.bank.closed = ClosedStates::kNothing;
-    return s;
-}
-
 LinearArmSetup dynamic_decaying(const LinearArmInputs& in) {
     LinearArmSetup s = bank(in, "dla");
     s.mixing.bank.closed = ClosedStates::kDecay;
@@ -79,13 +73,26 @@ LinearArmSetup random(const LinearArmInputs& in) {
     return s;
 }
 
-LinearArmSetup log_linear(const LinearArmInputs& in) { return bank(in, "log-linear"); }
-
 LinearArmSetup oracle(const LinearArmInputs& in) {
     LinearArmSetup s = bank(in, "dla");
     s.mixing.is_told = true;
     return s;
 }
+
+LinearArmSetup frozen(LinearArmSetup s) {
+    s.mixing.bank.closed = ClosedStates::kNothing;
+    return s;
+}
+
+LinearArmSetup dynamic_frozen(const LinearArmInputs& in) { return frozen(dynamic(in)); }
+
+LinearArmSetup random_frozen(const LinearArmInputs& in) { return frozen(random(in)); }
+
+LinearArmSetup equal_frozen(const LinearArmInputs& in) { return frozen(equal(in)); }
+
+LinearArmSetup oracle_frozen(const LinearArmInputs& in) { return frozen(oracle(in)); }
+
+LinearArmSetup log_linear(const LinearArmInputs& in) { return bank(in, "log-linear"); }
 
 LinearArmSetup window(const LinearArmInputs& in) {
     LinearArmSetup s = single(in);
@@ -111,6 +118,9 @@ constexpr auto kArms = std::to_array<LinearArm>({
     {"dla-quantile", "as dla, every layer's score set so that an eighth of tokens open a state",
      dynamic_quantile},
     {"dla-frozen", "as dla, closed states stay as they are", dynamic_frozen},
+    {"random-frozen", "as random, closed states stay as they are", random_frozen},
+    {"equal-frozen", "as equal, closed states stay as they are", equal_frozen},
+    {"oracle-frozen", "as oracle, closed states stay as they are", oracle_frozen},
     {"dla-decaying", "as dla, closed states decay and nothing is erased from them",
      dynamic_decaying},
     {"dla-first", "as dla, the first token's score at the threshold", dynamic_first},
