@@ -55,6 +55,15 @@ std::string scores_line(const LinearStepReport& r) {
     return text + "\n";
 }
 
+std::string what_to_do(const LinearTrainingOptions& o) {
+    const bool has_bank = o.mixing.bank.name != "single";
+    const std::string model = o.only_weights ? o.model : cat(o.out, "/model.gguf");
+    std::string files = o.only_weights ? "" : "model.gguf, ";
+    if (has_bank) files += "read-out.gguf, ";
+    return cat("written: ", files, "training.svg in ", o.out, "; use it with: palimpsest run -m ",
+               model, has_bank ? cat(" --bank ", o.out, "/read-out.gguf") : "", " --raw\n");
+}
+
 void train(LinearFlags f) {
     LinearTrainingOptions& o = f.training;
     o.n_threads = f.threads > 0 ? f.threads : Backend::available_threads();
@@ -101,11 +110,7 @@ void train(LinearFlags f) {
         write_message("stopped; go on with the same flags and --resume\n");
         throw CLI::RuntimeError(kInterrupted);
     }
-    const bool has_bank = o.mixing.bank.name != "single";
-    write_message(cat("written: model.gguf", has_bank ? ", read-out.gguf" : "",
-                      " and training.svg in ", o.out, "; use it with: palimpsest run -m ", o.out,
-                      "/model.gguf", has_bank ? cat(" --bank ", o.out, "/read-out.gguf") : "",
-                      " --raw\n"));
+    write_message(what_to_do(o));
 }
 
 void add_bank_flags(CLI::App& command, LinearFlags& f) {
@@ -157,8 +162,8 @@ void add_train_linear(CLI::App& parent) {
     o.task.name = "text";
     o.task.length = 1024;
     reads_file(command.add_option("-m,--model", o.model,
-                                  "go on from a model (mamba2, or qwen35 whose layers are all "
-                                  "recurrent) instead of from nothing"));
+                                  "go on from a model (mamba2, or qwen35, dense) instead of from "
+                                  "nothing"));
     std::vector<std::string> tasks;
     for (const LinearTaskKind& kind : linear_task_kinds()) tasks.emplace_back(kind.name);
     command.add_option("--task", o.task.name, "what is learnt")

@@ -66,6 +66,7 @@ std::vector<float> engine_logits(const std::string& model, const std::string& ba
     Runtime runtime(loaded, backend, 7);
     MemoryChoice choice;
     choice.bank = bank;
+    choice.entries = "f32";
     const auto session = runtime.make_session(runtime.make_memory(runtime.plan(choice)));
     return testing::all_logits(*session, tokens);
 }
@@ -141,6 +142,52 @@ INSTANTIATE_TEST_SUITE_P(
         return name;
     });
 
+std::vector<float> torch_logits(const TorchRecurrent& model, const std::vector<TokenId>& tokens) {
+    const torch::NoGradGuard no_grad;
+    const torch::Tensor ids =
+        torch::tensor(std::vector<int64_t>(tokens.begin(), tokens.end())).view({1, -1});
+    const torch::Tensor logits = model.logits(model.states(ids, {})[0]).contiguous();
+    return {logits.data_ptr<float>(), logits.data_ptr<float>() + logits.numel()};
+}
+
+/// Models as users have them: fewer keys than states, and layers that attend.
+TEST(LinearTraining, AModelFromAFileIsTheEnginesOwn) {
+    using testing::TinyModelOptions;
+    for (const TinyModelOptions& o :
+         {TinyModelOptions{.architecture = "mamba2"},
+          TinyModelOptions{.architecture = "qwen35", .n_layer = 4},
+          TinyModelOptions{.architecture = "qwen35", .n_layer = 3, .window_period = 3}}) {
+        SCOPED_TRACE(cat(o.architecture, " ", o.n_layer));
+        const testing::TemporaryFile file = testing::tiny_model_file(o);
+        LinearMixing mixing;
+        mixing.bank = {.name = "dla", .n_states = 4};
+        mixing.learns_weights = true;
+        const TorchRecurrent model(GgufFile::open(file.path()), mixing);
+        const auto tokens = testing::tiny_tokens(40);
+        const auto own = torch_logits(model, tokens);
+        EXPECT_LE(testing::max_difference(own, engine_logits(file.path(), "", tokens)), 5e-4);
+        // Written again, changed, it is what was changed.
+        const testing::TemporaryFolder folder;
+        LinearTrainingOptions t;
+        t.model = file.path();
+        t.mixing = mixing;
+        t.task = {.name = "recall", .length = 16, .n_examined = 4, .n_vocab = 40, .pairs = {4}};
+        t.n_steps = 3;
+        t.n_batch = 2;
+        t.rate = 0.02;
+        t.out = folder.path();
+        ASSERT_TRUE(palimpsest_train_linear(t, {}));
+        const TorchRecurrent learnt(GgufFile::open(folder.path() + "/model.gguf"), {});
+        const auto after = torch_logits(learnt, tokens);
+        EXPECT_GT(testing::max_difference(own, after), 1e-2);
+        EXPECT_LE(testing::max_difference(after,
+                                          engine_logits(folder.path() + "/model.gguf", "", tokens)),
+                  5e-4);
+        EXPECT_NO_THROW(
+            engine_logits(folder.path() + "/model.gguf", folder.path() + "/read-out.gguf", tokens));
+    }
+}
+
 TEST(LinearTraining, WeightsAloneAreLearntOfAModelThatIsThere) {
     const testing::TemporaryFolder folder;
     LinearTrainingOptions o;
@@ -153,16 +200,9 @@ TEST(LinearTraining, WeightsAloneAreLearntOfAModelThatIsThere) {
     o.model = folder.path() + "/base/model.gguf";
     o.out = folder.path() + "/bank";
     o.mixing.bank = {.name = "dla", .n_states = 4};
-    EXPECT_THROW(palimpsest_train_linear(
-                     [&] {
-                         LinearTrainingOptions none = o;
-                         none.only_weights = true;
-                         return none;
-                     }(),
-                     {}),
-                 Error);
-    o.mixing.learns_weights = true;
     o.only_weights = true;
+    EXPECT_THROW(palimpsest_train_linear(o, {}), Error);  // every state counts 1
+    o.mixing.learns_weights = true;
     int64_t n = 0;
     double before = 0;
     ASSERT_TRUE(palimpsest_train_linear(
@@ -174,9 +214,11 @@ TEST(LinearTraining, WeightsAloneAreLearntOfAModelThatIsThere) {
             .on_model = [&](const LinearModelReport& m) { n = m.n_parameters; }}));
     EXPECT_EQ(n, 2 * (2 * 4 * 16 + 2 * 4));
     EXPECT_GT(before, 0);
-    // The model itself stays.
-    EXPECT_EQ(model_fingerprint(GgufFile::open(folder.path() + "/bank/model.gguf")),
-              model_fingerprint(GgufFile::open(o.model)));
+    // The model itself stays where it is, and the bank is one of it.
+    EXPECT_FALSE(fs::exists(folder.path() + "/bank/model.gguf"));
+    const std::vector<TokenId> tokens = {1, 17, 2, 18, 3, 19, 0, 1, 0, 2};
+    EXPECT_EQ(engine_logits(o.model, folder.path() + "/bank/read-out.gguf", tokens).size(),
+              tokens.size() * 32);
 }
 
 TEST(LinearTraining, ALittleIsLearnt) {

@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "core/error.h"
+#include "core/text_hash.h"
 #include "memory/option_reader.h"
 #include "train/training_texts.h"
 
@@ -68,6 +69,18 @@ std::unique_ptr<LinearTask> make_linear_task(const LinearTaskOptions& options,
         names.push_back(kind.name);
     }
     throw Error(ErrorCode::kNotFound, unknown_name("task", options.name, names));
+}
+
+uint64_t fingerprint(const LinearTaskOptions& o, const LinearTexts& texts) {
+    std::string settings = cat(o.name, " ", o.length, " ", o.n_vocab, " ", o.needle_share);
+    for (const int64_t n : o.pairs) settings += cat(" ", n);
+    uint64_t hash = text_hash(settings);
+    for (const auto* tokens : {&texts.learnt, &texts.held_out}) {
+        hash = text_hash(
+            {reinterpret_cast<const char*>(tokens->data()), tokens->size() * sizeof(int64_t)},
+            hash);
+    }
+    return hash;
 }
 
 LinearTexts read_linear_texts(const LinearTaskOptions& options, const Tokenizer* tokenizer,

@@ -58,6 +58,8 @@ class LinearTask {
     [[nodiscard]] virtual const std::vector<std::string>& sets() const = 0;
     /// The same ones every time, at most `n_sequences` in a batch.
     [[nodiscard]] virtual std::vector<LinearBatch> examined(int64_t n_sequences) const = 0;
+    /// Tells one that gives the same sequences from others.
+    [[nodiscard]] virtual uint64_t fingerprint() const = 0;
     /// Of a token's text.
     [[nodiscard]] virtual int64_t bytes_of(int64_t /*token*/) const { return 1; }
 };
@@ -92,6 +94,7 @@ inline constexpr int64_t kByteVocabulary = 259;  // bytes, and what begins and e
 struct LinearTexts {
     std::vector<int64_t> learnt, held_out;  // tokens
 };
+[[nodiscard]] uint64_t fingerprint(const LinearTaskOptions& options, const LinearTexts& texts);
 /// Lines of the held-out texts that the others have too are left out of them. Throws
 /// kInvalidArgument if either is shorter than `length` tokens, and as reading documents does.
 [[nodiscard]] LinearTexts read_linear_texts(const LinearTaskOptions& options,

@@ -44,6 +44,10 @@ class Needles final : public LinearTask {
     }
     [[nodiscard]] const std::vector<std::string>& sets() const override { return names_; }
 
+    [[nodiscard]] uint64_t fingerprint() const override {
+        return palimpsest::fingerprint(o_, texts_);
+    }
+
     [[nodiscard]] LinearBatch learnt(int64_t n_sequences, Random& random) const override {
         LinearBatch batch(n_sequences, o_.length);
         for (int64_t i = 0; i < n_sequences; ++i) {

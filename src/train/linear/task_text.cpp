@@ -39,6 +39,10 @@ class Text final : public LinearTask {
         return std::ssize(tokenizer_->bytes(static_cast<TokenId>(token)));
     }
 
+    [[nodiscard]] uint64_t fingerprint() const override {
+        return palimpsest::fingerprint(o_, texts_);
+    }
+
     [[nodiscard]] LinearBatch learnt(int64_t n_sequences, Random& random) const override {
         LinearBatch batch(n_sequences, o_.length);
         for (int64_t i = 0; i < n_sequences; ++i) cut(batch, i, texts_.learnt, random);

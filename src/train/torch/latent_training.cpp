@@ -20,6 +20,7 @@
 #include "train/torch/torch_adam.h"
 #include "train/torch/torch_adapter.h"
 #include "train/torch/torch_decoder.h"
+#include "train/torch/torch_guard.h"
 
 namespace palimpsest {
 
@@ -546,10 +547,5 @@ class Training {
 extern "C" __attribute__((visibility("default"))) bool palimpsest_train_latent_context(
     const palimpsest::LatentTrainingOptions& options,
     const palimpsest::LatentTrainingHooks& hooks) {
-    try {
-        return palimpsest::Training(options, hooks).run();
-    } catch (const c10::Error& e) {
-        throw palimpsest::Error(palimpsest::ErrorCode::kInternal,
-                                palimpsest::cat("LibTorch: ", e.what_without_backtrace()));
-    }
+    return palimpsest::guarded_torch([&] { return palimpsest::Training(options, hooks).run(); });
 }

@@ -16,6 +16,7 @@
 #include "memory/recurrent/bank_read_out.h"
 #include "train/linear/byte_vocabulary.h"
 #include "train/torch/torch_decoder.h"
+#include "train/torch/torch_guard.h"
 #include "train/torch/torch_recurrent.h"
 
 namespace palimpsest {
@@ -55,8 +56,9 @@ class LinearTraining {
         }
         require(task_->n_vocab() <= model_->shape().n_vocab, "the task has ", task_->n_vocab(),
                 " tokens, the model ", model_->shape().n_vocab);
-        require(!o.only_weights || o.mixing.learns_weights,
-                "only weights of states are to be learnt, and there are none");
+        require(!o.only_weights || (file_ && o.mixing.learns_weights),
+                "only weights of states are to be learnt: that needs a model, and a bank that is ",
+                "weighed");
         model_->learn(o.only_weights);
         adam_ = TorchAdam(model_->parameters());
         adam_.clear_gradients();
@@ -227,9 +229,9 @@ class LinearTraining {
         return cat(file_ ? model_fingerprint(*file_) : "new", " ", s.base, " ", s.n_vocab, " ",
                    s.n_layer, " ", s.n_embd, " ", s.n_head, " ", s.d_key, " ", s.d_value, " ",
                    s.n_ff, " ", s.fastest_decay, " ", to_string(m.bank), " ", m.learns_weights, " ",
-                   m.boundary_rate, " ", m.is_told, " ", m.window, " ", o_.task.name, " ",
-                   o_.task.length, " ", o_.n_steps, " ", o_.n_batch, " ", o_.rate, " ", o_.decay,
-                   " ", o_.seed, " ", o_.only_weights);
+                   m.boundary_rate, " ", m.is_told, " ", m.window, " ", task_->fingerprint(), " ",
+                   o_.n_steps, " ", o_.n_batch, " ", o_.rate, " ", o_.decay, " ", o_.seed, " ",
+                   o_.only_weights);
     }
 
     void save() const {
@@ -269,6 +271,19 @@ class LinearTraining {
     }
 
     void write_models() const {
+        // Where only weights of states are learnt, the model is the one that was there.
+        if (!o_.only_weights) write_model();
+        if (o_.mixing.bank.name == "single" && !o_.mixing.learns_weights) return;
+        GgufWriter weights;
+        weights.set_text("general.architecture", kReadOutArchitecture);
+        weights.set_text("general.name", cat("bank of states, ", o_.mixing.bank.name));
+        const std::string model = o_.only_weights ? o_.model : path("model.gguf");
+        weights.set_text(kReadOutModel, model_fingerprint(GgufFile::open(model)));
+        model_->write_read_out(weights);
+        weights.write(path("read-out.gguf"));
+    }
+
+    void write_model() const {
         GgufWriter to;
         if (file_) {
             to.copy_keys(*file_);
@@ -282,13 +297,6 @@ class LinearTraining {
         }
         model_->write(to, matrix_type(o_.type));
         to.write(path("model.gguf"));
-        if (o_.mixing.bank.name == "single" && !o_.mixing.learns_weights) return;
-        GgufWriter weights;
-        weights.set_text("general.architecture", kReadOutArchitecture);
-        weights.set_text("general.name", cat("bank of states, ", o_.mixing.bank.name));
-        weights.set_text(kReadOutModel, model_fingerprint(GgufFile::open(path("model.gguf"))));
-        model_->write_read_out(weights);
-        weights.write(path("read-out.gguf"));
     }
 
     const LinearTrainingOptions& o_;
@@ -309,10 +317,6 @@ class LinearTraining {
 extern "C" __attribute__((visibility("default"))) bool palimpsest_train_linear(
     const palimpsest::LinearTrainingOptions& options,
     const palimpsest::LinearTrainingHooks& hooks) {
-    try {
-        return palimpsest::LinearTraining(options, hooks).run();
-    } catch (const c10::Error& e) {
-        throw palimpsest::Error(palimpsest::ErrorCode::kInternal,
-                                palimpsest::cat("LibTorch: ", e.what_without_backtrace()));
-    }
+    return palimpsest::guarded_torch(
+        [&] { return palimpsest::LinearTraining(options, hooks).run(); });
 }

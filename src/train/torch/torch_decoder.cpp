@@ -117,10 +117,7 @@ TorchDecoder::TorchDecoder(const GgufFile& file, int64_t n_layer, TorchMath math
     cfg_ = read_config(keys);
     cfg_.rope_adjacent = family.traits.rope_adjacent;
     norms_heads_ = family.traits.norms_heads;
-    if (cfg_.rope_scaling.type != "none") {
-        throw Error(ErrorCode::kUnsupported,
-                    cat("rotations scaled by '", cfg_.rope_scaling.type, "' cannot be trained"));
-    }
+    rotate_ = TorchRotation(cfg_);
     if (n_layer > 0) {
         require(n_layer <= cfg_.n_layer, "the first ", n_layer, " layers of a model of ",
                 cfg_.n_layer);
@@ -165,41 +162,6 @@ torch::Tensor TorchDecoder::norm(const torch::Tensor& x, const torch::Tensor& we
     return x * torch::rsqrt(squares + static_cast<double>(cfg_.norm_eps)) * weight;
 }
 
-/// x [batch, n, heads, d_head], f32.
-torch::Tensor TorchDecoder::rotate(const torch::Tensor& x) const {
-    const int64_t n = x.size(1);
-    const int64_t half = cfg_.n_rot / 2;
-    if (!cos_.defined() || cos_.size(0) < n) {
-        const torch::NoGradGuard no_grad;
-        const torch::Tensor i = torch::arange(half, torch::kFloat);
-        torch::Tensor freq = torch::pow(static_cast<double>(cfg_.rope_base),
-                                        -2.0 * i / static_cast<double>(cfg_.n_rot));
-        if (!cfg_.rope_factors.empty()) freq = freq / torch::tensor(cfg_.rope_factors);
-        const torch::Tensor angles = torch::outer(torch::arange(n, torch::kFloat), freq);
-        cos_ = angles.cos();
-        sin_ = angles.sin();
-    }
-    const torch::Tensor c = cos_.slice(0, 0, n).view({1, n, 1, half});
-    const torch::Tensor s = sin_.slice(0, 0, n).view({1, n, 1, half});
-    const torch::Tensor turned = x.slice(-1, 0, cfg_.n_rot);
-    torch::Tensor a;
-    torch::Tensor b;
-    if (cfg_.rope_adjacent) {
-        const torch::Tensor pairs = turned.unflatten(-1, {half, 2});
-        a = pairs.select(-1, 0);
-        b = pairs.select(-1, 1);
-    } else {
-        a = turned.slice(-1, 0, half);
-        b = turned.slice(-1, half);
-    }
-    const torch::Tensor first = a * c - b * s;
-    const torch::Tensor second = a * s + b * c;
-    torch::Tensor out = cfg_.rope_adjacent ? torch::stack({first, second}, -1).flatten(-2)
-                                           : torch::cat({first, second}, -1);
-    if (cfg_.n_rot < x.size(-1)) out = torch::cat({out, x.slice(-1, cfg_.n_rot)}, -1);
-    return out;
-}
-
 torch::Tensor TorchDecoder::attend(const Block& b, const torch::Tensor& x, bool is_causal) const {
     const int64_t batch = x.size(0);
     const int64_t n = x.size(1);
@@ -215,14 +177,14 @@ torch::Tensor TorchDecoder::attend(const Block& b, const torch::Tensor& x, bool 
     }
     // [batch * kv heads, group * n, d] against [batch * kv heads, n, d].
     const double scale = 1.0 / std::sqrt(static_cast<double>(cfg_.d_head));
-    q = in_math(rotate(q) * scale, math_)
+    q = in_math(rotate_(q) * scale, math_)
             .view({batch, n, cfg_.n_head_kv, group, cfg_.d_head})
             .permute({0, 2, 3, 1, 4})
             .reshape({batch * cfg_.n_head_kv, group * n, cfg_.d_head});
     const auto of_kv = [&](const torch::Tensor& t) {
         return t.permute({0, 2, 1, 3}).reshape({batch * cfg_.n_head_kv, n, cfg_.d_head});
     };
-    k = of_kv(in_math(rotate(k), math_));
+    k = of_kv(in_math(rotate_(k), math_));
     const torch::Tensor v = of_kv(heads(b.v, cfg_.n_head_kv));
     torch::Tensor weights = torch::bmm(q, k.transpose(1, 2)).to(torch::kFloat);
     if (is_causal) {

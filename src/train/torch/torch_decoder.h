@@ -9,6 +9,7 @@
 #include "core/gguf.h"
 #include "core/gguf_writer.h"
 #include "model/model.h"
+#include "train/torch/torch_rotation.h"
 
 namespace palimpsest {
 
@@ -84,7 +85,6 @@ class TorchDecoder {
         TorchLinear q, k, v, o, gate, up, down;
     };
     [[nodiscard]] torch::Tensor norm(const torch::Tensor& x, const torch::Tensor& weight) const;
-    [[nodiscard]] torch::Tensor rotate(const torch::Tensor& x) const;
     [[nodiscard]] torch::Tensor attend(const Block& b, const torch::Tensor& x,
                                        bool is_causal) const;
     struct NamedMatrix {
@@ -100,7 +100,7 @@ class TorchDecoder {
     mutable torch::Tensor table_bf16_;
     std::vector<Block> blocks_;
     bool learns_norms_ = false;
-    mutable torch::Tensor cos_, sin_;  // [n, n_rot / 2]
+    TorchRotation rotate_;
 };
 
 /// A tensor of a GGUF file as f32, in torch's order of dimensions.

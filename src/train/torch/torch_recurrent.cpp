@@ -1,5 +1,6 @@
 #include "train/torch/torch_recurrent.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -79,16 +80,24 @@ TorchRecurrent::TorchRecurrent(const LinearShape& shape, const LinearMixing& mix
     add_weights();
 }
 
-TorchRecurrent::TorchRecurrent(const GgufFile& file, const LinearMixing& mixing) : mixing_(mixing) {
+TorchRecurrent::TorchRecurrent(const GgufFile& file, const LinearMixing& mixing)
+    : mixing_(mixing), is_read_(true) {
     const ModelKeys keys(file);
     const std::string& family = keys.architecture();
     if (family != "mamba2" && family != "qwen35") {
-        throw Error(ErrorCode::kUnsupported, cat("trained here are models of mamba2 and qwen35 ",
-                                                 "whose layers are all recurrent, not ", family));
+        throw Error(ErrorCode::kUnsupported,
+                    cat("trained here are models of mamba2 and qwen35, not ", family));
     }
     const StateSizes sizes = read_state_sizes(keys);
     rule_ = family == "mamba2" ? StateRule::kScalarDecay : StateRule::kGatedDelta;
     eps_ = keys.positive_or("attention.layer_norm_rms_epsilon", eps_);
+    if (rule_ == StateRule::kGatedDelta) {
+        const ModelConfig cfg = read_config(keys);
+        n_head_ = cfg.n_head;
+        n_head_kv_ = cfg.n_head_kv;
+        d_head_ = cfg.d_head;
+        rotate_ = TorchRotation(cfg);
+    }
     table_ = read_tensor(file, "token_embd.weight");
     norm_ = read_tensor(file, "output_norm.weight");
     const bool is_tied = file.find_tensor("output.weight") == nullptr;
@@ -103,40 +112,48 @@ TorchRecurrent::TorchRecurrent(const GgufFile& file, const LinearMixing& mixing)
               .n_key_head = sizes.n_key_head,
               .n_ff = 0,
               .n_taps = sizes.n_taps};
-    for (int64_t i = 0; i < shape_.n_layer; ++i) {
-        const auto take = [&](const char* name) {
-            return read_tensor(file, cat("blk.", i, ".", name));
-        };
-        if (file.find_tensor(cat("blk.", i, ".ssm_conv1d.weight")) == nullptr) {
-            throw Error(ErrorCode::kUnsupported,
-                        cat("layer ", i, " attends; trained here are models whose layers are all ",
-                            "recurrent"));
-        }
-        Block b;
-        b.norm = take("attn_norm.weight");
-        b.conv = take("ssm_conv1d.weight");
-        b.dt_bias = take("ssm_dt.bias");
-        b.a_log = torch::log(-take("ssm_a").flatten());
-        b.inner_norm = take("ssm_norm.weight").flatten();
-        b.out = take("ssm_out.weight");
-        if (rule_ == StateRule::kScalarDecay) {
-            b.in = take("ssm_in.weight");
-            b.conv_bias = take("ssm_conv1d.bias");
-            b.skip = take("ssm_d").flatten();
-        } else {
-            b.qkv = take("attn_qkv.weight");
-            b.gate = take("attn_gate.weight");
-            b.write = take("ssm_beta.weight").view({sizes.n_head, -1});
-            b.decay = take("ssm_alpha.weight").view({sizes.n_head, -1});
-            b.ffn_norm = take("post_attention_norm.weight");
-            b.ffn_gate = take("ffn_gate.weight");
-            b.ffn_up = take("ffn_up.weight");
-            b.ffn_down = take("ffn_down.weight");
-            shape_.n_ff = b.ffn_up.size(0);
-        }
-        blocks_.push_back(std::move(b));
-    }
+    for (int64_t i = 0; i < shape_.n_layer; ++i) blocks_.push_back(read_block(file, i));
+    if (blocks_.front().ffn_up.defined()) shape_.n_ff = blocks_.front().ffn_up.size(0);
     add_weights();
+}
+
+TorchRecurrent::Block TorchRecurrent::read_block(const GgufFile& file, int64_t i) const {
+    const auto take = [&](const char* name) {
+        return read_tensor(file, cat("blk.", i, ".", name));
+    };
+    Block b;
+    b.norm = take("attn_norm.weight");
+    if (rule_ == StateRule::kGatedDelta) {
+        b.ffn_norm = take("post_attention_norm.weight");
+        b.ffn_gate = take("ffn_gate.weight");
+        b.ffn_up = take("ffn_up.weight");
+        b.ffn_down = take("ffn_down.weight");
+    }
+    if (file.find_tensor(cat("blk.", i, ".attn_q.weight")) != nullptr) {
+        b.attn_q = take("attn_q.weight");
+        b.attn_k = take("attn_k.weight");
+        b.attn_v = take("attn_v.weight");
+        b.q_norm = take("attn_q_norm.weight");
+        b.k_norm = take("attn_k_norm.weight");
+        b.out = take("attn_output.weight");
+        return b;
+    }
+    b.conv = take("ssm_conv1d.weight");
+    b.dt_bias = take("ssm_dt.bias");
+    b.a_log = torch::log(-take("ssm_a").flatten());
+    b.inner_norm = take("ssm_norm.weight").flatten();
+    b.out = take("ssm_out.weight");
+    if (rule_ == StateRule::kScalarDecay) {
+        b.in = take("ssm_in.weight");
+        b.conv_bias = take("ssm_conv1d.bias");
+        b.skip = take("ssm_d").flatten();
+    } else {
+        b.qkv = take("attn_qkv.weight");
+        b.gate = take("attn_gate.weight");
+        b.write = take("ssm_beta.weight").view({shape_.n_head, -1});
+        b.decay = take("ssm_alpha.weight").view({shape_.n_head, -1});
+    }
+    return b;
 }
 
 void TorchRecurrent::check_shape() const {
@@ -156,7 +173,7 @@ void TorchRecurrent::check_shape() const {
 void TorchRecurrent::add_weights() {
     for (Block& b : blocks_) {
         b.threshold = mixing_.bank.threshold;
-        if (!mixing_.learns_weights) continue;
+        if (!mixing_.learns_weights || b.attn_q.defined()) continue;
         b.weigh = torch::zeros({shape_.n_head * mixing_.bank.n_states, shape_.n_embd});
         b.weigh_scale = torch::ones({shape_.n_head, mixing_.bank.n_states});
     }
@@ -203,6 +220,30 @@ torch::Tensor TorchRecurrent::read(const Block& b, const torch::Tensor& x, BankT
     BankOptions options = mixing_.bank;
     options.threshold = b.threshold;
     return read_banks(rule_, options, in, given.tally);
+}
+
+/// Attention whose output is multiplied with a gate of each head's queries.
+torch::Tensor TorchRecurrent::attend(const Block& b, const torch::Tensor& x) const {
+    const int64_t batch = x.size(0);
+    const int64_t n = x.size(1);
+    const torch::Tensor q_and_gate =
+        torch::linear(x, b.attn_q).view({batch, n, n_head_, 2 * d_head_});
+    const auto of_kv = [&](const torch::Tensor& w) {
+        return torch::linear(x, w).view({batch, n, n_head_kv_, d_head_});
+    };
+    const auto for_all = [&](const torch::Tensor& t) {
+        return for_heads(t, n_head_, false).transpose(1, 2);
+    };
+    const torch::Tensor q =
+        rotate_(norm(q_and_gate.slice(3, 0, d_head_), b.q_norm)).transpose(1, 2);
+    const torch::Tensor k = for_all(rotate_(norm(of_kv(b.attn_k), b.k_norm)));
+    const torch::Tensor later = torch::ones({n, n}, torch::kBool).triu(1);
+    const torch::Tensor scores =
+        (torch::matmul(q, k.transpose(2, 3)) / std::sqrt(static_cast<double>(d_head_)))
+            .masked_fill(later, -1e30);
+    const torch::Tensor o =
+        torch::matmul(torch::softmax(scores, -1), for_all(of_kv(b.attn_v))).transpose(1, 2);
+    return torch::linear((o * torch::sigmoid(q_and_gate.slice(3, d_head_))).flatten(2), b.out);
 }
 
 torch::Tensor TorchRecurrent::delta_net(const Block& b, const torch::Tensor& x,
@@ -267,7 +308,9 @@ torch::Tensor TorchRecurrent::states(const torch::Tensor& ids, const torch::Tens
         const Given given = {.opens = opens,
                              .tally = tallies == nullptr ? nullptr : &(*tallies)[i]};
         const torch::Tensor y = norm(x, b.norm);
-        x = x + (rule_ == StateRule::kScalarDecay ? mamba2(b, y, given) : delta_net(b, y, given));
+        x = x + (b.attn_q.defined()                 ? attend(b, y)
+                 : rule_ == StateRule::kScalarDecay ? mamba2(b, y, given)
+                                                    : delta_net(b, y, given));
         if (!b.ffn_up.defined()) continue;
         const torch::Tensor f = norm(x, b.ffn_norm);
         x = x +
@@ -308,7 +351,12 @@ std::vector<TorchRecurrent::Named> TorchRecurrent::named() const {
         add("ssm_a", b.a_log);  // in files -exp of it
         add("ssm_d", b.skip);
         add("ssm_norm.weight", b.inner_norm);
-        add("ssm_out.weight", b.out, true);
+        add("attn_q.weight", b.attn_q, true);
+        add("attn_k.weight", b.attn_k, true);
+        add("attn_v.weight", b.attn_v, true);
+        add("attn_q_norm.weight", b.q_norm);
+        add("attn_k_norm.weight", b.k_norm);
+        add(b.attn_q.defined() ? "attn_output.weight" : "ssm_out.weight", b.out, true);
         add(kBankWeigh, b.weigh, true, true);
         add(kBankScale, b.weigh_scale, false, true);
     }
@@ -348,13 +396,30 @@ int64_t TorchRecurrent::state_bytes() const {
     const LinearShape& s = shape_;
     const int64_t head = mixing_.window > 0 ? mixing_.window * (s.d_key + s.d_value)
                                             : mixing_.bank.n_states * s.d_key * s.d_value;
-    return s.n_layer * s.n_head * head * static_cast<int64_t>(sizeof(float));
+    const int64_t n_layer =
+        std::ranges::count_if(blocks_, [](const Block& b) { return !b.attn_q.defined(); });
+    return n_layer * s.n_head * head * static_cast<int64_t>(sizeof(float));
 }
 
 void TorchRecurrent::write(GgufWriter& to, ggml_type type) const {
     if (mixing_.window > 0) {
         throw Error(ErrorCode::kUnsupported, "models that look back at a window have no file");
     }
+    if (!is_read_) write_keys(to);
+    const bool is_mamba = rule_ == StateRule::kScalarDecay;
+    for (const Named& n : named()) {
+        if (n.weighs) continue;
+        const bool is_column = n.name.ends_with(".ssm_d") || n.name.ends_with(".ssm_a");
+        torch::Tensor values = n.name.ends_with(".ssm_a") ? -torch::exp(n.tensor) : n.tensor;
+        if (is_column && is_mamba) values = values.view({-1, 1});
+        if (is_mamba && n.name.ends_with(".ssm_norm.weight"))
+            values = values.view({shape_.n_key_head, -1});
+        add_tensor(to, n.name, values,
+                   n.decays && !n.name.ends_with("conv1d.weight") ? type : GGML_TYPE_F32);
+    }
+}
+
+void TorchRecurrent::write_keys(GgufWriter& to) const {
     const LinearShape& s = shape_;
     const bool is_mamba = rule_ == StateRule::kScalarDecay;
     const std::string family = is_mamba ? "mamba2" : "qwen35";
@@ -385,22 +450,13 @@ void TorchRecurrent::write(GgufWriter& to, ggml_type type) const {
                         {static_cast<int32_t>(s.d_key), static_cast<int32_t>(s.d_key),
                          static_cast<int32_t>(s.d_key), 0});
     }
-    for (const Named& n : named()) {
-        if (n.weighs) continue;
-        const bool is_column = n.name.ends_with(".ssm_d") || n.name.ends_with(".ssm_a");
-        torch::Tensor values = n.name.ends_with(".ssm_a") ? -torch::exp(n.tensor) : n.tensor;
-        if (is_column && is_mamba) values = values.view({-1, 1});
-        if (is_mamba && n.name.ends_with(".ssm_norm.weight"))
-            values = values.view({s.n_key_head, -1});
-        add_tensor(to, n.name, values,
-                   n.decays && !n.name.ends_with("conv1d.weight") ? type : GGML_TYPE_F32);
-    }
 }
 
 void TorchRecurrent::write_read_out(GgufWriter& to) const {
     describe_bank(mixing_.bank, to);
     for (size_t i = 0; i < blocks_.size(); ++i) {
         const Block& b = blocks_[i];
+        if (b.attn_q.defined()) continue;
         add_tensor(to, cat("blk.", i, ".", kBankThreshold), torch::tensor({b.threshold}),
                    GGML_TYPE_F32);
         if (!b.weigh.defined()) continue;

@@ -11,6 +11,7 @@
 #include "train/linear/linear_model.h"
 #include "train/torch/bank_function.h"
 #include "train/torch/torch_adam.h"
+#include "train/torch/torch_rotation.h"
 
 namespace palimpsest {
 
@@ -20,7 +21,8 @@ class TorchRecurrent {
  public:
     /// Numbers by torch's generator. Throws kInvalidArgument for a shape that cannot be.
     TorchRecurrent(const LinearShape& shape, const LinearMixing& mixing);
-    /// Throws kUnsupported for families, or layers, that it has not; and as reading does.
+    /// Of Mamba-2, or Gated DeltaNet with attention between (qwen35, dense). Throws kUnsupported
+    /// for other families, and as reading does.
     TorchRecurrent(const GgufFile& file, const LinearMixing& mixing);
 
     [[nodiscard]] const LinearShape& shape() const { return shape_; }
@@ -43,7 +45,8 @@ class TorchRecurrent {
     /// f32, of one sequence; of the window where there is one.
     [[nodiscard]] int64_t state_bytes() const;
 
-    /// Keys, but those of a vocabulary, and tensors. Throws kUnsupported where there is a window.
+    /// Keys, but those of a vocabulary, and tensors; of a model that was read from a file, tensors
+    /// alone. Throws kUnsupported where there is a window.
     void write(GgufWriter& to, ggml_type type) const;
     /// What weighs states, and thresholds, as BankReadOut reads them.
     void write_read_out(GgufWriter& to) const;
@@ -54,8 +57,10 @@ class TorchRecurrent {
         torch::Tensor norm, ffn_norm, ffn_gate, ffn_up, ffn_down;
         torch::Tensor in;                       // Mamba-2: gates, channels and steps
         torch::Tensor qkv, gate, write, decay;  // Gated DeltaNet
-        torch::Tensor conv, conv_bias;          // [n_channels, n_taps]
-        torch::Tensor dt_bias, a_log, skip;     // [n_head]
+        // Attention whose output is gated, instead: q and gates, head by head; k, v and norms.
+        torch::Tensor attn_q, attn_k, attn_v, q_norm, k_norm;
+        torch::Tensor conv, conv_bias;       // [n_channels, n_taps]
+        torch::Tensor dt_bias, a_log, skip;  // [n_head]
         torch::Tensor inner_norm, out;
         torch::Tensor weigh, weigh_scale;  // of states: [n_head n_states, n_embd],
                                            // [n_head, n_states]
@@ -68,6 +73,8 @@ class TorchRecurrent {
         bool weighs = false;  // states
     };
     void check_shape() const;
+    [[nodiscard]] Block read_block(const GgufFile& file, int64_t i) const;
+    void write_keys(GgufWriter& to) const;
     void add_weights();
     [[nodiscard]] std::vector<Named> named() const;
     [[nodiscard]] torch::Tensor norm(const torch::Tensor& x, const torch::Tensor& weight) const;
@@ -82,6 +89,7 @@ class TorchRecurrent {
                                           const Given& given) const;
     [[nodiscard]] torch::Tensor mamba2(const Block& b, const torch::Tensor& x,
                                        const Given& given) const;
+    [[nodiscard]] torch::Tensor attend(const Block& b, const torch::Tensor& x) const;
     [[nodiscard]] torch::Tensor look_back(const BankTensors& in) const;
 
     LinearShape shape_;
@@ -90,6 +98,10 @@ class TorchRecurrent {
     float eps_ = 1e-6F;
     torch::Tensor table_, norm_, head_;  // head_ as table_ if tied
     std::vector<Block> blocks_;
+    // Of layers that attend.
+    int64_t n_head_ = 0, n_head_kv_ = 0, d_head_ = 0;
+    TorchRotation rotate_;
+    bool is_read_ = false;  // from a file, whose keys are copied
     bool only_weights_ = false;
 };
 
