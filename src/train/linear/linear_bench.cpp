@@ -323,8 +323,8 @@ LinearResult linear_result(const std::string& line, const std::string& where) {
             r.scores.push_back(std::move(score));
         }
         return r;
-    } catch (const json::exception& e) {
-        throw Error(ErrorCode::kCorrupt, cat(where, " is no result of bench linear: ", e.what()));
+    } catch (const json::exception&) {
+        throw Error(ErrorCode::kCorrupt, cat(where, " is no result of bench linear"));
     }
 }
 

@@ -104,8 +104,9 @@ LinearTexts read_linear_texts(const LinearTaskOptions& options, const Tokenizer*
         append_tokens(kept, tokenizer, texts.held_out);
     }
     for (const auto* part : {&texts.learnt, &texts.held_out}) {
-        require(std::ssize(*part) > length, "texts of ", part->size(),
-                " tokens are too short for sequences of ", length);
+        require(std::ssize(*part) > length, "the texts ",
+                part == &texts.learnt ? "to learn from" : "to be examined in", " have ",
+                part->size(), " tokens; more than ", length, " are needed, four times --length");
     }
     return texts;
 }

@@ -20,7 +20,9 @@ class Recall final : public LinearTask {
  public:
     explicit Recall(const LinearTaskOptions& o) : o_(o) {
         if (o_.pairs.empty()) {
-            for (int64_t n = 4; 4 * n <= o_.length; n *= 2) o_.pairs.push_back(n);
+            for (int64_t n = 4; 4 * n <= o_.length && 2 * n + 2 <= o_.n_vocab; n *= 2) {
+                o_.pairs.push_back(n);
+            }
         }
         require(!o_.pairs.empty() && std::ssize(o_.pairs) <= 32, "sequences of ", o_.length,
                 " tokens are too short for pairs to recall");
