@@ -57,8 +57,7 @@ std::vector<SkimDocument> read_documents(const SkimFlags& f, const Tokenizer& to
 std::string cited(const Skimmer& skimmer, const std::vector<int64_t>& chunks) {
     std::string text;
     for (const int64_t id : chunks) {
-        const SkimChunk& c = skimmer.chunks()[static_cast<size_t>(id) - 1];
-        text += cat(text.empty() ? "" : ", ", citation(skimmer.documents(), c));
+        text += cat(text.empty() ? "" : ", ", skimmer.citation(id));
     }
     return text.empty() ? "nothing" : text;
 }

@@ -197,6 +197,23 @@ TEST_F(SkimTest, CanBeCancelledAtAnyMoment) {
     }
 }
 
+TEST_F(SkimTest, ChunksAreExpandedAndCitedByTheirNumbers) {
+    const Engine engine({.model = at("m.gguf"), .threads = 1});
+    const LatentContext latent(engine, {.adapter = at("adapter.gguf"), .encoder = at("m.gguf")});
+    SkimOptions options;
+    options.chunk_tokens = 64;
+    const Skimmer skimmer(engine, latent, {{"rules.txt", text_}, {"more.txt", "One line.\n"}},
+                          options);
+    const auto n = static_cast<int64_t>(skimmer.chunks().size());
+    EXPECT_EQ(skimmer.expand(1).find("Rule 0"), 0U);
+    EXPECT_EQ(skimmer.citation(1), cat("rules.txt:1-", skimmer.chunks().front().last_line));
+    EXPECT_EQ(skimmer.citation(n), "more.txt:1");
+    for (const int64_t none : {int64_t{0}, int64_t{-1}, n + 1}) {
+        EXPECT_THROW((void)skimmer.expand(none), Error);
+        EXPECT_THROW((void)skimmer.citation(none), Error);
+    }
+}
+
 TEST_F(SkimTest, NothingToSkimAndNoQuestionAreRefused) {
     text_ = "\n \n";
     EXPECT_THROW((void)skim({}), Error);

@@ -296,6 +296,11 @@ const std::string& Skimmer::expand(int64_t chunk) const {
     return chunks_[static_cast<size_t>(chunk) - 1].text;
 }
 
+std::string Skimmer::citation(int64_t chunk) const {
+    static_cast<void>(expand(chunk));
+    return palimpsest::citation(documents_, chunks_[static_cast<size_t>(chunk) - 1]);
+}
+
 SkimTexts Skimmer::texts(int64_t rounds_left) const {
     return {.ratio = latent_.ratio(), .n_chunks = std::ssize(chunks_), .rounds_left = rounds_left};
 }
