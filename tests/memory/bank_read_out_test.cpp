@@ -26,6 +26,7 @@ MemoryShape shape() {
                                       .n_before = 3};
     MemoryShape s;
     s.n_layer = 3;
+    s.n_embd = kWidth;
     s.layers = {recurrent, AttentionLayer{.n_head_kv = 1, .d_head = 4}, recurrent};
     return s;
 }
@@ -34,7 +35,7 @@ using Change = std::function<void(GgufWriter&)>;
 
 /// A whole file, after which `change` may set other keys; `left_out`: a tensor that is not there.
 std::string written(const testing::TemporaryFolder& folder, const Change& change = {},
-                    const std::string& left_out = "") {
+                    const std::string& left_out = "", int64_t width = kWidth) {
     GgufWriter to;
     to.set_text("general.architecture", kReadOutArchitecture);
     to.set_text(kReadOutModel, "0123456789abcdef");
@@ -46,7 +47,7 @@ std::string written(const testing::TemporaryFolder& folder, const Change& change
             const std::vector<float> values(static_cast<size_t>(of[0] * of[1]), 0.5F);
             to.add(name, of, values);
         };
-        add(kBankWeigh, {kWidth, kHeads * kStates, 1, 1});
+        add(kBankWeigh, {width, kHeads * kStates, 1, 1});
         add(kBankScale, {kStates, kHeads, 1, 1});
         add(kBankThreshold, {1, 1, 1, 1});
     }
@@ -102,6 +103,7 @@ TEST_F(ReadOut, WhatDoesNotFitIsRefused) {
     expect_refused(options("dla:states=4"), ErrorCode::kCorrupt, "bank_weigh");
     expect_refused(written(folder_, {}, "blk.0.bank_scale.weight"), ErrorCode::kNotFound,
                    "bank_scale");
+    expect_refused(written(folder_, {}, "", kWidth + 1), ErrorCode::kCorrupt, "bank_weigh");
     expect_refused(
         written(folder_,
                 [](auto& to) {

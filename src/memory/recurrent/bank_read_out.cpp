@@ -58,9 +58,8 @@ BankReadOut::BankReadOut(const std::string& path, const Backend& backend, const 
             layer.threshold = *static_cast<const float*>(t->data);
         }
         if (weights_.has(name(kBankWeigh))) {
-            const GgufTensor* w = file_.find_tensor(name(kBankWeigh));
             layer.weigh =
-                weights_.matrix(name(kBankWeigh), w->shape[0], of.n_head * bank_.n_states);
+                weights_.matrix(name(kBankWeigh), shape.n_embd, of.n_head * bank_.n_states);
             layer.scale = weights_.values(name(kBankScale), {bank_.n_states, of.n_head, 1, 1});
         }
         layers_.push_back(layer);
