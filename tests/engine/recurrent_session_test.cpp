@@ -214,7 +214,7 @@ TEST(HybridConversation, ABudgetInBytesIsForStatesToo) {
     for (const char* policy : {"window", "kvzip"}) {
         SCOPED_TRACE(policy);
         const MemoryChoice choice = {
-            .budget = "600KiB", .policy = policy, .bank = "dla", .bank_settings = {"states=8"}};
+            .budget = "600KiB", .policy = policy, .bank = "ward", .bank_settings = {"states=8"}};
         Conversation talk(engine, {.memory = choice});
         EXPECT_GE(talk.ask(parts, {.max_tokens = 2}).run().n_generated, 1);
         const MemoryReport r = talk.report();
@@ -225,7 +225,7 @@ TEST(HybridConversation, ABudgetInBytesIsForStatesToo) {
     const auto too_small = [&] {
         Conversation talk(engine, {.memory = {.budget = "40KiB",
                                               .policy = "window",
-                                              .bank = "dla",
+                                              .bank = "ward",
                                               .bank_settings = {"states=8"}}});
     };
     EXPECT_EQ(testing::code_of(too_small), ErrorCode::kInvalidArgument);
