@@ -1,5 +1,6 @@
 #include "train/linear/linear_task.h"
 
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <unordered_set>
@@ -13,7 +14,7 @@ namespace palimpsest {
 
 namespace {
 
-constexpr size_t kSpokenLine = 16;  // bytes, from which on a line is told again if it is the same
+constexpr size_t kTellingLine = 16;  // bytes; shorter lines stand in any text
 
 constexpr std::array<LinearTaskKind, 3> kKinds = {{
     {"recall", "pairs of keys and values, then keys whose values are asked for (MQAR)",
@@ -31,15 +32,6 @@ void for_lines(const std::string& text, const std::function<void(std::string_vie
         call(all.substr(at, n));
         at += n;
     }
-}
-
-void append_tokens(const std::string& text, const Tokenizer* tokenizer, std::vector<int64_t>& to) {
-    if (tokenizer == nullptr) {
-        for (const char c : text) to.push_back(static_cast<unsigned char>(c));
-        return;
-    }
-    for (const TokenId t : tokenizer->encode(tokenizer->replace_inexpressible(text)))
-        to.push_back(t);
 }
 
 }  // namespace
@@ -71,11 +63,65 @@ std::unique_ptr<LinearTask> make_linear_task(const LinearTaskOptions& options,
     throw Error(ErrorCode::kNotFound, unknown_name("task", options.name, names));
 }
 
-uint64_t fingerprint(const LinearTaskOptions& o, const LinearTexts& texts) {
+uint64_t fingerprint(const LinearTaskOptions& o) {
     std::string settings = cat(o.name, " ", o.length, " ", o.n_vocab, " ", o.needle_share);
     for (const int64_t n : o.pairs) settings += cat(" ", n);
-    uint64_t hash = text_hash(settings);
-    for (const auto* tokens : {&texts.learnt, &texts.held_out}) {
+    return text_hash(settings);
+}
+
+LinearTexts::LinearTexts(const LinearTaskOptions& options, const Tokenizer* tokenizer,
+                         int64_t length)
+    : tokenizer_(tokenizer) {
+    require(!options.documents.empty() && !options.held_out.empty(), "the task '", options.name,
+            "' needs texts to learn from (--documents) and texts to be examined in (--held-out)");
+    const auto append = [this](std::vector<int64_t>& to, const std::string& text) {
+        const std::vector<int64_t> tokens = tokens_of(text);
+        to.insert(to.end(), tokens.begin(), tokens.end());
+    };
+    std::unordered_set<size_t> seen;  // hashes of lines
+    for (const std::string& text : read_training_texts(options.documents, 1)) {
+        for_lines(text,
+                  [&](std::string_view line) { seen.insert(std::hash<std::string_view>()(line)); });
+        append(learnt_, text);
+    }
+    for (const std::string& text : read_training_texts(options.held_out, 1)) {
+        std::string kept;
+        for_lines(text, [&](std::string_view line) {
+            const bool is_known =
+                line.size() >= kTellingLine && seen.contains(std::hash<std::string_view>()(line));
+            if (!is_known) kept += line;
+        });
+        append(held_out_, kept);
+    }
+    for (const auto* part : {&learnt_, &held_out_}) {
+        require(std::ssize(*part) > length, "the texts ",
+                part == &learnt_ ? "to learn from" : "to be examined in", " have ", part->size(),
+                " tokens; more than ", length, " are needed, four times --length");
+    }
+}
+
+int64_t LinearTexts::n_vocab() const {
+    return tokenizer_ == nullptr ? kByteVocabulary : tokenizer_->n_vocab();
+}
+
+int64_t LinearTexts::bytes_of(int64_t token) const {
+    return tokenizer_ == nullptr ? 1 : std::ssize(tokenizer_->bytes(static_cast<TokenId>(token)));
+}
+
+std::vector<int64_t> LinearTexts::tokens_of(const std::string& text) const {
+    std::vector<int64_t> tokens;
+    if (tokenizer_ == nullptr) {
+        for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
+    } else {
+        const auto ids = tokenizer_->encode(tokenizer_->replace_inexpressible(text));
+        tokens.assign(ids.begin(), ids.end());
+    }
+    return tokens;
+}
+
+uint64_t LinearTexts::fingerprint() const {
+    uint64_t hash = text_hash("");
+    for (const auto* tokens : {&learnt_, &held_out_}) {
         hash = text_hash(
             {reinterpret_cast<const char*>(tokens->data()), tokens->size() * sizeof(int64_t)},
             hash);
@@ -83,32 +129,13 @@ uint64_t fingerprint(const LinearTaskOptions& o, const LinearTexts& texts) {
     return hash;
 }
 
-LinearTexts read_linear_texts(const LinearTaskOptions& options, const Tokenizer* tokenizer,
-                              int64_t length) {
-    require(!options.documents.empty() && !options.held_out.empty(), "the task '", options.name,
-            "' needs texts to learn from (--documents) and texts to be examined in (--held-out)");
-    LinearTexts texts;
-    std::unordered_set<size_t> seen;  // hashes of lines
-    for (const std::string& text : read_training_texts(options.documents, 1)) {
-        for_lines(text,
-                  [&](std::string_view line) { seen.insert(std::hash<std::string_view>()(line)); });
-        append_tokens(text, tokenizer, texts.learnt);
-    }
-    for (const std::string& text : read_training_texts(options.held_out, 1)) {
-        std::string kept;
-        for_lines(text, [&](std::string_view line) {
-            const bool is_known =
-                line.size() >= kSpokenLine && seen.contains(std::hash<std::string_view>()(line));
-            if (!is_known) kept += line;
-        });
-        append_tokens(kept, tokenizer, texts.held_out);
-    }
-    for (const auto* part : {&texts.learnt, &texts.held_out}) {
-        require(std::ssize(*part) > length, "the texts ",
-                part == &texts.learnt ? "to learn from" : "to be examined in", " have ",
-                part->size(), " tokens; more than ", length, " are needed, four times --length");
-    }
-    return texts;
+int64_t LinearTexts::cut(LinearBatch& batch, int64_t sequence, bool held_out,
+                         Random& random) const {
+    const std::vector<int64_t>& from = held_out ? held_out_ : learnt_;
+    const auto first = from.begin() + random.below(std::ssize(from) - batch.length);
+    std::copy_n(first, batch.length,
+                batch.tokens.begin() + static_cast<std::ptrdiff_t>(batch.at(sequence, 0)));
+    return first[batch.length];
 }
 
 }  // namespace palimpsest

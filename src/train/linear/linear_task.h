@@ -73,6 +73,9 @@ struct LinearTaskKind {
 };
 [[nodiscard]] std::span<const LinearTaskKind> linear_task_kinds();
 
+/// Of a task's options, but for its texts.
+[[nodiscard]] uint64_t fingerprint(const LinearTaskOptions& options);
+
 /// Throws kNotFound for an unknown name, kInvalidArgument for options that contradict each other,
 /// and as reading documents does.
 [[nodiscard]] std::unique_ptr<LinearTask> make_linear_task(const LinearTaskOptions& options,
@@ -90,14 +93,26 @@ std::unique_ptr<LinearTask> make_text_task(const LinearTaskOptions& options,
 
 inline constexpr int64_t kByteVocabulary = 259;  // bytes, and what begins and ends a text, and pads
 
-/// Texts one after the other, and where from others' windows may be cut.
-struct LinearTexts {
-    std::vector<int64_t> learnt, held_out;  // tokens
+/// The texts of a task as tokens: a model's own, or bytes.
+class LinearTexts {
+ public:
+    /// Lines of the held-out texts that the others have too are left out of them. `tokenizer` may
+    /// be nullptr; it must outlive this. Throws kInvalidArgument if either part has no more than
+    /// `length` tokens, and as reading documents does.
+    LinearTexts(const LinearTaskOptions& options, const Tokenizer* tokenizer, int64_t length);
+
+    [[nodiscard]] int64_t n_vocab() const;
+    [[nodiscard]] int64_t bytes_of(int64_t token) const;
+    [[nodiscard]] std::vector<int64_t> tokens_of(const std::string& text) const;
+    [[nodiscard]] uint64_t fingerprint() const;
+
+    /// Fills a sequence from any place of what is learnt, or of what is held out, and returns the
+    /// token after it.
+    int64_t cut(LinearBatch& batch, int64_t sequence, bool held_out, Random& random) const;
+
+ private:
+    const Tokenizer* tokenizer_;
+    std::vector<int64_t> learnt_, held_out_;
 };
-[[nodiscard]] uint64_t fingerprint(const LinearTaskOptions& options, const LinearTexts& texts);
-/// Lines of the held-out texts that the others have too are left out of them. Throws
-/// kInvalidArgument if either is shorter than `length` tokens, and as reading documents does.
-[[nodiscard]] LinearTexts read_linear_texts(const LinearTaskOptions& options,
-                                            const Tokenizer* tokenizer, int64_t length);
 
 }  // namespace palimpsest

@@ -24,7 +24,7 @@ constexpr int64_t kDepths = 5;
 class Needles final : public LinearTask {
  public:
     Needles(const LinearTaskOptions& o, const Tokenizer* tokenizer)
-        : o_(o), tokenizer_(tokenizer), texts_(read_linear_texts(o, tokenizer, 4 * o.length + 1)) {
+        : o_(o), texts_(o, tokenizer, 4 * o.length + 1) {
         require(o.length >= 192, "sequences of ", o.length, " tokens are too short for needles; ",
                 "192 are needed");
         for (const int64_t times : kTimes) {
@@ -39,19 +39,18 @@ class Needles final : public LinearTask {
         names_.push_back("text");
     }
 
-    [[nodiscard]] int64_t n_vocab() const override {
-        return tokenizer_ == nullptr ? kByteVocabulary : tokenizer_->n_vocab();
-    }
+    [[nodiscard]] int64_t n_vocab() const override { return texts_.n_vocab(); }
     [[nodiscard]] const std::vector<std::string>& sets() const override { return names_; }
 
+    [[nodiscard]] int64_t bytes_of(int64_t token) const override { return texts_.bytes_of(token); }
     [[nodiscard]] uint64_t fingerprint() const override {
-        return palimpsest::fingerprint(o_, texts_);
+        return palimpsest::fingerprint(o_) ^ texts_.fingerprint();
     }
 
     [[nodiscard]] LinearBatch learnt(int64_t n_sequences, Random& random) const override {
         LinearBatch batch(n_sequences, o_.length);
         for (int64_t i = 0; i < n_sequences; ++i) {
-            cut(batch, i, texts_.learnt, random);
+            texts_.cut(batch, i, false, random);
             if (random.unit() < o_.needle_share) {
                 const int64_t n = kCounts.at(static_cast<size_t>(random.below(2)));
                 hide(batch, i, n, random.unit(), 0, random);
@@ -70,7 +69,7 @@ class Needles final : public LinearTask {
             for (int64_t done = 0; done < o_.n_examined; done += most) {
                 LinearBatch batch(std::min(most, o_.n_examined - done), times * o_.length);
                 for (int64_t i = 0; i < batch.n_sequences; ++i) {
-                    cut(batch, i, texts_.held_out, random);
+                    texts_.cut(batch, i, true, random);
                     make(batch, i, done + i);
                 }
                 all.push_back(std::move(batch));
@@ -94,23 +93,6 @@ class Needles final : public LinearTask {
     }
 
  private:
-    [[nodiscard]] std::vector<int64_t> tokens_of(const std::string& text) const {
-        std::vector<int64_t> tokens;
-        if (tokenizer_ == nullptr) {
-            for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
-        } else {
-            for (const TokenId t : tokenizer_->encode(text)) tokens.push_back(t);
-        }
-        return tokens;
-    }
-
-    static void cut(LinearBatch& batch, int64_t sequence, const std::vector<int64_t>& from,
-                    Random& random) {
-        const auto first = random.below(std::ssize(from) - batch.length);
-        std::copy_n(from.begin() + first, batch.length,
-                    batch.tokens.begin() + static_cast<std::ptrdiff_t>(batch.at(sequence, 0)));
-    }
-
     static void tell_all(LinearBatch& batch, int64_t sequence, uint64_t sets) {
         for (int64_t t = 0; t + 1 < batch.length; ++t) {
             const size_t place = batch.at(sequence, t);
@@ -132,10 +114,10 @@ class Needles final : public LinearTask {
             }
             const auto name = kNames.at(static_cast<size_t>(who[static_cast<size_t>(i)]));
             const std::string says = cat("\nThe code of ", name, " is ");
-            needles.push_back(tokens_of(cat(says, digits, ".\n")));
+            needles.push_back(texts_.tokens_of(cat(says, digits, ".\n")));
             if (i > 0) continue;
-            end = tokens_of(says);
-            code = tokens_of(digits);
+            end = texts_.tokens_of(says);
+            code = texts_.tokens_of(digits);
         }
         const int64_t room = batch.length - std::ssize(end) - std::ssize(code);
         const auto put = [&](const std::vector<int64_t>& what, int64_t at) {
@@ -169,7 +151,6 @@ class Needles final : public LinearTask {
     }
 
     LinearTaskOptions o_;
-    const Tokenizer* tokenizer_;
     LinearTexts texts_;
     std::vector<std::string> names_;
 };

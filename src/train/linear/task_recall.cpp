@@ -37,7 +37,7 @@ class Recall final : public LinearTask {
     [[nodiscard]] int64_t n_vocab() const override { return o_.n_vocab; }
     [[nodiscard]] const std::vector<std::string>& sets() const override { return names_; }
 
-    [[nodiscard]] uint64_t fingerprint() const override { return palimpsest::fingerprint(o_, {}); }
+    [[nodiscard]] uint64_t fingerprint() const override { return palimpsest::fingerprint(o_); }
 
     [[nodiscard]] LinearBatch learnt(int64_t n_sequences, Random& random) const override {
         LinearBatch batch(n_sequences, o_.length);

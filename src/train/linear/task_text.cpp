@@ -21,7 +21,7 @@ constexpr std::array<int64_t, 7> kEnds = {64, 128, 256, 512, 1024, 4096, 65536};
 class Text final : public LinearTask {
  public:
     Text(const LinearTaskOptions& o, const Tokenizer* tokenizer)
-        : o_(o), tokenizer_(tokenizer), texts_(read_linear_texts(o, tokenizer, 4 * o.length + 1)) {
+        : o_(o), texts_(o, tokenizer, 4 * o.length + 1) {
         names_ = {"all", cat("beyond ", o.length), "seen before"};
         int64_t first = 0;
         for (const int64_t end : kEnds) {
@@ -30,22 +30,16 @@ class Text final : public LinearTask {
         }
     }
 
-    [[nodiscard]] int64_t n_vocab() const override {
-        return tokenizer_ == nullptr ? kByteVocabulary : tokenizer_->n_vocab();
-    }
+    [[nodiscard]] int64_t n_vocab() const override { return texts_.n_vocab(); }
     [[nodiscard]] const std::vector<std::string>& sets() const override { return names_; }
-    [[nodiscard]] int64_t bytes_of(int64_t token) const override {
-        if (tokenizer_ == nullptr) return 1;
-        return std::ssize(tokenizer_->bytes(static_cast<TokenId>(token)));
-    }
-
+    [[nodiscard]] int64_t bytes_of(int64_t token) const override { return texts_.bytes_of(token); }
     [[nodiscard]] uint64_t fingerprint() const override {
-        return palimpsest::fingerprint(o_, texts_);
+        return palimpsest::fingerprint(o_) ^ texts_.fingerprint();
     }
 
     [[nodiscard]] LinearBatch learnt(int64_t n_sequences, Random& random) const override {
         LinearBatch batch(n_sequences, o_.length);
-        for (int64_t i = 0; i < n_sequences; ++i) cut(batch, i, texts_.learnt, random);
+        for (int64_t i = 0; i < n_sequences; ++i) cut(batch, i, false, random);
         return batch;
     }
 
@@ -59,7 +53,7 @@ class Text final : public LinearTask {
             for (int64_t done = 0; done < n; done += most) {
                 LinearBatch batch(std::min(most, n - done), times * o_.length);
                 for (int64_t i = 0; i < batch.n_sequences; ++i) {
-                    cut(batch, i, texts_.held_out, random);
+                    cut(batch, i, true, random);
                     count(batch, i, times > 1);
                 }
                 all.push_back(std::move(batch));
@@ -69,13 +63,12 @@ class Text final : public LinearTask {
     }
 
  private:
-    static void cut(LinearBatch& batch, int64_t sequence, const std::vector<int64_t>& from,
-                    Random& random) {
-        const auto first = static_cast<size_t>(random.below(std::ssize(from) - batch.length));
+    /// Every token tells the next one.
+    void cut(LinearBatch& batch, int64_t sequence, bool held_out, Random& random) const {
+        const int64_t after = texts_.cut(batch, sequence, held_out, random);
         for (int64_t t = 0; t < batch.length; ++t) {
             const size_t place = batch.at(sequence, t);
-            batch.tokens[place] = from[first + static_cast<size_t>(t)];
-            batch.set_target(place, from[first + static_cast<size_t>(t) + 1], 0);
+            batch.set_target(place, t + 1 < batch.length ? batch.tokens[place + 1] : after, 0);
         }
     }
 
@@ -100,7 +93,6 @@ class Text final : public LinearTask {
     }
 
     LinearTaskOptions o_;
-    const Tokenizer* tokenizer_;
     LinearTexts texts_;
     std::vector<std::string> names_;
 };

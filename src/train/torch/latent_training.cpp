@@ -15,10 +15,10 @@
 #include "core/error.h"
 #include "core/fingerprint.h"
 #include "core/random.h"
-#include "core/sealed_file.h"
 #include "train/latent_context/latent_samples.h"
 #include "train/torch/torch_adam.h"
 #include "train/torch/torch_adapter.h"
+#include "train/torch/torch_checkpoint.h"
 #include "train/torch/torch_decoder.h"
 #include "train/torch/torch_guard.h"
 
@@ -431,39 +431,18 @@ class Training {
     }
 
     void save() const {
-        std::error_code error;
-        fs::create_directories(o_.out, error);
-        std::ostringstream out;
-        out.exceptions(std::ios::badbit);
-        out << settings() << '\n' << done_ << ' ' << n_source_ << '\n';
-        torch::save(adam_.state(), out);
-        write_sealed(path("training.checkpoint"), out.str());
+        save_checkpoint(o_.out, {.settings = settings(),
+                                 .progress = cat(done_, " ", n_source_),
+                                 .state = adam_.state()});
         write_models();
     }
 
     void load() {
-        std::optional<std::string> content;
-        try {
-            content = read_sealed(path("training.checkpoint"));
-        } catch (const Error& e) {
-            if (e.code() != ErrorCode::kCorrupt) throw;
-            note(cat(e.what(), "; the training begins anew"));
-        }
-        if (!content) return;
-        const size_t line = content->find('\n');
-        const std::string theirs = content->substr(0, line);
-        const size_t begin = content->find('\n', line + 1) + 1;
-        std::istringstream(content->substr(line + 1, begin - line - 1)) >> done_ >> n_source_;
-        require(
-            theirs == settings(), "the checkpoint in '", o_.out,
-            "' is of a training with other settings; name another folder, or the same settings");
-        std::vector<torch::Tensor> state;
-        torch::load(state, content->data() + begin, content->size() - begin);
-        adam_.restore(state);
-    }
-
-    void note(const std::string& text) const {
-        if (hooks_.on_note) hooks_.on_note(text);
+        const std::optional<TorchCheckpoint> from = load_checkpoint(o_.out, hooks_.on_note);
+        if (!from) return;
+        std::istringstream(from->progress) >> done_ >> n_source_;
+        from->require_settings(settings(), o_.out);
+        adam_.restore(from->state);
     }
 
     void write_models() const {

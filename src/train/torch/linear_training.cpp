@@ -6,15 +6,17 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <iomanip>
+#include <limits>
 #include <numbers>
 #include <optional>
 #include <sstream>
 
 #include "core/error.h"
 #include "core/fingerprint.h"
-#include "core/sealed_file.h"
 #include "memory/recurrent/bank_read_out.h"
 #include "train/linear/byte_vocabulary.h"
+#include "train/torch/torch_checkpoint.h"
 #include "train/torch/torch_decoder.h"
 #include "train/torch/torch_guard.h"
 #include "train/torch/torch_recurrent.h"
@@ -236,38 +238,24 @@ class LinearTraining {
 
     void save() const {
         if (o_.out.empty()) return;
-        std::error_code error;
-        fs::create_directories(o_.out, error);
-        std::ostringstream out;
-        out.exceptions(std::ios::badbit);
-        out << settings() << '\n' << done_ << ' ' << n_tokens_;
-        for (const float t : report().thresholds) out << ' ' << t;
-        out << '\n';
-        torch::save(adam_.state(), out);
-        write_sealed(path("training.checkpoint"), out.str());
+        std::ostringstream progress;
+        progress << std::setprecision(std::numeric_limits<float>::max_digits10);
+        progress << done_ << ' ' << n_tokens_;
+        for (const float t : report().thresholds) progress << ' ' << t;
+        save_checkpoint(o_.out, {.settings = settings(),
+                                 .progress = std::move(progress).str(),
+                                 .state = adam_.state()});
     }
 
     void load() {
-        std::optional<std::string> content;
-        try {
-            content = read_sealed(path("training.checkpoint"));
-        } catch (const Error& e) {
-            if (e.code() != ErrorCode::kCorrupt) throw;
-            if (hooks_.on_note) hooks_.on_note(cat(e.what(), "; the training begins anew"));
-        }
-        if (!content) return;
-        const size_t line = content->find('\n');
-        require(
-            content->substr(0, line) == settings(), "the checkpoint in '", o_.out,
-            "' is of a training with other settings; name another folder, or the same settings");
-        const size_t begin = content->find('\n', line + 1) + 1;
-        std::istringstream numbers(content->substr(line + 1, begin - line - 1));
-        numbers >> done_ >> n_tokens_;
+        const std::optional<TorchCheckpoint> from = load_checkpoint(o_.out, hooks_.on_note);
+        if (!from) return;
+        from->require_settings(settings(), o_.out);
+        std::istringstream progress(from->progress);
+        progress >> done_ >> n_tokens_;
         float threshold = 0;
-        for (int64_t i = 0; numbers >> threshold; ++i) model_->set_threshold(i, threshold);
-        std::vector<torch::Tensor> state;
-        torch::load(state, content->data() + begin, content->size() - begin);
-        adam_.restore(state);
+        for (int64_t i = 0; progress >> threshold; ++i) model_->set_threshold(i, threshold);
+        adam_.restore(from->state);
     }
 
     void write_models() const {
