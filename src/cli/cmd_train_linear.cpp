@@ -160,7 +160,10 @@ void add_train_linear(CLI::App& parent) {
     auto f = std::make_shared<LinearFlags>();
     LinearTrainingOptions& o = f->training;
     o.task.name = "text";
-    o.task.length = 1024;
+    o.task.length = 256;
+    o.task.n_examined = 32;
+    o.n_batch = 8;
+    o.examine_every = 100;
     reads_file(command.add_option("-m,--model", o.model,
                                   "go on from a model (mamba2, or qwen35, dense) instead of from "
                                   "nothing"));
