@@ -57,6 +57,16 @@ function(palimpsest_library)
   add_library(palimpsest::shared ALIAS palimpsest_shared)
 endfunction()
 
+# The files of web/ as a part of the program.
+function(palimpsest_page target)
+  file(GLOB_RECURSE files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/web/*)
+  set(source ${PROJECT_BINARY_DIR}/generated/server/page_files.cpp)
+  add_custom_command(OUTPUT ${source} DEPENDS ${files} ${PROJECT_SOURCE_DIR}/cmake/embed.cmake
+    COMMAND ${CMAKE_COMMAND} -DFROM=${PROJECT_SOURCE_DIR}/web -DTO=${source}
+      -P ${PROJECT_SOURCE_DIR}/cmake/embed.cmake)
+  target_sources(${target} PRIVATE ${source})
+endfunction()
+
 # The version and commit that --version and every benchmark line state.
 function(palimpsest_version target)
   execute_process(COMMAND git describe --always --dirty --abbrev=10 WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}

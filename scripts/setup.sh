@@ -54,7 +54,8 @@ libcli11-dev|CLI11|header CLI/CLI.hpp
 libgtest-dev|GoogleTest|header gtest/gtest.h
 libhwy-dev|Google Highway|header hwy/highway.h
 libssl-dev|OpenSSL, for SHA-256|header openssl/sha.h
-libedit-dev|editline|header editline/readline.h'
+libedit-dev|editline|header editline/readline.h
+libboost1.81-dev|Boost.Asio and Boost.Beast 1.78 or newer, for the server|header boost/asio/experimental/awaitable_operators.hpp'
 # What a build goes without where it cannot be had.
 readonly speed_packages='
 libdnnl-dev|oneDNN, by which some processors read prompts several times faster|header oneapi/dnnl/dnnl.hpp'

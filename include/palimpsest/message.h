@@ -15,10 +15,19 @@ struct TextPart {
     bool keep = false;  // must never be forgotten
 };
 
-/// One message of a conversation. Roles are "system", "user" and "assistant".
+/// A tool that an assistant called.
+struct MessageCall {
+    std::string id, name;
+    std::string arguments;  // JSON
+};
+
+/// One message of a conversation. Roles are "system", "user", "assistant" and "tool".
 struct ChatMessage {
     std::string role;
-    std::vector<TextPart> parts;
+    std::vector<TextPart> parts = {};
+    std::string reasoning = {};           // an assistant's, before it spoke
+    std::vector<MessageCall> calls = {};  // an assistant's
+    std::string call_id = {}, name = {};  // of role "tool": what it answers, and of which tool
 };
 
 }  // namespace palimpsest

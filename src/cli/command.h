@@ -25,6 +25,7 @@ void add_train_data(CLI::App& command);
 void add_prefix(CLI::App& command);
 void add_convert(CLI::App& command);
 void add_skim(CLI::App& command);
+void add_serve(CLI::App& command);
 void add_completion(CLI::App& command);
 
 /// Declares the whole program: every command with its flags.

@@ -26,10 +26,11 @@ constexpr int kOutputFailed = 74;
 constexpr int kOutOfMemory = 6;
 constexpr int kUnexpected = 70;
 
-constexpr std::array<Command, 12> kCommands = {{
+constexpr std::array<Command, 13> kCommands = {{
     {"run", "answer a question, over documents if you name some", add_run},
     {"chat", "talk with the model, turn by turn", add_chat},
     {"skim", "answer from documents read as latents, expanding what it needs", add_skim},
+    {"serve", "serve a model: a page, and the APIs of OpenAI, Anthropic and Ollama", add_serve},
     {"inspect", "say what a model file holds and what fits into this machine", add_inspect},
     {"tokenize", "show a text as the model sees it", add_tokenize},
     {"bench", "measure speed, beside libllama if you like", add_bench},

@@ -3,9 +3,15 @@
 namespace palimpsest {
 
 bool Batch::step(std::span<Sequence* const> sequences, int64_t limit) {
+    std::vector<Turn> turns;
+    for (Sequence* s : sequences) turns.push_back({s, limit});
+    return step(turns);
+}
+
+bool Batch::step(std::span<const Turn> turns) {
     std::vector<Sequence*> going;
     std::vector<Lane> lanes;
-    for (Sequence* s : sequences) {
+    for (const auto& [s, limit] : turns) {
         if (!s->wants()) continue;
         try {
             lanes.push_back(s->next_lane(limit));

@@ -18,9 +18,16 @@ class Batch {
     /// Both must outlive the batch.
     Batch(const Model& model, Backend& backend) : evaluator_(model, backend, kLeastRows) {}
 
-    /// One step of every sequence that wants one, each of at most `limit` positions. A sequence
+    /// A sequence, and how many positions it may go on by.
+    struct Turn {
+        Sequence* sequence = nullptr;
+        int64_t limit = std::numeric_limits<int64_t>::max();
+    };
+
+    /// One step of every sequence that wants one, each of at most its limit. A sequence
     /// whose memory refuses has failure() afterwards, and stops no other. Returns false if none
     /// wanted any.
+    bool step(std::span<const Turn> turns);
     bool step(std::span<Sequence* const> sequences,
               int64_t limit = std::numeric_limits<int64_t>::max());
 

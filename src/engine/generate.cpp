@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "core/error.h"
@@ -19,6 +21,7 @@ double seconds_since(Clock::time_point start) {
 const AnswerOptions& checked(const AnswerOptions& o) {
     require(o.max_tokens >= 1, "at most ", o.max_tokens, " tokens; it must be 1 or more");
     for (const std::string& s : o.stop) require(!s.empty(), "a stop text is empty");
+    require(o.n_likeliest <= 100, o.n_likeliest, " likeliest tokens; at most 100");
     return o;
 }
 
@@ -41,7 +44,12 @@ std::string_view to_string(StopReason reason) {
 std::string AnswerWriter::StopFilter::push(std::string_view more, bool& stopped) {
     held_ += more;
     size_t cut = std::string::npos;
-    for (const std::string& s : stops_) cut = std::min(cut, held_.find(s));
+    for (const std::string& s : stops_) {
+        const size_t at = held_.find(s);
+        if (at >= cut) continue;
+        cut = at;
+        found_ = s;
+    }
     stopped = cut != std::string::npos;
     const size_t safe = stopped ? cut : held_.size() - longest_beginning();
     std::string out = held_.substr(0, safe);
@@ -92,9 +100,35 @@ void AnswerWriter::end(StopReason reason) {
     if (!stream_) return;
     bool stopped = false;
     std::string rest = filter_.push(stream_->finish(), stopped);
-    if (stopped) result_.reason = StopReason::kStopText;
+    if (stopped) {
+        result_.reason = StopReason::kStopText;
+        result_.stop_text = filter_.found();
+    }
     if (!stopped) rest += filter_.finish();
     show(rest);
+}
+
+void AnswerWriter::note_likelihood(TokenId token, std::span<const float> logits) {
+    const double most = *std::ranges::max_element(logits);
+    double total = 0;
+    for (const float l : logits) total += std::exp(static_cast<double>(l) - most);
+    const double log_total = most + std::log(total);
+    const auto of = [&](TokenId t) {
+        return TokenLikelihood{
+            .token = t,
+            .log_probability = static_cast<double>(logits[static_cast<size_t>(t)]) - log_total};
+    };
+    std::vector<TokenId> order(logits.size());
+    std::iota(order.begin(), order.end(), 0);
+    const auto n = std::min<std::ptrdiff_t>(options_.n_likeliest, std::ssize(order));
+    std::ranges::partial_sort(order, order.begin() + n, [&](TokenId a, TokenId b) {
+        return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+    });
+    TokenLikelihood picked = of(token);
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        picked.likeliest.push_back(of(order[static_cast<size_t>(i)]));
+    }
+    result_.likelihoods.push_back(std::move(picked));
 }
 
 bool AnswerWriter::next(Sequence& sequence) {
@@ -105,12 +139,14 @@ bool AnswerWriter::next(Sequence& sequence) {
         return false;
     }
     result_.tokens.push_back(token);
+    if (options_.n_likeliest >= 0) note_likelihood(token, sequence.logits());
     result_.n_generated = std::ssize(result_.tokens);
     bool stopped = false;
     if (stream_) show(filter_.push(stream_->push(token), stopped));
     if (stopped) {
         is_over_ = true;
         result_.reason = StopReason::kStopText;
+        result_.stop_text = filter_.found();
     } else if (result_.n_generated >= options_.max_tokens || sequence.room() < 1) {
         end(StopReason::kLength);
     } else {

@@ -40,15 +40,18 @@ class AnswerWriter {
         /// What may be shown after `more` has come; sets `stopped` if a stop text is complete.
         std::string push(std::string_view more, bool& stopped);
         std::string finish();
+        /// The one that was complete.
+        [[nodiscard]] const std::string& found() const { return found_; }
 
      private:
         [[nodiscard]] size_t longest_beginning() const;
         std::vector<std::string> stops_;
-        std::string held_;
+        std::string held_, found_;
     };
 
     void show(const std::string& text);
     void end(StopReason reason);
+    void note_likelihood(TokenId token, std::span<const float> logits);
 
     const Tokenizer* tokenizer_;
     AnswerOptions options_;

@@ -26,6 +26,11 @@ void ReadTokens::add_row(std::span<const TokenId> tokens) {
 
 void ReadTokens::add_unknown(int64_t n) { ids_.insert(ids_.end(), static_cast<size_t>(n), -1); }
 
+void ReadTokens::rewind(int64_t position) {
+    ids_.resize(static_cast<size_t>(position));
+    rows_.erase(rows_.lower_bound(position), rows_.end());
+}
+
 void ReadTokens::clear() {
     ids_.clear();
     rows_.clear();

@@ -19,6 +19,8 @@ class ReadTokens {
     void add_row(std::span<const TokenId> tokens);
     /// n positions of which nothing is known.
     void add_unknown(int64_t n);
+    /// Forgets positions from `position` on.
+    void rewind(int64_t position);
     void clear();
 
     [[nodiscard]] int64_t n_positions() const { return std::ssize(ids_); }

@@ -97,11 +97,18 @@ std::unique_ptr<ContextMemory> Runtime::make_memory(const MemoryPlan& plan) cons
                                                .read_out = plan.read_out});
 }
 
+SequenceOptions Runtime::sequence_options() const {
+    return {
+        .n_chunk = n_chunk_, .rehearsal = rehearsal_, .model = model_fingerprint(loaded_.file())};
+}
+
+std::unique_ptr<Sequence> Runtime::make_sequence(std::unique_ptr<ContextMemory> memory) const {
+    return std::make_unique<Sequence>(config(), std::move(memory), sequence_options());
+}
+
 std::unique_ptr<Session> Runtime::make_session(std::unique_ptr<ContextMemory> memory) const {
     return std::make_unique<Session>(loaded_.model(), backend_, std::move(memory),
-                                     SessionOptions{.n_chunk = n_chunk_,
-                                                    .rehearsal = rehearsal_,
-                                                    .model = model_fingerprint(loaded_.file())});
+                                     sequence_options());
 }
 
 }  // namespace palimpsest

@@ -52,11 +52,17 @@ class Runtime {
     /// A key-value cache of the completed options, for those who need one. Throws as KvCache does.
     [[nodiscard]] std::unique_ptr<KvCache> make_cache(KvCacheOptions options = {}) const;
 
+    /// A sequence over any memory, for a Batch.
+    [[nodiscard]] std::unique_ptr<Sequence> make_sequence(
+        std::unique_ptr<ContextMemory> memory) const;
+
     /// A session over any memory; it can ask for a repetition where the model has words.
     [[nodiscard]] std::unique_ptr<Session> make_session(
         std::unique_ptr<ContextMemory> memory) const;
 
  private:
+    [[nodiscard]] SequenceOptions sequence_options() const;
+
     const LoadedModel& loaded_;
     Backend& backend_;
     int64_t n_chunk_;

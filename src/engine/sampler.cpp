@@ -30,6 +30,10 @@ void check_options(const SamplingOptions& o) {
             "; it must be -100 to 100");
     require(in_range(o.presence_penalty, -100, 100), "presence penalty ", o.presence_penalty,
             "; it must be -100 to 100");
+    for (const LogitBias& b : o.bias) {
+        require(in_range(b.bias, -1000, 1000), "a logit bias of ", b.bias,
+                "; it must be -1000 to 1000");
+    }
     require(o.penalty_last_n >= 0, "penalties over ", o.penalty_last_n, " tokens");
 }
 
@@ -38,12 +42,41 @@ bool has_penalties(const SamplingOptions& o) {
            (o.repeat_penalty != 1.0F || o.frequency_penalty != 0.0F || o.presence_penalty != 0.0F);
 }
 
+/// What stands before a trigger may be anything. libllama lets the grammar begin where the first
+/// group of a pattern does.
+std::string pattern_of(const GrammarTrigger& trigger) {
+    switch (trigger.kind) {
+        case GrammarTrigger::Kind::kWord:
+            break;
+        case GrammarTrigger::Kind::kPattern:
+            return cat("^[\\s\\S]*?(", trigger.value, ")[\\s\\S]*");
+        case GrammarTrigger::Kind::kWholePattern:
+            return trigger.value;
+    }
+    std::string quoted;
+    for (const char c : trigger.value) {
+        if (std::string_view("\\^$.|?*+()[]{}/-").find(c) != std::string_view::npos) quoted += '\\';
+        quoted += c;
+    }
+    return cat("[\\s\\S]*?(", quoted, "[\\s\\S]*)");
+}
+
+llama_sampler* make_lazy_grammar(const SamplingOptions& o, const llama_vocab* vocab) {
+    std::vector<std::string> patterns;
+    for (const GrammarTrigger& t : o.triggers) patterns.push_back(pattern_of(t));
+    std::vector<const char*> texts;
+    for (const std::string& p : patterns) texts.push_back(p.c_str());
+    return llama_sampler_init_grammar_lazy_patterns(vocab, o.grammar.c_str(), "root", texts.data(),
+                                                    texts.size(), nullptr, 0);
+}
+
 llama_sampler* make_grammar(const SamplingOptions& o, const llama_vocab* vocab) {
     require(vocab != nullptr, "a grammar needs a model with a vocabulary");
     check_grammar(o.grammar);
     llama_sampler* grammar = nullptr;
     try {
-        grammar = llama_sampler_init_grammar(vocab, o.grammar.c_str(), "root");
+        grammar = o.triggers.empty() ? llama_sampler_init_grammar(vocab, o.grammar.c_str(), "root")
+                                     : make_lazy_grammar(o, vocab);
     } catch (const std::exception&) {
         grammar = nullptr;  // said below
     }
@@ -74,7 +107,7 @@ std::vector<TokenId> never_picked(const llama_vocab* vocab, const SamplingOption
 }  // namespace
 
 Sampler::Sampler(const SamplingOptions& o, int64_t n_vocab, const llama_vocab* vocab)
-    : is_argmax_(o.temperature == 0.0F && !has_penalties(o) && o.grammar.empty()),
+    : is_argmax_(o.temperature == 0.0F && !has_penalties(o) && o.grammar.empty() && o.bias.empty()),
       never_(never_picked(vocab, o)),
       n_known_(static_cast<size_t>(vocab == nullptr ? n_vocab : llama_vocab_n_tokens(vocab))) {
     check_options(o);
@@ -85,6 +118,12 @@ void Sampler::set_up(const SamplingOptions& o, int64_t n_vocab, const llama_voca
     if (!o.grammar.empty()) grammar_.reset(make_grammar(o, vocab));
     chain_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
     const auto add = [&](llama_sampler* s) { llama_sampler_chain_add(chain_.get(), s); };
+    if (!o.bias.empty()) {
+        std::vector<llama_logit_bias> all;
+        for (const LogitBias& b : o.bias) all.push_back({b.token, b.bias});
+        add(llama_sampler_init_logit_bias(static_cast<int32_t>(n_vocab),
+                                          static_cast<int32_t>(all.size()), all.data()));
+    }
     if (has_penalties(o)) {
         add(llama_sampler_init_penalties(static_cast<int32_t>(n_vocab), o.penalty_last_n,
                                          o.repeat_penalty, o.frequency_penalty,

@@ -116,6 +116,7 @@ void Sequence::feed(std::vector<Segment> prompt, const FeedOptions& options) {
                         "; shorten the prompt, raise the context length, or set a memory budget"));
     }
     prompt_ = joined(std::move(prompt));
+    mean_hidden_.assign(how_.mean_hidden ? static_cast<size_t>(config_.n_embd) : 0, 0.0F);
     total_ = total;
     done_ = 0;
     start_ = position();
@@ -224,7 +225,7 @@ Lane Sequence::reading_lane(int64_t limit) {
                      .kind = how_.may_forget ? StepKind::kRead : StepKind::kAside},
             .runs = runs(prompt_, done_, n),
             .n_logits = how_.all_logits ? n : (more ? 0 : 1),
-            .n_hidden = how_.hidden ? n : 0};
+            .n_hidden = how_.hidden || how_.mean_hidden ? n : 0};
 }
 
 void Sequence::took(const LaneResult& result) {
@@ -242,6 +243,7 @@ void Sequence::took(const LaneResult& result) {
         const auto last = result.logits.last(row);
         logits_.assign(last.begin(), last.end());
     }
+    if (how_.mean_hidden) add_hidden(result.hidden);
     note_read(done_, n);
     done_ += n;
     const bool more = done_ < total_;
@@ -253,6 +255,16 @@ void Sequence::took(const LaneResult& result) {
         begin_repetition(start_, position(), false, true);
     } else if (!more) {
         forget_prompt();
+    }
+}
+
+/// Each position counts alike, whatever the steps.
+void Sequence::add_hidden(std::span<const float> rows) {
+    const auto width = static_cast<size_t>(config_.n_embd);
+    for (size_t at = 0; at < rows.size(); at += width) {
+        for (size_t i = 0; i < width; ++i) {
+            mean_hidden_[i] += rows[at + i] / static_cast<float>(total_);
+        }
     }
 }
 
@@ -389,6 +401,13 @@ void Sequence::took_repetition(int64_t n) {
 }
 
 // ---- state --------------------------------------------------------------------------------------
+
+void Sequence::rewind(int64_t position) {
+    require(!wants() && !is_broken_, "a conversation goes back between two turns only");
+    memory_->rewind(position);
+    tokens_.rewind(position);
+    logits_.clear();
+}
 
 void Sequence::reset() {
     memory_->reset();

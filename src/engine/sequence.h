@@ -25,7 +25,8 @@ struct FeedOptions {
     bool may_forget = true;
     /// Logits of every position are wanted, not of the last alone; steps are shorter then.
     bool all_logits = false;
-    bool hidden = false;  // and hidden states after the last norm, of every position
+    bool hidden = false;       // and hidden states after the last norm, of every position
+    bool mean_hidden = false;  // the mean of these is wanted, over all positions
 };
 
 /// One conversation's state: what was read, the memory, what is to be read next. It says what it
@@ -73,6 +74,8 @@ class Sequence {
     /// Over the vocabulary, of the next position; its own until more is read. Empty: none were
     /// wanted.
     [[nodiscard]] std::span<const float> logits() const { return logits_; }
+    /// Of the prompt that was read last, n_embd values; empty if it was not wanted.
+    [[nodiscard]] std::span<const float> mean_hidden() const { return mean_hidden_; }
     [[nodiscard]] int64_t position() const { return tokens_.n_positions(); }
     /// Values in a ready row.
     [[nodiscard]] int64_t row_width() const { return config_.n_embd; }
@@ -82,6 +85,11 @@ class Sequence {
     [[nodiscard]] const ContextMemory& memory() const { return *memory_; }
     /// Tells it from every other sequence of this process.
     [[nodiscard]] uint64_t serial() const { return memory_->serial(); }
+    /// Can it go back, as its memory says, or for want of anything to go back from?
+    [[nodiscard]] bool can_rewind() const { return memory_->can_rewind(); }
+    /// Between two turns: as if it had read no further than `position`, for which it wants a token
+    /// then. If can_rewind().
+    void rewind(int64_t position);
     /// Forgets everything; it is as new.
     void reset();
 
@@ -121,6 +129,7 @@ class Sequence {
     [[nodiscard]] int64_t piece_end() const;
     [[nodiscard]] std::vector<Segment> repetition_of(int64_t begin, int64_t end) const;
     void took_repetition(int64_t n);
+    void add_hidden(std::span<const float> rows);
     void note_read(int64_t from, int64_t n);
     void note_rows(const Segment& s, int64_t from, int64_t n);
     void forget_prompt();
@@ -130,7 +139,7 @@ class Sequence {
     std::unique_ptr<ContextMemory> memory_;
     ReadTokens tokens_;
     std::vector<Read> rows_;  // of a memory that rehearses
-    std::vector<float> logits_;
+    std::vector<float> logits_, mean_hidden_;
     std::optional<Error> failure_;
     bool is_broken_ = false;
 

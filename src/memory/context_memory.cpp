@@ -58,6 +58,10 @@ Tensor ContextMemory::with_before(Graph& /*g*/, int64_t layer, Tensor /*channels
                 cat("this memory keeps nothing for the convolution of layer ", layer));
 }
 
+void ContextMemory::rewind(int64_t /*position*/) {
+    throw Error(ErrorCode::kUnsupported, "this memory cannot go back");
+}
+
 void ContextMemory::save(std::ostream& /*out*/) const {
     throw Error(ErrorCode::kUnsupported, "this memory cannot be saved");
 }

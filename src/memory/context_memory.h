@@ -210,6 +210,12 @@ class ContextMemory {
     /// How many more positions it can take in.
     [[nodiscard]] virtual int64_t room() const { return std::numeric_limits<int64_t>::max(); }
 
+    /// Can it go back to an earlier position as if it had read no further? Not once it lets entries
+    /// go, nor where a state took in what it read.
+    [[nodiscard]] virtual bool can_rewind() const { return false; }
+    /// Between two steps: forgets positions from `position` on, of those seen. If can_rewind().
+    virtual void rewind(int64_t position);
+
     /// The state between two steps. Default: throws kUnsupported.
     virtual void save(std::ostream& out) const;
     /// Throws kCorrupt if `in` was not written by the same kind with the same options.

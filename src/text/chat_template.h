@@ -28,6 +28,7 @@ struct TemplateInput {
     nlohmann::ordered_json tools = nullptr;  // OpenAI's form; null: none
     bool begins_answer = true;               // write what an answer begins with
     std::time_t now = std::time(nullptr);    // some write the date
+    size_t most_bytes = size_t{1} << 31U;    // that it may write
 };
 
 /// Writes conversations as a model was taught to read them. Immutable; safe to share.

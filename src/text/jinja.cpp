@@ -10,6 +10,7 @@
 #include <json-schema-to-grammar.h>
 #include <json.h>
 
+#include <algorithm>
 #include <exception>
 #include <utility>
 
@@ -20,12 +21,82 @@ namespace palimpsest {
 
 namespace {
 
+using nlohmann::ordered_json;
+
 constexpr size_t kMostBytes = size_t{256} * 1024;  // real ones have up to 60 KB
 // Real templates take milliseconds and a few megabytes.
 constexpr GuardLimits kTrial = {.seconds = 5, .bytes = size_t{512} << 20U};
 
-nlohmann::ordered_json to_json(const ChatMessage& message) {
-    return {{"role", message.role}, {"content", text_of(message)}};
+// Inside JSON (of tools, and of what they were called with) the engine cannot tell a user's words
+// from a template's. There, a character that no text has (U+FDD0) follows every letter that
+// special tokens begin with, and pieces end at it: so no piece has a special token of theirs. Where
+// a text does have it, it stands twice.
+constexpr std::string_view kSeam = "\xEF\xB7\x90";
+
+std::string with_seams(const std::string& text) {
+    std::string out;
+    for (size_t i = 0; i < text.size(); ++i) {
+        out += text[i];
+        if (text[i] == '<' || text[i] == '[') out += kSeam;
+        if (std::string_view(text).substr(0, i + 1).ends_with(kSeam)) out += kSeam;
+    }
+    return out;
+}
+
+/// The same of every text and name in it.
+ordered_json with_seams(const ordered_json& value) {
+    if (value.is_string()) return with_seams(value.get<std::string>());
+    if (value.is_array()) {
+        ordered_json out = ordered_json::array();
+        for (const ordered_json& item : value) out.push_back(with_seams(item));
+        return out;
+    }
+    if (!value.is_object()) return value;
+    ordered_json out = ordered_json::object();
+    for (const auto& [name, item] : value.items()) out[with_seams(name)] = with_seams(item);
+    return out;
+}
+
+/// Appends what lies between seams, piece by piece.
+void append_pieces(std::string_view text, std::vector<RenderedPiece>& to) {
+    std::string piece;
+    const auto flush = [&] {
+        if (!piece.empty()) to.push_back({.text = std::exchange(piece, {})});
+    };
+    while (!text.empty()) {
+        const size_t at = std::min(text.find(kSeam), text.size());
+        piece += text.substr(0, at);
+        text.remove_prefix(at);
+        if (text.empty()) break;
+        text.remove_prefix(kSeam.size());
+        if (text.starts_with(kSeam)) {
+            piece += kSeam;
+            text.remove_prefix(kSeam.size());
+        } else {
+            flush();
+        }
+    }
+    flush();
+}
+
+/// As templates take them: arguments as values, where they are such.
+ordered_json to_json(const MessageCall& call) {
+    ordered_json arguments = parse_json<ordered_json>(call.arguments);
+    if (!arguments.is_object()) arguments = call.arguments;
+    ordered_json out = {
+        {"type", "function"},
+        {"function", {{"name", with_seams(call.name)}, {"arguments", with_seams(arguments)}}}};
+    if (!call.id.empty()) out["id"] = with_seams(call.id);
+    return out;
+}
+
+ordered_json to_json(const ChatMessage& message) {
+    ordered_json out = {{"role", message.role}, {"content", text_of(message)}};
+    if (!message.reasoning.empty()) out["reasoning_content"] = with_seams(message.reasoning);
+    for (const MessageCall& call : message.calls) out["tool_calls"].push_back(to_json(call));
+    if (!message.call_id.empty()) out["tool_call_id"] = with_seams(message.call_id);
+    if (!message.name.empty()) out["name"] = with_seams(message.name);
+    return out;
 }
 
 /// Marks what messages say as theirs. Roles are words of ours, which templates build tokens with.
@@ -60,12 +131,12 @@ class JinjaTemplate final : public ChatTemplate {
 
  private:
     [[nodiscard]] std::vector<RenderedPiece> pieces(const TemplateInput& input) const {
-        nlohmann::ordered_json all = {{"bos_token", tokens_.bos},
-                                      {"eos_token", tokens_.eos},
-                                      {"add_generation_prompt", input.begins_answer},
-                                      {"messages", nlohmann::ordered_json::array()}};
+        ordered_json all = {{"bos_token", tokens_.bos},
+                            {"eos_token", tokens_.eos},
+                            {"add_generation_prompt", input.begins_answer},
+                            {"messages", ordered_json::array()}};
         for (const ChatMessage& m : input.messages) all["messages"].push_back(to_json(m));
-        if (!input.tools.is_null()) all["tools"] = input.tools;
+        if (!input.tools.is_null()) all["tools"] = with_seams(input.tools);
         jinja::context context(source_);
         context.current_time = input.now;
         jinja::global_from_json(context, common_json::parse(json_text(all)), false);
@@ -74,7 +145,8 @@ class JinjaTemplate final : public ChatTemplate {
         const auto result = jinja::runtime::gather_string_parts(runtime.execute(program_));
         std::vector<RenderedPiece> out;
         for (const jinja::string_part& p : result->as_string().parts) {
-            if (!p.val.empty()) out.push_back({.text = p.val, .is_message = p.is_input});
+            if (!p.is_input) append_pieces(p.val, out);
+            if (p.is_input && !p.val.empty()) out.push_back({.text = p.val, .is_message = true});
         }
         return out;
     }

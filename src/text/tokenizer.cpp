@@ -422,10 +422,20 @@ std::vector<Tokenizer::Piece> Tokenizer::pieces_of(std::span<const RenderedPiece
 std::vector<Segment> Tokenizer::encode_chat(std::span<const ChatMessage> messages,
                                             const ChatTemplate& chat_template, Seams seams,
                                             const Regions* regions) const {
-    check_utf8(messages);
-    const std::vector<RenderedPiece> rendered = chat_template.render({.messages = messages});
+    return encode_chat(TemplateInput{.messages = messages}, chat_template, seams, regions);
+}
+
+std::vector<Segment> Tokenizer::encode_chat(const TemplateInput& input,
+                                            const ChatTemplate& chat_template, Seams seams,
+                                            const Regions* regions) const {
+    check_utf8(input.messages);
+    const std::vector<RenderedPiece> rendered = chat_template.render(input);
+    size_t n_bytes = 0;
+    for (const RenderedPiece& p : rendered) n_bytes += p.text.size();
+    require(n_bytes <= input.most_bytes, "the chat template wrote ", n_bytes, " bytes; at most ",
+            input.most_bytes, " are read");
     Writer writer(*this, seams, false, regions);
-    for (const Piece& piece : pieces_of(rendered, messages)) writer.add(piece);
+    for (const Piece& piece : pieces_of(rendered, input.messages)) writer.add(piece);
     std::vector<Segment> segments = writer.finish();
     if (segments.empty()) {
         throw Error(ErrorCode::kUnsupported,

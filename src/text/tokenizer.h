@@ -59,6 +59,9 @@ class Tokenizer {
     /// The file's own template, read when it is first asked for. Throws kUnsupported if there is
     /// none, or it cannot be rendered.
     [[nodiscard]] const ChatTemplate& chat_template() const;
+    /// Its text; empty: there is none. And what templates may write beside texts.
+    [[nodiscard]] const std::string& chat_template_text() const { return chat_template_; }
+    [[nodiscard]] ChatTemplate::Tokens template_tokens() const;
     /// What a user chose instead (ChatTemplate::from_choice()).
     [[nodiscard]] std::unique_ptr<const ChatTemplate> chosen_template(
         const std::string& choice) const;
@@ -76,6 +79,11 @@ class Tokenizer {
     /// documents, unless they must be kept.
     /// Throws as ChatTemplate::render() and encode() do.
     [[nodiscard]] std::vector<Segment> encode_chat(std::span<const ChatMessage> messages,
+                                                   const ChatTemplate& chat_template,
+                                                   Seams seams = Seams::kJoined,
+                                                   const Regions* regions = nullptr) const;
+    /// The same with tools, and whatever else a template is told.
+    [[nodiscard]] std::vector<Segment> encode_chat(const TemplateInput& input,
                                                    const ChatTemplate& chat_template,
                                                    Seams seams = Seams::kJoined,
                                                    const Regions* regions = nullptr) const;
@@ -122,7 +130,6 @@ class Tokenizer {
 
     [[nodiscard]] static Piece plain_piece(const TextPart& part);
 
-    [[nodiscard]] ChatTemplate::Tokens template_tokens() const;
     [[nodiscard]] std::vector<Piece> pieces_of(std::span<const RenderedPiece> rendered,
                                                std::span<const ChatMessage> messages) const;
     [[nodiscard]] std::vector<TokenId> encode_piece(const Piece& piece) const;

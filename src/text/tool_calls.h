@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/types.h"
+#include "palimpsest/generation.h"
 #include "text/chat_template.h"
 
 namespace palimpsest {
@@ -27,13 +28,6 @@ struct ToolCall {
 struct ParsedAnswer {
     std::string content, reasoning;
     std::vector<ToolCall> calls;
-};
-
-/// Where in an answer a lazy grammar begins to hold.
-struct GrammarTrigger {
-    enum class Kind { kWord, kPattern, kWholePattern };  // a text; regular expressions
-    Kind kind = Kind::kWord;
-    std::string value;
 };
 
 /// How a model that knows a chat template calls tools: a grammar for its answers, and what they

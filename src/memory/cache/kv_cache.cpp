@@ -387,6 +387,25 @@ void KvCache::slide(int64_t layer, int64_t h) {
 // ---- state
 // ----------------------------------------------------------------------------------------
 
+bool KvCache::can_rewind() const {
+    return evictor_ == nullptr && watching_.empty() && n_renumbered_ == 0 && !shape_.slides();
+}
+
+void KvCache::rewind(int64_t position) {
+    check(can_rewind() && position >= 0 && position <= seen_, "a memory goes back that cannot");
+    for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
+        for (int64_t h = 0; h < shape_.n_head_kv; ++h) {
+            Head& of = head(layer, h);
+            of.positions.resize(static_cast<size_t>(position));  // every one is held
+            if (!of.rotary.empty()) of.rotary.resize(static_cast<size_t>(position));
+            of.touched = of.begin + position;
+            store_.release_from(layer, h, of.touched);
+        }
+    }
+    next_position_ -= seen_ - position;
+    seen_ = position;
+}
+
 void KvCache::reset() {
     for (int64_t layer = 0; layer < shape_.n_layer; ++layer) {
         for (int64_t h = 0; h < shape_.n_head_kv; ++h) {

@@ -50,6 +50,8 @@ class KvCache final : public ContextMemory, private EntrySource {
     [[nodiscard]] int64_t next_position() const override { return next_position_; }
     [[nodiscard]] Rehearses rehearses() const override;
     [[nodiscard]] int64_t room() const override;
+    [[nodiscard]] bool can_rewind() const override;
+    void rewind(int64_t position) override;
     void save(std::ostream& out) const override;
     void load(std::istream& in) override;
 

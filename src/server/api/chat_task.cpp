@@ -1,0 +1,387 @@
+#include "server/api/chat_task.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <limits>
+#include <random>
+
+#include "core/error.h"
+#include "engine/memory_choice.h"
+#include "memory/attention/entry_store.h"
+#include "memory/cache/memories.h"
+#include "server/api/answer_run.h"
+#include "text/json_text.h"
+#include "text/text_parts.h"
+#include "text/utf8.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr size_t kMostTitle = 60;
+
+/// Bytes that a budget comes to; -1: that cannot be told of it.
+int64_t bytes_of(const Service& service, const MemoryChoice& choice) {
+    const Budget budget = parse_budget(choice.budget);
+    if (budget.kind == Budget::Kind::kBytes) return budget.count;
+    if (budget.kind != Budget::Kind::kEntries) return -1;
+    const MemoryShape& shape = service.engine().shape();
+    if (shape.n_head_kv == 0) return -1;
+    return static_cast<int64_t>(bytes_of_all(shape, entry_type(choice.entries), budget.count));
+}
+
+/// The server's own budget is the most that a request may have.
+void check_ceiling(const Service& service, const Fields& memory, const MemoryChoice& choice) {
+    const MemoryChoice& ours = service.options().memory;
+    if (ours.budget.empty() || choice.budget == ours.budget) return;
+    if (choice.budget.empty()) {
+        memory.refuse("policy", "forgets nothing, and the server keeps to a budget");
+    }
+    const int64_t most = bytes_of(service, ours);
+    const int64_t asked = bytes_of(service, choice);
+    const bool is_less = parse_budget(choice.budget).kind == Budget::Kind::kShare &&
+                         parse_budget(ours.budget).kind == Budget::Kind::kShare &&
+                         parse_budget(choice.budget).share <= parse_budget(ours.budget).share;
+    if (!is_less && (most < 0 || asked < 0 || asked > most)) {
+        memory.refuse("budget", cat("is more than the server's own, ", ours.budget,
+                                    ", or cannot be compared with it"));
+    }
+}
+
+std::string budget_text(const Fields& memory) {
+    const RequestJson* value = memory.find("budget");
+    if (value == nullptr) return "";
+    if (value->is_string()) return value->get<std::string>();
+    return cat(*memory.integer("budget", 1, int64_t{1} << 40));
+}
+
+/// Cuts `text` out of the first part that has it, as one that is kept.
+bool keep_text(std::vector<ChatMessage>& messages, const std::string& text) {
+    for (ChatMessage& m : messages) {
+        for (size_t i = 0; i < m.parts.size(); ++i) {
+            const size_t at = m.parts[i].text.find(text);
+            if (at == std::string::npos) continue;
+            const TextPart whole = m.parts[i];
+            std::vector<TextPart> three = {
+                {whole.text.substr(0, at), whole.is_context, whole.keep},
+                {text, whole.is_context, true},
+                {whole.text.substr(at + text.size()), whole.is_context, whole.keep}};
+            std::erase_if(three, [](const TextPart& p) { return p.text.empty(); });
+            const auto place = m.parts.erase(m.parts.begin() + static_cast<std::ptrdiff_t>(i));
+            m.parts.insert(place, three.begin(), three.end());
+            return true;
+        }
+    }
+    return false;
+}
+
+int base64_value(char c) {
+    if (c >= 'A' && c <= 'Z') return c - 'A';
+    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+    if (c >= '0' && c <= '9') return c - '0' + 52;
+    if (c == '+' || c == '-') return 62;
+    if (c == '/' || c == '_') return 63;
+    return -1;
+}
+
+Json message_json(const ParsedAnswer& answer) {
+    Json message = {{"role", "assistant"}, {"content", answer.content}};
+    if (!answer.reasoning.empty()) message["reasoning_content"] = answer.reasoning;
+    for (const ToolCall& c : answer.calls) {
+        message["tool_calls"].push_back(
+            {{"id", c.id},
+             {"type", "function"},
+             {"function", {{"name", c.name}, {"arguments", c.arguments}}}});
+    }
+    return message;
+}
+
+}  // namespace
+
+ChatTask new_task(const Service& service, const Call& /*call*/, std::string_view prefix) {
+    ChatTask task;
+    task.id = new_id(prefix);
+    task.answer = service.options().answer;
+    task.memory = service.options().memory;
+    return task;
+}
+
+void read_sampling(const Service& service, const Fields& f, ChatTask& task) {
+    SamplingOptions& s = task.answer.sampling;
+    if (const auto x = f.number("temperature", 0, 100)) s.temperature = static_cast<float>(*x);
+    if (const auto x = f.number("top_p", 0, 1)) {
+        if (*x <= 0) f.refuse("top_p", "must be above 0");
+        s.top_p = static_cast<float>(*x);
+    }
+    if (const auto x = f.integer("top_k", -1, 1 << 20)) {
+        s.top_k = static_cast<int32_t>(std::max<int64_t>(0, *x));
+    }
+    if (const auto x = f.number("min_p", 0, 0.999)) s.min_p = static_cast<float>(*x);
+    if (const auto x = f.number("repeat_penalty", 0.01, 100)) {
+        s.repeat_penalty = static_cast<float>(*x);
+    }
+    if (const auto x = f.number("frequency_penalty", -2, 2)) {
+        s.frequency_penalty = static_cast<float>(*x);
+    }
+    if (const auto x = f.number("presence_penalty", -2, 2)) {
+        s.presence_penalty = static_cast<float>(*x);
+    }
+    if (const auto x = f.integer("seed", std::numeric_limits<int64_t>::min() / 2,
+                                 std::numeric_limits<int64_t>::max())) {
+        s.seed = static_cast<uint32_t>(*x);
+    } else {
+        s.seed = std::random_device{}();
+    }
+    for (const char* name : {"max_tokens", "max_completion_tokens"}) {
+        if (const auto n = f.integer(name, 1, service.limits().max_tokens)) {
+            task.answer.max_tokens = *n;
+        }
+    }
+    if (f.has("stop")) {
+        task.answer.stop = f.texts("stop", service.limits().stops);
+        for (const std::string& text : task.answer.stop) {
+            if (text.empty()) f.refuse("stop", "has an empty text");
+            if (std::ssize(text) > service.limits().stop_bytes) {
+                f.refuse("stop", cat("has a text of ", text.size(), " bytes; at most ",
+                                     service.limits().stop_bytes, " are taken"));
+            }
+        }
+    }
+    if (const auto bias = f.object("logit_bias")) {
+        for (const auto& [name, value] : bias->json().items()) {
+            char* end = nullptr;
+            const long long id = std::strtoll(name.c_str(), &end, 10);
+            if (name.empty() || *end != '\0' || id < 0 || id >= service.tokenizer().n_vocab()) {
+                bias->refuse(name, "is no token of this model");
+            }
+            const auto x = bias->number(name, -100, 100);
+            if (x) s.bias.push_back({static_cast<int32_t>(id), static_cast<float>(*x)});
+            if (s.bias.size() > 1024) f.refuse("logit_bias", "has more than 1,024 tokens");
+        }
+    }
+}
+
+void read_memory(const Service& service, const Fields& fields, ChatTask& task) {
+    const auto memory = fields.object("memory");
+    if (!memory) return;
+    MemoryChoice& c = task.memory;
+    const std::string budget = budget_text(*memory);
+    const std::string policy = memory->text("policy").value_or("");
+    if (!budget.empty()) c.budget = budget;
+    if (!policy.empty()) {
+        c.policy = policy;
+        c.allocator.clear();
+        c.residue.clear();
+        c.settings.clear();
+        if (policy == "full" && budget.empty()) c.budget.clear();
+    }
+    if (const auto residue = memory->text("residue")) c.residue = *residue;
+    if (const auto entries = memory->text("entries")) {
+        static constexpr std::array kTypes = {"f32", "f16", "q8_0"};
+        if (std::ranges::find(kTypes, *entries) == kTypes.end()) {
+            memory->refuse("entries", "must be f32, f16 or q8_0");
+        }
+        c.entries = *entries;
+    }
+    if (memory->has("prefix")) {
+        memory->refuse("prefix", "cannot be chosen by a request; the server's flag --prefix can");
+    }
+    task.keep = memory->texts("keep", 256);
+    if (const auto detail = memory->text("report")) {
+        if (*detail != "none" && *detail != "summary" && *detail != "spans") {
+            memory->refuse("report", "must be none, summary or spans");
+        }
+        task.detail = *detail == "none"    ? MemoryDetail::kNone
+                      : *detail == "spans" ? MemoryDetail::kSpans
+                                           : MemoryDetail::kSummary;
+    }
+    try {
+        static_cast<void>(choose_eviction(c, nullptr));
+        if (!c.budget.empty()) static_cast<void>(parse_budget(c.budget));
+    } catch (const Error& e) {
+        throw ApiError(400, e.what(), "memory");
+    }
+    check_ceiling(service, *memory, c);
+}
+
+void read_tools(const Service& service, const Fields& fields, ChatTask& task) {
+    const RequestJson* tools = fields.list("tools", service.limits().tools);
+    if (tools == nullptr) return;
+    if (std::ssize(json_text(*tools)) > service.limits().schema_bytes) {
+        fields.refuse("tools", cat("have more than ", service.limits().schema_bytes, " bytes"));
+    }
+    task.tools.tools = *tools;
+}
+
+void set_schema(const Service& service, const RequestJson& schema, const std::string& path,
+                ChatTask& task) {
+    if (!schema.is_object()) throw ApiError(400, cat("'", path, "' must be a JSON schema"), path);
+    task.schema = json_text(schema);
+    if (std::ssize(task.schema) > service.limits().schema_bytes) {
+        throw ApiError(
+            400, cat("'", path, "' has more than ", service.limits().schema_bytes, " bytes"), path);
+    }
+}
+
+void force_tool(const std::string& name, const std::string& path, ChatTask& task) {
+    RequestJson only = RequestJson::array();
+    for (const RequestJson& tool : task.tools.tools) {
+        if (tool.is_object() && tool.contains("function") && tool["function"].is_object() &&
+            tool["function"].value("name", "") == name) {
+            only.push_back(tool);
+        }
+    }
+    if (only.empty()) throw ApiError(400, cat("no tool is called '", name, "'"), path);
+    task.tools.tools = only;
+    task.tools.choice = ToolRequest::Choice::kRequired;
+    task.tools.may_call_several = false;
+}
+
+std::string session_of(const Call& call, const Fields& fields) {
+    static constexpr std::array kHeaders = {"x-session-id", "x-claude-code-session-id",
+                                            "session-id", "session_id", "x-session-affinity"};
+    std::string name;
+    for (const char* header : kHeaders) {
+        name = call.request().header(header);
+        if (!name.empty()) break;
+    }
+    if (name.empty()) name = fields.text("prompt_cache_key").value_or("");
+    if (name.size() > 256) throw ApiError(400, "a session's name has at most 256 bytes", "session");
+    return name;
+}
+
+std::string text_of_data(const std::string& data, const std::string& path) {
+    std::string_view coded = data;
+    if (coded.starts_with("data:")) {
+        const size_t comma = coded.find(',');
+        const std::string_view head = coded.substr(0, comma);
+        if (comma == std::string_view::npos || !head.ends_with(";base64")) {
+            throw ApiError(400, cat("'", path, "' is no data URL in base64"), path);
+        }
+        if (!head.starts_with("data:text/") && !head.starts_with("data:application/json") &&
+            !head.starts_with("data:;")) {
+            throw ApiError(400, cat("'", path, "' is no text; only texts can be read"), path);
+        }
+        coded.remove_prefix(comma + 1);
+    }
+    std::string text;
+    uint32_t bits = 0;
+    int n_bits = 0;
+    for (const char c : coded) {
+        if (c == '=' || is_space(c)) continue;
+        const int value = base64_value(c);
+        if (value < 0) throw ApiError(400, cat("'", path, "' is no base64"), path);
+        bits = (bits << 6U) | static_cast<uint32_t>(value);
+        n_bits += 6;
+        if (n_bits < 8) continue;
+        n_bits -= 8;
+        text += static_cast<char>((bits >> static_cast<uint32_t>(n_bits)) & 0xFFU);
+    }
+    if (find_invalid_utf8(text)) throw ApiError(400, cat("'", path, "' is no UTF-8 text"), path);
+    return without_mark(std::move(text));
+}
+
+std::string title_of(const std::vector<ChatMessage>& messages) {
+    for (const ChatMessage& m : messages) {
+        if (m.role != "user") continue;
+        for (const TextPart& p : m.parts) {
+            const std::string_view text = strip(p.text);
+            if (p.is_context || text.empty()) continue;
+            std::string line(text.substr(0, text.find('\n')));
+            if (line.size() <= kMostTitle) return line;
+            line.resize(kMostTitle);
+            line.resize(line.size() - unfinished_utf8(line));
+            return line + "…";
+        }
+    }
+    return "";
+}
+
+std::string chat_json(const std::vector<ChatMessage>& messages) {
+    Json all = Json::array();
+    for (const ChatMessage& m : messages) {
+        Json one = {{"role", m.role}, {"content", text_of(m)}};
+        if (!m.reasoning.empty()) one["reasoning_content"] = m.reasoning;
+        for (const MessageCall& c : m.calls) {
+            one["tool_calls"].push_back(
+                {{"id", c.id},
+                 {"type", "function"},
+                 {"function", {{"name", c.name}, {"arguments", c.arguments}}}});
+        }
+        if (!m.call_id.empty()) one["tool_call_id"] = m.call_id;
+        if (!m.name.empty()) one["name"] = m.name;
+        all.push_back(std::move(one));
+    }
+    return json_text(all);
+}
+
+std::vector<Segment> prompt_of(Service& service, const ChatTask& task) {
+    const Tokenizer& t = service.tokenizer();
+    if (!task.tokens.empty()) return {{.tokens = task.tokens}};
+    if (!task.raw.empty()) return t.encode_raw(task.raw);
+    TemplateInput input = {.messages = task.messages};
+    const bool has_tools =
+        !task.tools.tools.empty() && task.tools.choice != ToolRequest::Choice::kNone;
+    if (has_tools) input.tools = task.tools.tools;
+    input.most_bytes = static_cast<size_t>(service.limits().template_bytes);
+    return t.encode_chat(input, service.chat_template());
+}
+
+void answer_task(Service& service, const Call& call, ChatTask task,
+                 std::unique_ptr<AnswerForm> form) {
+    const Tokenizer& t = service.tokenizer();
+    const bool is_chat = !task.messages.empty();
+    for (size_t i = 0; i < task.keep.size(); ++i) {
+        if (!task.keep[i].empty() && keep_text(task.messages, task.keep[i])) continue;
+        throw ApiError(400, cat("'memory.keep[", i, "]' is in no message"), "memory.keep");
+    }
+    Work work;
+    work.prompt = prompt_of(service, task);
+    std::shared_ptr<const ToolProtocol> protocol;
+    AnswerOptions answer = task.answer;
+    if (is_chat) {
+        protocol = service.protocol(task.tools);
+        if (protocol != nullptr) {
+            for (const std::string& s : protocol->stops()) answer.stop.push_back(s);
+            if (!task.tools.tools.empty()) {
+                answer.sampling.grammar = protocol->grammar();
+                answer.sampling.triggers = protocol->triggers();
+            }
+        }
+    }
+    if (!task.schema.empty()) {
+        if (!answer.sampling.grammar.empty()) {
+            throw ApiError(400, "tools and a response_format cannot both be asked for",
+                           "response_format");
+        }
+        answer.sampling.grammar = grammar_of_schema(task.schema);
+    }
+    for (int64_t i = 0; i < task.n_answers; ++i) {
+        work.writers.push_back(
+            std::make_unique<AnswerWriter>(&t, service.engine().config().n_vocab, answer));
+        ++answer.sampling.seed;
+    }
+    work.memory = task.memory;
+    work.most_tokens = answer.max_tokens;
+    work.owner = call.owner;
+    work.session = task.session;
+    work.id = task.id;
+    work.is_kept = task.is_kept;
+    work.detail = task.detail;
+    work.transcript = {.title = title_of(task.messages),
+                       .messages = task.messages_json,
+                       .answer = [protocol](const GenerateResult& r) {
+                           AnswerReader reader(protocol);
+                           static_cast<void>(reader.add(r.text));
+                           static_cast<void>(reader.finish());
+                           return json_text(message_json(reader.parsed()));
+                       }};
+    const auto n = work.writers.size();
+    const auto run =
+        std::make_shared<AnswerRun>(service, call, std::move(form), protocol, n, task.is_streamed);
+    ++service.metrics().requests;
+    run->watch(service.scheduler().submit(std::move(work), run));
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,390 @@
+// POST /v1/responses, as OpenAI's clients and Codex speak it.
+
+#include "core/error.h"
+#include "server/api/openai.h"
+#include "text/json_text.h"
+
+namespace palimpsest {
+
+namespace {
+
+class ResponseForm final : public AnswerForm {
+ public:
+    ResponseForm(std::string id, std::string model, const Fields& f)
+        : id_(std::move(id)),
+          model_(std::move(model)),
+          created_(static_cast<int64_t>(std::time(nullptr))) {
+        for (const char* name :
+             {"instructions", "previous_response_id", "temperature", "top_p", "max_output_tokens",
+              "metadata", "tools", "tool_choice", "text", "parallel_tool_calls"}) {
+            const RequestJson* value = f.find(name);
+            if (value != nullptr) echoed_[name] = *value;
+        }
+    }
+
+    std::string whole(const FinishedWork& work) override {
+        build_items(work.answers.front());
+        return json_text(response(status_of(work), &work));
+    }
+    std::string opening() override {
+        return tell("response.created", {{"response", response("in_progress", nullptr)}}) +
+               tell("response.in_progress", {{"response", response("in_progress", nullptr)}});
+    }
+    std::string progress(const WorkProgress& p) override {
+        Json json = {{"response", response("in_progress", nullptr)}};
+        json["memory_progress"] = {{"read", p.read}, {"total", p.total}, {"held", p.held}};
+        return tell("response.in_progress", json);
+    }
+    std::string delta(const AnswerDelta& d) override {
+        std::string out;
+        if (!d.reasoning.empty()) {
+            out += open(Kind::kReasoning);
+            reasoning_ += d.reasoning;
+            out += tell("response.reasoning_text.delta", {{"item_id", item_id_},
+                                                          {"output_index", index()},
+                                                          {"content_index", 0},
+                                                          {"delta", d.reasoning}});
+        }
+        if (!d.content.empty()) {
+            out += open(Kind::kMessage);
+            text_ += d.content;
+            out += tell("response.output_text.delta", {{"item_id", item_id_},
+                                                       {"output_index", index()},
+                                                       {"content_index", 0},
+                                                       {"delta", d.content},
+                                                       {"logprobs", Json::array()}});
+        }
+        for (const AnswerDelta::Call& c : d.calls) {
+            if (!c.name.empty()) {
+                out += close();
+                call_ = {.name = c.name, .arguments = {}, .id = c.id};
+                out += open(Kind::kCall);
+            }
+            if (c.arguments.empty()) continue;
+            call_.arguments += c.arguments;
+            out += tell("response.function_call_arguments.delta",
+                        {{"item_id", item_id_}, {"output_index", index()}, {"delta", c.arguments}});
+        }
+        return out;
+    }
+    std::string closing(const FinishedWork& work) override {
+        std::string out = close();
+        const std::string status = status_of(work);
+        out += tell(status == "completed" ? "response.completed" : "response.incomplete",
+                    {{"response", response(status, &work)}});
+        return out;
+    }
+    std::string failure(const ApiError& error) override {
+        Json json = response("failed", nullptr);
+        json["error"] = {{"code", error.code.empty() ? "server_error" : error.code},
+                         {"message", error.what()}};
+        return tell("response.failed", {{"response", json}});
+    }
+
+ private:
+    enum class Kind { kNone, kReasoning, kMessage, kCall };
+
+    [[nodiscard]] int64_t index() const { return std::ssize(items_); }
+
+    std::string tell(std::string_view type, const Json& more) {
+        Json json = {{"type", type}, {"sequence_number", n_events_++}};
+        json.update(more);
+        return event(type, json);
+    }
+
+    static std::string status_of(const FinishedWork& work) {
+        return work.answers.front().reason == StopReason::kLength ? "incomplete" : "completed";
+    }
+
+    /// The item that is being written, as far as it is.
+    [[nodiscard]] Json item(const std::string& status) const {
+        switch (kind_) {
+            case Kind::kReasoning:
+                return {
+                    {"id", item_id_},
+                    {"type", "reasoning"},
+                    {"summary", Json::array()},
+                    {"content", Json::array({{{"type", "reasoning_text"}, {"text", reasoning_}}})}};
+            case Kind::kCall:
+                return {{"id", item_id_},     {"type", "function_call"},
+                        {"status", status},   {"call_id", call_.id},
+                        {"name", call_.name}, {"arguments", call_.arguments}};
+            default:
+                return {{"id", item_id_},
+                        {"type", "message"},
+                        {"status", status},
+                        {"role", "assistant"},
+                        {"content", Json::array({part()})}};
+        }
+    }
+    [[nodiscard]] Json part() const {
+        return {{"type", "output_text"}, {"text", text_}, {"annotations", Json::array()}};
+    }
+
+    std::string open(Kind kind) {
+        if (kind_ == kind && kind != Kind::kCall) return "";
+        std::string out = close();
+        kind_ = kind;
+        item_id_ = new_id(kind == Kind::kMessage ? "msg_" : kind == Kind::kCall ? "fc_" : "rs_");
+        text_.clear();
+        reasoning_.clear();
+        Json begun = item("in_progress");
+        if (kind != Kind::kCall) begun["content"] = Json::array();
+        out += tell("response.output_item.added", {{"output_index", index()}, {"item", begun}});
+        if (kind == Kind::kMessage) {
+            out += tell("response.content_part.added", {{"item_id", item_id_},
+                                                        {"output_index", index()},
+                                                        {"content_index", 0},
+                                                        {"part", part()}});
+        }
+        return out;
+    }
+
+    std::string close() {
+        if (kind_ == Kind::kNone) return "";
+        std::string out;
+        if (kind_ == Kind::kMessage) {
+            out += tell("response.output_text.done", {{"item_id", item_id_},
+                                                      {"output_index", index()},
+                                                      {"content_index", 0},
+                                                      {"text", text_},
+                                                      {"logprobs", Json::array()}});
+            out += tell("response.content_part.done", {{"item_id", item_id_},
+                                                       {"output_index", index()},
+                                                       {"content_index", 0},
+                                                       {"part", part()}});
+        } else if (kind_ == Kind::kCall) {
+            out += tell("response.function_call_arguments.done", {{"item_id", item_id_},
+                                                                  {"output_index", index()},
+                                                                  {"name", call_.name},
+                                                                  {"arguments", call_.arguments}});
+        }
+        const Json done = item("completed");
+        out += tell("response.output_item.done", {{"output_index", index()}, {"item", done}});
+        items_.push_back(done);
+        kind_ = Kind::kNone;
+        return out;
+    }
+
+    /// Of an answer at once.
+    void build_items(const FinishedAnswer& a) {
+        const auto add = [this](Kind kind) {
+            kind_ = kind;
+            item_id_ = new_id(kind == Kind::kMessage ? "msg_"
+                              : kind == Kind::kCall  ? "fc_"
+                                                     : "rs_");
+            items_.push_back(item("completed"));
+        };
+        reasoning_ = a.parsed.reasoning;
+        text_ = a.parsed.content;
+        if (!reasoning_.empty()) add(Kind::kReasoning);
+        if (!text_.empty() || a.parsed.calls.empty()) add(Kind::kMessage);
+        for (const ToolCall& c : a.parsed.calls) {
+            call_ = c;
+            add(Kind::kCall);
+        }
+        kind_ = Kind::kNone;
+    }
+
+    [[nodiscard]] Json response(const std::string& status, const FinishedWork* work) const {
+        Json json = {{"id", id_},
+                     {"object", "response"},
+                     {"created_at", created_},
+                     {"status", status},
+                     {"model", model_},
+                     {"output", items_},
+                     {"error", nullptr},
+                     {"incomplete_details", nullptr},
+                     {"instructions", nullptr},
+                     {"previous_response_id", nullptr},
+                     {"tools", Json::array()},
+                     {"tool_choice", "auto"},
+                     {"parallel_tool_calls", true},
+                     {"metadata", Json::object()},
+                     {"temperature", nullptr},
+                     {"top_p", nullptr},
+                     {"max_output_tokens", nullptr},
+                     {"text", {{"format", {{"type", "text"}}}}}};
+        json.update(echoed_);
+        if (status == "incomplete") json["incomplete_details"] = {{"reason", "max_output_tokens"}};
+        if (work == nullptr) return json;
+        const WorkResult& r = work->result;
+        json["usage"] = {{"input_tokens", r.n_prompt},
+                         {"input_tokens_details", {{"cached_tokens", r.n_cached}}},
+                         {"output_tokens", work->n_written()},
+                         {"output_tokens_details", {{"reasoning_tokens", 0}}},
+                         {"total_tokens", r.n_prompt + work->n_written()},
+                         {"memory", memory_usage(r.memory)}};
+        json["memory"] = memory_report(r.memory);
+        return json;
+    }
+
+    std::string id_, model_;
+    int64_t created_;
+    Json echoed_ = Json::object();
+    Json items_ = Json::array();
+    int64_t n_events_ = 0;
+    Kind kind_ = Kind::kNone;
+    std::string item_id_, text_, reasoning_;
+    ToolCall call_;
+};
+
+void read_content(const Fields& item, const RequestJson& content, ChatMessage& to) {
+    if (content.is_string()) {
+        to.parts.push_back({.text = content.get<std::string>()});
+        return;
+    }
+    if (!content.is_array()) item.refuse("content", "must be a text, or a list of parts");
+    for (size_t i = 0; i < content.size(); ++i) {
+        const Fields part = item.item("content", content, i);
+        const std::string kind = part.text("type").value_or("");
+        if (kind == "input_text" || kind == "output_text" || kind == "text" ||
+            kind == "summary_text") {
+            to.parts.push_back({.text = part.text("text").value_or("")});
+        } else if (kind == "refusal") {
+            to.parts.push_back({.text = part.text("refusal").value_or("")});
+        } else if (kind == "input_file" && part.has("file_data")) {
+            to.parts.push_back(
+                {.text = text_of_data(*part.text("file_data"), part.path("file_data")),
+                 .is_context = true});
+        } else {
+            part.refuse("type", cat("is '", kind, "'; this model reads text and text files only"));
+        }
+    }
+}
+
+/// One item of `input`. Calls join the message of the assistant before them.
+void read_item(const Fields& item, ChatTask& task) {
+    const std::string kind = item.text("type").value_or("message");
+    std::vector<ChatMessage>& messages = task.messages;
+    if (kind == "message") {
+        ChatMessage m;
+        m.role = item.text("role").value_or("user");
+        if (m.role == "developer") m.role = "system";
+        if (m.role != "system" && m.role != "user" && m.role != "assistant") {
+            item.refuse("role",
+                        cat("is '", m.role, "'; it must be system, developer, user or assistant"));
+        }
+        if (const RequestJson* content = item.find("content")) read_content(item, *content, m);
+        if (m.parts.empty()) m.parts.push_back({.text = ""});
+        messages.push_back(std::move(m));
+    } else if (kind == "function_call") {
+        if (messages.empty() || messages.back().role != "assistant") {
+            messages.push_back({.role = "assistant", .parts = {{.text = ""}}});
+        }
+        messages.back().calls.push_back({.id = item.text("call_id").value_or(""),
+                                         .name = item.text("name").value_or(""),
+                                         .arguments = item.text("arguments").value_or("{}")});
+    } else if (kind == "function_call_output") {
+        ChatMessage m = {.role = "tool", .call_id = item.text("call_id").value_or("")};
+        const RequestJson& output = item.need("output");
+        m.parts.push_back(
+            {.text = output.is_string() ? output.get<std::string>() : json_text(output)});
+        for (const ChatMessage& other : messages) {
+            for (const MessageCall& c : other.calls) {
+                if (c.id == m.call_id) m.name = c.name;
+            }
+        }
+        messages.push_back(std::move(m));
+    } else if (kind != "reasoning" && kind != "item_reference") {
+        item.refuse("type", cat("is '", kind, "', which is not supported"));
+    }
+}
+
+/// What a conversation said so far, by the id of its last response.
+void read_previous(Service& service, const Call& call, const std::string& id, ChatTask& task) {
+    struct Found {
+        std::string messages, key;
+    };
+    Found found;
+    try {
+        found = service.ask([&](SequenceTable& table) {
+            const Remembered& r = table.find(call.owner, id);
+            return Found{r.head.messages, r.head.key};
+        });
+    } catch (const ApiError&) {
+        throw ApiError(400, cat("no response is called '", id, "', or it was forgotten"),
+                       "previous_response_id", "previous_response_not_found");
+    }
+    const RequestJson json = {{"messages", parse_json<RequestJson>(found.messages)}};
+    const Fields stored(json);
+    ChatTask before;
+    read_openai_messages(service, stored, before);
+    // What it was told in general does not carry over; what is said now does.
+    std::erase_if(before.messages, [](const ChatMessage& m) { return m.role == "system"; });
+    task.messages = std::move(before.messages);
+    if (task.session.empty()) task.session = found.key;
+}
+
+/// Tools of other kinds run at the provider, and there is none here: the model is not told of them.
+void read_response_tools(const Service& service, const Fields& f, ChatTask& task) {
+    const RequestJson* tools = f.list("tools", service.limits().tools);
+    if (tools == nullptr) return;
+    if (std::ssize(json_text(*tools)) > service.limits().schema_bytes) {
+        f.refuse("tools", cat("have more than ", service.limits().schema_bytes, " bytes"));
+    }
+    for (size_t i = 0; i < tools->size(); ++i) {
+        const Fields tool = f.item("tools", *tools, i);
+        if (tool.text("type").value_or("") != "function") continue;
+        RequestJson function = {{"name", tool.text("name").value_or("")},
+                                {"description", tool.text("description").value_or("")}};
+        if (const RequestJson* p = tool.find("parameters")) function["parameters"] = *p;
+        task.tools.tools.push_back({{"type", "function"}, {"function", std::move(function)}});
+    }
+    const RequestJson* choice = f.find("tool_choice");
+    if (choice == nullptr) return;
+    if (choice->is_object()) {
+        return force_tool(Fields(*choice, "tool_choice.").text("name").value_or(""), "tool_choice",
+                          task);
+    }
+    const std::string word = f.text("tool_choice").value_or("auto");
+    if (word == "none") task.tools.choice = ToolRequest::Choice::kNone;
+    if (word == "required") task.tools.choice = ToolRequest::Choice::kRequired;
+}
+
+}  // namespace
+
+void handle_responses(Service& service, const Call& call) {
+    const RequestJson body = call.body();
+    const Fields f(body);
+    ChatTask task = new_task(service, call, "resp_");
+    task.session = session_of(call, f);
+    if (const auto previous = f.text("previous_response_id")) {
+        read_previous(service, call, *previous, task);
+    }
+    if (const auto text = f.text("instructions"); text && !text->empty()) {
+        task.messages.insert(task.messages.begin(), {.role = "system", .parts = {{.text = *text}}});
+    }
+    const RequestJson& input = f.need("input");
+    if (input.is_string()) {
+        task.messages.push_back({.role = "user", .parts = {{.text = input.get<std::string>()}}});
+    } else {
+        const RequestJson* items = f.list("input", service.limits().messages);
+        for (size_t i = 0; i < items->size(); ++i) read_item(f.item("input", *items, i), task);
+    }
+    if (task.messages.empty()) f.refuse("input", "is empty");
+    read_sampling(service, f, task);
+    if (const auto n = f.integer("max_output_tokens", 1, service.limits().max_tokens)) {
+        task.answer.max_tokens = *n;
+    }
+    read_memory(service, f, task);
+    read_response_tools(service, f, task);
+    task.tools.may_call_several = f.boolean("parallel_tool_calls").value_or(true);
+    if (const auto text = f.object("text")) {
+        if (const auto format = text->object("format")) {
+            const std::string kind = format->text("type").value_or("text");
+            if (kind == "json_schema") {
+                set_schema(service, format->need("schema"), format->path("schema"), task);
+            } else if (kind == "json_object") {
+                task.schema = R"({"type": "object"})";
+            }
+        }
+    }
+    task.is_streamed = f.boolean("stream").value_or(false);
+    task.messages_json = chat_json(task.messages);
+    auto form = std::make_unique<ResponseForm>(task.id, service.model_name(), f);
+    if (f.boolean("store") == false) task.id.clear();
+    answer_task(service, call, std::move(task), std::move(form));
+}
+
+}  // namespace palimpsest

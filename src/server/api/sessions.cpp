@@ -1,0 +1,128 @@
+// Conversations that the server remembers, and what their memories kept.
+
+#include "core/error.h"
+#include "server/api/answer_form.h"
+#include "server/api/routes.h"
+#include "server/service.h"
+#include "text/json_text.h"
+
+namespace palimpsest {
+
+namespace {
+
+constexpr size_t kMostTitle = 200;
+
+std::string unescaped(const std::string& text) {
+    std::string out;
+    for (size_t i = 0; i < text.size(); ++i) {
+        if (text[i] == '%' && i + 2 < text.size() && std::isxdigit(text[i + 1]) != 0 &&
+            std::isxdigit(text[i + 2]) != 0) {
+            out += static_cast<char>(std::stoi(text.substr(i + 1, 2), nullptr, 16));
+            i += 2;
+        } else {
+            out += text[i];
+        }
+    }
+    return out;
+}
+
+Json to_json(const Remembered& r) {
+    const bool is_here = r.sequence != nullptr || !r.checkpoints.empty();
+    const size_t bytes = r.sequence != nullptr
+                             ? r.sequence->memory().usage().bytes + r.checkpoint_bytes()
+                             : r.checkpoint_bytes();
+    return {{"id", r.head.key.empty() ? r.head.id : r.head.key},
+            {"object", "session"},
+            {"title", r.head.title},
+            {"created", r.head.created},
+            {"last_used", r.head.used},
+            {"tokens", r.head.tokens.size()},
+            {"bytes", is_here ? static_cast<int64_t>(bytes) : r.head.bytes},
+            {"where", is_here && r.is_stored ? "both"
+                      : is_here              ? "memory"
+                                             : "disk"},
+            {"busy", r.is_in_use}};
+}
+
+/// Answers with what `what` makes of the conversation that the path names.
+template <typename Do>
+void with_session(Service& service, const Call& call, Do what) {
+    const std::string id = unescaped(call.params.front());
+    call.answer(service.ask(
+        [&](SequenceTable& table) -> Json { return what(table, table.find(call.owner, id)); }));
+}
+
+}  // namespace
+
+void handle_sessions(Service& service, const Call& call) {
+    call.answer(service.ask([&](SequenceTable& table) -> Json {
+        Json all = Json::array();
+        for (const Remembered* r : table.of_owner(call.owner)) all.push_back(to_json(*r));
+        return {{"object", "list"}, {"data", std::move(all)}};
+    }));
+}
+
+void handle_session(Service& service, const Call& call) {
+    with_session(service, call, [](SequenceTable& /*table*/, Remembered& r) {
+        Json json = to_json(r);
+        json["messages"] = parse_json<Json>(r.head.messages);
+        if (json["messages"].is_discarded()) json["messages"] = Json::array();
+        return json;
+    });
+}
+
+void handle_session_change(Service& service, const Call& call) {
+    const RequestJson body = call.body();
+    const Fields f(body);
+    const auto title = f.text("title");
+    if (!title) f.refuse("title", "is missing");
+    if (title->size() > kMostTitle) f.refuse("title", cat("has more than ", kMostTitle, " bytes"));
+    with_session(service, call, [&](SequenceTable& table, Remembered& r) {
+        table.rename(r, *title);
+        return to_json(r);
+    });
+}
+
+void handle_session_delete(Service& service, const Call& call) {
+    with_session(service, call, [](SequenceTable& table, Remembered& r) {
+        const Json json = {{"id", r.head.key.empty() ? r.head.id : r.head.key}, {"deleted", true}};
+        table.remove(r);
+        return json;
+    });
+}
+
+void handle_session_fork(Service& service, const Call& call) {
+    with_session(service, call,
+                 [](SequenceTable& table, Remembered& r) { return to_json(table.fork(r)); });
+}
+
+void handle_session_export(Service& service, const Call& call) {
+    const std::string id = unescaped(call.params.front());
+    std::string file = service.ask(
+        [&](SequenceTable& table) { return table.exported(table.find(call.owner, id)); });
+    call.exchange->answer(
+        {.body = std::move(file),
+         .content_type = "application/octet-stream",
+         .headers = {{"Content-Disposition", "attachment; filename=\"conversation.palimpsest\""}}});
+}
+
+void handle_session_import(Service& service, const Call& call) {
+    try {
+        call.answer(service.ask([&](SequenceTable& table) -> Json {
+            return to_json(table.import(call.owner, call.request().body));
+        }));
+    } catch (const Error& e) {
+        throw ApiError(400, e.what());
+    }
+}
+
+void handle_memory(Service& service, const Call& call) {
+    with_session(service, call, [](SequenceTable& /*table*/, Remembered& r) {
+        if (r.report.empty()) {
+            throw ApiError(404, "this conversation was restored, and has not been answered since");
+        }
+        return parse_json<Json>(r.report);
+    });
+}
+
+}  // namespace palimpsest

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/runtime.h"
+#include "server/metrics.h"
+#include "server/scheduler/work.h"
+#include "server/sessions/session_saver.h"
+#include "server/sessions/session_store.h"
+
+namespace palimpsest {
+
+/// What a sequence was at an earlier position, to go on from otherwise.
+struct Checkpoint {
+    int64_t position = 0;
+    std::shared_ptr<const std::string> state = {};
+};
+
+/// A conversation that is remembered: as a sequence, or saved.
+struct Remembered {
+    SessionHead head = {};
+    std::unique_ptr<Sequence> sequence = {};  // nullptr: it is only in the store
+    std::vector<Checkpoint> checkpoints = {};
+    std::chrono::steady_clock::time_point used = {};
+    bool is_in_use = false;
+    bool is_stored = false;   // the store has it as it is
+    std::string report = {};  // of the last answer's memory, JSON
+
+    [[nodiscard]] size_t checkpoint_bytes() const;
+};
+
+/// Where a request begins.
+struct Place {
+    Remembered* of = nullptr;  // in use until release()
+    int64_t n_cached = 0;      // tokens of the prompt that it has read
+};
+
+struct TableOptions {
+    int64_t most_bytes = 0;         // of all memories together; 0: no limit
+    int64_t most_remembered = 256;  // with a sequence
+    int64_t most_stored_bytes = int64_t{16} << 30;
+};
+
+/// All conversations there are, those that run and those that wait to be gone on with. A request
+/// goes on from whatever shares the longest beginning of tokens with it, exactly; of its owner
+/// only. Belongs to the scheduler's thread.
+class SequenceTable {
+ public:
+    /// `store` may be nullptr; what is in it is remembered from the start.
+    SequenceTable(const Runtime& engine, const TableOptions& options, SessionStore* store,
+                  Metrics& metrics);
+
+    /// Makes a place for a request, of these tokens. Throws as making and loading a memory does.
+    [[nodiscard]] Place place(const Work& work, std::span<const TokenId> tokens);
+    /// After an answer: others may go on from it. `is_good` false: it is forgotten.
+    void release(Remembered& of, bool is_good, const Work& work, const std::string& report);
+
+    /// A new sequence of one choice of a memory, for a prompt of so many tokens.
+    [[nodiscard]] std::unique_ptr<Sequence> make_sequence(const MemoryChoice& choice, int64_t n);
+    [[nodiscard]] const MemoryPlan& plan(const MemoryChoice& choice);
+    /// Bytes that a sequence of `n` positions will take, about.
+    [[nodiscard]] int64_t bytes_needed(const MemoryChoice& choice, int64_t n);
+
+    /// Lets idle sequences go, those not used for the longest time first, until all together take
+    /// `more` bytes less than the limit; those that the store has are only forgotten here. False:
+    /// it is not enough.
+    bool make_room(int64_t more);
+    void note_bytes();
+
+    // For people and programs who look after conversations: by their own name for one, ours, or
+    // that of a response.
+    [[nodiscard]] std::vector<const Remembered*> of_owner(const std::string& owner) const;
+    /// Throws ApiError 404.
+    [[nodiscard]] Remembered& find(const std::string& owner, const std::string& id);
+    void rename(Remembered& of, const std::string& title);
+    /// Throws ApiError 409 while it is in use.
+    void remove(Remembered& of);
+    Remembered& fork(Remembered& of);
+    [[nodiscard]] std::string exported(Remembered& of);
+    Remembered& import(const std::string& owner, std::string_view file);
+
+ private:
+    [[nodiscard]] static std::string key_of(const MemoryChoice& choice);
+    [[nodiscard]] Remembered& add(const SessionHead& head);
+    [[nodiscard]] Place start_anew(const Work& work, int64_t n_tokens);
+    void go_on(Remembered& from, Remembered& to, const Work& work, const Checkpoint* checkpoint);
+    void forget(Remembered& of);
+    [[nodiscard]] std::string state_of(Remembered& of);
+    void load(Remembered& of, const MemoryChoice& choice, const std::string& state);
+    void store(Remembered& of);
+    void trim_store();
+    [[nodiscard]] std::string new_id();
+
+    const Runtime& engine_;
+    TableOptions options_;
+    SessionStore* store_;
+    std::unique_ptr<SessionSaver> saver_;
+    Metrics& metrics_;
+    std::list<Remembered> all_;
+    std::list<std::pair<std::string, MemoryPlan>> plans_;
+    std::string model_;
+};
+
+}  // namespace palimpsest

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace palimpsest {
+
+/// Threads that make requests ready for the model, so that neither the model nor other clients wait
+/// for a long text to be tokenized.
+class WorkerPool {
+ public:
+    explicit WorkerPool(int n_threads) {
+        for (int i = 0; i < n_threads; ++i) threads_.emplace_back([this] { work(); });
+    }
+    /// Does what is left.
+    ~WorkerPool() {
+        {
+            const std::scoped_lock guard(mutex_);
+            is_over_ = true;
+        }
+        wake_.notify_all();
+        for (std::thread& t : threads_) t.join();
+    }
+    WorkerPool(const WorkerPool&) = delete;
+    WorkerPool& operator=(const WorkerPool&) = delete;
+
+    void add(std::function<void()> task) {
+        {
+            const std::scoped_lock guard(mutex_);
+            tasks_.push_back(std::move(task));
+        }
+        wake_.notify_one();
+    }
+
+ private:
+    void work() {
+        std::unique_lock lock(mutex_);
+        while (true) {
+            wake_.wait(lock, [this] { return is_over_ || !tasks_.empty(); });
+            if (tasks_.empty()) return;
+            const std::function<void()> task = std::move(tasks_.front());
+            tasks_.pop_front();
+            lock.unlock();
+            task();
+            lock.lock();
+        }
+    }
+
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::deque<std::function<void()>> tasks_;
+    bool is_over_ = false;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace palimpsest
