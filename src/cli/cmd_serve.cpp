@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <filesystem>
 #include <memory>
 #include <sstream>
 
@@ -90,6 +91,9 @@ void serve(ServeFlags& f) {
         f.service.memory_bytes = bytes_of("--memory-limit", f.memory_limit);
     if (!f.session_limit.empty()) {
         f.service.session_bytes = bytes_of("--session-bytes", f.session_limit);
+    }
+    if (f.service.model_name.empty()) {
+        f.service.model_name = std::filesystem::path(model_path_of(f.model)).stem().string();
     }
     const Engine engine = open_engine(f.model);
     f.service.memory = f.model.memory;

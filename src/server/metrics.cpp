@@ -42,6 +42,7 @@ std::string Metrics::text(int64_t n_connections) const {
     out += cat("# HELP palimpsest_positions_total What became of positions, when answers ended.\n",
                "# TYPE palimpsest_positions_total counter\n",
                "palimpsest_positions_total{state=\"kept\"} ", tokens_kept,
+               "\npalimpsest_positions_total{state=\"partly\"} ", tokens_partly,
                "\npalimpsest_positions_total{state=\"latent\"} ", tokens_latent,
                "\npalimpsest_positions_total{state=\"dropped\"} ", tokens_dropped, "\n");
     add("sessions", "gauge", "Conversations that are remembered.", sessions);

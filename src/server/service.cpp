@@ -60,6 +60,13 @@ bool is_loopback(std::string_view host) {
     return host == "localhost" || host == "[::1]" || host == "::1" || host.starts_with("127.");
 }
 
+/// 0: it names no such budget.
+int64_t most_entries(const MemoryChoice& choice) {
+    if (choice.budget.empty()) return 0;
+    const Budget budget = parse_budget(choice.budget);
+    return budget.kind == Budget::Kind::kEntries ? budget.count : 0;
+}
+
 std::string file_stem(const Runtime& engine) {
     const std::string& name = engine.config().name;
     return name.empty() ? engine.config().architecture : name;
@@ -111,6 +118,7 @@ Service::Service(const Runtime& engine, ServiceOptions options)
                          .most_running = options_.most_running,
                          .most_waiting = l.queue,
                          .table = {.most_bytes = options_.memory_bytes,
+                                   .most_entries = most_entries(options_.memory),
                                    .most_stored_bytes = options_.session_bytes}},
         store_.get(), metrics_);
     workers_ = std::make_unique<WorkerPool>(kWorkers);
@@ -220,6 +228,12 @@ void Service::handle(const ExchangePtr& exchange) {
             call.fail(error);
         }
     });
+}
+
+bool Service::knows_tools() const {
+    const std::string& own = tokenizer_.chat_template_text();
+    const std::string& text = options_.chat_template.empty() ? own : options_.chat_template;
+    return text.find("tool") != std::string::npos;
 }
 
 void Service::run() { http_->run(); }

@@ -88,6 +88,9 @@ class Service {
         return result.get();
     }
 
+    /// Has the chat template a place for tools?
+    [[nodiscard]] bool knows_tools() const;
+
     /// Serves until stop().
     void run();
     /// From a signal's thread: no new requests; those that run end, or are cut after a while.

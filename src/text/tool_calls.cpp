@@ -1,17 +1,19 @@
 #include "text/tool_calls.h"
 
 #include "core/error.h"
+#include "text/json_text.h"
 
 #ifdef PALIMPSEST_HAS_JINJA
 
 #include <chat.h>
 #include <log.h>
 
+#include <algorithm>
 #include <exception>
 #include <mutex>
 
 #include "core/guarded_call.h"
-#include "text/json_text.h"
+#include "text/text_parts.h"
 
 namespace palimpsest {
 
@@ -115,6 +117,7 @@ class CommonProtocol final : public ToolProtocol {
     [[nodiscard]] const std::string& grammar() const override { return grammar_; }
     [[nodiscard]] const std::vector<GrammarTrigger>& triggers() const override { return triggers_; }
     [[nodiscard]] const std::vector<std::string>& stops() const override { return stops_; }
+    [[nodiscard]] const std::string& instructions() const override { return none_; }
 
     [[nodiscard]] ParsedAnswer parse(const std::string& answer, bool is_partial) const override {
         try {
@@ -131,11 +134,100 @@ class CommonProtocol final : public ToolProtocol {
     }
 
  private:
-    std::string grammar_;
+    std::string grammar_, none_;
     std::vector<GrammarTrigger> triggers_;
     std::vector<std::string> stops_;
     common_chat_parser_params parser_;
 };
+
+constexpr std::string_view kCallsBegin = "{\"tool_calls\"";
+
+/// White space may stand in it, as in all JSON.
+bool begins_calls(std::string_view said, bool is_partial) {
+    std::string begin;
+    for (const char c : said.substr(0, 64)) {
+        if (!is_space(c)) begin += c;
+    }
+    return begin.starts_with(kCallsBegin) || (is_partial && kCallsBegin.starts_with(begin));
+}
+
+/// For templates that do not know of tools: calls are JSON of a form of ours.
+class PlainProtocol final : public ToolProtocol {
+ public:
+    explicit PlainProtocol(const ToolRequest& request) {
+        ordered_json forms = ordered_json::array();
+        instructions_ = "You can call these tools:\n";
+        for (const ordered_json& tool : request.tools) {
+            const ordered_json& function = tool["function"];
+            ordered_json parameters = {{"type", "object"}, {"properties", ordered_json::object()}};
+            if (function.contains("parameters") && function["parameters"].is_object()) {
+                parameters = function["parameters"];
+            }
+            instructions_ += json_text(function) + "\n";
+            forms.push_back({{"type", "object"},
+                             {"properties",
+                              {{"name", {{"const", function["name"]}}}, {"arguments", parameters}}},
+                             {"required", {"name", "arguments"}},
+                             {"additionalProperties", false}});
+        }
+        instructions_ +=
+            "To call one, answer with nothing but JSON of this form:\n"
+            "{\"tool_calls\": [{\"name\": \"a tool\", \"arguments\": {}}]}\n"
+            "You will be told what it returned.";
+        const ordered_json calls = {
+            {"type", "array"},
+            {"items", {{"anyOf", forms}}},
+            {"minItems", 1},
+            {"maxItems", 1}};  // models that were not taught do not know when to stop
+        const ordered_json schema = {{"type", "object"},
+                                     {"properties", {{"tool_calls", calls}}},
+                                     {"required", {"tool_calls"}},
+                                     {"additionalProperties", false}};
+        grammar_ = grammar_of_schema(json_text(schema));
+        if (request.choice == ToolRequest::Choice::kAuto) {
+            triggers_.push_back(
+                {.kind = GrammarTrigger::Kind::kWord, .value = std::string(kCallsBegin)});
+        }
+    }
+
+    [[nodiscard]] const std::string& grammar() const override { return grammar_; }
+    [[nodiscard]] const std::vector<GrammarTrigger>& triggers() const override { return triggers_; }
+    [[nodiscard]] const std::vector<std::string>& stops() const override { return stops_; }
+    [[nodiscard]] const std::string& instructions() const override { return instructions_; }
+
+    [[nodiscard]] ParsedAnswer parse(const std::string& answer, bool is_partial) const override {
+        const std::string_view said = strip(answer);
+        if (!begins_calls(said, is_partial)) {
+            return {.content = answer, .reasoning = {}, .calls = {}};
+        }
+        const auto json = parse_json<ordered_json>(said);
+        if (!json.is_object()) {
+            if (is_partial) return {};
+            return {.content = answer, .reasoning = {}, .calls = {}};  // cut short
+        }
+        ParsedAnswer parsed;
+        for (const ordered_json& call : json.value("tool_calls", ordered_json::array())) {
+            if (!call.is_object() || !call.contains("name") || !call["name"].is_string()) continue;
+            parsed.calls.push_back(
+                {.name = call["name"],
+                 .arguments = json_text(call.value("arguments", ordered_json::object())),
+                 .id = {}});
+        }
+        return parsed;
+    }
+
+ private:
+    std::string grammar_, instructions_;
+    std::vector<GrammarTrigger> triggers_;
+    std::vector<std::string> stops_;
+};
+
+/// Did the template write any of the tools?
+bool knows_tools(const common_chat_params& params, const ToolRequest& request) {
+    return std::ranges::any_of(tools_of(request), [&params](const common_chat_tool& tool) {
+        return params.prompt.find(tool.name) != std::string::npos;
+    });
+}
 
 }  // namespace
 
@@ -159,7 +251,13 @@ std::unique_ptr<const ToolProtocol> ToolProtocol::make(const std::string& chat_t
     if (!tried.ended.empty()) refuse(cat("a trial of it ", tried.ended));
     if (!tried.text.empty()) refuse(tried.text);
     try {
-        return std::make_unique<const CommonProtocol>(applied(chat_template, tokens, request));
+        const common_chat_params params = applied(chat_template, tokens, request);
+        const bool has_tools =
+            !request.tools.empty() && request.choice != ToolRequest::Choice::kNone;
+        if (has_tools && !knows_tools(params, request)) {
+            return std::make_unique<const PlainProtocol>(request);
+        }
+        return std::make_unique<const CommonProtocol>(params);
     } catch (const std::exception& e) {
         refuse(e.what());
     }
@@ -182,3 +280,36 @@ std::unique_ptr<const ToolProtocol> ToolProtocol::make(const std::string& /*chat
 }  // namespace palimpsest
 
 #endif
+
+namespace palimpsest {
+
+std::vector<ChatMessage> as_plain_messages(std::vector<ChatMessage> messages,
+                                           const std::string& instructions) {
+    for (ChatMessage& m : messages) {
+        if (!m.calls.empty()) {
+            nlohmann::ordered_json calls = nlohmann::ordered_json::array();
+            for (const MessageCall& c : m.calls) {
+                auto arguments = parse_json<nlohmann::ordered_json>(c.arguments);
+                if (!arguments.is_object()) arguments = nlohmann::ordered_json::object();
+                calls.push_back({{"name", c.name}, {"arguments", arguments}});
+            }
+            m.parts.push_back({.text = json_text(nlohmann::ordered_json{{"tool_calls", calls}})});
+            m.calls.clear();
+        }
+        if (m.role != "tool") continue;
+        m.role = "user";
+        m.parts.insert(m.parts.begin(),
+                       {.text = cat("The tool ", m.name, m.name.empty() ? "" : " ", "returned: ")});
+        m.name.clear();
+        m.call_id.clear();
+    }
+    if (instructions.empty()) return messages;
+    if (messages.empty() || messages.front().role != "system") {
+        messages.insert(messages.begin(), {.role = "system", .parts = {{.text = instructions}}});
+    } else {
+        messages.front().parts.push_back({.text = cat("\n\n", instructions)});
+    }
+    return messages;
+}
+
+}  // namespace palimpsest

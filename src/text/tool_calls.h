@@ -52,9 +52,19 @@ class ToolProtocol {
     /// Texts that end an answer, beside the model's own end.
     [[nodiscard]] virtual const std::vector<std::string>& stops() const = 0;
 
+    /// Where a template has no place for tools: what the system is to say of them. Then calls and
+    /// their results go into a conversation as text (as_plain_messages()). Empty: the template
+    /// writes tools, calls and results itself.
+    [[nodiscard]] virtual const std::string& instructions() const = 0;
+
     /// What an answer says, or the beginning of one, if `is_partial`. Throws kCorrupt for one that
     /// is not of the template's form.
     [[nodiscard]] virtual ParsedAnswer parse(const std::string& answer, bool is_partial) const = 0;
 };
+
+/// A conversation for a template that knows of no tools: with instructions in front, calls as the
+/// JSON that these ask for, results as what the user says.
+[[nodiscard]] std::vector<ChatMessage> as_plain_messages(std::vector<ChatMessage> messages,
+                                                         const std::string& instructions);
 
 }  // namespace palimpsest

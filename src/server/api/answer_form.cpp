@@ -28,9 +28,9 @@ std::string event(std::string_view name, const Json& data) {
 }
 
 Json memory_usage(const WorkMemory& m) {
-    return {{"policy", m.policy}, {"budget", m.budget},        {"tokens_in", m.tokens_in},
-            {"held", m.kept},     {"latent", m.latent},        {"dropped", m.dropped},
-            {"bytes", m.bytes},   {"peak_bytes", m.peak_bytes}};
+    return {{"policy", m.policy},   {"budget", m.budget}, {"tokens_in", m.tokens_in},
+            {"held", m.kept},       {"partly", m.partly}, {"latent", m.latent},
+            {"dropped", m.dropped}, {"bytes", m.bytes},   {"peak_bytes", m.peak_bytes}};
 }
 
 Json memory_report(const WorkMemory& m) {

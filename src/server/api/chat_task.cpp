@@ -40,9 +40,13 @@ void check_ceiling(const Service& service, const Fields& memory, const MemoryCho
     }
     const int64_t most = bytes_of(service, ours);
     const int64_t asked = bytes_of(service, choice);
-    const bool is_less = parse_budget(choice.budget).kind == Budget::Kind::kShare &&
-                         parse_budget(ours.budget).kind == Budget::Kind::kShare &&
-                         parse_budget(choice.budget).share <= parse_budget(ours.budget).share;
+    // A share of a prompt is held to the server's entries when it is known how many they are.
+    const Budget::Kind kind = parse_budget(ours.budget).kind;
+    const bool is_share = parse_budget(choice.budget).kind == Budget::Kind::kShare;
+    const bool is_less =
+        is_share && (kind == Budget::Kind::kEntries ||
+                     (kind == Budget::Kind::kShare &&
+                      parse_budget(choice.budget).share <= parse_budget(ours.budget).share));
     if (!is_less && (most < 0 || asked < 0 || asked > most)) {
         memory.refuse("budget", cat("is more than the server's own, ", ours.budget,
                                     ", or cannot be compared with it"));
@@ -168,15 +172,22 @@ void read_memory(const Service& service, const Fields& fields, ChatTask& task) {
     MemoryChoice& c = task.memory;
     const std::string budget = budget_text(*memory);
     const std::string policy = memory->text("policy").value_or("");
-    if (!budget.empty()) c.budget = budget;
-    if (!policy.empty()) {
-        c.policy = policy;
+    const bool is_everything = memory->has("budget") && (budget.empty() || budget == "everything");
+    if (!policy.empty() || is_everything) {
+        c.policy = is_everything ? "full" : policy;
         c.allocator.clear();
         c.residue.clear();
         c.settings.clear();
-        if (policy == "full" && budget.empty()) c.budget.clear();
     }
-    if (const auto residue = memory->text("residue")) c.residue = *residue;
+    if (is_everything || policy == "full") {
+        c.budget.clear();
+    } else if (!budget.empty()) {
+        c.budget = budget;
+        if (policy.empty() && c.policy == "full") c.policy.clear();
+    }
+    if (const auto residue = memory->text("residue"); residue && !c.budget.empty()) {
+        c.residue = *residue;
+    }
     if (const auto entries = memory->text("entries")) {
         static constexpr std::array kTypes = {"f32", "f16", "q8_0"};
         if (std::ranges::find(kTypes, *entries) == kTypes.end()) {
@@ -320,10 +331,17 @@ std::vector<Segment> prompt_of(Service& service, const ChatTask& task) {
     const Tokenizer& t = service.tokenizer();
     if (!task.tokens.empty()) return {{.tokens = task.tokens}};
     if (!task.raw.empty()) return t.encode_raw(task.raw);
-    TemplateInput input = {.messages = task.messages};
     const bool has_tools =
         !task.tools.tools.empty() && task.tools.choice != ToolRequest::Choice::kNone;
-    if (has_tools) input.tools = task.tools.tools;
+    const auto protocol = service.protocol(task.tools);
+    const bool is_plain = protocol != nullptr && !protocol->instructions().empty();
+    // Without tools there may still be calls and results of before.
+    std::vector<ChatMessage> plain;
+    if (is_plain || !service.knows_tools()) {
+        plain = as_plain_messages(task.messages, is_plain ? protocol->instructions() : "");
+    }
+    TemplateInput input = {.messages = plain.empty() ? task.messages : plain};
+    if (has_tools && !is_plain) input.tools = task.tools.tools;
     input.most_bytes = static_cast<size_t>(service.limits().template_bytes);
     return t.encode_chat(input, service.chat_template());
 }

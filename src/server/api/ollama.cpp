@@ -245,9 +245,7 @@ void handle_ollama_ps(Service& service, const Call& call) {
 void handle_ollama_show(Service& service, const Call& call) {
     const ModelConfig& c = service.engine().config();
     Json capabilities = {"completion"};
-    const bool has_tools =
-        service.tokenizer().chat_template_text().find("tools") != std::string::npos;
-    if (has_tools) capabilities.push_back("tools");
+    if (has_jinja()) capabilities.push_back("tools");  // by a form of ours, if not the template's
     call.answer({{"license", ""},
                  {"modelfile", ""},
                  {"parameters", ""},

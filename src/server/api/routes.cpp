@@ -1,6 +1,7 @@
 #include "server/api/routes.h"
 
 #include <array>
+#include <cctype>
 
 #include "server/service.h"
 #include "text/json_text.h"
@@ -56,6 +57,21 @@ constexpr std::array kRoutes = {
     Route{"GET", "/vendor/{name}/{file}", handle_page, "The same.", kOpenAi, true},
 };
 
+std::string unescaped(std::string_view text) {
+    std::string out;
+    for (size_t i = 0; i < text.size(); ++i) {
+        if (text[i] == '%' && i + 2 < text.size() &&
+            std::isxdigit(static_cast<unsigned char>(text[i + 1])) != 0 &&
+            std::isxdigit(static_cast<unsigned char>(text[i + 2])) != 0) {
+            out += static_cast<char>(std::stoi(std::string(text.substr(i + 1, 2)), nullptr, 16));
+            i += 2;
+        } else {
+            out += text[i];
+        }
+    }
+    return out;
+}
+
 bool fits(std::string_view pattern, std::string_view path, std::vector<std::string>& params) {
     const auto wanted = split_at(pattern, '/');
     const auto there = split_at(path, '/');
@@ -64,7 +80,7 @@ bool fits(std::string_view pattern, std::string_view path, std::vector<std::stri
     for (size_t i = 0; i < wanted.size(); ++i) {
         if (wanted[i].starts_with('{')) {
             if (there[i].empty()) return false;
-            params.emplace_back(there[i]);
+            params.push_back(unescaped(there[i]));
         } else if (wanted[i] != there[i]) {
             return false;
         }

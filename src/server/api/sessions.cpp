@@ -12,20 +12,6 @@ namespace {
 
 constexpr size_t kMostTitle = 200;
 
-std::string unescaped(const std::string& text) {
-    std::string out;
-    for (size_t i = 0; i < text.size(); ++i) {
-        if (text[i] == '%' && i + 2 < text.size() && std::isxdigit(text[i + 1]) != 0 &&
-            std::isxdigit(text[i + 2]) != 0) {
-            out += static_cast<char>(std::stoi(text.substr(i + 1, 2), nullptr, 16));
-            i += 2;
-        } else {
-            out += text[i];
-        }
-    }
-    return out;
-}
-
 Json to_json(const Remembered& r) {
     const bool is_here = r.sequence != nullptr || !r.checkpoints.empty();
     const size_t bytes = r.sequence != nullptr
@@ -47,7 +33,7 @@ Json to_json(const Remembered& r) {
 /// Answers with what `what` makes of the conversation that the path names.
 template <typename Do>
 void with_session(Service& service, const Call& call, Do what) {
-    const std::string id = unescaped(call.params.front());
+    const std::string id = call.params.front();
     call.answer(service.ask(
         [&](SequenceTable& table) -> Json { return what(table, table.find(call.owner, id)); }));
 }
@@ -97,7 +83,7 @@ void handle_session_fork(Service& service, const Call& call) {
 }
 
 void handle_session_export(Service& service, const Call& call) {
-    const std::string id = unescaped(call.params.front());
+    const std::string id = call.params.front();
     std::string file = service.ask(
         [&](SequenceTable& table) { return table.exported(table.find(call.owner, id)); });
     call.exchange->answer(
@@ -118,10 +104,9 @@ void handle_session_import(Service& service, const Call& call) {
 
 void handle_memory(Service& service, const Call& call) {
     with_session(service, call, [](SequenceTable& /*table*/, Remembered& r) {
-        if (r.report.empty()) {
-            throw ApiError(404, "this conversation was restored, and has not been answered since");
-        }
-        return parse_json<Json>(r.report);
+        Json json = parse_json<Json>(r.head.report);
+        if (!json.is_object()) throw ApiError(404, "nothing has been answered here yet");
+        return json;
     });
 }
 

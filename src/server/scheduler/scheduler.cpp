@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "engine/report.h"
+#include "text/json_text.h"
 
 namespace palimpsest {
 
@@ -189,7 +190,8 @@ void Scheduler::take_messages() {
             ++metrics_.cancelled;
             for (Job::Choice& c : job.choices) c.sequence->cancel();
             if (job.is_remembered()) job.sequence().cancel();
-            end(job, job.is_remembered() && !job.sequence().failure(), "");
+            const bool is_good = job.is_remembered() && !job.sequence().failure();
+            end(job, is_good, is_good ? report_of(job) : "");
             break;
         }
     }
@@ -369,12 +371,26 @@ void Scheduler::advance_writing(Job& job) {
     if (std::ranges::all_of(job.choices, &Job::Choice::is_over)) finish(job);
 }
 
+/// What its memory holds, and where documents lie in it.
+std::string Scheduler::report_of(const Job& job) const {
+    const Sequence& sequence = job.sequence();
+    auto json = parse_json<nlohmann::ordered_json>(report_json(
+        sequence.memory().report(), {&sequence.tokens(), engine_.loaded().tokenizer()}));
+    json["documents"] = nlohmann::ordered_json::array();
+    int64_t at = 0;
+    for (const Segment& s : job.work.prompt) {
+        const int64_t end = at + std::ssize(s.tokens);
+        if (s.is_context) json["documents"].push_back({{"begin", at}, {"end", end}});
+        at = end;
+    }
+    return json_text(json);
+}
+
 void Scheduler::finish(Job& job) {
     const Sequence& sequence = job.sequence();
     job.result.written_s = seconds(job.first_token, Clock::now());
     for (const Job::Choice& c : job.choices) job.result.answers.push_back(c.writer->result());
     const MemoryReport report = sequence.memory().report();
-    const ReportText text = {&sequence.tokens(), engine_.loaded().tokenizer()};
     WorkMemory& m = job.result.memory;
     m.policy = report.policy;
     m.budget = report.budget;
@@ -385,16 +401,19 @@ void Scheduler::finish(Job& job) {
             m.latent += n;
         } else if (s.retention == Retention::kDropped) {
             m.dropped += n;
+        } else if (s.retention == Retention::kPartly) {
+            m.partly += n;
         } else {
             m.kept += n;
         }
     }
     metrics_.tokens_kept += m.kept;
+    metrics_.tokens_partly += m.partly;
     metrics_.tokens_latent += m.latent;
     metrics_.tokens_dropped += m.dropped;
     m.bytes = static_cast<int64_t>(report.bytes.total());
     m.peak_bytes = static_cast<int64_t>(report.peak_bytes);
-    std::string whole = report_json(report, text);
+    std::string whole = report_of(job);
     if (job.work.detail == MemoryDetail::kSpans) m.report = whole;
     const std::shared_ptr<WorkListener> listener = job.listener;
     WorkResult result = std::move(job.result);

@@ -63,6 +63,7 @@ class Scheduler {
     void advance_reading(Job& job);
     void begin_writing(Job& job);
     void advance_writing(Job& job);
+    [[nodiscard]] std::string report_of(const Job& job) const;
     void finish(Job& job);
     void fail(Job& job, const ApiError& error);
     void end(Job& job, bool is_good, const std::string& report);

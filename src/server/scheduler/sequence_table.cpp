@@ -15,7 +15,8 @@ namespace {
 
 constexpr size_t kMostPlans = 32;
 constexpr size_t kMostResponses = 64;
-constexpr int64_t kLeastWorth = 16;  // tokens: fewer are read anew
+constexpr int64_t kLeastEntries = 64;  // of a share, for a question behind a short text
+constexpr int64_t kLeastWorth = 16;    // tokens: fewer are read anew
 
 int64_t now() { return static_cast<int64_t>(std::time(nullptr)); }
 
@@ -117,9 +118,10 @@ std::unique_ptr<Sequence> SequenceTable::make_sequence(const MemoryChoice& choic
     // Of a conversation that grows there is no share: it is of what came first.
     Budget& budget = made.options.eviction.budget;
     if (budget.kind == Budget::Kind::kShare) {
-        budget = {.kind = Budget::Kind::kEntries,
-                  .count = std::max<int64_t>(
-                      1, static_cast<int64_t>(budget.share * static_cast<double>(n)))};
+        auto count = std::max<int64_t>(kLeastEntries,
+                                       static_cast<int64_t>(budget.share * static_cast<double>(n)));
+        if (options_.most_entries > 0) count = std::min(count, options_.most_entries);
+        budget = {.kind = Budget::Kind::kEntries, .count = count};
     }
     return engine_.make_sequence(engine_.make_memory(made));
 }
@@ -263,7 +265,7 @@ void SequenceTable::release(Remembered& of, bool is_good, const Work& work,
     of.head.responses.push_back(work.id);
     if (of.head.responses.size() > kMostResponses)
         of.head.responses.erase(of.head.responses.begin());
-    of.report = report;
+    of.head.report = report;
     const std::span<const TokenId> ids = of.sequence->tokens().ids();
     of.head.tokens.assign(ids.begin(), ids.end());
     store(of);
@@ -276,8 +278,8 @@ void SequenceTable::store(Remembered& of) {
     try {
         std::string state = state_of(of);
         metrics_.bytes_on_disk -= of.head.bytes;
-        of.head.bytes =
-            std::ssize(state) + std::ssize(of.head.messages) + 4 * std::ssize(of.head.tokens);
+        of.head.bytes = std::ssize(state) + std::ssize(of.head.messages) +
+                        std::ssize(of.head.report) + 4 * std::ssize(of.head.tokens);
         metrics_.bytes_on_disk += of.head.bytes;
         saver_->save(of.head, std::move(state));
         of.is_stored = true;

@@ -30,8 +30,7 @@ struct Remembered {
     std::vector<Checkpoint> checkpoints = {};
     std::chrono::steady_clock::time_point used = {};
     bool is_in_use = false;
-    bool is_stored = false;   // the store has it as it is
-    std::string report = {};  // of the last answer's memory, JSON
+    bool is_stored = false;  // the store has it as it is
 
     [[nodiscard]] size_t checkpoint_bytes() const;
 };
@@ -44,6 +43,7 @@ struct Place {
 
 struct TableOptions {
     int64_t most_bytes = 0;         // of all memories together; 0: no limit
+    int64_t most_entries = 0;       // a head, whatever share of a prompt is asked for; 0: no limit
     int64_t most_remembered = 256;  // with a sequence
     int64_t most_stored_bytes = int64_t{16} << 30;
 };

@@ -49,7 +49,8 @@ struct WorkProgress {
 /// What a memory holds when an answer is there.
 struct WorkMemory {
     std::string policy = {}, budget = {};
-    int64_t tokens_in = 0, kept = 0, latent = 0, dropped = 0;
+    /// Tokens; but for the first, by what became of them.
+    int64_t tokens_in = 0, kept = 0, partly = 0, latent = 0, dropped = 0;
     int64_t bytes = 0, peak_bytes = 0;
     std::string report = {};  // JSON; empty: none was wanted
 };

@@ -144,6 +144,7 @@ class SessionFolder final : public SessionStore {
         add("state", state);
         add("tokens", bytes_of(head.tokens));
         add("messages", head.messages);
+        add("report", head.report);
         write_sealed((folder / kManifest).string(), json_text(manifest, 1));
         sweep(folder, used);
     }
@@ -187,6 +188,7 @@ class SessionFolder final : public SessionStore {
         if (head.id != id) corrupt("it was moved from another place");
         head.tokens = tokens_of(segment(id, m, "tokens"));
         head.messages = segment(id, m, "messages");
+        head.report = segment(id, m, "report");
         std::error_code error;
         for (const Part& part : parts_of(m)) {
             head.bytes += part.bytes;
@@ -220,6 +222,7 @@ std::string packed(const SessionHead& head, const std::string& state) {
     put_text(out, json_text(to_json(head)));
     put_all(out, head.tokens);
     put_text(out, head.messages);
+    put_text(out, head.report);
     put_text(out, state);
     const std::string content = out.str();
     return cat(kPacked, digest_of(content), "\n", content);
@@ -244,6 +247,7 @@ SessionHead unpacked(std::string_view file, std::string& state) {
     SessionHead head = head_of(j);
     head.tokens = take_all<TokenId>(in, most);
     head.messages = text();
+    head.report = text();
     state = text();
     head.bytes = most;
     return head;

@@ -21,6 +21,7 @@ struct SessionHead {
     std::vector<TokenId> tokens = {};
     std::vector<std::string> responses = {};  // ids, the last ones
     std::string messages = {};                // JSON
+    std::string report = {};                  // of its memory, JSON
     int64_t bytes = 0;                        // of all of it
 };
 
