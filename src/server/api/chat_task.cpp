@@ -296,9 +296,11 @@ std::string text_of_data(const std::string& data, const std::string& path) {
 std::string title_of(const std::vector<ChatMessage>& messages) {
     for (const ChatMessage& m : messages) {
         if (m.role != "user") continue;
-        for (const TextPart& p : m.parts) {
+        for (size_t i = 0; i < m.parts.size(); ++i) {
+            const TextPart& p = m.parts[i];
+            const bool is_heading = i + 1 < m.parts.size() && m.parts[i + 1].is_context;
             const std::string_view text = strip(p.text);
-            if (p.is_context || text.empty()) continue;
+            if (p.is_context || is_heading || text.empty()) continue;
             std::string line(text.substr(0, text.find('\n')));
             if (line.size() <= kMostTitle) return line;
             line.resize(kMostTitle);

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/fingerprint.h"
+#include "engine/memory_choice.h"
 #include "memory/attention/entry_store.h"
 
 namespace palimpsest {
@@ -37,22 +38,24 @@ struct Way {
 };
 
 /// The one that saves most.
-Way best_way(const Remembered& r, std::span<const TokenId> tokens) {
+Way best_way(const Remembered& r, std::span<const TokenId> tokens, bool rewinds) {
     const std::span<const TokenId> held = tokens_of(r);
     // One token at least must be read, for what comes after it.
     const int64_t shared = std::min(common(held, tokens), std::ssize(tokens) - 1);
     const bool is_all = shared == std::ssize(held);
     Way best;
     if (r.sequence == nullptr) {
-        if (is_all && r.is_stored) best = {.kind = Way::Kind::kStored, .position = shared};
+        if ((is_all || rewinds) && r.is_stored)
+            best = {.kind = Way::Kind::kStored, .position = shared};
     } else if (!r.is_in_use) {
         if (is_all) best = {.kind = Way::Kind::kAsItIs, .position = shared};
         if (!is_all && r.sequence->can_rewind())
             best = {.kind = Way::Kind::kBack, .position = shared};
     }
     for (const Checkpoint& c : r.checkpoints) {
-        if (c.position <= shared && c.position > best.position) {
-            best = {.kind = Way::Kind::kCheckpoint, .position = c.position, .checkpoint = &c};
+        const int64_t position = rewinds ? std::min(c.position, shared) : c.position;
+        if (position <= shared && position > best.position) {
+            best = {.kind = Way::Kind::kCheckpoint, .position = position, .checkpoint = &c};
         }
     }
     return best;
@@ -86,6 +89,14 @@ SequenceTable::SequenceTable(const Runtime& engine, const TableOptions& options,
     }
     metrics_.sessions = std::ssize(all_);
     saver_ = std::make_unique<SessionSaver>(*store_, metrics_);
+}
+
+/// As a memory of that choice will say of itself.
+bool SequenceTable::can_rewind(const MemoryChoice& choice) {
+    const MemoryShape& shape = engine_.shape();
+    bool attends = !shape.slides();
+    for (int64_t i = 0; i < shape.n_layer; ++i) attends = attends && shape.attends(i);
+    return attends && !is_bounded(choice);
 }
 
 std::string SequenceTable::key_of(const MemoryChoice& c) {
@@ -173,11 +184,12 @@ std::string SequenceTable::state_of(Remembered& of) {
 
 Place SequenceTable::place(const Work& work, std::span<const TokenId> tokens) {
     const std::string memory = key_of(work.memory);
+    const bool rewinds = can_rewind(work.memory);
     Remembered* from = nullptr;
     Way way;
     for (Remembered& r : all_) {
         if (r.head.owner != work.owner || r.head.memory != memory || !work.is_kept) continue;
-        const Way w = best_way(r, tokens);
+        const Way w = best_way(r, tokens, rewinds);
         const bool is_ours = r.head.key == work.session;
         const bool was_ours = from != nullptr && from->head.key == work.session;
         const bool is_better =
@@ -197,7 +209,9 @@ Place SequenceTable::place(const Work& work, std::span<const TokenId> tokens) {
     Remembered* to = is_same ? from : start_anew(work, std::ssize(tokens)).of;
     try {
         go_on(*from, *to, work, way.checkpoint);
-        if (way.kind == Way::Kind::kBack) to->sequence->rewind(way.position);
+        if (to->sequence->position() > way.position && to->sequence->can_rewind()) {
+            to->sequence->rewind(way.position);
+        }
         if (common(tokens_of(*to), tokens) < way.position ||
             tokens_of(*to).size() > tokens.size()) {
             throw Error(ErrorCode::kCorrupt, "its state is another conversation's");

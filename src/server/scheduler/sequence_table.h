@@ -87,6 +87,7 @@ class SequenceTable {
     Remembered& import(const std::string& owner, std::string_view file);
 
  private:
+    [[nodiscard]] bool can_rewind(const MemoryChoice& choice);
     [[nodiscard]] static std::string key_of(const MemoryChoice& choice);
     [[nodiscard]] Remembered& add(const SessionHead& head);
     [[nodiscard]] Place start_anew(const Work& work, int64_t n_tokens);

@@ -236,7 +236,8 @@ SessionHead unpacked(std::string_view file, std::string& state) {
     file.remove_prefix(kPacked.size());
     const std::string_view digest = file.substr(0, n_digest);
     file.remove_prefix(n_digest + 1);
-    if (digest_of(file) != digest) corrupt("the exported conversation is damaged, or cut short");
+    if (file.data()[-1] != '\n' || digest_of(file) != digest)
+        corrupt("the exported conversation is damaged, or cut short");
     std::istringstream in{std::string(file)};
     const auto most = static_cast<int64_t>(file.size());
     const auto text = [&] {

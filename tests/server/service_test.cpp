@@ -1,0 +1,256 @@
+// The server as a whole, over a model that speaks nonsense: who may ask, and in which form answers
+// come.
+
+#include "server/service.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "palimpsest/engine.h"
+#include "server/api/routes.h"
+#include "support/golden.h"
+#include "support/http_client.h"
+#include "support/tiny_build.h"
+#include "support/tiny_model.h"
+#include "text/json_text.h"
+
+namespace palimpsest {
+namespace {
+
+using testing::http_request;
+using testing::HttpReply;
+using testing::RawClient;
+using Json = nlohmann::ordered_json;
+
+class Server {
+ public:
+    Server(const Engine& engine, ServiceOptions options)
+        : service((options.port = 0, options.memory_bytes = int64_t{64} << 20,
+                   std::make_unique<Service>(engine.runtime(), options))),
+          thread([this] { service->run(); }) {}
+    ~Server() {
+        service->stop();
+        thread.join();
+    }
+    [[nodiscard]] int port() const { return service->options().port; }
+
+    std::unique_ptr<Service> service;
+    std::thread thread;
+};
+
+class Serves : public ::testing::Test {
+ protected:
+    Serves()
+        : file(testing::speaking_model_bytes({.n_ctx = 600}), ".gguf"),
+          engine({.model = file.path(), .threads = 1, .chunk = 64}) {}
+
+    void begin(ServiceOptions options = {}) {
+        options.answer.max_tokens = 8;
+        server = std::make_unique<Server>(engine, options);
+    }
+    [[nodiscard]] HttpReply post(const std::string& path, const std::string& body,
+                                 const std::string& headers = "") const {
+        return http_request(server->port(), "POST", path, body, headers);
+    }
+    [[nodiscard]] HttpReply get(const std::string& path, const std::string& headers = "") const {
+        return http_request(server->port(), "GET", path, "", headers);
+    }
+
+    testing::TemporaryFile file;
+    Engine engine;
+    std::unique_ptr<Server> server;
+};
+
+constexpr const char* kChat = R"({"messages": [{"role": "user", "content": "hello there"}]})";
+
+TEST_F(Serves, EveryApiAnswers) {
+    begin();
+    Json chat = parse_json<Json>(post("/v1/chat/completions", kChat).body);
+    EXPECT_EQ(chat["choices"][0]["message"]["role"], "assistant");
+    EXPECT_TRUE(chat["choices"][0]["message"]["content"].is_string());
+    EXPECT_GT(chat["usage"]["prompt_tokens"], 5);
+    Json message = parse_json<Json>(
+        post("/v1/messages",
+             R"({"max_tokens": 5, "messages": [{"role": "user", "content": "hello there"}]})")
+            .body);
+    EXPECT_EQ(message["content"][0]["type"], "text");
+    Json ollama = parse_json<Json>(
+        post("/api/chat",
+             R"({"stream": false, "messages": [{"role": "user", "content": "hello there"}]})")
+            .body);
+    EXPECT_TRUE(ollama["done"].get<bool>());
+    Json response = parse_json<Json>(post("/v1/responses", R"({"input": "hello there"})").body);
+    EXPECT_EQ(response["output"][0]["content"][0]["type"], "output_text");
+    Json text = parse_json<Json>(post("/v1/completions", R"({"prompt": "hello there"})").body);
+    EXPECT_TRUE(text["choices"][0]["text"].is_string());
+    Json vectors = parse_json<Json>(post("/v1/embeddings", R"({"input": ["a", "b"]})").body);
+    EXPECT_EQ(vectors["data"].size(), 2U);
+    for (const char* path : {"/v1/models", "/api/tags", "/api/version", "/props", "/health",
+                             "/v1/sessions", "/api/ps"}) {
+        EXPECT_TRUE(parse_json<Json>(get(path).body).is_object()) << path;
+    }
+    EXPECT_NE(get("/metrics").body.find("palimpsest_requests_total 6"), std::string::npos);
+    Json tokens = parse_json<Json>(post("/tokenize", R"({"content": "hello"})").body);
+    EXPECT_EQ(parse_json<Json>(post("/detokenize", json_text(tokens)).body)["content"], "hello");
+}
+
+TEST_F(Serves, StreamsSayWhatWholeAnswersSay) {
+    begin();
+    const std::string body =
+        R"({"messages": [{"role": "user", "content": "hello there"}], "temperature": 0)";
+    const Json whole = parse_json<Json>(post("/v1/chat/completions", body + "}").body);
+    const HttpReply reply = post("/v1/chat/completions", body + R"(, "stream": true})");
+    EXPECT_NE(reply.head.find("text/event-stream"), std::string::npos);
+    std::string text;
+    for (size_t at = reply.body.find("data: {"); at != std::string::npos;
+         at = reply.body.find("data: {", at + 1)) {
+        const std::string line = reply.body.substr(at + 6, reply.body.find('\n', at) - at - 6);
+        const Json chunk = parse_json<Json>(line);
+        ASSERT_FALSE(chunk["choices"].empty());
+        text += chunk["choices"][0]["delta"].value("content", "");
+    }
+    EXPECT_EQ(text, whole["choices"][0]["message"]["content"]);
+    EXPECT_NE(reply.body.find("data: [DONE]"), std::string::npos);
+}
+
+TEST_F(Serves, ErrorsAreInEachApisOwnShape) {
+    begin();
+    const Json openai = parse_json<Json>(
+        post("/v1/chat/completions", R"({"messages": [], "temperature": 1})").body);
+    EXPECT_EQ(openai["error"]["param"], "messages");
+    const HttpReply anthropic = post("/v1/messages", R"({"messages": []})");
+    EXPECT_EQ(anthropic.status, 400);
+    EXPECT_EQ(parse_json<Json>(anthropic.body)["type"], "error");
+    EXPECT_TRUE(parse_json<Json>(post("/api/chat", "{}").body)["error"].is_string());
+    EXPECT_EQ(get("/nothing/here").status, 404);
+    EXPECT_EQ(get("/v1/chat/completions").status, 405);
+    EXPECT_EQ(post("/v1/chat/completions", "no JSON").status, 400);
+}
+
+TEST_F(Serves, KeysOpenAndOwn) {
+    begin({.keys = {"alpha", "beta"}});
+    EXPECT_EQ(post("/v1/chat/completions", kChat).status, 401);
+    EXPECT_EQ(post("/v1/chat/completions", kChat, "Authorization: Bearer gamma\r\n").status, 401);
+    EXPECT_EQ(post("/v1/chat/completions", kChat, "Authorization: Bearer alpha\r\n").status, 200);
+    EXPECT_EQ(post("/v1/chat/completions", kChat, "x-api-key: beta\r\n").status, 200);
+    EXPECT_EQ(get("/health").status, 200);
+    EXPECT_EQ(get("/").status, 200);
+    const Json mine = parse_json<Json>(get("/v1/sessions", "x-api-key: alpha\r\n").body);
+    ASSERT_EQ(mine["data"].size(), 1U);
+    const std::string path = "/v1/sessions/" + mine["data"][0]["id"].get<std::string>();
+    EXPECT_EQ(get(path, "x-api-key: alpha\r\n").status, 200);
+    EXPECT_EQ(get(path, "x-api-key: beta\r\n").status, 404);
+    EXPECT_EQ(get(path).status, 401);
+}
+
+TEST_F(Serves, OtherSitesMayNotAsk) {
+    begin();
+    const std::string own = cat("Origin: http://localhost\r\n");
+    EXPECT_EQ(post("/v1/chat/completions", kChat, own).status, 200);
+    EXPECT_EQ(post("/v1/chat/completions", kChat, "Origin: https://evil.example\r\n").status, 403);
+    EXPECT_EQ(post("/v1/chat/completions", kChat, "Origin: http://evil-localhost\r\n").status, 403);
+    EXPECT_EQ(post("/v1/chat/completions", kChat, "Origin: null\r\n").status, 403);
+    RawClient client(server->port());
+    client.send("GET /props HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    EXPECT_NE(client.read_until("\r\n").find("403"), std::string::npos);
+    begin({.allowed_origin = "https://good.example"});
+    EXPECT_EQ(post("/v1/chat/completions", kChat, "Origin: https://good.example\r\n").status, 200);
+    EXPECT_EQ(http_request(server->port(), "OPTIONS", "/v1/chat/completions", "",
+                           "Origin: https://good.example\r\n")
+                  .status,
+              204);
+}
+
+TEST_F(Serves, ThePageIsThereAndLoadsNothingFromElsewhere) {
+    begin();
+    const HttpReply page = get("/");
+    EXPECT_EQ(page.status, 200);
+    EXPECT_NE(page.head.find("default-src 'none'"), std::string::npos);
+    EXPECT_EQ(page.body.find("https://"), std::string::npos);
+    EXPECT_EQ(get("/main.js").status, 200);
+    EXPECT_EQ(get("/components/composer.js").status, 200);
+    for (const char* path :
+         {"/../CMakeLists.txt", "/%2e%2e/x", "/components/..%2fmain.js", "/x.js"}) {
+        EXPECT_EQ(get(path).status, 404) << path;
+    }
+}
+
+/// Every limit, at a value that a request breaks.
+TEST_F(Serves, LimitsAreHeld) {
+    const auto refused = [&](int64_t ServerLimits::*limit, int64_t value, const std::string& path,
+                             const std::string& body) {
+        ServiceOptions options;
+        options.limits.*limit = value;
+        begin(options);
+        return post(path, body).status;
+    };
+    const std::string chat = "/v1/chat/completions";
+    const std::string two = R"({"messages": [{"role": "user", "content": [{"type": "text",
+        "text": "a"}, {"type": "text", "text": "b"}]}, {"role": "user", "content": "c"}])";
+    EXPECT_EQ(refused(&ServerLimits::body_bytes, 1024, chat, std::string(2000, ' ')), 413);
+    EXPECT_EQ(refused(&ServerLimits::messages, 1, chat, two + "}"), 400);
+    EXPECT_EQ(refused(&ServerLimits::parts, 2, chat, two + "}"), 400);
+    EXPECT_EQ(refused(&ServerLimits::choices, 2, chat, two + R"(, "n": 3})"), 400);
+    EXPECT_EQ(refused(&ServerLimits::max_tokens, 10, chat, two + R"(, "max_tokens": 11})"), 400);
+    EXPECT_EQ(refused(&ServerLimits::stops, 1, chat, two + R"(, "stop": ["a", "b"]})"), 400);
+    EXPECT_EQ(refused(&ServerLimits::stop_bytes, 2, chat, two + R"(, "stop": "abc"})"), 400);
+    EXPECT_EQ(refused(&ServerLimits::tools, 0, chat, two + R"(, "tools": [{}]})"), 400);
+    EXPECT_EQ(
+        refused(&ServerLimits::schema_bytes, 64, chat,
+                two + R"(, "response_format": {"type": "json_schema", "json_schema": {"schema":
+                         {"description": ")" +
+                    std::string(100, 'x') + R"("}}}})"),
+        400);
+    EXPECT_EQ(refused(&ServerLimits::template_bytes, 1024, chat,
+                      R"({"messages": [{"role": "user", "content": ")" + std::string(2000, 'x') +
+                          R"("}]})"),
+              400);
+    EXPECT_EQ(refused(&ServerLimits::inputs, 1, "/v1/embeddings", R"({"input": ["a", "b"]})"), 400);
+    EXPECT_EQ(refused(&ServerLimits::queue, 128, chat, two + "}"), 200);
+}
+
+TEST_F(Serves, ADrainingServerEndsWhatRunsAndTakesNoMore) {
+    begin();
+    RawClient client(server->port());
+    const std::string body =
+        R"({"messages": [{"role": "user", "content": "hello"}], "stream": true, "max_tokens": 300})";
+    client.send(cat("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ",
+                    body.size(), "\r\n\r\n", body));
+    client.read_until("data: ");
+    server->service->drain(30);
+    const std::string rest = client.read_all(30);
+    EXPECT_NE(rest.find("[DONE]"), std::string::npos);
+    EXPECT_THROW(static_cast<void>(RawClient(server->port())), std::runtime_error);
+    server->thread.join();
+    server->thread = std::thread([] {});
+}
+
+TEST_F(Serves, AClientThatGoesEndsItsRequest) {
+    begin();
+    {
+        RawClient client(server->port());
+        const std::string body =
+            R"({"messages": [{"role": "user", "content": "x"}], "stream": true, "max_tokens": 500})";
+        client.send(cat("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ",
+                        body.size(), "\r\n\r\n", body));
+        client.read_until("data: ");
+    }
+    for (int i = 0; i < 100 && !server->service->scheduler().is_idle(); ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    EXPECT_TRUE(server->service->scheduler().is_idle());
+    EXPECT_EQ(server->service->metrics().cancelled, 1);
+}
+
+TEST(Routes, StandOnceEachAndSayWhatTheyAre) {
+    for (const Route& route : routes()) {
+        EXPECT_FALSE(route.summary.empty()) << route.path;
+        std::vector<std::string> params;
+        int status = 0;
+        EXPECT_EQ(find_route(route.method, route.path, params, status), &route) << route.path;
+    }
+}
+
+}  // namespace
+}  // namespace palimpsest

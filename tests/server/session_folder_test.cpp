@@ -1,0 +1,156 @@
+// Conversations in folders: whole or not at all, and nobody else's.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "core/error.h"
+#include "server/sessions/session_saver.h"
+#include "server/sessions/session_store.h"
+#include "support/golden.h"
+#include "support/tiny_build.h"
+
+namespace palimpsest {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::code_of;
+
+SessionHead head(const std::string& id, int n = 5) {
+    SessionHead h = {.id = id, .owner = "o", .key = "k", .model = "m", .memory = "b", .title = "t"};
+    for (int i = 0; i < n; ++i) h.tokens.push_back(i);
+    h.responses = {"r1", "r2"};
+    h.messages = R"([{"role":"user"}])";
+    h.report = "{}";
+    return h;
+}
+
+std::vector<SessionHead> listed(SessionStore& store, size_t n_refused = 0) {
+    std::vector<std::string> refused;
+    std::vector<SessionHead> all = store.list(refused);
+    EXPECT_EQ(refused.size(), n_refused);
+    return all;
+}
+
+TEST(SessionFolder, GivesBackWhatWasSaved) {
+    const testing::TemporaryFolder folder;
+    {
+        const auto store = open_session_folder(folder.path());
+        EXPECT_TRUE(listed(*store).empty());
+        store->save(head("s-a"), "state one");
+        store->save(head("s-b", 0), "");
+        store->save(head("s-a", 7), "state two");
+    }
+    const auto store = open_session_folder(folder.path());
+    std::vector<SessionHead> all = listed(*store);
+    std::ranges::sort(all, {}, &SessionHead::id);
+    ASSERT_EQ(all.size(), 2U);
+    EXPECT_EQ(all[0].tokens.size(), 7U);
+    EXPECT_EQ(all[0].messages, head("s-a").messages);
+    EXPECT_EQ(all[0].responses, head("s-a").responses);
+    EXPECT_EQ(store->state("s-a"), "state two");
+    EXPECT_EQ(store->state("s-b"), "");
+    // Nothing is left of what was replaced.
+    size_t n_states = 0;
+    for (const auto& entry : fs::directory_iterator(folder.path() + "/s-a")) {
+        if (entry.path().filename().string().starts_with("state-")) ++n_states;
+    }
+    EXPECT_EQ(n_states, 1U);
+    store->remove("s-a");
+    store->remove("s-a");
+    EXPECT_EQ(listed(*store).size(), 1U);
+    EXPECT_EQ(code_of([&] { (void)store->state("s-a"); }), ErrorCode::kNotFound);
+    EXPECT_EQ(code_of([&] { (void)store->state("../s-b"); }), ErrorCode::kNotFound);
+}
+
+TEST(SessionFolder, IsOneProcesssAlone) {
+    const testing::TemporaryFolder folder;
+    const auto store = open_session_folder(folder.path());
+    EXPECT_EQ(code_of([&] { (void)open_session_folder(folder.path()); }),
+              ErrorCode::kInvalidArgument);
+}
+
+/// Flips every so many-th byte of every file, cuts every file short, removes every file: each time
+/// the conversation is refused or as it was, and the other one is there.
+TEST(SessionFolder, DamageIsFoundOut) {
+    const testing::TemporaryFolder folder;
+    const auto store = open_session_folder(folder.path());
+    store->save(head("s-a"), "the state of a conversation");
+    store->save(head("s-b"), "another");
+    std::vector<fs::path> files;
+    for (const auto& entry : fs::directory_iterator(folder.path() + "/s-a")) {
+        files.push_back(entry.path());
+    }
+    const auto look = [&] {
+        std::vector<std::string> refused;
+        const std::vector<SessionHead> all = store->list(refused);
+        EXPECT_EQ(all.size() + refused.size(), 2U);
+        EXPECT_EQ(store->state("s-b"), "another");
+        try {
+            EXPECT_EQ(store->state("s-a"), "the state of a conversation");
+            return refused.empty();
+        } catch (const Error&) {
+            return false;
+        }
+    };
+    EXPECT_TRUE(look());
+    for (const fs::path& file : files) {
+        std::ifstream in(file, std::ios::binary);
+        const std::string whole((std::istreambuf_iterator<char>(in)), {});
+        const auto put = [&](const std::string& content) {
+            std::ofstream(file, std::ios::binary) << content;
+        };
+        for (size_t at = 0; at < whole.size(); at += 3) {
+            std::string flipped = whole;
+            flipped[at] = static_cast<char>(flipped[at] ^ 0x20);
+            put(flipped);
+            EXPECT_FALSE(look()) << file << " " << at;
+        }
+        for (const size_t n : {size_t{0}, size_t{5}, whole.size() - 1}) {
+            put(whole.substr(0, n));
+            EXPECT_FALSE(look()) << file << " cut to " << n;
+        }
+        fs::remove(file);
+        look();  // without its manifest it is none
+        put(whole);
+        EXPECT_TRUE(look());
+    }
+}
+
+TEST(SessionFolder, ExportsAreTakenBackWholeOrNotAtAll) {
+    const std::string file = packed(head("s-a"), "state");
+    std::string state;
+    EXPECT_EQ(unpacked(file, state).tokens, head("s-a").tokens);
+    EXPECT_EQ(state, "state");
+    for (size_t n = 0; n < file.size(); n += 7) {
+        EXPECT_EQ(code_of([&] { (void)unpacked(file.substr(0, n), state); }), ErrorCode::kCorrupt);
+        std::string flipped = file;
+        flipped[n] = static_cast<char>(flipped[n] ^ 1);
+        EXPECT_EQ(code_of([&] { (void)unpacked(flipped, state); }), ErrorCode::kCorrupt) << n;
+    }
+}
+
+TEST(SessionSaver, WritesTheLastAndSaysWhatItCouldNot) {
+    const testing::TemporaryFolder folder;
+    const auto store = open_session_folder(folder.path());
+    Metrics metrics;
+    {
+        SessionSaver saver(*store, metrics);
+        for (int i = 0; i < 50; ++i) saver.save(head("s-a", i), std::to_string(i));
+        saver.flush();
+        EXPECT_TRUE(saver.has("s-a"));
+        // A file stands where its folder should be.
+        std::ofstream(folder.path() + "/s-b") << "x";
+        saver.save(head("s-b"), "y");
+        saver.flush();
+        EXPECT_FALSE(saver.has("s-b"));
+        EXPECT_EQ(metrics.save_failures, 1);
+        saver.save(head("s-c"), "z");
+    }
+    EXPECT_EQ(store->state("s-a"), "49");
+    EXPECT_EQ(store->state("s-c"), "z");
+}
+
+}  // namespace
+}  // namespace palimpsest
