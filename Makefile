@@ -31,7 +31,7 @@ resumed = $$([ ! -e "$(WEIGHTS)/$(1).checkpoint" ] || echo --resume)
 .NOTPARALLEL:
 # Where scripts/plain_text.py puts texts.
 training_texts = $$(scripts/setup.sh where cache)/training-texts
-.PHONY: help run test setup program release lint lint-all format fuzz asan asan-unit tsan bench train-default \
+.PHONY: help run test test-clients setup program release lint lint-all format fuzz asan asan-unit tsan bench train-default \
   install clean
 
 help: ## list the targets
@@ -83,11 +83,14 @@ asan: setup ## run the tests under the address and undefined-behaviour sanitizer
 	@$(call build,asan)
 	@ctest --preset asan $(CTEST_ARGS)
 
-asan-unit: setup ## the same for the unit tests of core, text, memory, model and compress
+asan-unit: setup ## the same for the unit tests of core, text, memory, model, compress and server
 	@cmake --preset asan --log-level=WARNING
-	@cmake --build --preset asan --target $(foreach f,core text memory model compress,$(f)_test)
-	@export GOMP_SPINCOUNT=2000; for f in core text memory model compress; do echo "asan: $$f" && build/asan/tests/$${f}_test --gtest_brief=1 \
+	@cmake --build --preset asan --target $(foreach f,core text memory model compress server,$(f)_test)
+	@export GOMP_SPINCOUNT=2000; for f in core text memory model compress server; do echo "asan: $$f" && build/asan/tests/$${f}_test --gtest_brief=1 \
 	  --gtest_filter=-*Real* || exit 1; done
+
+test-clients: release ## try real clients and a browser with the server, where they can be had
+	@scripts/test_clients.sh
 
 tsan: setup ## run the tests under the thread sanitizer
 	@$(call build,tsan)

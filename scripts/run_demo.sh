@@ -37,3 +37,4 @@ if ! grep -q -- "$expected" "$answer"; then
   exit 1
 fi
 echo "run: the answer names '$expected', as the document does"
+echo "run: to chat with documents in a browser: $program serve -b 1024, then open http://127.0.0.1:8080/"

@@ -1,5 +1,7 @@
 // palimpsest serve: a server that speaks the APIs of OpenAI, Anthropic and Ollama, and has a page.
 
+#include <sys/stat.h>
+
 #include <atomic>
 #include <csignal>
 #include <filesystem>
@@ -30,6 +32,7 @@ struct ServeFlags {
     ServiceOptions service;
     std::string key_file, memory_limit, session_limit;
     double drain_seconds = 30;
+    bool checks = false;
 };
 
 std::atomic<int> signals = 0;
@@ -95,6 +98,7 @@ void serve(ServeFlags& f) {
     if (f.service.model_name.empty()) {
         f.service.model_name = std::filesystem::path(model_path_of(f.model)).stem().string();
     }
+    umask(0077);  // conversations are nobody else's
     const Engine engine = open_engine(f.model);
     f.service.memory = f.model.memory;
     f.service.version = kVersion;
@@ -105,6 +109,7 @@ void serve(ServeFlags& f) {
     std::signal(SIGTERM, on_signal);
     watch_signals(service, f.drain_seconds, false);
     write_message(cat("palimpsest: ", welcome(service)));
+    if (f.checks) return;
     service.run();
 }
 
@@ -162,6 +167,10 @@ void add_serve(CLI::App& command) {
                     "how long running answers may go on once the server is told to end")
         ->check(CLI::Range(0.0, 86400.0))
         ->capture_default_str()
+        ->group(server);
+    command
+        .add_flag("--check", f->checks,
+                  "start, say what would be served and in how much memory, and end")
         ->group(server);
     const char* const answers = "Answers, where a request does not say";
     command

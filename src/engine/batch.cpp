@@ -1,5 +1,7 @@
 #include "engine/batch.h"
 
+#include <exception>
+
 namespace palimpsest {
 
 bool Batch::step(std::span<Sequence* const> sequences, int64_t limit) {
@@ -24,9 +26,13 @@ bool Batch::step(std::span<const Turn> turns) {
     try {
         const std::span<const LaneResult> results = evaluator_.step(lanes);
         for (size_t i = 0; i < going.size(); ++i) going[i]->took(results[i]);
-    } catch (const Error& e) {
+    } catch (const std::exception& e) {
         // The graph itself failed: no memory knows where it is.
-        for (Sequence* s : going) s->took({.failure = e, .is_broken = true});
+        const auto* known = dynamic_cast<const Error*>(&e);
+        const Error failure = known != nullptr
+                                  ? *known
+                                  : Error(ErrorCode::kExhausted, cat("a step failed: ", e.what()));
+        for (Sequence* s : going) s->took({.failure = failure, .is_broken = true});
         throw;
     }
     return true;

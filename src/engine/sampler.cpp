@@ -42,8 +42,17 @@ bool has_penalties(const SamplingOptions& o) {
            (o.repeat_penalty != 1.0F || o.frequency_penalty != 0.0F || o.presence_penalty != 0.0F);
 }
 
-/// What stands before a trigger may be anything. libllama lets the grammar begin where the first
-/// group of a pattern does.
+std::string quoted(std::string_view text) {
+    std::string out;
+    for (const char c : text) {
+        if (std::string_view("\\^$.|?*+()[]{}/-").find(c) != std::string_view::npos) out += '\\';
+        out += c;
+    }
+    return out;
+}
+
+/// libllama lets the grammar begin where the first group of a pattern does. It looks for patterns
+/// in the whole text, token after token: words are looked for by Sampler itself.
 std::string pattern_of(const GrammarTrigger& trigger) {
     switch (trigger.kind) {
         case GrammarTrigger::Kind::kWord:
@@ -53,12 +62,7 @@ std::string pattern_of(const GrammarTrigger& trigger) {
         case GrammarTrigger::Kind::kWholePattern:
             return trigger.value;
     }
-    std::string quoted;
-    for (const char c : trigger.value) {
-        if (std::string_view("\\^$.|?*+()[]{}/-").find(c) != std::string_view::npos) quoted += '\\';
-        quoted += c;
-    }
-    return cat("[\\s\\S]*?(", quoted, "[\\s\\S]*)");
+    return cat("[\\s\\S]*?(", quoted(trigger.value), "[\\s\\S]*)");
 }
 
 llama_sampler* make_lazy_grammar(const SamplingOptions& o, const llama_vocab* vocab) {
@@ -68,6 +72,12 @@ llama_sampler* make_lazy_grammar(const SamplingOptions& o, const llama_vocab* vo
     for (const std::string& p : patterns) texts.push_back(p.c_str());
     return llama_sampler_init_grammar_lazy_patterns(vocab, o.grammar.c_str(), "root", texts.data(),
                                                     texts.size(), nullptr, 0);
+}
+
+bool waits_for_words(const SamplingOptions& o) {
+    return !o.triggers.empty() && std::ranges::all_of(o.triggers, [](const GrammarTrigger& t) {
+        return t.kind == GrammarTrigger::Kind::kWord;
+    });
 }
 
 llama_sampler* make_grammar(const SamplingOptions& o, const llama_vocab* vocab) {
@@ -116,6 +126,8 @@ Sampler::Sampler(const SamplingOptions& o, int64_t n_vocab, const llama_vocab* v
 
 void Sampler::set_up(const SamplingOptions& o, int64_t n_vocab, const llama_vocab* vocab) {
     if (!o.grammar.empty()) grammar_.reset(make_grammar(o, vocab));
+    if (grammar_ && !o.triggers.empty()) waiting_ = Waiting{.options = o, .vocab = vocab};
+    if (waiting_ && waits_for_words(o)) grammar_.reset();
     chain_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
     const auto add = [&](llama_sampler* s) { llama_sampler_chain_add(chain_.get(), s); };
     if (!o.bias.empty()) {
@@ -181,9 +193,50 @@ void Sampler::drop_forbidden() {
             "may go on with is in the vocabulary, or there is nothing");
 }
 
+/// A grammar that holds from a word on begins once that is there: with the tokens that it lies in.
+void Sampler::look_for_trigger(TokenId token) {
+    constexpr size_t kMostPatternBytes = 16384;  // libllama looks at all of it for every token
+    Waiting& w = *waiting_;
+    std::string bytes(64, '\0');
+    int32_t n = llama_token_to_piece(w.vocab, token, bytes.data(), 64, 0, true);
+    if (n < 0) {
+        bytes.resize(static_cast<size_t>(-n));
+        n = llama_token_to_piece(w.vocab, token, bytes.data(), -n, 0, true);
+    }
+    bytes.resize(static_cast<size_t>(std::max(n, 0)));
+    w.n_bytes += bytes.size();
+    if (grammar_) {  // patterns
+        if (w.n_bytes > kMostPatternBytes) grammar_.reset();
+        if (!grammar_) waiting_.reset();
+        return;
+    }
+    w.tail.emplace_back(token, std::move(bytes));
+    size_t longest = 0;
+    for (const GrammarTrigger& t : w.options.triggers) longest = std::max(longest, t.value.size());
+    std::string text;
+    for (const auto& [id, piece] : w.tail) text += piece;
+    for (const GrammarTrigger& t : w.options.triggers) {
+        const size_t at = text.find(t.value);
+        if (at == std::string::npos) continue;
+        grammar_.reset(make_lazy_grammar(w.options, w.vocab));
+        size_t end = 0;
+        for (const auto& [id, piece] : w.tail) {
+            end += piece.size();
+            if (end > at) llama_sampler_accept(grammar_.get(), id);
+        }
+        waiting_.reset();
+        return;
+    }
+    while (w.tail.size() > 1 && text.size() - w.tail.front().second.size() >= longest) {
+        text.erase(0, w.tail.front().second.size());
+        w.tail.pop_front();
+    }
+}
+
 void Sampler::accept(TokenId token) {
     try {
         if (grammar_) llama_sampler_accept(grammar_.get(), token);
+        if (waiting_) look_for_trigger(token);
         llama_sampler_accept(chain_.get(), token);
     } catch (const std::exception& e) {
         throw Error(ErrorCode::kInvalidArgument,

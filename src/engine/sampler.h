@@ -3,8 +3,11 @@
 #include <llama-cpp.h>
 
 #include <cstdint>
+#include <deque>
+#include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/types.h"
@@ -30,10 +33,19 @@ class Sampler {
     void fill_candidates(std::span<const float> logits);
     void drop_forbidden();
     void accept(TokenId token);
+    void look_for_trigger(TokenId token);
 
     bool is_argmax_;              // nothing but the most likely token is asked for
     std::vector<TokenId> never_;  // never picked, in order
     size_t n_known_;              // rows from here on are no tokens
+    /// A grammar that does not hold yet.
+    struct Waiting {
+        SamplingOptions options = {};
+        const llama_vocab* vocab = nullptr;
+        size_t n_bytes = 0;                                     // written so far
+        std::deque<std::pair<TokenId, std::string>> tail = {};  // the last tokens, and their bytes
+    };
+    std::optional<Waiting> waiting_;
     llama_sampler_ptr grammar_, chain_;
     std::vector<llama_token_data> candidates_;
 };

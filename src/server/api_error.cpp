@@ -39,7 +39,7 @@ ApiError api_error(const Error& error) {
         case ErrorCode::kNotFound:
             return {404, error.what()};
         case ErrorCode::kExhausted:
-            return {400, error.what(), "messages", "context_length_exceeded"};
+            return {400, error.what(), "", "context_length_exceeded"};
         default:
             return {500, error.what()};
     }

@@ -104,11 +104,56 @@ Fields Fields::item(std::string_view name, const RequestJson& list, size_t i) co
     return Fields(list[i], cat(path(place), "."));
 }
 
+namespace {
+
+/// Counts what a text has in it: objects that keep their order are searched key by key.
+class Counter final : public nlohmann::json_sax<nlohmann::json> {
+ public:
+    bool null() override { return one(); }
+    bool boolean(bool /*value*/) override { return one(); }
+    bool number_integer(int64_t /*value*/) override { return one(); }
+    bool number_unsigned(uint64_t /*value*/) override { return one(); }
+    bool number_float(double /*value*/, const std::string& /*text*/) override { return one(); }
+    bool string(std::string& /*value*/) override { return one(); }
+    bool binary(nlohmann::json::binary_t& /*value*/) override { return one(); }
+    bool start_object(size_t /*n*/) override {
+        keys_.push_back(0);
+        return one();
+    }
+    bool key(std::string& /*name*/) override { return ++keys_.back() <= kMostKeys; }
+    bool end_object() override {
+        keys_.pop_back();
+        return true;
+    }
+    bool start_array(size_t /*n*/) override { return one(); }
+    bool end_array() override { return true; }
+    bool parse_error(size_t /*at*/, const std::string& /*token*/,
+                     const nlohmann::json::exception& /*error*/) override {
+        is_json = false;
+        return false;
+    }
+
+    bool is_json = true;
+    static constexpr int64_t kMostKeys = 4096, kMostValues = int64_t{1} << 21;
+
+ private:
+    bool one() { return ++n_values_ <= kMostValues; }
+    std::vector<int64_t> keys_;
+    int64_t n_values_ = 0;
+};
+
+}  // namespace
+
 RequestJson read_body(std::string_view body) {
     if (const auto bad = find_invalid_utf8(body)) {
         throw ApiError(400, cat("the body is not valid UTF-8, at byte ", *bad));
     }
     if (nests_too_deeply(body)) throw ApiError(400, "the body's JSON nests too deeply");
+    Counter counter;
+    if (!nlohmann::json::sax_parse(body, &counter) && counter.is_json) {
+        throw ApiError(400, cat("the body's JSON has an object of more than ", Counter::kMostKeys,
+                                " names, or more than ", Counter::kMostValues, " values"));
+    }
     RequestJson json = parse_json<RequestJson>(body);
     if (json.is_discarded()) {
         throw ApiError(400, "the body is not valid JSON (or has half a surrogate pair in it)");

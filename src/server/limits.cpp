@@ -10,6 +10,10 @@ using L = ServerLimits;
 
 constexpr std::array kLimits = {
     LimitKind{"body-bytes", "bytes of a request's body", &L::body_bytes, 1024, int64_t{4} << 30},
+    LimitKind{"all-body-bytes", "bytes of the bodies of all requests that are there",
+              &L::all_body_bytes, 1024, int64_t{1} << 40},
+    LimitKind{"import-bytes", "bytes of an imported conversation", &L::import_bytes, 1024,
+              int64_t{64} << 30},
     LimitKind{"header-bytes", "bytes of a request's headers", &L::header_bytes, 1024, 1 << 20},
     LimitKind{"header-count", "headers of a request", &L::header_count, 8, 10000},
     LimitKind{"connections", "clients at once", &L::connections, 1, 100000},

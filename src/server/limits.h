@@ -9,6 +9,8 @@ namespace palimpsest {
 /// What one request, and all of them together, may take.
 struct ServerLimits {
     int64_t body_bytes = int64_t{64} << 20;
+    int64_t all_body_bytes = int64_t{2} << 30;
+    int64_t import_bytes = int64_t{1} << 30;
     int64_t header_bytes = 64 << 10;
     int64_t header_count = 100;
     int64_t connections = 1024;

@@ -1,8 +1,12 @@
 #include "server/service.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/sysinfo.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <ctime>
 #include <filesystem>
 
@@ -10,6 +14,7 @@
 #include "core/sha256.h"
 #include "server/api/routes.h"
 #include "text/json_text.h"
+#include "text/text_parts.h"
 
 namespace palimpsest {
 
@@ -40,12 +45,21 @@ bool is_equal(std::string_view a, std::string_view b) {
     return differs == 0;
 }
 
-/// What a client says of itself; empty: nothing.
-std::string_view key_of(const HttpRequest& request) {
-    std::string_view key = request.header("authorization");
-    static constexpr std::string_view kBearer = "Bearer ";
-    if (key.starts_with(kBearer)) return key.substr(kBearer.size());
-    return request.header("x-api-key");
+/// The digest of a key that a request has, in either of two headers; empty: none of those there
+/// are.
+std::string known_key(const HttpRequest& request, const std::vector<std::string>& digests) {
+    static constexpr std::string_view kBearer = "bearer ";
+    std::string_view bearer = request.header("authorization");
+    const bool has_bearer = lower_case(bearer.substr(0, kBearer.size())) == kBearer;
+    bearer.remove_prefix(has_bearer ? kBearer.size() : bearer.size());
+    std::string found;
+    for (const std::string_view key : {bearer, request.header("x-api-key")}) {
+        const std::string given = digest_of(key);
+        for (const std::string& known : digests) {
+            if (is_equal(known, given)) found = known;
+        }
+    }
+    return found;
 }
 
 /// "host" of "host:8080", "[::1]:8080" and "http://host:8080".
@@ -57,7 +71,10 @@ std::string_view host_of(std::string_view text) {
 }
 
 bool is_loopback(std::string_view host) {
-    return host == "localhost" || host == "[::1]" || host == "::1" || host.starts_with("127.");
+    in_addr address{};
+    const bool is_v4 = inet_pton(AF_INET, std::string(host).c_str(), &address) == 1;
+    return lower_case(host) == "localhost" || host == "[::1]" || host == "::1" ||
+           (is_v4 && (ntohl(address.s_addr) >> 24U) == IN_LOOPBACKNET);
 }
 
 /// 0: it names no such budget.
@@ -65,6 +82,21 @@ int64_t most_entries(const MemoryChoice& choice) {
     if (choice.budget.empty()) return 0;
     const Budget budget = parse_budget(choice.budget);
     return budget.kind == Budget::Kind::kEntries ? budget.count : 0;
+}
+
+/// An address, or a name of this machine: not one that a page was served by.
+bool is_ours(std::string_view host) {
+    std::string name(host);
+    if (name.starts_with('[') && name.ends_with(']')) name = name.substr(1, name.size() - 2);
+    std::array<unsigned char, sizeof(in6_addr)> address{};
+    if (inet_pton(AF_INET, name.c_str(), address.data()) == 1) return true;
+    if (inet_pton(AF_INET6, name.c_str(), address.data()) == 1) return true;
+    std::array<char, 256> own{};
+    if (gethostname(own.data(), own.size() - 1) != 0) own[0] = '\0';
+    const std::string wanted = lower_case(name);
+    const std::string machine = lower_case(own.data());
+    return wanted == "localhost" ||
+           (!machine.empty() && (wanted == machine || wanted == machine + ".local"));
 }
 
 std::string file_stem(const Runtime& engine) {
@@ -101,16 +133,23 @@ Service::Service(const Runtime& engine, ServiceOptions options)
                              .header_bytes = l.header_bytes,
                              .header_count = l.header_count,
                              .connections = l.connections,
+                             .all_body_bytes = l.all_body_bytes,
                              .request_seconds = l.request_seconds,
                              .write_seconds = l.write_seconds,
                              .queued_bytes = l.queued_bytes},
                   .refuses = [this](const HttpRequest& r, HttpAnswer& a) { return refuses(r, a); },
                   .handle = [this](const ExchangePtr& e) { handle(e); },
                   .failure =
-                      [this](int status, const std::string& why) {
+                      [this](int status, const std::string& why, std::string_view path) {
                           ++metrics_.refused;
-                          return error_answer(ApiError(status, why), ApiStyle::kOpenAi);
-                      }});
+                          return error_answer(ApiError(status, why), style_of(path));
+                      },
+                  .body_bytes =
+                      [this](std::string_view path) {
+                          const ServerLimits& of = options_.limits;
+                          return path == "/v1/sessions/import" ? of.import_bytes : of.body_bytes;
+                      },
+                  .headers = headers()});
     options_.port = http_->port();
     scheduler_ = std::make_unique<Scheduler>(
         engine_,
@@ -121,10 +160,17 @@ Service::Service(const Runtime& engine, ServiceOptions options)
                                    .most_entries = most_entries(options_.memory),
                                    .most_stored_bytes = options_.session_bytes}},
         store_.get(), metrics_);
-    workers_ = std::make_unique<WorkerPool>(kWorkers);
+    workers_ = std::make_unique<WorkerPool>(kWorkers,
+                                            static_cast<size_t>(l.queue + options_.most_running));
 }
 
 Service::~Service() = default;
+
+/// Of every answer.
+std::vector<std::pair<std::string, std::string>> Service::headers() const {
+    if (options_.allowed_origin.empty()) return {};
+    return {{"Access-Control-Allow-Origin", options_.allowed_origin}, {"Vary", "Origin"}};
+}
 
 const ChatTemplate& Service::chat_template() const {
     if (chosen_template_ != nullptr) return *chosen_template_;
@@ -185,41 +231,44 @@ bool Service::refuses(const HttpRequest& request, HttpAnswer& answer) const {
         return refuse(ApiError(403, "pages of other sites may not ask here (--allow-origin)"));
     }
     // And a name that was made to lead here is not ours.
-    if (is_loopback(options_.host) && !host.empty() && !is_loopback(host_of(host))) {
-        return refuse(ApiError(403, "this server answers for this machine only, by its own names"));
+    const bool is_guarded = is_loopback(options_.host) || options_.keys.empty();
+    if (is_guarded && !host.empty() && !is_ours(host_of(host))) {
+        return refuse(ApiError(403, "this server answers to its own names and addresses only"));
     }
     if (request.method == "OPTIONS" && !options_.allowed_origin.empty()) {
         answer = {.status = 204};
-        answer.headers = {{"Access-Control-Allow-Origin", options_.allowed_origin},
-                          {"Access-Control-Allow-Methods", "GET, POST, PATCH, DELETE"},
-                          {"Access-Control-Allow-Headers", "*"}};
+        answer.headers = {
+            {"Access-Control-Allow-Methods", "GET, POST, PATCH, DELETE"},
+            {"Access-Control-Allow-Headers",
+             "Authorization, Content-Type, x-api-key, x-session-id, x-claude-code-session-id, "
+             "session-id, session_id, x-session-affinity, anthropic-version, anthropic-beta"},
+            {"Access-Control-Max-Age", "86400"}};
         return true;
     }
     std::vector<std::string> params;
     int status = 0;
     const Route* route = find_route(request.method, request.path, params, status);
     if (route == nullptr) {
-        return refuse(ApiError(
-            status, status == 405 ? "not by this method" : "there is nothing at this path"));
+        static_cast<void>(refuse(ApiError(
+            status, status == 405 ? "not by this method" : "there is nothing at this path")));
+        if (status == 405) answer.headers.emplace_back("Allow", methods_of(request.path));
+        return true;
     }
     if (!route->is_open && !options_.keys.empty()) {
-        const std::string given = digest_of(key_of(request));
-        bool is_known = false;
-        for (const std::string& key : options_.keys) is_known |= is_equal(key, given);
-        if (!is_known)
+        if (known_key(request, options_.keys).empty())
             return refuse(ApiError(401, "the key is missing or wrong", "", "invalid_api_key"));
     }
     return false;
 }
 
 void Service::handle(const ExchangePtr& exchange) {
-    workers_->add([this, exchange] {
-        const HttpRequest& request = exchange->request();
-        Call call = {.exchange = exchange};
-        int status = 0;
-        const Route* route = find_route(request.method, request.path, call.params, status);
-        call.style = route->style;
-        if (!options_.keys.empty()) call.owner = digest_of(key_of(request));
+    const HttpRequest& request = exchange->request();
+    Call call = {.exchange = exchange};
+    int status = 0;
+    const Route* route = find_route(request.method, request.path, call.params, status);
+    call.style = route->style;
+    call.owner = known_key(request, options_.keys);
+    auto answer = [this, route, call = std::move(call)] {
         try {
             route->handle(*this, call);
         } catch (...) {
@@ -227,7 +276,13 @@ void Service::handle(const ExchangePtr& exchange) {
             ++(error.status >= 500 && error.status != 503 ? metrics_.failed : metrics_.refused);
             call.fail(error);
         }
-    });
+    };
+    if (route->is_quick) return answer();
+    if (workers_->add(answer)) return;
+    ++metrics_.refused;
+    exchange->answer(error_answer(
+        ApiError(503, "too many requests wait to be read; try again later", "", "queue_full"),
+        route->style));
 }
 
 bool Service::knows_tools() const {
@@ -247,11 +302,8 @@ void Service::drain(double seconds) {
 
 void Service::end_when_idle(double seconds) {
     constexpr double kLook = 0.1;
-    if (scheduler_->is_idle() || seconds <= 0) {
-        // What was written is on its way to its clients.
-        http_->post_after(kLook, [this] { http_->stop(); });
-        return;
-    }
+    // What was written is on its way to its clients.
+    if ((scheduler_->is_idle() && http_->n_answering() == 0) || seconds <= 0) return http_->stop();
     http_->post_after(kLook, [this, seconds] { end_when_idle(seconds - kLook); });
 }
 

@@ -101,6 +101,7 @@ class Service {
     void handle(const ExchangePtr& exchange);
     [[nodiscard]] bool refuses(const HttpRequest& request, HttpAnswer& answer) const;
     void end_when_idle(double seconds);
+    [[nodiscard]] std::vector<std::pair<std::string, std::string>> headers() const;
 
     const Runtime& engine_;
     ServiceOptions options_;

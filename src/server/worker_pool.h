@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -13,14 +14,16 @@ namespace palimpsest {
 /// for a long text to be tokenized.
 class WorkerPool {
  public:
-    explicit WorkerPool(int n_threads) {
+    /// `most`: tasks that may wait.
+    WorkerPool(int n_threads, size_t most) : most_(most) {
         for (int i = 0; i < n_threads; ++i) threads_.emplace_back([this] { work(); });
     }
-    /// Does what is left.
+    /// Ends what runs; what waits is not begun.
     ~WorkerPool() {
         {
             const std::scoped_lock guard(mutex_);
             is_over_ = true;
+            tasks_.clear();
         }
         wake_.notify_all();
         for (std::thread& t : threads_) t.join();
@@ -28,12 +31,15 @@ class WorkerPool {
     WorkerPool(const WorkerPool&) = delete;
     WorkerPool& operator=(const WorkerPool&) = delete;
 
-    void add(std::function<void()> task) {
+    /// False: too many wait already.
+    [[nodiscard]] bool add(std::function<void()> task) {
         {
             const std::scoped_lock guard(mutex_);
+            if (tasks_.size() >= most_) return false;
             tasks_.push_back(std::move(task));
         }
         wake_.notify_one();
+        return true;
     }
 
  private:
@@ -45,11 +51,16 @@ class WorkerPool {
             const std::function<void()> task = std::move(tasks_.front());
             tasks_.pop_front();
             lock.unlock();
-            task();
+            try {
+                task();
+            } catch (const std::exception&) {
+                // There was no memory to say even that; the client's connection ends in time.
+            }
             lock.lock();
         }
     }
 
+    size_t most_;
     std::mutex mutex_;
     std::condition_variable wake_;
     std::deque<std::function<void()>> tasks_;

@@ -9,8 +9,11 @@
 #include <jinja/runtime.h>
 #include <json-schema-to-grammar.h>
 #include <json.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <exception>
 #include <utility>
 
@@ -202,13 +205,52 @@ std::unique_ptr<const ChatTemplate> make_jinja_template(const std::string& text,
     }
 }
 
+namespace {
+
+/// Names and choices in it, of which the grammar has a rule or more each.
+int64_t parts_of(const ordered_json& schema) {
+    int64_t n = std::ssize(schema);
+    if (!schema.is_structured()) return 0;
+    for (const auto& item : schema.items()) n += parts_of(item.value());
+    return n;
+}
+
+/// In a process of its own: what libllama-common makes of it. It writes to stderr what it leaves
+/// out.
+std::string converted(const std::string& schema, bool& is_whole) {
+    const int log = memfd_create("log", MFD_CLOEXEC);
+    if (log >= 0) dup2(log, STDERR_FILENO);
+    std::string grammar = json_schema_to_grammar(common_json::parse(schema));
+    std::fflush(stderr);
+    is_whole = log < 0 || lseek(log, 0, SEEK_END) == 0;
+    return grammar;
+}
+
+}  // namespace
+
 std::string grammar_of_schema(const std::string& schema) {
-    require(!nests_too_deeply(schema), "the JSON schema nests too deeply");
-    try {
-        return json_schema_to_grammar(common_json::parse(schema));
-    } catch (const std::exception& e) {
-        throw Error(ErrorCode::kInvalidArgument, cat("the JSON schema cannot be used: ", e.what()));
-    }
+    constexpr int64_t kMostParts = 4096;
+    constexpr std::string_view kFailed = "failed: ";
+    const auto refuse = [](const std::string& why) {
+        throw Error(ErrorCode::kInvalidArgument, cat("the JSON schema cannot be used: ", why));
+    };
+    if (nests_too_deeply(schema)) refuse("it nests too deeply");
+    const int64_t n = parts_of(parse_json<ordered_json>(schema));
+    if (n > kMostParts) refuse(cat("it has ", n, " names and choices; at most ", kMostParts));
+    const GuardedResult made = guarded_call(kTrial, [&]() -> std::string {
+        try {
+            bool is_whole = true;
+            std::string grammar = converted(schema, is_whole);
+            if (!is_whole)
+                return cat(kFailed, "it asks for what a grammar cannot hold an answer to");
+            return grammar;
+        } catch (const std::exception& e) {
+            return cat(kFailed, e.what());
+        }
+    });
+    if (!made.ended.empty()) refuse(cat("making a grammar of it ", made.ended));
+    if (made.text.starts_with(kFailed)) refuse(made.text.substr(kFailed.size()));
+    return made.text;
 }
 
 }  // namespace palimpsest

@@ -35,14 +35,19 @@ void quieten() {
     std::call_once(once, [] { common_log_set_verbosity_thold(-1); });
 }
 
+bool is_text(const ordered_json& object, std::string_view name, std::string_view value) {
+    const auto at = object.find(name);
+    return at != object.end() && at->is_string() && *at == value;
+}
+
 std::vector<common_chat_tool> tools_of(const ToolRequest& request) {
     require(request.tools.is_array() && request.tools.size() <= kMostTools,
             "tools are a list of at most ", kMostTools);
     std::vector<common_chat_tool> all;
     for (size_t i = 0; i < request.tools.size(); ++i) {
         const ordered_json& tool = request.tools[i];
-        if (!tool.is_object() || tool.value("type", "") != "function" ||
-            !tool.contains("function") || !tool["function"].is_object()) {
+        if (!tool.is_object() || !is_text(tool, "type", "function") || !tool.contains("function") ||
+            !tool["function"].is_object()) {
             refuse_tool(i, "is none: it must be {\"type\": \"function\", \"function\": {...}}");
         }
         const ordered_json& function = tool["function"];
@@ -57,6 +62,9 @@ std::vector<common_chat_tool> tools_of(const ToolRequest& request) {
             refuse_tool(i, "has parameters that are no JSON schema");
         }
         const auto text = function.find("description");
+        if (text != function.end() && !text->is_null() && !text->is_string()) {
+            refuse_tool(i, "has a description that is no text");
+        }
         all.push_back({.name = name->get<std::string>(),
                        .description = text != function.end() && text->is_string()
                                           ? text->get<std::string>()
@@ -222,13 +230,6 @@ class PlainProtocol final : public ToolProtocol {
     std::vector<std::string> stops_;
 };
 
-/// Did the template write any of the tools?
-bool knows_tools(const common_chat_params& params, const ToolRequest& request) {
-    return std::ranges::any_of(tools_of(request), [&params](const common_chat_tool& tool) {
-        return params.prompt.find(tool.name) != std::string::npos;
-    });
-}
-
 }  // namespace
 
 std::unique_ptr<const ToolProtocol> ToolProtocol::make(const std::string& chat_template,
@@ -254,7 +255,8 @@ std::unique_ptr<const ToolProtocol> ToolProtocol::make(const std::string& chat_t
         const common_chat_params params = applied(chat_template, tokens, request);
         const bool has_tools =
             !request.tools.empty() && request.choice != ToolRequest::Choice::kNone;
-        if (has_tools && !knows_tools(params, request)) {
+        // A template that writes the same without them has no place for tools.
+        if (has_tools && params.prompt == applied(chat_template, tokens, {}).prompt) {
             return std::make_unique<const PlainProtocol>(request);
         }
         return std::make_unique<const CommonProtocol>(params);

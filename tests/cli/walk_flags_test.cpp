@@ -29,6 +29,7 @@ const std::map<std::string, Words>& quick_uses() {
     static const std::map<std::string, Words> uses = {
         {"run", {"--model=m.gguf", "--threads=1", "--max-tokens=1", "hi"}},
         {"chat", {"--model=m.gguf", "--threads=1", "--max-tokens=1"}},
+        {"serve", {"--model=m.gguf", "--threads=1", "--port=0", "--check"}},
         {"inspect", {"--model=m.gguf"}},
         {"tokenize", {"--model=m.gguf", "hi"}},
         {"trace", {"--model=m.gguf", "--threads=1", "--tokens=tokens.json", "--out=out"}},

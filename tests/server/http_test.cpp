@@ -36,7 +36,7 @@ class Http : public ::testing::Test {
             return true;
         };
         rules.handle = [this](const ExchangePtr& e) { handle(e); };
-        rules.failure = [](int status, const std::string& why) {
+        rules.failure = [](int status, const std::string& why, std::string_view /*path*/) {
             return HttpAnswer{.status = status, .body = why};
         };
         server = std::make_unique<HttpServer>("127.0.0.1", 0, std::move(rules));

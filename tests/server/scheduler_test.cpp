@@ -155,8 +155,10 @@ TEST_F(Schedules, ATurnGoesOnFromTheLast) {
     for (const bool is_bounded : {false, true}) {
         begin();
         Work one = work(text(5));
+        one.session = "talk";
         const auto first = run(is_bounded ? bounded(std::move(one)) : std::move(one));
         Work two = next(text(5), first->result.answers[0].text, "more");
+        two.session = "talk";
         const int64_t n_first = first->result.n_prompt;
         const auto second = run(is_bounded ? bounded(std::move(two)) : std::move(two));
         // The answer's own tokens are as the text's would be, or not: what was read before is.
@@ -174,6 +176,84 @@ TEST_F(Schedules, TheSameAgainReadsOneToken) {
             EXPECT_EQ(waiter->result.n_cached, i == 0 ? 0 : waiter->result.n_prompt - 1);
         }
     }
+}
+
+/// A share of a prompt comes to other numbers for other prompts; whoever goes on keeps the first's.
+TEST_F(Schedules, SharesOfPromptsGoOnAndHarmNobody) {
+    begin();
+    const auto share = [](Work w) {
+        w.memory = {.budget = "25%", .policy = "window"};
+        return w;
+    };
+    Work slow = share(work(text(20) + "and so on", 1, 60));
+    const auto running = submit(std::move(slow));
+    ASSERT_TRUE(running->wait(3));
+    for (const int n : {20, 21, 22, 25}) {
+        const auto other = run(share(work(text(n))));
+        EXPECT_EQ(other->error, "");
+    }
+    ASSERT_TRUE(running->wait());
+    EXPECT_EQ(running->error, "");
+    EXPECT_EQ(running->result.answers[0].n_generated, 60);
+    EXPECT_EQ(metrics.sessions_refused, 0);
+    EXPECT_EQ(metrics.sessions, 5);
+}
+
+TEST_F(Schedules, AFailedTurnLeavesWhatWasStored) {
+    const testing::TemporaryFolder folder;
+    const auto store = open_session_folder(folder.path());
+    begin({}, store.get());
+    Work one = work(text(5));
+    one.session = "talk";
+    static_cast<void>(run(std::move(one)));
+    Work two = next(text(5), "yes", text(200));  // too long
+    two.session = "talk";
+    const auto failed = submit(std::move(two));
+    ASSERT_TRUE(failed->wait());
+    EXPECT_EQ(failed->status, 400);
+    scheduler.reset();
+    std::vector<std::string> refused;
+    ASSERT_EQ(store->list(refused).size(), 1U);
+    EXPECT_TRUE(refused.empty());
+    begin({}, store.get());
+    Work again = work(text(5));
+    again.session = "talk";
+    EXPECT_GT(run(std::move(again))->result.n_cached, 20);
+    scheduler.reset();
+}
+
+TEST_F(Schedules, CheckpointsDoNotGrowWithTurns) {
+    begin();
+    std::string said = text(6);
+    int64_t most = 0;
+    for (int i = 0; i < 8; ++i) {
+        Work w = bounded(work(said), "window");
+        w.session = "talk";
+        static_cast<void>(run(std::move(w)));
+        if (i == 4) most = metrics.bytes_checkpoints;
+        said += " and more of it";
+    }
+    EXPECT_LT(metrics.bytes_checkpoints, most * 3 / 2);
+}
+
+TEST_F(Schedules, WhatMustStayIsReadAgainWhereItWasNotMarked) {
+    begin();
+    const auto roomy = [](Work w) {
+        w = bounded(std::move(w));
+        w.memory.budget = "300";
+        return w;
+    };
+    static_cast<void>(run(roomy(work(text(12)))));
+    Work marked = roomy(work(text(12)));
+    int64_t at = 0;
+    for (Segment& s : marked.prompt) {
+        if (!s.keep) {
+            s.keep = true;
+            break;
+        }
+        at += std::ssize(s.tokens);
+    }
+    EXPECT_LE(run(std::move(marked))->result.n_cached, at);
 }
 
 TEST_F(Schedules, OwnersShareNothing) {
@@ -309,7 +389,9 @@ TEST_F(Schedules, ConversationsOutliveTheProgram) {
             std::vector<TokenId> ids = tokens.get_future().get();
             ids.push_back(5);
             ids.push_back(6);
-            w.prompt = {{.tokens = ids}};
+            w.prompt = work(text(12)).prompt;  // with what must stay of it
+            const int64_t n = length_of(w.prompt, 1);
+            w.prompt.push_back({.tokens = {ids.begin() + n, ids.end()}});
             return is_bounded ? bounded(std::move(w)) : std::move(w);
         };
         const int64_t n_restored = metrics.sessions_restored;

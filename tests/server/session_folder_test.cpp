@@ -20,7 +20,9 @@ using testing::code_of;
 SessionHead head(const std::string& id, int n = 5) {
     SessionHead h = {.id = id, .owner = "o", .key = "k", .model = "m", .memory = "b", .title = "t"};
     for (int i = 0; i < n; ++i) h.tokens.push_back(i);
-    h.responses = {"r1", "r2"};
+    h.responses = {{"r1", 1}, {"r2", 3}};
+    h.entries = 96;
+    h.kept = {{2, 4}};
     h.messages = R"([{"role":"user"}])";
     h.report = "{}";
     return h;
@@ -47,10 +49,15 @@ TEST(SessionFolder, GivesBackWhatWasSaved) {
     std::ranges::sort(all, {}, &SessionHead::id);
     ASSERT_EQ(all.size(), 2U);
     EXPECT_EQ(all[0].tokens.size(), 7U);
-    EXPECT_EQ(all[0].messages, head("s-a").messages);
-    EXPECT_EQ(all[0].responses, head("s-a").responses);
-    EXPECT_EQ(store->state("s-a"), "state two");
-    EXPECT_EQ(store->state("s-b"), "");
+    EXPECT_EQ(store->part("s-a", "messages"), head("s-a").messages);
+    EXPECT_EQ(store->part("s-a", "report"), "{}");
+    ASSERT_EQ(all[0].responses.size(), 2U);
+    EXPECT_EQ(all[0].responses[1].id, "r2");
+    EXPECT_EQ(all[0].responses[1].n_messages, 3);
+    EXPECT_EQ(all[0].entries, 96);
+    EXPECT_EQ(all[0].kept, head("s-a").kept);
+    EXPECT_EQ(store->part("s-a", "state"), "state two");
+    EXPECT_EQ(store->part("s-b", "state"), "");
     // Nothing is left of what was replaced.
     size_t n_states = 0;
     for (const auto& entry : fs::directory_iterator(folder.path() + "/s-a")) {
@@ -60,8 +67,8 @@ TEST(SessionFolder, GivesBackWhatWasSaved) {
     store->remove("s-a");
     store->remove("s-a");
     EXPECT_EQ(listed(*store).size(), 1U);
-    EXPECT_EQ(code_of([&] { (void)store->state("s-a"); }), ErrorCode::kNotFound);
-    EXPECT_EQ(code_of([&] { (void)store->state("../s-b"); }), ErrorCode::kNotFound);
+    EXPECT_EQ(code_of([&] { (void)store->part("s-a", "state"); }), ErrorCode::kNotFound);
+    EXPECT_EQ(code_of([&] { (void)store->part("../s-b", "state"); }), ErrorCode::kNotFound);
 }
 
 TEST(SessionFolder, IsOneProcesssAlone) {
@@ -86,9 +93,11 @@ TEST(SessionFolder, DamageIsFoundOut) {
         std::vector<std::string> refused;
         const std::vector<SessionHead> all = store->list(refused);
         EXPECT_EQ(all.size() + refused.size(), 2U);
-        EXPECT_EQ(store->state("s-b"), "another");
+        EXPECT_EQ(store->part("s-b", "state"), "another");
         try {
-            EXPECT_EQ(store->state("s-a"), "the state of a conversation");
+            EXPECT_EQ(store->part("s-a", "state"), "the state of a conversation");
+            EXPECT_EQ(store->part("s-a", "messages"), head("s-a").messages);
+            EXPECT_EQ(store->part("s-a", "report"), head("s-a").report);
             return refused.empty();
         } catch (const Error&) {
             return false;
@@ -148,8 +157,8 @@ TEST(SessionSaver, WritesTheLastAndSaysWhatItCouldNot) {
         EXPECT_EQ(metrics.save_failures, 1);
         saver.save(head("s-c"), "z");
     }
-    EXPECT_EQ(store->state("s-a"), "49");
-    EXPECT_EQ(store->state("s-c"), "z");
+    EXPECT_EQ(store->part("s-a", "state"), "49");
+    EXPECT_EQ(store->part("s-c", "state"), "z");
 }
 
 }  // namespace

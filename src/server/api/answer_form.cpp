@@ -33,6 +33,12 @@ Json memory_usage(const WorkMemory& m) {
             {"dropped", m.dropped}, {"bytes", m.bytes},   {"peak_bytes", m.peak_bytes}};
 }
 
+void add_memory(Json& usage, Json& answer, const WorkMemory& memory) {
+    if (memory.policy.empty()) return;
+    usage["memory"] = memory_usage(memory);
+    answer["memory"] = memory_report(memory);
+}
+
 Json memory_report(const WorkMemory& m) {
     if (m.report.empty()) return memory_usage(m);
     return parse_json<Json>(m.report);

@@ -74,6 +74,9 @@ class AnswerForm {
 [[nodiscard]] std::string event(const Json& data);
 [[nodiscard]] std::string event(std::string_view name, const Json& data);
 
+/// `usage.memory` and the report, where they were asked for.
+void add_memory(Json& usage, Json& answer, const WorkMemory& memory);
+
 /// usage.memory: tokens in, held, latent, dropped, bytes, policy.
 [[nodiscard]] Json memory_usage(const WorkMemory& memory);
 /// Top-level `memory`: the report in full, or the same as usage.memory.

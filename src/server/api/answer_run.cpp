@@ -97,7 +97,12 @@ AnswerRun::AnswerRun(Service& service, const Call& call, std::unique_ptr<AnswerF
 template <typename Do>
 void AnswerRun::post(Do what) {
     service_.http().post([self = shared_from_this(), what = std::move(what)]() mutable {
-        if (!self->is_over_) what(*self);
+        if (self->is_over_) return;
+        try {
+            what(*self);
+        } catch (...) {
+            self->failed(current_api_error());
+        }
     });
 }
 
@@ -114,7 +119,7 @@ void AnswerRun::tick() {
     service_.http().post_after(kTick, [weak = weak_from_this()] {
         const auto self = weak.lock();
         if (self == nullptr || self->is_over_) return;
-        if (!self->told_ && !self->is_writing_) {
+        if (!self->told_) {
             self->begin();
             self->call_.exchange->write(self->form_->progress(self->progress_));
         }

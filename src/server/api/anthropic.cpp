@@ -35,7 +35,7 @@ class MessageForm final : public AnswerForm {
         json["stop_reason"] = reason_of(a);
         if (is_stop_text(a)) json["stop_sequence"] = a.stop_text;
         json["usage"] = usage(work);
-        json["memory"] = memory_report(work.result.memory);
+        add_memory(json["usage"], json, work.result.memory);
         return json_text(json);
     }
     std::string opening() override {
@@ -80,7 +80,7 @@ class MessageForm final : public AnswerForm {
         Json stop = {{"stop_reason", reason_of(a)}, {"stop_sequence", nullptr}};
         if (is_stop_text(a)) stop["stop_sequence"] = a.stop_text;
         Json last = {{"type", "message_delta"}, {"delta", stop}, {"usage", usage(work)}};
-        last["memory"] = memory_report(work.result.memory);
+        add_memory(last["usage"], last, work.result.memory);
         out += event("message_delta", last);
         return out + event("message_stop", {{"type", "message_stop"}});
     }
@@ -116,8 +116,7 @@ class MessageForm final : public AnswerForm {
         return {{"input_tokens", r.n_prompt - r.n_cached},
                 {"cache_creation_input_tokens", 0},
                 {"cache_read_input_tokens", r.n_cached},
-                {"output_tokens", work.n_written()},
-                {"memory", memory_usage(r.memory)}};
+                {"output_tokens", work.n_written()}};
     }
     std::string open(const std::string& kind, const Json& block) {
         if (kind == kind_ && kind != "tool_use") return "";
@@ -205,11 +204,6 @@ void read_blocks(const Fields& message, const RequestJson& blocks, ChatTask& tas
             const RequestJson* content = block.find("content");
             result.parts.push_back(
                 {.text = content == nullptr ? "" : plain_text(block, "content", *content)});
-            for (const ChatMessage& other : task.messages) {
-                for (const MessageCall& c : other.calls) {
-                    if (c.id == result.call_id) result.name = c.name;
-                }
-            }
             task.messages.push_back(std::move(result));
         } else if (kind != "redacted_thinking") {
             block.refuse("type", cat("is '", kind, "'; this model reads text only"));
@@ -251,13 +245,15 @@ void read_messages(const Service& service, const Fields& f, ChatTask& task) {
         }
     }
     if (task.messages.empty()) f.refuse("messages", "say nothing");
-    task.messages_json = chat_json(task.messages);
+    name_results(task.messages);
+    remember_messages(task);
 }
 
 /// Tools that run at the provider are not here: the model is not told of them.
 void read_anthropic_tools(const Service& service, const Fields& f, ChatTask& task) {
+    static const RequestJson kNone = RequestJson::array();
     const RequestJson* tools = f.list("tools", service.limits().tools);
-    if (tools == nullptr) return;
+    if (tools == nullptr) tools = &kNone;
     if (std::ssize(json_text(*tools)) > service.limits().schema_bytes) {
         f.refuse("tools", cat("have more than ", service.limits().schema_bytes, " bytes"));
     }
@@ -275,9 +271,16 @@ void read_anthropic_tools(const Service& service, const Fields& f, ChatTask& tas
     if (!choice) return;
     const std::string kind = choice->text("type").value_or("auto");
     task.tools.may_call_several = !choice->boolean("disable_parallel_tool_use").value_or(false);
-    if (kind == "none") task.tools.choice = ToolRequest::Choice::kNone;
-    if (kind == "any") task.tools.choice = ToolRequest::Choice::kRequired;
-    if (kind == "tool") force_tool(choice->text("name").value_or(""), "tool_choice.name", task);
+    if (kind == "none") {
+        task.tools.choice = ToolRequest::Choice::kNone;
+    } else if (kind == "any") {
+        if (task.tools.tools.empty()) choice->refuse("type", "is 'any', and there are no tools");
+        task.tools.choice = ToolRequest::Choice::kRequired;
+    } else if (kind == "tool") {
+        force_tool(choice->text("name").value_or(""), "tool_choice.name", task);
+    } else if (kind != "auto") {
+        choice->refuse("type", cat("is '", kind, "'; it must be auto, any, tool or none"));
+    }
 }
 
 }  // namespace
@@ -290,11 +293,25 @@ void handle_messages(Service& service, const Call& call) {
     read_sampling(service, f, task);
     if (!f.has("max_tokens")) f.refuse("max_tokens", "is missing");
     if (const auto thinking = f.object("thinking")) {
-        task.tools.may_think = thinking->text("type").value_or("") != "disabled";
+        const std::string kind = thinking->text("type").value_or("");
+        if (kind != "enabled" && kind != "disabled" && kind != "adaptive") {
+            thinking->refuse("type",
+                             cat("is '", kind, "'; it must be enabled, disabled or adaptive"));
+        }
+        task.tools.may_think = kind != "disabled";
     }
     if (f.has("stop_sequences")) {
-        task.answer.stop = f.texts("stop_sequences", service.limits().stops);
-        std::erase(task.answer.stop, "");
+        read_stops(service, f, "stop_sequences", task);
+    }
+    if (const auto output = f.object("output_config")) {
+        if (const auto format = output->object("format")) {
+            if (format->text("type") != "json_schema")
+                format->refuse("type", "must be json_schema");
+            set_schema(service, format->need("schema"), format->path("schema"), task);
+        }
+    }
+    if (task.messages.back().role == "assistant") {
+        f.refuse("messages", "end with the assistant's, which cannot be gone on from here");
     }
     read_memory(service, f, task);
     read_anthropic_tools(service, f, task);

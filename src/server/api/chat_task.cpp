@@ -5,11 +5,13 @@
 #include <cstdlib>
 #include <limits>
 #include <random>
+#include <unordered_map>
 
 #include "core/error.h"
 #include "engine/memory_choice.h"
 #include "memory/attention/entry_store.h"
 #include "memory/cache/memories.h"
+#include "memory/residue/residues.h"
 #include "server/api/answer_run.h"
 #include "text/json_text.h"
 #include "text/text_parts.h"
@@ -20,6 +22,8 @@ namespace palimpsest {
 namespace {
 
 constexpr size_t kMostTitle = 60;
+constexpr size_t kMostName = 256;
+constexpr int64_t kMostTokens = int64_t{1} << 40;  // that clients ask for who want no limit
 
 /// Bytes that a budget comes to; -1: that cannot be told of it.
 int64_t bytes_of(const Service& service, const MemoryChoice& choice) {
@@ -34,7 +38,8 @@ int64_t bytes_of(const Service& service, const MemoryChoice& choice) {
 /// The server's own budget is the most that a request may have.
 void check_ceiling(const Service& service, const Fields& memory, const MemoryChoice& choice) {
     const MemoryChoice& ours = service.options().memory;
-    if (ours.budget.empty() || choice.budget == ours.budget) return;
+    const bool is_same = choice.budget == ours.budget && choice.entries == ours.entries;
+    if (ours.budget.empty() || is_same) return;
     if (choice.budget.empty()) {
         memory.refuse("policy", "forgets nothing, and the server keeps to a budget");
     }
@@ -60,11 +65,28 @@ std::string budget_text(const Fields& memory) {
     return cat(*memory.integer("budget", 1, int64_t{1} << 40));
 }
 
+/// Where `what` begins in a text; npos: nowhere. In one pass, whatever the two are (Knuth, Morris
+/// and Pratt).
+size_t find_in(std::string_view text, std::string_view what) {
+    std::vector<size_t> back(what.size(), 0);
+    for (size_t i = 1, n = 0; i < what.size(); ++i) {
+        while (n > 0 && what[i] != what[n]) n = back[n - 1];
+        if (what[i] == what[n]) ++n;
+        back[i] = n;
+    }
+    for (size_t i = 0, n = 0; i < text.size(); ++i) {
+        while (n > 0 && text[i] != what[n]) n = back[n - 1];
+        if (text[i] == what[n]) ++n;
+        if (n == what.size()) return i + 1 - n;
+    }
+    return std::string_view::npos;
+}
+
 /// Cuts `text` out of the first part that has it, as one that is kept.
 bool keep_text(std::vector<ChatMessage>& messages, const std::string& text) {
     for (ChatMessage& m : messages) {
         for (size_t i = 0; i < m.parts.size(); ++i) {
-            const size_t at = m.parts[i].text.find(text);
+            const size_t at = find_in(m.parts[i].text, text);
             if (at == std::string::npos) continue;
             const TextPart whole = m.parts[i];
             std::vector<TextPart> three = {
@@ -111,6 +133,17 @@ ChatTask new_task(const Service& service, const Call& /*call*/, std::string_view
     return task;
 }
 
+void read_stops(const Service& service, const Fields& f, std::string_view name, ChatTask& task) {
+    task.answer.stop = f.texts(name, service.limits().stops);
+    for (const std::string& text : task.answer.stop) {
+        if (text.empty()) f.refuse(name, "has an empty text");
+        if (std::ssize(text) > service.limits().stop_bytes) {
+            f.refuse(name, cat("has a text of ", text.size(), " bytes; at most ",
+                               service.limits().stop_bytes, " are taken"));
+        }
+    }
+}
+
 void read_sampling(const Service& service, const Fields& f, ChatTask& task) {
     SamplingOptions& s = task.answer.sampling;
     if (const auto x = f.number("temperature", 0, 100)) s.temperature = static_cast<float>(*x);
@@ -131,27 +164,18 @@ void read_sampling(const Service& service, const Fields& f, ChatTask& task) {
     if (const auto x = f.number("presence_penalty", -2, 2)) {
         s.presence_penalty = static_cast<float>(*x);
     }
-    if (const auto x = f.integer("seed", std::numeric_limits<int64_t>::min() / 2,
+    if (const auto x = f.integer("seed", std::numeric_limits<int64_t>::min(),
                                  std::numeric_limits<int64_t>::max())) {
         s.seed = static_cast<uint32_t>(*x);
     } else {
         s.seed = std::random_device{}();
     }
     for (const char* name : {"max_tokens", "max_completion_tokens"}) {
-        if (const auto n = f.integer(name, 1, service.limits().max_tokens)) {
-            task.answer.max_tokens = *n;
+        if (const auto n = f.integer(name, 1, kMostTokens)) {
+            task.answer.max_tokens = std::min(*n, service.limits().max_tokens);
         }
     }
-    if (f.has("stop")) {
-        task.answer.stop = f.texts("stop", service.limits().stops);
-        for (const std::string& text : task.answer.stop) {
-            if (text.empty()) f.refuse("stop", "has an empty text");
-            if (std::ssize(text) > service.limits().stop_bytes) {
-                f.refuse("stop", cat("has a text of ", text.size(), " bytes; at most ",
-                                     service.limits().stop_bytes, " are taken"));
-            }
-        }
-    }
+    if (f.has("stop")) read_stops(service, f, "stop", task);
     if (const auto bias = f.object("logit_bias")) {
         for (const auto& [name, value] : bias->json().items()) {
             char* end = nullptr;
@@ -187,6 +211,13 @@ void read_memory(const Service& service, const Fields& fields, ChatTask& task) {
     }
     if (const auto residue = memory->text("residue"); residue && !c.budget.empty()) {
         c.residue = *residue;
+    }
+    if (const auto residue = memory->text("residue"); residue && !residue->empty()) {
+        try {
+            static_cast<void>(find_residue(*residue));
+        } catch (const Error& e) {
+            memory->refuse("residue", cat("is unknown: ", e.what()));
+        }
     }
     if (const auto entries = memory->text("entries")) {
         static constexpr std::array kTypes = {"f32", "f16", "q8_0"};
@@ -239,7 +270,7 @@ void force_tool(const std::string& name, const std::string& path, ChatTask& task
     RequestJson only = RequestJson::array();
     for (const RequestJson& tool : task.tools.tools) {
         if (tool.is_object() && tool.contains("function") && tool["function"].is_object() &&
-            tool["function"].value("name", "") == name) {
+            tool["function"].contains("name") && tool["function"]["name"] == name) {
             only.push_back(tool);
         }
     }
@@ -257,8 +288,12 @@ std::string session_of(const Call& call, const Fields& fields) {
         name = call.request().header(header);
         if (!name.empty()) break;
     }
+    if (find_invalid_utf8(name)) throw ApiError(400, "the session's name is no UTF-8");
     if (name.empty()) name = fields.text("prompt_cache_key").value_or("");
-    if (name.size() > 256) throw ApiError(400, "a session's name has at most 256 bytes", "session");
+    if (name.size() > kMostName) {
+        throw ApiError(400, cat("a conversation's name has at most ", kMostName, " bytes"),
+                       fields.has("prompt_cache_key") ? "prompt_cache_key" : "");
+    }
     return name;
 }
 
@@ -329,6 +364,20 @@ std::string chat_json(const std::vector<ChatMessage>& messages) {
     return json_text(all);
 }
 
+void remember_messages(ChatTask& task) {
+    task.messages_json = chat_json(task.messages);
+    task.n_messages = std::ssize(task.messages);
+}
+
+void name_results(std::vector<ChatMessage>& messages) {
+    std::unordered_map<std::string, std::string> names;
+    for (ChatMessage& m : messages) {
+        for (const MessageCall& c : m.calls) names[c.id] = c.name;
+        if (m.role != "tool" || !m.name.empty()) continue;
+        if (const auto at = names.find(m.call_id); at != names.end()) m.name = at->second;
+    }
+}
+
 std::vector<Segment> prompt_of(Service& service, const ChatTask& task) {
     const Tokenizer& t = service.tokenizer();
     if (!task.tokens.empty()) return {{.tokens = task.tokens}};
@@ -353,7 +402,11 @@ void answer_task(Service& service, const Call& call, ChatTask task,
     const Tokenizer& t = service.tokenizer();
     const bool is_chat = !task.messages.empty();
     for (size_t i = 0; i < task.keep.size(); ++i) {
-        if (!task.keep[i].empty() && keep_text(task.messages, task.keep[i])) continue;
+        std::vector<ChatMessage> raw = {{"user", task.raw}};
+        if (!task.keep[i].empty() && keep_text(is_chat ? task.messages : raw, task.keep[i])) {
+            task.raw = raw.front().parts;
+            continue;
+        }
         throw ApiError(400, cat("'memory.keep[", i, "]' is in no message"), "memory.keep");
     }
     Work work;
@@ -372,8 +425,7 @@ void answer_task(Service& service, const Call& call, ChatTask task,
     }
     if (!task.schema.empty()) {
         if (!answer.sampling.grammar.empty()) {
-            throw ApiError(400, "tools and a response_format cannot both be asked for",
-                           "response_format");
+            throw ApiError(400, "tools and a schema for the answer cannot both be asked for");
         }
         answer.sampling.grammar = grammar_of_schema(task.schema);
     }
@@ -387,10 +439,11 @@ void answer_task(Service& service, const Call& call, ChatTask task,
     work.owner = call.owner;
     work.session = task.session;
     work.id = task.id;
-    work.is_kept = task.is_kept;
+    work.is_private = task.is_private;
     work.detail = task.detail;
     work.transcript = {.title = title_of(task.messages),
                        .messages = task.messages_json,
+                       .n_messages = task.n_messages,
                        .answer = [protocol](const GenerateResult& r) {
                            AnswerReader reader(protocol);
                            static_cast<void>(reader.add(r.text));

@@ -25,9 +25,10 @@ struct ChatTask {
     MemoryDetail detail = MemoryDetail::kSummary;
     std::vector<std::string> keep = {};  // texts that must never be forgotten
     std::string session = {};
-    bool is_kept = true;
+    bool is_private = false;  // not listed, not saved
     bool is_streamed = false;
     std::string messages_json = "[]";  // as they were sent
+    int64_t n_messages = 0;            // in it
     /// A text instead of a conversation; then there are no messages.
     std::vector<TextPart> raw = {};
     /// Tokens instead; then there is neither.
@@ -48,6 +49,9 @@ void answer_task(Service& service, const Call& call, ChatTask task,
 
 /// temperature, top_p, seed, penalties, ... by the names that OpenAI gives them.
 void read_sampling(const Service& service, const Fields& fields, ChatTask& task);
+/// Texts that end an answer, by a field of that name.
+void read_stops(const Service& service, const Fields& fields, std::string_view name,
+                ChatTask& task);
 /// The object `memory`.
 void read_memory(const Service& service, const Fields& fields, ChatTask& task);
 /// `tools`, each {"type": "function", "function": {...}}.
@@ -63,6 +67,10 @@ void force_tool(const std::string& name, const std::string& path, ChatTask& task
 [[nodiscard]] std::string text_of_data(const std::string& data, const std::string& path);
 /// Messages as OpenAI's chat completions have them.
 [[nodiscard]] std::string chat_json(const std::vector<ChatMessage>& messages);
+/// So that whoever comes back finds them.
+void remember_messages(ChatTask& task);
+/// A result names the tool it is of, which some templates want.
+void name_results(std::vector<ChatMessage>& messages);
 /// The first words of the first question, for people.
 [[nodiscard]] std::string title_of(const std::vector<ChatMessage>& messages);
 

@@ -94,6 +94,7 @@ class OllamaForm final : public AnswerForm {
         json["prompt_eval_duration"] = nanoseconds(r.read_s);
         json["eval_count"] = work.n_written();
         json["eval_duration"] = nanoseconds(r.written_s);
+        if (r.memory.policy.empty()) return json;
         json["memory"] = memory_report(r.memory);
         json["memory"]["id"] = id_;
         json["memory"]["cached_tokens"] = r.n_cached;
@@ -109,9 +110,8 @@ class OllamaForm final : public AnswerForm {
 void read_options(const Service& service, const Fields& f, ChatTask& task) {
     if (const auto options = f.object("options")) {
         read_sampling(service, *options, task);
-        if (const auto n = options->integer("num_predict", -2, service.limits().max_tokens);
-            n && *n > 0) {
-            task.answer.max_tokens = *n;
+        if (const auto n = options->integer("num_predict", -2, int64_t{1} << 40); n && *n > 0) {
+            task.answer.max_tokens = std::min(*n, service.limits().max_tokens);
         }
     } else {
         read_sampling(service, Fields(RequestJson::object()), task);
@@ -125,8 +125,11 @@ void read_options(const Service& service, const Fields& f, ChatTask& task) {
             f.refuse("format", "must be 'json' or a JSON schema");
         }
     }
-    task.tools.may_think =
-        !f.has("think") || !f.find("think")->is_boolean() || f.find("think")->get<bool>();
+    if (const RequestJson* think = f.find("think")) {
+        // Some models have levels; all of them think.
+        if (!think->is_boolean() && !think->is_string()) f.refuse("think", "must be true or false");
+        task.tools.may_think = !think->is_boolean() || think->get<bool>();
+    }
     task.is_streamed = f.boolean("stream").value_or(true);
 }
 
@@ -182,7 +185,14 @@ void handle_ollama_chat(Service& service, const Call& call) {
     const Fields f(body);
     ChatTask task = new_task(service, call, "ollama-");
     const RequestJson* messages = f.list("messages", service.limits().messages);
-    if (messages == nullptr || messages->empty()) f.refuse("messages", "are missing");
+    if (messages == nullptr) f.refuse("messages", "are missing");
+    if (messages->empty()) {  // asks for the model to be loaded, and it is
+        return call.answer({{"model", service.model_name()},
+                            {"created_at", iso_time(std::time(nullptr))},
+                            {"message", {{"role", "assistant"}, {"content", ""}}},
+                            {"done", true},
+                            {"done_reason", "load"}});
+    }
     for (size_t i = 0; i < messages->size(); ++i) {
         task.messages.push_back(read_message(f.item("messages", *messages, i)));
     }
@@ -190,7 +200,7 @@ void handle_ollama_chat(Service& service, const Call& call) {
     read_memory(service, f, task);
     read_tools(service, f, task);
     task.tools.may_call_several = true;
-    task.messages_json = chat_json(task.messages);
+    remember_messages(task);
     task.session = session_of(call, f);
     auto form = std::make_unique<OllamaForm>(service.model_name(), true, task.id);
     answer_task(service, call, std::move(task), std::move(form));
@@ -222,7 +232,7 @@ void handle_ollama_generate(Service& service, const Call& call) {
             task.messages.push_back({.role = "system", .parts = {{.text = *system}}});
         }
         task.messages.push_back({.role = "user", .parts = {{.text = prompt}}});
-        task.messages_json = chat_json(task.messages);
+        remember_messages(task);
     }
     read_options(service, f, task);
     read_memory(service, f, task);

@@ -23,11 +23,12 @@ std::string openai_finish(const FinishedAnswer& answer) {
 
 Json openai_usage(const FinishedWork& work) {
     const WorkResult& r = work.result;
-    return {{"prompt_tokens", r.n_prompt},
-            {"completion_tokens", work.n_written()},
-            {"total_tokens", r.n_prompt + work.n_written()},
-            {"prompt_tokens_details", {{"cached_tokens", r.n_cached}}},
-            {"memory", memory_usage(r.memory)}};
+    Json usage = {{"prompt_tokens", r.n_prompt},
+                  {"completion_tokens", work.n_written()},
+                  {"total_tokens", r.n_prompt + work.n_written()},
+                  {"prompt_tokens_details", {{"cached_tokens", r.n_cached}}}};
+    if (!r.memory.policy.empty()) usage["memory"] = memory_usage(r.memory);
+    return usage;
 }
 
 Json openai_likelihoods(const Service& service, const std::vector<TokenLikelihood>& likelihoods) {

@@ -182,18 +182,6 @@ ChatMessage read_message(const Fields& f) {
     return m;
 }
 
-/// A result names the tool it is of, which some templates want.
-void name_results(std::vector<ChatMessage>& messages) {
-    for (ChatMessage& m : messages) {
-        if (m.role != "tool" || !m.name.empty()) continue;
-        for (const ChatMessage& other : messages) {
-            for (const MessageCall& c : other.calls) {
-                if (!c.id.empty() && c.id == m.call_id) m.name = c.name;
-            }
-        }
-    }
-}
-
 void read_choice(const Fields& f, ChatTask& task) {
     const RequestJson* choice = f.find("tool_choice");
     if (choice == nullptr) return;
@@ -231,6 +219,7 @@ void read_openai_messages(const Service& service, const Fields& f, ChatTask& tas
     }
     name_results(task.messages);
     task.messages_json = json_text(*messages);
+    task.n_messages = std::ssize(*messages);
 }
 
 void read_response_format(const Service& service, const Fields& f, ChatTask& task) {
@@ -256,15 +245,18 @@ void handle_chat_completions(Service& service, const Call& call) {
     read_sampling(service, f, task);
     read_memory(service, f, task);
     read_tools(service, f, task);
-    read_choice(f, task);
+    for (const char* old : {"functions", "function_call"}) {
+        if (f.has(old)) f.refuse(old, "is of an older API; use tools and tool_choice");
+    }
     task.tools.may_call_several = f.boolean("parallel_tool_calls").value_or(true);
+    read_choice(f, task);
     read_response_format(service, f, task);
     task.n_answers = f.integer("n", 1, service.limits().choices).value_or(1);
     const bool has_likelihoods = f.boolean("logprobs").value_or(false);
     const auto n_likeliest = f.integer("top_logprobs", 0, 20);
     if (n_likeliest && !has_likelihoods) f.refuse("top_logprobs", "needs 'logprobs': true");
     if (has_likelihoods) task.answer.n_likeliest = static_cast<int>(n_likeliest.value_or(0));
-    if (f.boolean("store") == false) task.is_kept = true;  // prefixes are still shared by its owner
+    task.is_private = f.boolean("store") == false;
     task.is_streamed = f.boolean("stream").value_or(false);
     bool has_usage = false;
     if (const auto o = f.object("stream_options")) {

@@ -1,10 +1,14 @@
 // POST /v1/completions and /v1/embeddings, as OpenAI's clients speak them.
 
+#include <atomic>
 #include <cmath>
+#include <functional>
+#include <memory>
 
 #include "core/error.h"
 #include "server/api/openai.h"
 #include "text/json_text.h"
+#include "text/utf8.h"
 
 namespace palimpsest {
 
@@ -42,14 +46,14 @@ class TextForm final : public AnswerForm {
         return event(json);
     }
     std::string delta(const AnswerDelta& d) override {
-        Json json = chunk(d.choice, std::exchange(echo_, {}) + d.content, nullptr);
+        Json json = chunk(d.choice, echo(d.choice) + d.content, nullptr);
         json["choices"][0]["logprobs"] = likelihoods(d.likelihoods);
         return event(json);
     }
     std::string closing(const FinishedWork& work) override {
         std::string out;
         for (size_t i = 0; i < work.answers.size(); ++i) {
-            Json json = chunk(i, "", openai_finish(work.answers[i]));
+            Json json = chunk(i, echo(i), openai_finish(work.answers[i]));
             if (i + 1 == work.answers.size() && !work.result.memory.policy.empty()) {
                 json["memory"] = memory_report(work.result.memory);
             }
@@ -68,6 +72,13 @@ class TextForm final : public AnswerForm {
     }
 
  private:
+    /// The prompt, once for each answer.
+    std::string echo(size_t choice) {
+        if (told_.size() <= choice) told_.resize(choice + 1);
+        const bool is_told = told_[choice];
+        told_[choice] = true;
+        return is_told ? "" : echo_;
+    }
     [[nodiscard]] Json head() const {
         return {
             {"id", id_}, {"object", "text_completion"}, {"created", created_}, {"model", model_}};
@@ -85,7 +96,19 @@ class TextForm final : public AnswerForm {
         Json json = {{"tokens", Json::array()},
                      {"token_logprobs", Json::array()},
                      {"top_logprobs", Json::array()}};
-        const auto letters = [this](TokenId t) { return service_.tokenizer().visible(t); };
+        // A token that is half a character has no text; others of its like must not share a name.
+        const auto letters = [this](TokenId t) {
+            const std::string bytes = service_.tokenizer().visible(t);
+            if (!find_invalid_utf8(bytes)) return bytes;
+            static constexpr std::string_view kDigits = "0123456789abcdef";
+            std::string text = "bytes:";
+            for (const char c : bytes) {
+                text += "\\x";
+                text += kDigits[static_cast<unsigned char>(c) / 16];
+                text += kDigits[static_cast<unsigned char>(c) % 16];
+            }
+            return text;
+        };
         for (const TokenLikelihood& l : all) {
             json["tokens"].push_back(letters(l.token));
             json["token_logprobs"].push_back(l.log_probability);
@@ -100,6 +123,7 @@ class TextForm final : public AnswerForm {
     int64_t created_;
     bool has_usage_, has_likelihoods_;
     std::string echo_;
+    std::vector<bool> told_;
     const Service& service_;
 };
 
@@ -120,77 +144,119 @@ bool is_tokens(const RequestJson& value) {
     return value.is_array() && !value.empty() && value.front().is_number();
 }
 
-/// Takes the mean of hidden states of one text after another.
-class EmbeddingRun final : public WorkListener {
+/// Takes the mean of hidden states of one text after another: the next is asked for when one is
+/// there, so that many texts take one place in the queue.
+class EmbeddingRun final : public WorkListener, public std::enable_shared_from_this<EmbeddingRun> {
  public:
-    EmbeddingRun(Service& service, Call call, size_t n, bool is_coded)
-        : service_(service), call_(std::move(call)), vectors_(n), left_(n), is_coded_(is_coded) {}
+    using Answer = std::function<Json(std::vector<std::vector<float>>& vectors, int64_t n_tokens)>;
 
-    /// One of the texts.
-    class Part final : public WorkListener {
-     public:
-        Part(std::shared_ptr<EmbeddingRun> run, size_t i) : run_(std::move(run)), i_(i) {}
-        void on_progress(const WorkProgress& /*progress*/) override {}
-        void on_piece(WorkPiece /*piece*/) override {}
-        void on_done(WorkResult result) override { run_->took(i_, std::move(result)); }
-        void on_failed(const ApiError& error) override { run_->on_failed(error); }
+    EmbeddingRun(Service& service, Call call, std::vector<std::vector<Segment>> prompts,
+                 Answer answer)
+        : service_(service),
+          call_(std::move(call)),
+          prompts_(std::move(prompts)),
+          answer_(std::move(answer)) {}
 
-     private:
-        std::shared_ptr<EmbeddingRun> run_;
-        size_t i_;
-    };
+    void begin() {
+        call_.exchange->on_gone([weak = weak_from_this()] {
+            if (const auto self = weak.lock()) self->cancel();
+        });
+        next();
+    }
 
     void on_progress(const WorkProgress& /*progress*/) override {}
     void on_piece(WorkPiece /*piece*/) override {}
-    void on_done(WorkResult /*result*/) override {}
-    void on_failed(const ApiError& error) override {
-        if (!std::exchange(is_over_, true)) call_.fail(error);
+    void on_done(WorkResult result) override {
+        n_tokens_ += result.n_prompt;
+        vectors_.push_back(normalised(std::move(result.mean_hidden)));
+        try {
+            if (vectors_.size() < prompts_.size()) return next();
+            call_.answer(answer_(vectors_, n_tokens_));
+        } catch (...) {
+            on_failed(current_api_error());
+        }
     }
+    void on_failed(const ApiError& error) override { call_.fail(error); }
 
  private:
-    void took(size_t i, WorkResult result) {
-        n_tokens_ += result.n_prompt;
-        vectors_[i] = std::move(result.mean_hidden);
-        if (--left_ > 0 || std::exchange(is_over_, true)) return;
-        Json data = Json::array();
-        for (size_t n = 0; n < vectors_.size(); ++n) {
-            data.push_back(
-                {{"object", "embedding"}, {"index", n}, {"embedding", coded(vectors_[n])}});
-        }
-        call_.answer({{"object", "list"},
-                      {"data", std::move(data)},
-                      {"model", service_.model_name()},
-                      {"usage", {{"prompt_tokens", n_tokens_}, {"total_tokens", n_tokens_}}}});
+    void next() {
+        Work work;
+        work.prompt = prompts_[vectors_.size()];
+        work.memory = service_.options().memory;
+        work.owner = call_.owner;
+        work.is_kept = false;
+        if (is_cancelled_) return;
+        id_ = service_.scheduler().submit(std::move(work), shared_from_this());
     }
-
-    [[nodiscard]] Json coded(std::vector<float>& v) const {
+    void cancel() {
+        is_cancelled_ = true;
+        service_.scheduler().cancel(id_);
+    }
+    static std::vector<float> normalised(std::vector<float> v) {
         double norm = 0;
         for (const float x : v) norm += static_cast<double>(x) * static_cast<double>(x);
         norm = std::sqrt(std::max(norm, 1e-30));
         for (float& x : v) x = static_cast<float>(static_cast<double>(x) / norm);
-        if (!is_coded_) return v;
-        static constexpr std::string_view kLetters =
-            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        const auto* bytes = reinterpret_cast<const unsigned char*>(v.data());
-        const size_t n = v.size() * sizeof(float);
-        std::string out;
-        for (size_t i = 0; i < n; i += 3) {
-            uint32_t bits = 0;
-            for (size_t j = 0; j < 3; ++j) bits = (bits << 8U) | (i + j < n ? bytes[i + j] : 0U);
-            for (size_t j = 0; j < 4; ++j) {
-                out += i + j <= n ? kLetters[(bits >> (18U - 6U * j)) & 63U] : '=';
-            }
-        }
-        return out;
+        return v;
     }
 
     Service& service_;
     Call call_;
+    std::vector<std::vector<Segment>> prompts_;
+    Answer answer_;
     std::vector<std::vector<float>> vectors_;
-    size_t left_;
-    bool is_coded_, is_over_ = false;
     int64_t n_tokens_ = 0;
+    std::atomic<uint64_t> id_ = 0;
+    std::atomic<bool> is_cancelled_ = false;
 };
+
+/// As numbers, or as the bytes of 32-bit ones in base64.
+Json coded(const std::vector<float>& v, bool is_coded) {
+    if (!is_coded) return v;
+    static constexpr std::string_view kLetters =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const auto* bytes = reinterpret_cast<const unsigned char*>(v.data());
+    const size_t n = v.size() * sizeof(float);
+    std::string out;
+    for (size_t i = 0; i < n; i += 3) {
+        uint32_t bits = 0;
+        for (size_t j = 0; j < 3; ++j) bits = (bits << 8U) | (i + j < n ? bytes[i + j] : 0U);
+        for (size_t j = 0; j < 4; ++j) {
+            out += i + j <= n ? kLetters[(bits >> (18U - 6U * j)) & 63U] : '=';
+        }
+    }
+    return out;
+}
+
+/// Texts, or tokens, that a field has: one, or a list of them.
+std::vector<std::vector<Segment>> prompts_in(const Service& service, const Fields& f,
+                                             const std::string& name) {
+    std::vector<std::vector<Segment>> prompts;
+    const auto add = [&](const RequestJson& one) {
+        if (is_tokens(one)) {
+            prompts.push_back({{.tokens = tokens_in(service, f, name, one)}});
+        } else if (one.is_string() && !one.get<std::string>().empty()) {
+            const std::vector<TextPart> parts = {{.text = one.get<std::string>()}};
+            prompts.push_back(service.tokenizer().encode_raw(parts));
+        } else {
+            f.refuse(name, "must be a text, tokens, or a list of these, none empty");
+        }
+    };
+    const RequestJson& input = f.need(name);
+    if (input.is_array() && !is_tokens(input)) {
+        for (const RequestJson& one : *f.list(name, service.limits().inputs)) add(one);
+        if (prompts.empty()) f.refuse(name, "is empty");
+    } else {
+        add(input);
+    }
+    return prompts;
+}
+
+void embed(Service& service, const Call& call, std::vector<std::vector<Segment>> prompts,
+           EmbeddingRun::Answer answer) {
+    ++service.metrics().requests;
+    std::make_shared<EmbeddingRun>(service, call, std::move(prompts), std::move(answer))->begin();
+}
 
 }  // namespace
 
@@ -213,7 +279,7 @@ void handle_completions(Service& service, const Call& call) {
     } else {
         f.refuse("prompt", "must be one text or one list of tokens; send several as requests");
     }
-    if (f.has("suffix")) f.refuse("suffix", "is not supported");
+    if (!f.text("suffix").value_or("").empty()) f.refuse("suffix", "is not supported");
     if (f.integer("best_of", 1, 1 << 20).value_or(1) > 1) f.refuse("best_of", "is not supported");
     task.answer.max_tokens = std::min<int64_t>(256, service.limits().max_tokens);
     read_sampling(service, f, task);
@@ -237,24 +303,6 @@ void handle_completions(Service& service, const Call& call) {
 void handle_embeddings(Service& service, const Call& call) {
     const RequestJson body = call.body();
     const Fields f(body);
-    const RequestJson& input = f.need("input");
-    std::vector<std::vector<Segment>> prompts;
-    const auto add = [&](const RequestJson& one) {
-        if (is_tokens(one)) {
-            prompts.push_back({{.tokens = tokens_in(service, f, "input", one)}});
-        } else if (one.is_string() && !one.get<std::string>().empty()) {
-            const std::vector<TextPart> parts = {{.text = one.get<std::string>()}};
-            prompts.push_back(service.tokenizer().encode_raw(parts));
-        } else {
-            f.refuse("input", "must be a text, tokens, or a list of these, none empty");
-        }
-    };
-    if (input.is_array() && !is_tokens(input)) {
-        for (const RequestJson& one : *f.list("input", service.limits().inputs)) add(one);
-        if (prompts.empty()) f.refuse("input", "is empty");
-    } else {
-        add(input);
-    }
     const std::string coding = f.text("encoding_format").value_or("float");
     if (coding != "float" && coding != "base64") {
         f.refuse("encoding_format", "must be float or base64");
@@ -263,21 +311,36 @@ void handle_embeddings(Service& service, const Call& call) {
     if (const auto n = f.integer("dimensions", 1, int64_t{1} << 30); n && *n != width) {
         f.refuse("dimensions", cat("must be ", width, ", which this model has"));
     }
-    const auto run =
-        std::make_shared<EmbeddingRun>(service, call, prompts.size(), coding == "base64");
-    ++service.metrics().requests;
-    for (size_t i = 0; i < prompts.size(); ++i) {
-        Work work;
-        work.prompt = std::move(prompts[i]);
-        work.memory = service.options().memory;
-        work.owner = call.owner;
-        work.is_kept = false;
-        const uint64_t id = service.scheduler().submit(
-            std::move(work), std::make_shared<EmbeddingRun::Part>(run, i));
-        if (i == 0) {
-            call.exchange->on_gone([&service, id] { service.scheduler().cancel(id); });
-        }
-    }
+    embed(service, call, prompts_in(service, f, "input"),
+          [model = service.model_name(), is_coded = coding == "base64"](auto& vectors, int64_t n) {
+              Json data = Json::array();
+              for (size_t i = 0; i < vectors.size(); ++i) {
+                  data.push_back({{"object", "embedding"},
+                                  {"index", i},
+                                  {"embedding", coded(vectors[i], is_coded)}});
+              }
+              return Json{{"object", "list"},
+                          {"data", std::move(data)},
+                          {"model", model},
+                          {"usage", {{"prompt_tokens", n}, {"total_tokens", n}}}};
+          });
+}
+
+void handle_ollama_embed(Service& service, const Call& call) {
+    const RequestJson body = call.body();
+    const Fields f(body);
+    embed(service, call, prompts_in(service, f, "input"),
+          [model = service.model_name()](auto& vectors, int64_t n) {
+              return Json{{"model", model}, {"embeddings", vectors}, {"prompt_eval_count", n}};
+          });
+}
+
+void handle_ollama_embeddings(Service& service, const Call& call) {
+    const RequestJson body = call.body();
+    const Fields f(body);
+    embed(service, call, prompts_in(service, f, "prompt"), [](auto& vectors, int64_t /*n*/) {
+        return Json{{"embedding", vectors.front()}};
+    });
 }
 
 }  // namespace palimpsest

@@ -1,5 +1,7 @@
 // POST /v1/responses, as OpenAI's clients and Codex speak it.
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "server/api/openai.h"
 #include "text/json_text.h"
@@ -23,15 +25,19 @@ class ResponseForm final : public AnswerForm {
     }
 
     std::string whole(const FinishedWork& work) override {
+        const std::string status = status_of(work);
         build_items(work.answers.front());
-        return json_text(response(status_of(work), &work));
+        if (items_.back().contains("status")) items_.back()["status"] = status;
+        return json_text(response(status, &work));
     }
     std::string opening() override {
-        return tell("response.created", {{"response", response("in_progress", nullptr)}}) +
-               tell("response.in_progress", {{"response", response("in_progress", nullptr)}});
+        const Json begun = {{"response", response("in_progress", nullptr)}};
+        std::string out = tell("response.created", begun);
+        out += tell("response.in_progress", begun);
+        return out;
     }
     std::string progress(const WorkProgress& p) override {
-        Json json = {{"response", response("in_progress", nullptr)}};
+        Json json = {{"response", bare("in_progress")}};
         json["memory_progress"] = {{"read", p.read}, {"total", p.total}, {"held", p.held}};
         return tell("response.in_progress", json);
     }
@@ -68,8 +74,8 @@ class ResponseForm final : public AnswerForm {
         return out;
     }
     std::string closing(const FinishedWork& work) override {
-        std::string out = close();
         const std::string status = status_of(work);
+        std::string out = close(status);
         out += tell(status == "completed" ? "response.completed" : "response.incomplete",
                     {{"response", response(status, &work)}});
         return out;
@@ -140,7 +146,7 @@ class ResponseForm final : public AnswerForm {
         return out;
     }
 
-    std::string close() {
+    std::string close(const std::string& status = "completed") {
         if (kind_ == Kind::kNone) return "";
         std::string out;
         if (kind_ == Kind::kMessage) {
@@ -159,7 +165,7 @@ class ResponseForm final : public AnswerForm {
                                                                   {"name", call_.name},
                                                                   {"arguments", call_.arguments}});
         }
-        const Json done = item("completed");
+        const Json done = item(status);
         out += tell("response.output_item.done", {{"output_index", index()}, {"item", done}});
         items_.push_back(done);
         kind_ = Kind::kNone;
@@ -186,25 +192,30 @@ class ResponseForm final : public AnswerForm {
         kind_ = Kind::kNone;
     }
 
+    /// Without what the request said.
+    [[nodiscard]] Json bare(const std::string& status) const {
+        return {{"id", id_},
+                {"object", "response"},
+                {"created_at", created_},
+                {"status", status},
+                {"model", model_},
+                {"output", items_},
+                {"error", nullptr},
+                {"incomplete_details", nullptr},
+                {"instructions", nullptr},
+                {"previous_response_id", nullptr},
+                {"tools", Json::array()},
+                {"tool_choice", "auto"},
+                {"parallel_tool_calls", true},
+                {"metadata", Json::object()},
+                {"temperature", nullptr},
+                {"top_p", nullptr},
+                {"max_output_tokens", nullptr},
+                {"text", {{"format", {{"type", "text"}}}}}};
+    }
+
     [[nodiscard]] Json response(const std::string& status, const FinishedWork* work) const {
-        Json json = {{"id", id_},
-                     {"object", "response"},
-                     {"created_at", created_},
-                     {"status", status},
-                     {"model", model_},
-                     {"output", items_},
-                     {"error", nullptr},
-                     {"incomplete_details", nullptr},
-                     {"instructions", nullptr},
-                     {"previous_response_id", nullptr},
-                     {"tools", Json::array()},
-                     {"tool_choice", "auto"},
-                     {"parallel_tool_calls", true},
-                     {"metadata", Json::object()},
-                     {"temperature", nullptr},
-                     {"top_p", nullptr},
-                     {"max_output_tokens", nullptr},
-                     {"text", {{"format", {{"type", "text"}}}}}};
+        Json json = bare(status);
         json.update(echoed_);
         if (status == "incomplete") json["incomplete_details"] = {{"reason", "max_output_tokens"}};
         if (work == nullptr) return json;
@@ -213,9 +224,8 @@ class ResponseForm final : public AnswerForm {
                          {"input_tokens_details", {{"cached_tokens", r.n_cached}}},
                          {"output_tokens", work->n_written()},
                          {"output_tokens_details", {{"reasoning_tokens", 0}}},
-                         {"total_tokens", r.n_prompt + work->n_written()},
-                         {"memory", memory_usage(r.memory)}};
-        json["memory"] = memory_report(r.memory);
+                         {"total_tokens", r.n_prompt + work->n_written()}};
+        add_memory(json["usage"], json, r.memory);
         return json;
     }
 
@@ -278,13 +288,7 @@ void read_item(const Fields& item, ChatTask& task) {
     } else if (kind == "function_call_output") {
         ChatMessage m = {.role = "tool", .call_id = item.text("call_id").value_or("")};
         const RequestJson& output = item.need("output");
-        m.parts.push_back(
-            {.text = output.is_string() ? output.get<std::string>() : json_text(output)});
-        for (const ChatMessage& other : messages) {
-            for (const MessageCall& c : other.calls) {
-                if (c.id == m.call_id) m.name = c.name;
-            }
-        }
+        read_content(item, output, m);
         messages.push_back(std::move(m));
     } else if (kind != "reasoning" && kind != "item_reference") {
         item.refuse("type", cat("is '", kind, "', which is not supported"));
@@ -295,12 +299,15 @@ void read_item(const Fields& item, ChatTask& task) {
 void read_previous(Service& service, const Call& call, const std::string& id, ChatTask& task) {
     struct Found {
         std::string messages, key;
+        int64_t n_messages = 0;
     };
     Found found;
     try {
         found = service.ask([&](SequenceTable& table) {
-            const Remembered& r = table.find(call.owner, id);
-            return Found{r.head.messages, r.head.key};
+            Remembered& r = table.find(call.owner, id);
+            const auto at = std::ranges::find(r.head.responses, id, &Responded::id);
+            if (at == r.head.responses.end()) throw ApiError(404, "no response");
+            return Found{table.messages_of(r), r.head.key, at->n_messages};
         });
     } catch (const ApiError&) {
         throw ApiError(400, cat("no response is called '", id, "', or it was forgotten"),
@@ -310,8 +317,10 @@ void read_previous(Service& service, const Call& call, const std::string& id, Ch
     const Fields stored(json);
     ChatTask before;
     read_openai_messages(service, stored, before);
-    // What it was told in general does not carry over; what is said now does.
-    std::erase_if(before.messages, [](const ChatMessage& m) { return m.role == "system"; });
+    // As it was when that was said, whatever came after.
+    if (std::ssize(before.messages) > found.n_messages) {
+        before.messages.resize(static_cast<size_t>(found.n_messages));
+    }
     task.messages = std::move(before.messages);
     if (task.session.empty()) task.session = found.key;
 }
@@ -338,8 +347,15 @@ void read_response_tools(const Service& service, const Fields& f, ChatTask& task
                           task);
     }
     const std::string word = f.text("tool_choice").value_or("auto");
-    if (word == "none") task.tools.choice = ToolRequest::Choice::kNone;
-    if (word == "required") task.tools.choice = ToolRequest::Choice::kRequired;
+    if (word == "none") {
+        task.tools.choice = ToolRequest::Choice::kNone;
+    } else if (word == "required") {
+        if (task.tools.tools.empty())
+            f.refuse("tool_choice", "is 'required', and there are no tools");
+        task.tools.choice = ToolRequest::Choice::kRequired;
+    } else if (word != "auto") {
+        f.refuse("tool_choice", "must be none, auto, required or a function");
+    }
 }
 
 }  // namespace
@@ -352,9 +368,6 @@ void handle_responses(Service& service, const Call& call) {
     if (const auto previous = f.text("previous_response_id")) {
         read_previous(service, call, *previous, task);
     }
-    if (const auto text = f.text("instructions"); text && !text->empty()) {
-        task.messages.insert(task.messages.begin(), {.role = "system", .parts = {{.text = *text}}});
-    }
     const RequestJson& input = f.need("input");
     if (input.is_string()) {
         task.messages.push_back({.role = "user", .parts = {{.text = input.get<std::string>()}}});
@@ -363,13 +376,25 @@ void handle_responses(Service& service, const Call& call) {
         for (size_t i = 0; i < items->size(); ++i) read_item(f.item("input", *items, i), task);
     }
     if (task.messages.empty()) f.refuse("input", "is empty");
+    int64_t n_parts = 0;
+    for (const ChatMessage& m : task.messages) n_parts += std::ssize(m.parts);
+    if (n_parts > service.limits().parts) {
+        f.refuse("input", cat("has more than ", service.limits().parts, " parts"));
+    }
+    name_results(task.messages);
+    remember_messages(task);
+    // These are of this response alone, and not remembered.
+    if (const auto text = f.text("instructions"); text && !text->empty()) {
+        task.messages.insert(task.messages.begin(), {.role = "system", .parts = {{.text = *text}}});
+    }
+    if (f.has("metadata") && !f.object("metadata")) f.refuse("metadata", "must be an object");
     read_sampling(service, f, task);
-    if (const auto n = f.integer("max_output_tokens", 1, service.limits().max_tokens)) {
-        task.answer.max_tokens = *n;
+    if (const auto n = f.integer("max_output_tokens", 1, int64_t{1} << 40)) {
+        task.answer.max_tokens = std::min(*n, service.limits().max_tokens);
     }
     read_memory(service, f, task);
-    read_response_tools(service, f, task);
     task.tools.may_call_several = f.boolean("parallel_tool_calls").value_or(true);
+    read_response_tools(service, f, task);
     if (const auto text = f.object("text")) {
         if (const auto format = text->object("format")) {
             const std::string kind = format->text("type").value_or("text");
@@ -377,13 +402,15 @@ void handle_responses(Service& service, const Call& call) {
                 set_schema(service, format->need("schema"), format->path("schema"), task);
             } else if (kind == "json_object") {
                 task.schema = R"({"type": "object"})";
+            } else if (kind != "text") {
+                format->refuse("type",
+                               cat("is '", kind, "'; it must be text, json_object or json_schema"));
             }
         }
     }
     task.is_streamed = f.boolean("stream").value_or(false);
-    task.messages_json = chat_json(task.messages);
     auto form = std::make_unique<ResponseForm>(task.id, service.model_name(), f);
-    if (f.boolean("store") == false) task.id.clear();
+    task.is_private = f.boolean("store") == false;
     answer_task(service, call, std::move(task), std::move(form));
 }
 

@@ -16,8 +16,8 @@ using enum ApiStyle;
 
 constexpr std::array kRoutes = {
     Route{"GET", "/", handle_page, "The page.", kOpenAi, true},
-    Route{"GET", "/health", handle_health, "Is the server up?", kOpenAi, true},
-    Route{"GET", "/metrics", handle_metrics, "Counts, for Prometheus."},
+    Route{"GET", "/health", handle_health, "Is the server up?", kOpenAi, true, true},
+    Route{"GET", "/metrics", handle_metrics, "Counts, for Prometheus.", kOpenAi, false, true},
     Route{"GET", "/props", handle_props, "The model, the memory, the policies, the limits."},
     Route{"POST", "/v1/chat/completions", handle_chat_completions,
           "An answer in a conversation (OpenAI)."},
@@ -35,11 +35,16 @@ constexpr std::array kRoutes = {
           kOllama},
     Route{"POST", "/api/generate", handle_ollama_generate, "An answer to a prompt (Ollama).",
           kOllama},
+    Route{"POST", "/api/embed", handle_ollama_embed,
+          "The mean of texts' last hidden states, normalised (Ollama).", kOllama},
+    Route{"POST", "/api/embeddings", handle_ollama_embeddings, "The same of one text (Ollama).",
+          kOllama},
     Route{"GET", "/api/tags", handle_ollama_tags, "The one model there is (Ollama).", kOllama},
     Route{"POST", "/api/show", handle_ollama_show, "What the model is and can do (Ollama).",
           kOllama},
     Route{"GET", "/api/ps", handle_ollama_ps, "What is loaded (Ollama).", kOllama},
-    Route{"GET", "/api/version", handle_ollama_version, "The version (Ollama).", kOllama, true},
+    Route{"GET", "/api/version", handle_ollama_version, "The version (Ollama).", kOllama, true,
+          true},
     Route{"POST", "/tokenize", handle_tokenize, "The tokens of a text."},
     Route{"POST", "/detokenize", handle_detokenize, "The text of tokens."},
     Route{"POST", "/v1/documents/text", handle_document_text, "The text of a PDF."},
@@ -97,10 +102,22 @@ const Route* find_route(std::string_view method, std::string_view path,
     status = 404;
     for (const Route& route : kRoutes) {
         if (!fits(route.path, path, params)) continue;
+        const bool is_file = route.handle == handle_page && route.path != "/";
+        if (is_file && status == 405) continue;  // the path is another route's
         if (route.method == method || (method == "HEAD" && route.method == "GET")) return &route;
-        status = 405;
+        if (!is_file) status = 405;
     }
     return nullptr;
+}
+
+std::string methods_of(std::string_view path) {
+    std::vector<std::string> all;
+    std::vector<std::string> params;
+    for (const Route& route : kRoutes) {
+        const bool is_file = route.handle == handle_page && route.path != "/";
+        if (!is_file && fits(route.path, path, params)) all.emplace_back(route.method);
+    }
+    return join(all, ", ");
 }
 
 ApiStyle style_of(std::string_view path) {

@@ -36,7 +36,8 @@ struct Route {
     void (*handle)(Service& service, const Call& call);
     std::string_view summary;
     ApiStyle style = ApiStyle::kOpenAi;
-    bool is_open = false;  // needs no key
+    bool is_open = false;   // needs no key
+    bool is_quick = false;  // answers at once, whatever else goes on
 };
 
 [[nodiscard]] std::span<const Route> routes();
@@ -44,6 +45,9 @@ struct Route {
 /// The route of a request, and what stands for {…}. nullptr, with a status: there is none.
 [[nodiscard]] const Route* find_route(std::string_view method, std::string_view path,
                                       std::vector<std::string>& params, int& status);
+
+/// The methods that a path has routes for: "GET, POST".
+[[nodiscard]] std::string methods_of(std::string_view path);
 
 /// An error as an API writes it.
 [[nodiscard]] HttpAnswer error_answer(const ApiError& error, ApiStyle style);
@@ -62,6 +66,8 @@ void handle_messages(Service& service, const Call& call);
 void handle_count_tokens(Service& service, const Call& call);
 void handle_ollama_chat(Service& service, const Call& call);
 void handle_ollama_generate(Service& service, const Call& call);
+void handle_ollama_embed(Service& service, const Call& call);
+void handle_ollama_embeddings(Service& service, const Call& call);
 void handle_ollama_tags(Service& service, const Call& call);
 void handle_ollama_show(Service& service, const Call& call);
 void handle_ollama_version(Service& service, const Call& call);

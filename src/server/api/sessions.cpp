@@ -49,9 +49,9 @@ void handle_sessions(Service& service, const Call& call) {
 }
 
 void handle_session(Service& service, const Call& call) {
-    with_session(service, call, [](SequenceTable& /*table*/, Remembered& r) {
+    with_session(service, call, [](SequenceTable& table, Remembered& r) {
         Json json = to_json(r);
-        json["messages"] = parse_json<Json>(r.head.messages);
+        json["messages"] = parse_json<Json>(table.messages_of(r));
         if (json["messages"].is_discarded()) json["messages"] = Json::array();
         return json;
     });
@@ -103,8 +103,14 @@ void handle_session_import(Service& service, const Call& call) {
 }
 
 void handle_memory(Service& service, const Call& call) {
-    with_session(service, call, [](SequenceTable& /*table*/, Remembered& r) {
-        Json json = parse_json<Json>(r.head.report);
+    with_session(service, call, [&call](SequenceTable& table, Remembered& r) {
+        const std::string& id = call.params.front();
+        const bool is_session = id == r.head.id || id == r.head.key;
+        if (!is_session && id != r.head.responses.back().id) {
+            throw ApiError(404,
+                           "this conversation has been gone on with; ask for it by its own id");
+        }
+        Json json = parse_json<Json>(table.report_of(r));
         if (!json.is_object()) throw ApiError(404, "nothing has been answered here yet");
         return json;
     });

@@ -67,7 +67,7 @@ class LiveExchange final : public Exchange, public std::enable_shared_from_this<
     [[nodiscard]] const HttpRequest& request() const override { return request_; }
 
     void answer(HttpAnswer answer) override {
-        has_begun_ = true;
+        if (has_begun_.exchange(true)) return;  // it has one already
         post([answer = std::move(answer)](LiveExchange& self) mutable {
             self.whole_ = std::make_unique<HttpAnswer>(std::move(answer));
             self.is_finished_ = true;
@@ -82,7 +82,8 @@ class LiveExchange final : public Exchange, public std::enable_shared_from_this<
     void write(std::string piece) override {
         if (piece.empty() || is_gone()) return;
         const auto n = static_cast<int64_t>(piece.size());
-        if (queued_ += n; queued_ > most_queued_) return gone();
+        // One piece may be larger; what lies there untaken may not.
+        if (queued_.fetch_add(n) > most_queued_) return gone();
         post([piece = std::move(piece)](LiveExchange& self) mutable {
             self.pieces_.push_back(std::move(piece));
         });
@@ -158,7 +159,8 @@ struct HttpServer::Parts {
     asio::io_context context{1};
     tcp::acceptor acceptor{context};
     HttpRules rules;
-    std::atomic<int64_t> n_connections = 0;
+    std::atomic<int64_t> n_connections = 0, n_answering = 0;
+    int64_t body_bytes = 0;  // of all requests that are there
     std::atomic<bool> is_draining = false;
 
     class Connection;
@@ -180,6 +182,19 @@ class HttpServer::Parts::Connection {
  private:
     using Parser = http::request_parser<http::string_body>;
 
+    /// Bytes that count as long as it lives.
+    class Taken {
+     public:
+        Taken(int64_t& of, int64_t n) : of_(of), n_(n) { of_ += n_; }
+        ~Taken() { of_ -= n_; }
+        Taken(const Taken&) = delete;
+        Taken& operator=(const Taken&) = delete;
+
+     private:
+        int64_t& of_;
+        int64_t n_;
+    };
+
     [[nodiscard]] const HttpLimits& limits() const { return parts_.rules.limits; }
 
     void deadline(int64_t seconds) { stream_.expires_after(std::chrono::seconds(seconds)); }
@@ -196,10 +211,23 @@ class HttpServer::Parts::Connection {
     Awaitable<bool> one_request() {
         Parser parser;
         parser.header_limit(static_cast<uint32_t>(limits().header_bytes));
-        parser.body_limit(static_cast<uint64_t>(limits().body_bytes));
+        body_bytes_ = limits().body_bytes;
+        parser.body_limit(static_cast<uint64_t>(body_bytes_));
+        // What a header claims is looked at once it is known whereto it goes.
+        if (parts_.rules.body_bytes) parser.body_limit(boost::none);
         deadline(limits().request_seconds);
         auto [failed, n] = co_await http::async_read_header(stream_, buffer_, parser, kAwait);
+        path_ = std::string(parser.get().target());
+        path_.resize(std::min(path_.find('?'), path_.size()));
         if (failed) co_return co_await refuse(failed);
+        if (parts_.rules.body_bytes) {
+            body_bytes_ = parts_.rules.body_bytes(path_);
+            const auto n_body = parser.content_length();
+            if (n_body && *n_body > static_cast<uint64_t>(body_bytes_)) {
+                co_return co_await refuse(http::error::body_limit);
+            }
+            parser.body_limit(static_cast<uint64_t>(body_bytes_));
+        }
         if (std::distance(parser.get().begin(), parser.get().end()) > limits().header_count) {
             co_return co_await fail(431, cat("more than ", limits().header_count, " headers"));
         }
@@ -213,6 +241,11 @@ class HttpServer::Parts::Connection {
             static constexpr std::string_view kGoOn = "HTTP/1.1 100 Continue\r\n\r\n";
             co_await asio::async_write(stream_, asio::buffer(kGoOn), kAwait);
         }
+        const auto claimed = static_cast<int64_t>(parser.content_length().value_or(0));
+        if (parts_.body_bytes + claimed > limits().all_body_bytes) {
+            co_return co_await fail(503, "too much is being sent here at once; try again later");
+        }
+        const Taken taken(parts_.body_bytes, claimed);
         std::tie(failed, n) = co_await http::async_read(stream_, buffer_, parser, kAwait);
         if (failed) co_return co_await refuse(failed);
         request.body = std::move(parser.get().body());
@@ -223,7 +256,9 @@ class HttpServer::Parts::Connection {
                                                    limits().queued_bytes);
         parts_.rules.handle(exchange_);
         stream_.expires_never();
+        ++parts_.n_answering;
         co_await (write(version, goes_on, is_head) || watch());
+        --parts_.n_answering;
         const bool is_over = exchange_->is_gone() || version < 11;
         exchange_->gone();
         exchange_.reset();
@@ -265,6 +300,7 @@ class HttpServer::Parts::Connection {
         head.set(http::field::content_type, e.content_type_);
         head.set(http::field::cache_control, "no-store");
         head.set("X-Content-Type-Options", "nosniff");
+        for (const auto& [name, value] : parts_.rules.headers) head.set(name, value);
         if (is_chunked) head.chunked(true);
         head.keep_alive(goes_on && is_chunked);
         http::response_serializer<http::empty_body> serializer(head);
@@ -313,6 +349,7 @@ class HttpServer::Parts::Connection {
         head.result(static_cast<unsigned>(answer.status));
         head.set(http::field::content_type, answer.content_type);
         head.set("X-Content-Type-Options", "nosniff");
+        for (const auto& [name, value] : parts_.rules.headers) head.set(name, value);
         for (const auto& [name, value] : answer.headers) head.set(name, value);
         head.content_length(answer.body.size());
         head.keep_alive(goes_on);
@@ -324,14 +361,13 @@ class HttpServer::Parts::Connection {
     }
 
     Awaitable<bool> fail(int status, const std::string& why) {
-        co_await write_whole(parts_.rules.failure(status, why), 11, false, false);
+        co_await write_whole(parts_.rules.failure(status, why, path_), 11, false, false);
         co_return co_await drained();
     }
 
     Awaitable<bool> refuse(ErrorCode_ error) {
         if (error == http::error::body_limit) {
-            co_return co_await fail(413,
-                                    cat("the body has more than ", limits().body_bytes, " bytes"));
+            co_return co_await fail(413, cat("the body has more than ", body_bytes_, " bytes"));
         }
         if (error == http::error::header_limit) {
             co_return co_await fail(
@@ -353,7 +389,7 @@ class HttpServer::Parts::Connection {
         stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
         std::string waste(64 * 1024, '\0');
         deadline(2);
-        for (int64_t total = 0; total < limits().body_bytes;) {
+        for (int64_t total = 0; total < body_bytes_;) {
             auto [failed, n] = co_await stream_.async_read_some(asio::buffer(waste), kAwait);
             if (failed) break;
             total += static_cast<int64_t>(n);
@@ -365,6 +401,8 @@ class HttpServer::Parts::Connection {
     beast::tcp_stream stream_;
     beast::flat_buffer buffer_;
     std::shared_ptr<LiveExchange> exchange_;
+    std::string path_;
+    int64_t body_bytes_ = 0;
 };
 
 Awaitable<> HttpServer::Parts::listen() {
@@ -414,7 +452,17 @@ HttpServer::~HttpServer() = default;
 
 int HttpServer::port() const { return parts_->acceptor.local_endpoint().port(); }
 
-void HttpServer::run() { parts_->context.run(); }
+void HttpServer::run() {
+    while (true) {
+        try {
+            parts_->context.run();
+            return;
+        } catch (const std::exception&) {
+            // Of one client, for whom there was no memory: it loses its connection, the rest goes
+            // on.
+        }
+    }
+}
 
 void HttpServer::drain() {
     parts_->is_draining = true;
@@ -437,6 +485,7 @@ void HttpServer::post_after(double seconds, std::function<void()> task) {
 }
 
 int64_t HttpServer::n_connections() const { return parts_->n_connections; }
+int64_t HttpServer::n_answering() const { return parts_->n_answering; }
 
 std::string_view HttpRequest::header(std::string_view name) const {
     for (const auto& [key, value] : headers) {

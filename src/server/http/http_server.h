@@ -4,6 +4,9 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "server/http/exchange.h"
 
@@ -11,10 +14,11 @@ namespace palimpsest {
 
 struct HttpLimits {
     int64_t body_bytes = 0, header_bytes = 0, header_count = 0;
-    int64_t connections = 0;      // at once
-    int64_t request_seconds = 0;  // for a request to come, waiting for it included
-    int64_t write_seconds = 0;    // for a client to take any of what is written
-    int64_t queued_bytes = 0;     // written, and not yet taken by the client
+    int64_t connections = 0;                    // at once
+    int64_t all_body_bytes = int64_t{1} << 40;  // of all requests that are there
+    int64_t request_seconds = 0;                // for a request to come, waiting for it included
+    int64_t write_seconds = 0;                  // for a client to take any of what is written
+    int64_t queued_bytes = 0;                   // written, and not yet taken by the client
 };
 
 /// What stands in front of requests.
@@ -25,7 +29,12 @@ struct HttpRules {
     /// Takes a request, and returns soon. Called on the thread of input and output.
     std::function<void(ExchangePtr)> handle = {};
     /// What is answered where a request is none, or beyond a limit.
-    std::function<HttpAnswer(int status, const std::string& why)> failure = {};
+    std::function<HttpAnswer(int status, const std::string& why, std::string_view path)> failure =
+        {};
+    /// Bytes that a body may have at a path; none given: the limit's.
+    std::function<int64_t(std::string_view path)> body_bytes = {};
+    /// Of every answer, beside its own.
+    std::vector<std::pair<std::string, std::string>> headers = {};
 };
 
 /// HTTP/1.1 on one thread: the caller's, in run(). Every connection has deadlines, and is read
@@ -52,6 +61,8 @@ class HttpServer {
     void post_after(double seconds, std::function<void()> task);
 
     [[nodiscard]] int64_t n_connections() const;
+    /// Requests that are there and not answered to the end.
+    [[nodiscard]] int64_t n_answering() const;
 
  private:
     struct Parts;

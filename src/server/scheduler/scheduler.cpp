@@ -1,7 +1,9 @@
 #include "server/scheduler/scheduler.h"
 
 #include <algorithm>
+#include <optional>
 #include <sstream>
+#include <utility>
 
 #include "core/error.h"
 #include "engine/report.h"
@@ -50,6 +52,7 @@ void add_answer(Transcript& transcript, const GenerateResult& answer) {
     if (!transcript.answer || !list.ends_with(']')) return;
     list.pop_back();
     list += cat(list.size() > 1 ? "," : "", transcript.answer(answer), "]");
+    ++transcript.n_messages;
 }
 
 }  // namespace
@@ -72,8 +75,15 @@ struct Scheduler::Job {
     Stage stage = Stage::kWaiting;
     std::vector<TokenId> tokens = {};
     Place place = {};
-    std::deque<int64_t> ends = {};  // of the pieces that the prompt is read in
-    int64_t next = 0;               // what was fed of it
+    /// A piece that the prompt is read in.
+    struct Piece {
+        int64_t end = 0;
+        std::optional<Checkpoint::Kind> kind = {};  // what is put aside after it
+    };
+    std::deque<Piece> pieces = {};
+    std::optional<Checkpoint::Kind> put_aside = {};  // after the running one
+    int64_t next = 0;                                // what was fed of it
+    int64_t n_answers = 1;
     std::vector<Choice> choices = {};
     bool is_cancelled = false;
     WorkResult result = {};
@@ -109,6 +119,7 @@ uint64_t Scheduler::submit(Work work, std::shared_ptr<WorkListener> listener) {
     auto job = std::make_unique<Job>();
     job->work = std::move(work);
     job->tokens = flat(job->work.prompt);
+    job->n_answers = std::max<int64_t>(1, std::ssize(job->work.writers));
     job->listener = std::move(listener);
     const std::scoped_lock guard(mutex_);
     if (is_draining_) throw ApiError(503, "the server is about to end; ask again elsewhere");
@@ -158,16 +169,23 @@ void Scheduler::run() {
             });
             if (is_over_) break;
         }
-        take_messages();
-        admit();
-        if (!running_.empty()) step();
-    }
-    for (std::list<JobPtr>* list : {&running_, &waiting_}) {
-        while (!list->empty()) {
-            fail(*list->front(), ApiError(503, "the server ends"));
+        try {
+            take_messages();
+            admit();
+            if (!running_.empty()) step();
+        } catch (...) {
+            fail_all(current_api_error());
         }
     }
+    fail_all(ApiError(503, "the server ends"));
     for (const JobPtr& job : fresh_) job->listener->on_failed(ApiError(503, "the server ends"));
+}
+
+/// Nothing that one request did may leave another without a word.
+void Scheduler::fail_all(const ApiError& error) {
+    for (std::list<JobPtr>* list : {&running_, &waiting_}) {
+        while (!list->empty()) fail(*list->front(), error);
+    }
 }
 
 void Scheduler::take_messages() {
@@ -191,7 +209,12 @@ void Scheduler::take_messages() {
             for (Job::Choice& c : job.choices) c.sequence->cancel();
             if (job.is_remembered()) job.sequence().cancel();
             const bool is_good = job.is_remembered() && !job.sequence().failure();
-            end(job, is_good, is_good ? report_of(job) : "");
+            std::string report;
+            try {
+                if (is_good) report = report_of(job);
+            } catch (const std::exception&) {  // it will be told with the next answer
+            }
+            end(job, is_good, report);
             break;
         }
     }
@@ -211,9 +234,11 @@ void Scheduler::admit() {
 
 /// False: there is no room for it yet.
 bool Scheduler::start(Job& job) {
-    const int64_t n = std::ssize(job.tokens) + job.work.most_tokens;
-    const int64_t needed = table_.bytes_needed(job.work.memory, n) *
-                           std::max<int64_t>(1, std::ssize(job.work.writers));
+    const auto most_bytes = [this](const Job& j) {
+        const int64_t n = std::ssize(j.tokens) + j.work.most_tokens;
+        return table_.bytes_needed(j.work.memory, n) * j.n_answers;
+    };
+    const int64_t needed = most_bytes(job);
     const int64_t limit = options_.table.most_bytes;
     if (limit > 0 && needed > limit) {
         throw ApiError(
@@ -225,13 +250,13 @@ bool Scheduler::start(Job& job) {
     // What runs may grow to what it was let in for.
     int64_t promised = 0;
     for (const JobPtr& other : running_) {
-        const int64_t may = table_.bytes_needed(other->work.memory, std::ssize(other->tokens) +
-                                                                        other->work.most_tokens) *
-                            std::max<int64_t>(1, std::ssize(other->choices));
-        promised += std::max<int64_t>(
-            0, may - static_cast<int64_t>(other->sequence().memory().usage().bytes));
+        const auto has = static_cast<int64_t>(other->sequence().memory().usage().bytes);
+        promised += std::max<int64_t>(0, most_bytes(*other) - has);
     }
-    if (!table_.make_room(needed + promised) && !running_.empty()) return false;
+    const int64_t at_hand = table_.bytes_at_hand(job.work, job.tokens);
+    if (!table_.make_room(std::max<int64_t>(0, needed - at_hand) + promised) && !running_.empty()) {
+        return false;
+    }
     job.place = table_.place(job.work, job.tokens);
     job.started = Clock::now();
     job.result.waited_s = seconds(job.work.came, job.started);
@@ -270,15 +295,18 @@ void Scheduler::begin_reading(Job& job) {
             at += std::ssize(s.tokens);
             if (s.is_context) documents = at;
         }
+        using Kind = Checkpoint::Kind;
         int64_t last = from;
-        for (const int64_t end : {std::min(system, documents), std::max(system, documents)}) {
+        const std::pair<int64_t, Kind> ends[] = {{system, Kind::kSystem},
+                                                 {documents, Kind::kDocuments}};
+        for (const auto& [end, kind] : ends) {
             if (end < last + kBetweenCheckpoints || end >= n - 1 || !job.work.is_kept) continue;
-            job.ends.push_back(end);
+            job.pieces.push_back({end, kind});
             last = end;
         }
-        if (n - 1 > from) job.ends.push_back(n - 1);
+        if (n - 1 > from) job.pieces.push_back({n - 1, Kind::kPrompt});
     }
-    job.ends.push_back(n);
+    job.pieces.push_back({n, {}});
     advance_reading(job);
 }
 
@@ -286,30 +314,22 @@ void Scheduler::begin_reading(Job& job) {
 void Scheduler::advance_reading(Job& job) {
     Sequence& sequence = job.sequence();
     if (sequence.wants()) return;
-    if (job.ends.empty()) return begin_writing(job);
-    const bool is_whole = job.next > job.place.n_cached;  // a piece has been read
-    if (is_whole && (job.work.is_kept || job.work.writers.size() > 1)) {
+    if (job.pieces.empty()) return begin_writing(job);
+    if (job.put_aside && job.work.is_kept) {
+        table_.put_aside(*job.place.of, *job.put_aside, job.next);
+    }
+    const Job::Piece piece = job.pieces.front();
+    const int64_t end = piece.end;
+    // Copies are made before the last token, of which each has the next one's logits.
+    if (end == std::ssize(job.tokens) && job.work.writers.size() > 1) {
         std::ostringstream out;
         out.exceptions(std::ios::badbit);
         sequence.save(out);
-        job.place.of->checkpoints.push_back(
-            {.position = job.next,
-             .state = std::make_shared<const std::string>(std::move(out).str())});
-    }
-    const int64_t end = job.ends.front();
-    // Copies are made before the last token, of which each has the next one's logits.
-    if (end == std::ssize(job.tokens) && job.work.writers.size() > 1) {
-        std::shared_ptr<const std::string> state;
-        if (is_whole) {
-            state = job.place.of->checkpoints.back().state;
-        } else {
-            std::ostringstream out;
-            sequence.save(out);
-            state = std::make_shared<const std::string>(std::move(out).str());
-        }
+        const std::string state = std::move(out).str();
         for (size_t i = 1; i < job.work.writers.size(); ++i) {
-            auto copy = table_.make_sequence(job.work.memory, std::ssize(job.tokens));
-            std::istringstream in(*state);
+            auto copy = table_.make_sequence(job.work.memory, std::ssize(job.tokens),
+                                             job.place.of->head.entries);
+            std::istringstream in(state);
             copy->load(in);
             copy->feed(part_of(job.work.prompt, job.next, end));
             Job::Choice choice;
@@ -318,7 +338,8 @@ void Scheduler::advance_reading(Job& job) {
             job.choices.push_back(std::move(choice));
         }
     }
-    job.ends.pop_front();
+    job.pieces.pop_front();
+    job.put_aside = piece.kind;
     sequence.feed(part_of(job.work.prompt, job.next, end),
                   {.mean_hidden = job.work.writers.empty()});
     job.next = end;
@@ -415,6 +436,7 @@ void Scheduler::finish(Job& job) {
     m.peak_bytes = static_cast<int64_t>(report.peak_bytes);
     std::string whole = report_of(job);
     if (job.work.detail == MemoryDetail::kSpans) m.report = whole;
+    if (job.work.detail == MemoryDetail::kNone) m = {};
     const std::shared_ptr<WorkListener> listener = job.listener;
     WorkResult result = std::move(job.result);
     // Whoever comes back at once finds it.
@@ -424,31 +446,37 @@ void Scheduler::finish(Job& job) {
 
 void Scheduler::fail(Job& job, const ApiError& error) {
     const std::shared_ptr<WorkListener> listener = job.listener;
+    for (Job::Choice& c : job.choices) c.sequence->cancel();
+    if (job.is_remembered()) job.sequence().cancel();
     ++(error.status >= 500 && error.status != 503 ? metrics_.failed : metrics_.refused);
     end(job, false, "");
     listener->on_failed(error);
 }
 
-/// The job is gone afterwards.
+/// The job is gone afterwards, whatever becomes of its conversation.
 void Scheduler::end(Job& job, bool is_good, const std::string& report) {
-    for (Job::Choice& c : job.choices) c.own.reset();
-    if (job.is_remembered()) {
-        if (is_good && !job.choices.empty() && job.choices.front().writer) {
-            add_answer(job.work.transcript, job.choices.front().writer->result());
-        }
-        table_.release(*job.place.of, is_good, job.work, report);
-    }
-    const bool was_waiting = job.stage == Job::Stage::kWaiting;
     const auto is_it = [&](const JobPtr& j) { return j.get() == &job; };
-    if (was_waiting) {
-        waiting_.remove_if(is_it);
-    } else {
-        running_.remove_if(is_it);
-    }
+    std::list<JobPtr>& from = job.stage == Job::Stage::kWaiting ? waiting_ : running_;
+    const auto at = std::ranges::find_if(from, is_it);
+    check(at != from.end(), "a request ends twice");
+    const JobPtr gone = std::move(*at);
+    from.erase(at);
     metrics_.running = std::ssize(running_);
-    const std::scoped_lock guard(mutex_);
-    --n_there_;
-    if (was_waiting) metrics_.waiting = --n_waiting_;
+    {
+        const std::scoped_lock guard(mutex_);
+        --n_there_;
+        if (gone->stage == Job::Stage::kWaiting) metrics_.waiting = --n_waiting_;
+    }
+    if (!gone->is_remembered()) return;
+    try {
+        if (is_good && !gone->choices.empty() && gone->choices.front().writer) {
+            add_answer(gone->work.transcript, gone->choices.front().writer->result());
+        }
+        gone->choices.clear();
+        table_.release(*gone->place.of, is_good, gone->work, report);
+    } catch (const std::exception&) {
+        ++metrics_.save_failures;
+    }
 }
 
 // ---- steps --------------------------------------------------------------------------------------

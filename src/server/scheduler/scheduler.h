@@ -65,6 +65,7 @@ class Scheduler {
     void advance_writing(Job& job);
     [[nodiscard]] std::string report_of(const Job& job) const;
     void finish(Job& job);
+    void fail_all(const ApiError& error);
     void fail(Job& job, const ApiError& error);
     void end(Job& job, bool is_good, const std::string& report);
 

@@ -4,6 +4,7 @@
 #include <ctime>
 #include <random>
 #include <sstream>
+#include <utility>
 
 #include "core/error.h"
 #include "core/fingerprint.h"
@@ -29,39 +30,45 @@ std::span<const TokenId> tokens_of(const Remembered& r) {
     return r.sequence != nullptr ? r.sequence->tokens().ids() : std::span(r.head.tokens);
 }
 
-/// How a request can go on from something remembered.
-struct Way {
-    enum class Kind { kAsItIs, kBack, kCheckpoint, kStored };
-    Kind kind = Kind::kAsItIs;
-    int64_t position = 0;
-    const Checkpoint* checkpoint = nullptr;
-};
-
-/// The one that saves most.
-Way best_way(const Remembered& r, std::span<const TokenId> tokens, bool rewinds) {
-    const std::span<const TokenId> held = tokens_of(r);
-    // One token at least must be read, for what comes after it.
-    const int64_t shared = std::min(common(held, tokens), std::ssize(tokens) - 1);
-    const bool is_all = shared == std::ssize(held);
-    Way best;
-    if (r.sequence == nullptr) {
-        if ((is_all || rewinds) && r.is_stored)
-            best = {.kind = Way::Kind::kStored, .position = shared};
-    } else if (!r.is_in_use) {
-        if (is_all) best = {.kind = Way::Kind::kAsItIs, .position = shared};
-        if (!is_all && r.sequence->can_rewind())
-            best = {.kind = Way::Kind::kBack, .position = shared};
-    }
-    for (const Checkpoint& c : r.checkpoints) {
-        const int64_t position = rewinds ? std::min(c.position, shared) : c.position;
-        if (position <= shared && position > best.position) {
-            best = {.kind = Way::Kind::kCheckpoint, .position = position, .checkpoint = &c};
+/// Positions that must stay, of a prompt.
+std::vector<std::pair<int64_t, int64_t>> kept_in(const std::vector<Segment>& prompt) {
+    std::vector<std::pair<int64_t, int64_t>> kept;
+    int64_t at = 0;
+    for (const Segment& segment : prompt) {
+        const int64_t end = at + std::ssize(segment.tokens);
+        if (segment.keep && !kept.empty() && kept.back().second == at) {
+            kept.back().second = end;
+        } else if (segment.keep) {
+            kept.emplace_back(at, end);
         }
+        at = end;
     }
-    return best;
+    return kept;
+}
+
+/// The first position below `n` that must stay by one and not by the other; n: there is none.
+int64_t first_difference(std::span<const std::pair<int64_t, int64_t>> a,
+                         std::span<const std::pair<int64_t, int64_t>> b, int64_t n) {
+    for (size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
+        const auto [from, to] = i < a.size() ? a[i] : std::pair(n, n);
+        const auto [other_from, other_to] = i < b.size() ? b[i] : std::pair(n, n);
+        if (from != other_from) return std::min({from, other_from, n});
+        if (to != other_to) return std::min({to, other_to, n});
+    }
+    return n;
 }
 
 }  // namespace
+
+/// How a request can go on from something remembered.
+struct SequenceTable::Way {
+    enum class Kind { kAsItIs, kBack, kCheckpoint, kStored };
+    Remembered* from = nullptr;  // nullptr: from nothing
+    Kind kind = Kind::kAsItIs;
+    int64_t position = 0;
+    bool is_all = false;  // nothing of it is left behind
+    const Checkpoint* checkpoint = nullptr;
+};
 
 size_t Remembered::checkpoint_bytes() const {
     size_t n = 0;
@@ -124,21 +131,27 @@ const MemoryPlan& SequenceTable::plan(const MemoryChoice& choice) {
     return plans_.front().second;
 }
 
-std::unique_ptr<Sequence> SequenceTable::make_sequence(const MemoryChoice& choice, int64_t n) {
+/// Of a conversation that grows there is no share: it is of what came first. 0: it is no share.
+int64_t SequenceTable::entries_of(const MemoryChoice& choice, int64_t n) {
+    const Budget& budget = plan(choice).options.eviction.budget;
+    if (budget.kind != Budget::Kind::kShare) return 0;
+    const auto count = std::max<int64_t>(
+        kLeastEntries, static_cast<int64_t>(budget.share * static_cast<double>(n)));
+    return options_.most_entries > 0 ? std::min(count, options_.most_entries) : count;
+}
+
+std::unique_ptr<Sequence> SequenceTable::make_sequence(const MemoryChoice& choice, int64_t n,
+                                                       int64_t entries) {
     MemoryPlan made = plan(choice);
-    // Of a conversation that grows there is no share: it is of what came first.
-    Budget& budget = made.options.eviction.budget;
-    if (budget.kind == Budget::Kind::kShare) {
-        auto count = std::max<int64_t>(kLeastEntries,
-                                       static_cast<int64_t>(budget.share * static_cast<double>(n)));
-        if (options_.most_entries > 0) count = std::min(count, options_.most_entries);
-        budget = {.kind = Budget::Kind::kEntries, .count = count};
+    if (const int64_t count = entries > 0 ? entries : entries_of(choice, n); count > 0) {
+        made.options.eviction.budget = {.kind = Budget::Kind::kEntries, .count = count};
     }
     return engine_.make_sequence(engine_.make_memory(made));
 }
 
 int64_t SequenceTable::bytes_needed(const MemoryChoice& choice, int64_t n) {
     const MemoryPlan& made = plan(choice);
+    if (!is_bounded(choice)) n = std::min(n, made.options.n_ctx);
     const Budget& budget = made.options.eviction.budget;
     const int64_t chunk = 2 * engine_.n_chunk();
     if (budget.kind == Budget::Kind::kBytes) return budget.count;
@@ -165,76 +178,139 @@ std::string SequenceTable::new_id() {
 }
 
 void SequenceTable::load(Remembered& of, const MemoryChoice& choice, const std::string& state) {
-    if (of.sequence == nullptr) of.sequence = make_sequence(choice, std::ssize(of.head.tokens));
+    if (of.sequence == nullptr)
+        of.sequence = make_sequence(choice, std::ssize(of.head.tokens), of.head.entries);
     std::istringstream in(state);
     of.sequence->load(in);
 }
 
+std::string SequenceTable::stored(Remembered& of, std::string_view part) {
+    saver_->flush();
+    return store_->part(of.head.id, part);
+}
+
+std::string SequenceTable::messages_of(Remembered& of) {
+    const bool is_here = !of.head.messages.empty() || saver_ == nullptr || of.head.bytes == 0;
+    return is_here ? of.head.messages : stored(of, "messages");
+}
+
+std::string SequenceTable::report_of(Remembered& of) {
+    const bool is_here = !of.head.report.empty() || saver_ == nullptr || of.head.bytes == 0;
+    return is_here ? of.head.report : stored(of, "report");
+}
+
 std::string SequenceTable::state_of(Remembered& of) {
     if (of.sequence == nullptr && !of.is_stored) return *of.checkpoints.back().state;
-    if (of.sequence == nullptr) {
-        saver_->flush();
-        return store_->state(of.head.id);
-    }
+    if (of.sequence == nullptr) return stored(of, "state");
     std::ostringstream out;
     out.exceptions(std::ios::badbit);
     of.sequence->save(out);
     return std::move(out).str();
 }
 
-Place SequenceTable::place(const Work& work, std::span<const TokenId> tokens) {
-    const std::string memory = key_of(work.memory);
+/// The one that saves most, of one.
+SequenceTable::Way SequenceTable::way_of(const Remembered& r, const Work& work,
+                                         std::span<const TokenId> tokens) {
     const bool rewinds = can_rewind(work.memory);
-    Remembered* from = nullptr;
-    Way way;
+    const std::span<const TokenId> held = tokens_of(r);
+    // One token at least must be read, for what comes after it.
+    int64_t shared = std::min(common(held, tokens), std::ssize(tokens) - 1);
+    if (!rewinds) shared = first_difference(r.head.kept, kept_in(work.prompt), shared);
+    const bool is_all = shared == std::ssize(held);
+    Way best = {.is_all = is_all};
+    if (r.sequence == nullptr) {
+        if ((is_all || rewinds) && r.is_stored) {
+            best.kind = Way::Kind::kStored;
+            best.position = shared;
+        }
+    } else if (!r.is_in_use && (is_all || r.sequence->can_rewind())) {
+        best.kind = is_all ? Way::Kind::kAsItIs : Way::Kind::kBack;
+        best.position = shared;
+    }
+    for (const Checkpoint& c : r.checkpoints) {
+        const int64_t position = rewinds ? std::min(c.position, shared) : c.position;
+        if (position > shared || position <= best.position) continue;
+        best.kind = Way::Kind::kCheckpoint;
+        best.position = position;
+        best.checkpoint = &c;
+    }
+    return best;
+}
+
+SequenceTable::Way SequenceTable::best(const Work& work, std::span<const TokenId> tokens) {
+    const std::string memory = key_of(work.memory);
+    Way best;
     for (Remembered& r : all_) {
         if (r.head.owner != work.owner || r.head.memory != memory || !work.is_kept) continue;
-        const Way w = best_way(r, tokens, rewinds);
+        Way way = way_of(r, work, tokens);
         const bool is_ours = r.head.key == work.session;
-        const bool was_ours = from != nullptr && from->head.key == work.session;
+        const bool was_ours = best.from != nullptr && best.from->head.key == work.session;
         const bool is_better =
-            w.position > way.position || (w.position == way.position && is_ours && !was_ours);
-        if (w.position >= kLeastWorth && is_better) {
-            from = &r;
-            way = w;
-        }
+            way.position > best.position || (way.position == best.position && is_ours && !was_ours);
+        if (way.position < kLeastWorth || !is_better) continue;
+        way.from = &r;
+        best = way;
     }
-    if (from == nullptr) return start_anew(work, std::ssize(tokens));
+    return best;
+}
 
-    // The same conversation, gone on with or begun again near its end, takes its own sequence;
-    // another one that begins alike gets a copy.
-    const bool is_same = from->head.key == work.session && !from->is_in_use &&
-                         (way.kind == Way::Kind::kAsItIs || way.kind == Way::Kind::kStored ||
-                          2 * way.position >= std::ssize(tokens_of(*from)));
-    Remembered* to = is_same ? from : start_anew(work, std::ssize(tokens)).of;
+/// The same conversation, gone on with, takes its own sequence; so does one that is begun again
+/// near its end, if its client calls both by one name. Another that begins alike gets a copy.
+bool SequenceTable::takes_over(const Way& way, const Work& work) {
+    if (way.from == nullptr || way.from->is_in_use || way.from->head.key != work.session ||
+        way.from->is_private != work.is_private) {
+        return false;
+    }
+    const bool is_near = 2 * way.position >= std::ssize(tokens_of(*way.from));
+    return way.is_all || (!work.session.empty() && is_near);
+}
+
+int64_t SequenceTable::bytes_at_hand(const Work& work, std::span<const TokenId> tokens) {
+    const Way way = best(work, tokens);
+    pinned_ = way.from;
+    if (!takes_over(way, work) || way.from->sequence == nullptr) return 0;
+    return static_cast<int64_t>(way.from->sequence->memory().usage().bytes);
+}
+
+Place SequenceTable::place(const Work& work, std::span<const TokenId> tokens) {
+    const Way way = best(work, tokens);
+    pinned_ = nullptr;
+    if (way.from == nullptr) return start_anew(work, std::ssize(tokens));
+    Remembered* const from = way.from;
+    const bool is_same = takes_over(way, work);
+    Remembered* const to =
+        is_same ? from : start_anew(work, std::ssize(tokens), from->head.entries).of;
     try {
         go_on(*from, *to, work, way.checkpoint);
         if (to->sequence->position() > way.position && to->sequence->can_rewind()) {
             to->sequence->rewind(way.position);
         }
-        if (common(tokens_of(*to), tokens) < way.position ||
-            tokens_of(*to).size() > tokens.size()) {
+        if (to->sequence->position() != way.position ||
+            common(tokens_of(*to), tokens) < way.position) {
             throw Error(ErrorCode::kCorrupt, "its state is another conversation's");
         }
-    } catch (const Error& e) {
-        if (to != from) forget(*to);
-        if (e.code() != ErrorCode::kCorrupt && e.code() != ErrorCode::kNotFound &&
-            e.code() != ErrorCode::kInvalidArgument) {
-            throw;
-        }
-        // A saved conversation that cannot be read is left where it is; this one is read anew.
+    } catch (...) {
+        const ApiError error = current_api_error();
+        if (to != from) drop(*to);
+        if (is_same) revert(*from);
+        if (error.status == 503 || error.code == "context_length_exceeded") throw;
+        // A state that cannot be read is left where it is; this conversation is read anew.
         ++metrics_.sessions_refused;
-        all_.remove_if([&](const Remembered& r) { return &r == from; });
+        if (way.kind == Way::Kind::kCheckpoint && !is_same) {
+            std::erase_if(from->checkpoints,
+                          [&](const Checkpoint& c) { return &c == way.checkpoint; });
+        } else if (way.kind == Way::Kind::kStored) {
+            drop(*from);
+        }
         return start_anew(work, std::ssize(tokens));
     }
     if (way.kind == Way::Kind::kStored) ++metrics_.sessions_restored;
     to->is_in_use = true;
-    to->is_stored = false;
     std::erase_if(to->checkpoints, [&](const Checkpoint& c) { return c.position > way.position; });
     return {.of = to, .n_cached = way.position};
 }
 
-Place SequenceTable::start_anew(const Work& work, int64_t n_tokens) {
+Place SequenceTable::start_anew(const Work& work, int64_t n_tokens, int64_t entries) {
     Remembered& r = add({.id = new_id(),
                          .owner = work.owner,
                          .key = work.session,
@@ -243,9 +319,11 @@ Place SequenceTable::start_anew(const Work& work, int64_t n_tokens) {
                          .created = now()});
     r.is_in_use = true;
     try {
-        r.sequence = make_sequence(work.memory, n_tokens);
+        r.head.entries = entries > 0 ? entries : entries_of(work.memory, n_tokens);
+        r.sequence = make_sequence(work.memory, n_tokens, r.head.entries);
     } catch (...) {
         all_.pop_back();
+        metrics_.sessions = std::ssize(all_);
         throw;
     }
     return {.of = &r, .n_cached = 0};
@@ -264,27 +342,59 @@ void SequenceTable::go_on(Remembered& from, Remembered& to, const Work& work,
     if (!state.empty()) load(to, work.memory, state);
 }
 
+void SequenceTable::put_aside(Remembered& of, Checkpoint::Kind kind, int64_t position) {
+    std::erase_if(of.checkpoints, [&](const Checkpoint& c) { return c.kind == kind; });
+    if (!make_room(static_cast<int64_t>(of.sequence->memory().usage().bytes))) return;
+    of.checkpoints.push_back({.kind = kind,
+                              .position = position,
+                              .state = std::make_shared<const std::string>(state_of(of))});
+}
+
 void SequenceTable::release(Remembered& of, bool is_good, const Work& work,
                             const std::string& report) {
     of.is_in_use = false;
     of.used = std::chrono::steady_clock::now();
     if (!is_good || !work.is_kept || of.sequence == nullptr || of.sequence->position() == 0) {
-        forget(of);
+        revert(of);
         note_bytes();
         return;
     }
     of.head.used = now();
+    of.is_private = work.is_private;
     if (of.head.title.empty()) of.head.title = work.transcript.title;
-    of.head.messages = work.transcript.messages;
-    of.head.responses.push_back(work.id);
-    if (of.head.responses.size() > kMostResponses)
-        of.head.responses.erase(of.head.responses.begin());
-    of.head.report = report;
     const std::span<const TokenId> ids = of.sequence->tokens().ids();
     of.head.tokens.assign(ids.begin(), ids.end());
-    store(of);
+    of.head.kept = kept_in(work.prompt);
+    of.head.report = report;
+    of.head.messages = work.is_private ? "" : work.transcript.messages;
+    // What was said after the place that it went on from is another branch's.
+    const int64_t n = work.transcript.n_messages;
+    std::erase_if(of.head.responses, [n](const Responded& r) { return r.n_messages >= n; });
+    if (!work.is_private) of.head.responses.push_back({work.id, n});
+    if (of.head.responses.size() > kMostResponses) {
+        of.head.responses.erase(of.head.responses.begin());
+    }
+    if (!of.is_private) store(of);
     static_cast<void>(make_room(0));
     note_bytes();
+}
+
+/// What was last stored of it is what there is.
+void SequenceTable::revert(Remembered& of) {
+    of.is_in_use = false;
+    if (!of.is_stored) return drop(of);
+    of.sequence.reset();
+    of.checkpoints.clear();
+    of.head.messages = {};
+    of.head.report = {};
+}
+
+/// From memory alone.
+void SequenceTable::drop(const Remembered& of) {
+    if (pinned_ == &of) pinned_ = nullptr;
+    if (of.is_stored) metrics_.bytes_on_disk -= of.head.bytes;
+    all_.remove_if([&](const Remembered& r) { return &r == &of; });
+    metrics_.sessions = std::ssize(all_);
 }
 
 void SequenceTable::store(Remembered& of) {
@@ -300,7 +410,9 @@ void SequenceTable::store(Remembered& of) {
     } catch (const Error&) {  // a memory that cannot be saved
         ++metrics_.save_failures;
     }
-    trim_store();
+    const bool was_in_use = std::exchange(of.is_in_use, true);
+    trim_store();  // but not this one
+    of.is_in_use = was_in_use;
 }
 
 /// Those not used for the longest time go, for good.
@@ -313,18 +425,15 @@ void SequenceTable::trim_store() {
                 oldest = &r;
             }
         }
-        if (oldest == nullptr || all_.size() <= 1) return;
+        if (oldest == nullptr) return;
         forget(*oldest);
     }
 }
 
+/// For good.
 void SequenceTable::forget(Remembered& of) {
-    if (saver_ != nullptr && (of.is_stored || of.head.bytes > 0)) {
-        saver_->remove(of.head.id);
-        metrics_.bytes_on_disk -= of.head.bytes;
-    }
-    all_.remove_if([&](const Remembered& r) { return &r == &of; });
-    metrics_.sessions = std::ssize(all_);
+    if (saver_ != nullptr && of.is_stored) saver_->remove(of.head.id);
+    drop(of);
 }
 
 void SequenceTable::note_bytes() {
@@ -337,6 +446,7 @@ void SequenceTable::note_bytes() {
             (r.is_in_use ? running : idle) += n;
         }
         checkpoints += static_cast<int64_t>(r.checkpoint_bytes());
+        idle += std::ssize(r.head.messages) + std::ssize(r.head.report);
     }
     metrics_.bytes_running = running;
     metrics_.bytes_idle = idle;
@@ -344,32 +454,43 @@ void SequenceTable::note_bytes() {
 }
 
 bool SequenceTable::make_room(int64_t more) {
+    note_bytes();
+    // What runs cannot go: if that is too much already, nothing else need.
+    const bool can_fit =
+        options_.most_bytes == 0 || metrics_.bytes_running + more <= options_.most_bytes;
     while (true) {
-        note_bytes();
         const int64_t all =
             metrics_.bytes_running + metrics_.bytes_idle + metrics_.bytes_checkpoints;
-        const auto takes_memory = [](const Remembered& r) {
-            return !r.is_in_use && (r.sequence != nullptr || !r.checkpoints.empty());
+        const auto may_go = [this](const Remembered& r) {
+            return !r.is_in_use && &r != pinned_ &&
+                   (r.sequence != nullptr || !r.checkpoints.empty());
         };
-        const auto n = std::ranges::count_if(all_, takes_memory);
+        const auto n = std::ranges::count_if(all_, may_go);
         const bool fits = options_.most_bytes == 0 || all + more <= options_.most_bytes;
-        if (fits && n <= options_.most_remembered) return true;
+        if ((fits || !can_fit) && n <= options_.most_remembered) return fits;
         Remembered* oldest = nullptr;
         for (Remembered& r : all_) {
-            if (takes_memory(r) && (oldest == nullptr || r.used < oldest->used)) oldest = &r;
+            if (may_go(r) && (oldest == nullptr || r.used < oldest->used)) oldest = &r;
         }
         if (oldest == nullptr) return fits;
-        if (saver_ != nullptr && oldest->is_stored) {
-            if (!saver_->has(oldest->head.id)) saver_->flush();
-            oldest->is_stored = saver_->has(oldest->head.id);
-        }
-        if (!oldest->is_stored) {
-            forget(*oldest);
-            continue;
-        }
-        oldest->sequence.reset();
-        oldest->checkpoints.clear();
+        let_go(*oldest);
+        note_bytes();
     }
+}
+
+/// First what it could go on from otherwise, then the sequence, which the store may have.
+void SequenceTable::let_go(Remembered& of) {
+    if (of.sequence != nullptr && !of.checkpoints.empty()) {
+        of.checkpoints.clear();
+        return;
+    }
+    if (of.is_stored && !saver_->has(of.head.id)) saver_->flush();
+    // Where the store could not take it, it keeps the one before, for after a restart.
+    if (!of.is_stored || !saver_->has(of.head.id)) return drop(of);
+    of.sequence.reset();
+    of.checkpoints.clear();
+    of.head.messages = {};
+    of.head.report = {};
 }
 
 // ---- looking after conversations ----------------------------------------------------------------
@@ -377,7 +498,7 @@ bool SequenceTable::make_room(int64_t more) {
 std::vector<const Remembered*> SequenceTable::of_owner(const std::string& owner) const {
     std::vector<const Remembered*> found;
     for (const Remembered& r : all_) {
-        if (r.head.owner == owner && !r.head.tokens.empty()) found.push_back(&r);
+        if (r.head.owner == owner && !r.head.tokens.empty() && !r.is_private) found.push_back(&r);
     }
     std::ranges::stable_sort(found, std::ranges::greater{},
                              [](const Remembered* r) { return r->head.used; });
@@ -396,9 +517,10 @@ std::vector<const Remembered*> SequenceTable::of_owner(const std::string& owner)
 Remembered& SequenceTable::find(const std::string& owner, const std::string& id) {
     Remembered* found = nullptr;
     for (Remembered& r : all_) {
-        if (r.head.owner != owner || id.empty()) continue;
-        const bool is_it = r.head.id == id || r.head.key == id ||
-                           std::ranges::find(r.head.responses, id) != r.head.responses.end();
+        if (r.head.owner != owner || id.empty() || r.is_private) continue;
+        const bool is_it =
+            r.head.id == id || r.head.key == id ||
+            std::ranges::find(r.head.responses, id, &Responded::id) != r.head.responses.end();
         if (is_it && (found == nullptr || r.head.used >= found->head.used)) found = &r;
     }
     if (found == nullptr) throw ApiError(404, cat("no conversation is called '", id, "'"));
@@ -407,7 +529,10 @@ Remembered& SequenceTable::find(const std::string& owner, const std::string& id)
 
 void SequenceTable::rename(Remembered& of, const std::string& title) {
     of.head.title = title;
-    if (!of.is_in_use && of.is_stored) store(of);
+    if (of.is_in_use || !of.is_stored) return;
+    of.head.messages = messages_of(of);
+    of.head.report = report_of(of);
+    store(of);
 }
 
 void SequenceTable::remove(Remembered& of) {
@@ -423,7 +548,10 @@ Remembered& SequenceTable::fork(Remembered& of) {
 
 std::string SequenceTable::exported(Remembered& of) {
     if (of.is_in_use) throw ApiError(409, "this conversation is being answered; wait until it is");
-    return packed(of.head, state_of(of));
+    SessionHead head = of.head;
+    head.messages = messages_of(of);
+    head.report = report_of(of);
+    return packed(head, state_of(of));
 }
 
 Remembered& SequenceTable::import(const std::string& owner, std::string_view file) {
@@ -444,18 +572,24 @@ Remembered& SequenceTable::import(const std::string& owner, std::string_view fil
         }
     }
     if (saver_ != nullptr) {
-        head.bytes = std::ssize(state);
+        head.bytes = std::ssize(file);
         metrics_.bytes_on_disk += head.bytes;
     }
+    static_cast<void>(make_room(std::ssize(state)));
     Remembered& r = add(head);
     if (saver_ != nullptr) {
-        saver_->save(head, std::move(state));
+        saver_->save(std::move(head), std::move(state));
         r.is_stored = true;
+        r.head.messages = {};
+        r.head.report = {};
+        r.is_in_use = true;
         trim_store();
+        r.is_in_use = false;
     } else {
         r.checkpoints.push_back({.position = std::ssize(head.tokens),
                                  .state = std::make_shared<const std::string>(std::move(state))});
     }
+    note_bytes();
     return r;
 }
 

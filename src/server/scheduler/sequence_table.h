@@ -19,6 +19,8 @@ namespace palimpsest {
 
 /// What a sequence was at an earlier position, to go on from otherwise.
 struct Checkpoint {
+    enum class Kind { kSystem, kDocuments, kPrompt };  // what ended there: one of each is kept
+    Kind kind = Kind::kPrompt;
     int64_t position = 0;
     std::shared_ptr<const std::string> state = {};
 };
@@ -30,7 +32,8 @@ struct Remembered {
     std::vector<Checkpoint> checkpoints = {};
     std::chrono::steady_clock::time_point used = {};
     bool is_in_use = false;
-    bool is_stored = false;  // the store has it as it is
+    bool is_stored = false;   // the store has what `head` says, which may be older than `sequence`
+    bool is_private = false;  // neither listed nor saved
 
     [[nodiscard]] size_t checkpoint_bytes() const;
 };
@@ -59,11 +62,17 @@ class SequenceTable {
 
     /// Makes a place for a request, of these tokens. Throws as making and loading a memory does.
     [[nodiscard]] Place place(const Work& work, std::span<const TokenId> tokens);
-    /// After an answer: others may go on from it. `is_good` false: it is forgotten.
+    /// Bytes of the sequence that place() would go on with, instead of a new one. It is
+    /// left alone by the next make_room().
+    [[nodiscard]] int64_t bytes_at_hand(const Work& work, std::span<const TokenId> tokens);
+    /// After an answer: others may go on from it. `is_good` false: it is what was last stored, or
+    /// is gone.
     void release(Remembered& of, bool is_good, const Work& work, const std::string& report);
 
     /// A new sequence of one choice of a memory, for a prompt of so many tokens.
-    [[nodiscard]] std::unique_ptr<Sequence> make_sequence(const MemoryChoice& choice, int64_t n);
+    /// `entries`: those that a share came to before; 0: it is of `n`.
+    [[nodiscard]] std::unique_ptr<Sequence> make_sequence(const MemoryChoice& choice, int64_t n,
+                                                          int64_t entries = 0);
     [[nodiscard]] const MemoryPlan& plan(const MemoryChoice& choice);
     /// Bytes that a sequence of `n` positions will take, about.
     [[nodiscard]] int64_t bytes_needed(const MemoryChoice& choice, int64_t n);
@@ -72,6 +81,8 @@ class SequenceTable {
     /// `more` bytes less than the limit; those that the store has are only forgotten here. False:
     /// it is not enough.
     bool make_room(int64_t more);
+    /// Puts a state aside, if there is room for it.
+    void put_aside(Remembered& of, Checkpoint::Kind kind, int64_t position);
     void note_bytes();
 
     // For people and programs who look after conversations: by their own name for one, ours, or
@@ -83,6 +94,9 @@ class SequenceTable {
     /// Throws ApiError 409 while it is in use.
     void remove(Remembered& of);
     Remembered& fork(Remembered& of);
+    /// Its messages and its memory's report, which may be in the store alone.
+    [[nodiscard]] std::string messages_of(Remembered& of);
+    [[nodiscard]] std::string report_of(Remembered& of);
     [[nodiscard]] std::string exported(Remembered& of);
     Remembered& import(const std::string& owner, std::string_view file);
 
@@ -90,10 +104,20 @@ class SequenceTable {
     [[nodiscard]] bool can_rewind(const MemoryChoice& choice);
     [[nodiscard]] static std::string key_of(const MemoryChoice& choice);
     [[nodiscard]] Remembered& add(const SessionHead& head);
-    [[nodiscard]] Place start_anew(const Work& work, int64_t n_tokens);
+    [[nodiscard]] Place start_anew(const Work& work, int64_t n_tokens, int64_t entries = 0);
+    [[nodiscard]] int64_t entries_of(const MemoryChoice& choice, int64_t n);
+    struct Way;
+    [[nodiscard]] Way way_of(const Remembered& r, const Work& work,
+                             std::span<const TokenId> tokens);
+    [[nodiscard]] Way best(const Work& work, std::span<const TokenId> tokens);
+    [[nodiscard]] static bool takes_over(const Way& way, const Work& work);
+    void revert(Remembered& of);
+    void drop(const Remembered& of);
+    void let_go(Remembered& of);
     void go_on(Remembered& from, Remembered& to, const Work& work, const Checkpoint* checkpoint);
     void forget(Remembered& of);
     [[nodiscard]] std::string state_of(Remembered& of);
+    [[nodiscard]] std::string stored(Remembered& of, std::string_view part);
     void load(Remembered& of, const MemoryChoice& choice, const std::string& state);
     void store(Remembered& of);
     void trim_store();
@@ -105,6 +129,7 @@ class SequenceTable {
     std::unique_ptr<SessionSaver> saver_;
     Metrics& metrics_;
     std::list<Remembered> all_;
+    Remembered* pinned_ = nullptr;  // make_room() leaves it alone
     std::list<std::pair<std::string, MemoryPlan>> plans_;
     std::string model_;
 };

@@ -20,6 +20,7 @@ enum class MemoryDetail { kNone, kSummary, kSpans };
 struct Transcript {
     std::string title = {};
     std::string messages = {};  // a JSON list, as they were sent
+    int64_t n_messages = 0;     // of them
     /// An answer as one more of them.
     std::function<std::string(const GenerateResult&)> answer = {};
 };
@@ -34,7 +35,8 @@ struct Work {
     std::string owner = {};    // whose sequences it may go on from, and who may go on from its
     std::string session = {};  // what its client calls the conversation; empty: nothing
     std::string id = {};       // of the response
-    bool is_kept = true;       // may others go on from it?
+    bool is_kept = true;       // may others of its owner go on from it?
+    bool is_private = false;   // if so, it is neither listed nor saved
     MemoryDetail detail = MemoryDetail::kSummary;
     Transcript transcript = {};
     std::chrono::steady_clock::time_point came = std::chrono::steady_clock::now();

@@ -50,25 +50,29 @@ std::vector<TokenId> tokens_of(std::string_view bytes) {
 }
 
 nlohmann::json to_json(const SessionHead& head) {
-    return {{"format", kFormat},   {"id", head.id},
-            {"owner", head.owner}, {"key", head.key},
-            {"model", head.model}, {"memory", head.memory},
-            {"title", head.title}, {"created", head.created},
-            {"used", head.used},   {"responses", head.responses}};
+    nlohmann::json responses = nlohmann::json::array();
+    for (const Responded& r : head.responses) responses.push_back({r.id, r.n_messages});
+    return {{"format", kFormat},      {"id", head.id},           {"owner", head.owner},
+            {"key", head.key},        {"model", head.model},     {"memory", head.memory},
+            {"title", head.title},    {"created", head.created}, {"used", head.used},
+            {"responses", responses}, {"entries", head.entries}, {"kept", head.kept}};
 }
 
 SessionHead head_of(const nlohmann::json& j) {
     try {
         if (!j.is_object() || j.at("format") != kFormat) corrupt("it is of another version");
-        return {.id = j.at("id"),
-                .owner = j.at("owner"),
-                .key = j.at("key"),
-                .model = j.at("model"),
-                .memory = j.at("memory"),
-                .title = j.at("title"),
-                .created = j.at("created"),
-                .used = j.at("used"),
-                .responses = j.at("responses").get<std::vector<std::string>>()};
+        SessionHead head = {.id = j.at("id"),
+                            .owner = j.at("owner"),
+                            .key = j.at("key"),
+                            .model = j.at("model"),
+                            .memory = j.at("memory"),
+                            .title = j.at("title"),
+                            .created = j.at("created"),
+                            .used = j.at("used"),
+                            .entries = j.at("entries")};
+        for (const auto& r : j.at("responses")) head.responses.push_back({r.at(0), r.at(1)});
+        for (const auto& k : j.at("kept")) head.kept.emplace_back(k.at(0), k.at(1));
+        return head;
     } catch (const nlohmann::json::exception&) {
         corrupt("its manifest is not of the right form");
     }
@@ -149,9 +153,9 @@ class SessionFolder final : public SessionStore {
         sweep(folder, used);
     }
 
-    std::string state(const std::string& id) override {
+    std::string part(const std::string& id, std::string_view name) override {
         const std::scoped_lock guard(mutex_);
-        return segment(id, manifest(id), "state");
+        return segment(id, manifest(id), name);
     }
 
     void remove(const std::string& id) override {
@@ -187,8 +191,6 @@ class SessionFolder final : public SessionStore {
         SessionHead head = head_of(m);
         if (head.id != id) corrupt("it was moved from another place");
         head.tokens = tokens_of(segment(id, m, "tokens"));
-        head.messages = segment(id, m, "messages");
-        head.report = segment(id, m, "report");
         std::error_code error;
         for (const Part& part : parts_of(m)) {
             head.bytes += part.bytes;
@@ -219,7 +221,10 @@ std::unique_ptr<SessionStore> open_session_folder(const std::string& path) {
 std::string packed(const SessionHead& head, const std::string& state) {
     std::ostringstream out;
     out.exceptions(std::ios::badbit);
-    put_text(out, json_text(to_json(head)));
+    SessionHead shown = head;
+    shown.owner.clear();  // of a key, whoever gets the file need not know it
+    shown.key.clear();
+    put_text(out, json_text(to_json(shown)));
     put_all(out, head.tokens);
     put_text(out, head.messages);
     put_text(out, head.report);

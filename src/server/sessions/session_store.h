@@ -3,11 +3,19 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/types.h"
 
 namespace palimpsest {
+
+/// An answer that was given in a conversation.
+struct Responded {
+    std::string id = {};
+    int64_t n_messages = 0;  // the conversation had, with it
+};
 
 /// What is known of a saved conversation without reading its state.
 struct SessionHead {
@@ -19,10 +27,12 @@ struct SessionHead {
     std::string title = {};
     int64_t created = 0, used = 0;  // seconds since 1970
     std::vector<TokenId> tokens = {};
-    std::vector<std::string> responses = {};  // ids, the last ones
-    std::string messages = {};                // JSON
-    std::string report = {};                  // of its memory, JSON
-    int64_t bytes = 0;                        // of all of it
+    std::vector<Responded> responses = {};  // the last ones
+    int64_t entries = 0;  // a head, of a budget that is a share of what came first
+    std::vector<std::pair<int64_t, int64_t>> kept = {};  // positions [begin, end) that must stay
+    std::string messages = {};                           // JSON; only when it is saved
+    std::string report = {};                             // of its memory, JSON; the same
+    int64_t bytes = 0;                                   // of all of it
 };
 
 /// Where conversations outlive the program. Thread-safe.
@@ -33,14 +43,14 @@ class SessionStore {
     SessionStore(const SessionStore&) = delete;
     SessionStore& operator=(const SessionStore&) = delete;
 
-    /// All that are there and whole as far as a look at their manifests tells; `refused` gets a
-    /// sentence on each of the others, which are left as they are.
+    /// All that are there and whole as far as a look at their manifests tells, without messages;
+    /// `refused` gets a sentence on each of the others, which are left as they are.
     [[nodiscard]] virtual std::vector<SessionHead> list(std::vector<std::string>& refused) = 0;
     /// In place of what was there by that id: afterwards there is the old one or the new one,
     /// whatever happens. Throws kUnwritable.
     virtual void save(const SessionHead& head, const std::string& state) = 0;
-    /// Throws kNotFound, and kCorrupt, with the reason.
-    [[nodiscard]] virtual std::string state(const std::string& id) = 0;
+    /// One of "state", "messages" and "report". Throws kNotFound, and kCorrupt, with the reason.
+    [[nodiscard]] virtual std::string part(const std::string& id, std::string_view name) = 0;
     /// What is not there is removed already.
     virtual void remove(const std::string& id) = 0;
 };
