@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <mutex>
 #include <thread>
 
 #include "core/error.h"
@@ -52,7 +53,10 @@ class Http : public ::testing::Test {
             return e->answer({.body = cat(e->request().method, " ", e->request().query, " ",
                                           e->request().body)});
         }
-        held = e;
+        {
+            const std::scoped_lock guard(mutex);
+            kept = e;
+        }
         e->on_gone([this] { ++n_gone; });
         if (e->request().path == "/stream") {
             e->begin("text/plain");
@@ -60,6 +64,16 @@ class Http : public ::testing::Test {
         }
     }
 
+    /// The request that waits for its answer, once it is there.
+    ExchangePtr held() {
+        while (true) {
+            {
+                const std::scoped_lock guard(mutex);
+                if (kept != nullptr) return kept;
+            }
+            std::this_thread::sleep_for(1ms);
+        }
+    }
     [[nodiscard]] int port() const { return server->port(); }
     [[nodiscard]] bool is_gone_within(std::chrono::milliseconds time) const {
         const auto end = std::chrono::steady_clock::now() + time;
@@ -71,7 +85,8 @@ class Http : public ::testing::Test {
 
     std::unique_ptr<HttpServer> server;
     std::thread thread;
-    ExchangePtr held;
+    std::mutex mutex;
+    ExchangePtr kept;
     std::atomic<int> n_gone = 0;
 };
 
@@ -95,8 +110,8 @@ TEST_F(Http, BytesThatCameDuringAnAnswerAreKept) {
     client.send(kGet);
     std::this_thread::sleep_for(400ms);
     EXPECT_EQ(n_gone, 0);
-    held->write("second");
-    held->finish();
+    held()->write("second");
+    held()->finish();
     client.read_until("second");
     EXPECT_TRUE(client.read_until("GET  ").ends_with("GET  "));
 }
@@ -147,16 +162,16 @@ TEST_F(Http, AClientThatGoesIsNoticed) {
         client.read_until("first");
     }
     EXPECT_TRUE(is_gone_within(1s));
-    held->write("nobody reads this");
-    held->finish();
+    held()->write("nobody reads this");
+    held()->finish();
 }
 
 TEST_F(Http, AHalfClosedClientGetsWhatIsQueued) {
     RawClient client(port());
     client.send("GET /wait HTTP/1.1\r\nHost: x\r\n\r\n");
     std::this_thread::sleep_for(100ms);
-    held->begin("text/plain");
-    held->write("all of it");
+    held()->begin("text/plain");
+    held()->write("all of it");
     client.half_close();
     EXPECT_NE(client.read_until("all of it", 3).find("all of it"), std::string::npos);
     EXPECT_TRUE(is_gone_within(1s));
@@ -166,7 +181,7 @@ TEST_F(Http, AClientThatStopsReadingLosesItsAnswer) {
     RawClient client(port());
     client.send("GET /stream HTTP/1.1\r\nHost: x\r\n\r\n");
     client.read_until("first");
-    for (int i = 0; i < 200 && !held->is_gone(); ++i) held->write(std::string(1 << 16, 'x'));
+    for (int i = 0; i < 200 && !held()->is_gone(); ++i) held()->write(std::string(1 << 16, 'x'));
     EXPECT_TRUE(is_gone_within(3s));
 }
 
