@@ -27,23 +27,7 @@ def fault(why):
 
 
 # The same of some of a test's cases, by their names.
-FAULTS = {
-    r"within .*seed": "a seed below -2^62 is refused",
-    r"type (/v1/chat/completions|/api/chat) tools\.0\.type": "a tool's type that is no text gives 500",
-    r"type .* tools\.0\.function\.description": "a tool's description may be anything",
-    r"type /v1/responses (tool_choice|text\.format\.type|metadata)": "it is not looked at, and comes back",
-    r"type /v1/messages.* (tool_choice|thinking)\.type": "words that do not exist are ignored",
-    r"type /api/.* think": "whatever it is, it counts as true",
-    r'beyond .*"residue":"magic"\}\}': "without a budget a residue is not looked at",
-    r'beyond .*"name":5.*': "a tool's name that is no text gives 500",
-    r"beyond .*prompt_cache_key.*": "the field that is named is 'session'",
-    r'beyond /v1/(responses|messages) .*"tool_choice".*': "without tools it is not looked at",
-    r'beyond /v1/messages .*"stop_sequences":\["xx.*': "--limit-stop-bytes is of 'stop' only",
-    r"long /v1/(completions|responses|embeddings)": "the field that is named is always 'messages'",
-    r"(large|headers) (/v1/messages|/api/chat)": "errors before a body was read are always in OpenAI's form",
-    r"tool (f|assistant)": "a tool whose name happens to be in the prompt is not told to the model",
-    r"host 127\..*": "every name that begins with '127.' counts as this machine's",
-}
+FAULTS = {}
 
 
 def cases(values, name=str):
@@ -124,17 +108,19 @@ def test_everything_in_it_is_used():
 
 def test_routes_are_those_of_the_table():
     table = re.findall(
-        r'Route\{"(\w+)", "([^"]+)", (\w+),\s*"([^"]+)"(?:,\s*(k\w+))?(?:,\s*(true))?\}',
+        r'Route\{"(\w+)", "([^"]+)", (\w+),\s*"([^"]+)"(?:,\s*(k\w+))?(?:,\s*(true|false))?(?:,\s*(true))?\}',
         (API / "routes.cpp").read_text(),
     )
     assert len(table) == (API / "routes.cpp").read_text().count("Route{")
-    there = {(m, p): (s, style or "kOpenAi", bool(is_open)) for m, p, _, s, style, is_open in table}
+    there = {(m, p): (s, style or "kOpenAi", is_open == "true") for m, p, _, s, style, is_open, _ in table}
     told = {}
     for method, path, operation in operations():
         responses = json.dumps(operation["responses"])
         style = next((s for s in ("Anthropic", "Ollama") if f"responses/{s}" in responses), "OpenAi")
         told[method, path] = (operation["summary"], f"k{style}", operation.get("security") == [])
     assert told == there
+    for method, path, *_, is_quick in table:  # others wait for a worker, of which there may be none
+        assert is_quick or "503" in DOC["paths"][path][method.lower()]["responses"], path
 
 
 def fields_of(schema, found):
@@ -155,7 +141,8 @@ def test_fields_are_those_that_handlers_read():
     source = "\n".join(file.read_text() for file in sorted(API.glob("*.cpp")))
     kinds = "text|boolean|integer|number|texts|object|list|find|need|has"
     read = set(re.findall(rf'\b(?:{kinds})\(\s*"([a-z_]+)"', source))
-    for names in re.findall(r"for \(const char\* name\s*:\s*\{([^}]*)\}", source):
+    read |= set(re.findall(r'\bread_content\(\w+, "([a-z_]+)"', source))
+    for names in re.findall(r"for \(const char\* \w+\s*:\s*\{([^}]*)\}", source):
         read |= set(re.findall(r'"([a-z_]+)"', names))
     told = {}
     for _, _, operation in operations():
@@ -246,7 +233,7 @@ OSLO = "How warm is it in Oslo?"
 NOTE = "data:text/plain;base64,VGhlIHNreSBpcyBncmVlbi4="
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 EMBED, CLAUDE, COUNT = "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens"
-OCHAT, OGEN = "/api/chat", "/api/generate"
+OCHAT, OGEN, OEMBED, OEMBED1 = "/api/chat", "/api/generate", "/api/embed", "/api/embeddings"
 
 # The least that each route takes.
 LEAST = {
@@ -258,11 +245,16 @@ LEAST = {
     COUNT: {"messages": HI},
     OCHAT: {"messages": HI, "stream": False, "options": {"num_predict": 1}},
     OGEN: {"prompt": "Hi", "stream": False, "options": {"num_predict": 1}},
+    OEMBED: {"input": "A cat"},
+    OEMBED1: {"prompt": "A cat"},
     "/api/show": {},
     "/tokenize": {"content": "Hi"},
     "/detokenize": {"tokens": [1]},
     "/v1/sessions/{id}": {"title": "Greeting"},
 }
+
+# The model's own ends are its first tokens.
+NO_END = {"0": -100, "1": -100, "2": -100}
 
 SPANS = {"memory": {"budget": 32, "policy": "window", "report": "spans"}}
 CALLED = [
@@ -413,6 +405,7 @@ FORMS = [
             ]
         },
     ),
+    (CLAUDE, {"output_config": {"format": {"type": "json_schema", "schema": CITY}}, "max_tokens": 20}),
     (COUNT, {}),
     (COUNT, {"system": "Be brief.", "tools": [CLAUDE_TOOL]}),
     (OCHAT, {}),
@@ -444,6 +437,8 @@ FORMS = [
     (OGEN, {"prompt": ""}),
     (OGEN, {"raw": True, "format": "json", "suffix": "", "context": []}),
     (OGEN, {"system": "Be brief.", **SPANS}),
+    (OEMBED, {"input": ["A cat", "A dog", [5, 6]]}),
+    (OEMBED1, {}),
     ("/api/show", {}),
     ("/tokenize", {}),
     ("/tokenize", {"content": "h\u00e9 \U0001f600", "with_pieces": True, "add_special": True}),
@@ -500,7 +495,6 @@ def test_streams_are_as_the_file_says(url, form):
         assert "eval_count" in last and "memory" in last
 
 
-@fault("the first two events have each other's number")
 def test_events_of_a_response_are_numbered(url):
     events = check_stream(ask(url, "POST", RESPONSES, LEAST[RESPONSES] | {"stream": True}), "POST", RESPONSES)
     assert [e["sequence_number"] for e in events] == list(range(len(events)))
@@ -581,11 +575,22 @@ def test_conversations_are_as_the_file_says(url, conversation):
 
 
 def test_a_response_is_gone_on_from(url):
-    first = check(ask(url, "POST", RESPONSES, LEAST[RESPONSES]), "POST", RESPONSES)
+    first = check(ask(url, "POST", RESPONSES, LEAST[RESPONSES] | {"input": uuid.uuid4().hex}), "POST", RESPONSES)
     again = LEAST[RESPONSES] | {"previous_response_id": first["id"], "input": [{"role": "user", "content": "Bye"}]}
-    assert check(ask(url, "POST", RESPONSES, again), "POST", RESPONSES)["previous_response_id"] == first["id"]
+    second = check(ask(url, "POST", RESPONSES, again), "POST", RESPONSES)
+    assert second["previous_response_id"] == first["id"]
+    check(ask(url, "GET", f"/v1/memory/{second['id']}"), "GET", "/v1/memory/{id}")
+    check(ask(url, "GET", f"/v1/memory/{first['id']}"), "GET", "/v1/memory/{id}", 404)
     error = check(ask(url, "POST", RESPONSES, again | {"previous_response_id": "resp_none"}), "POST", RESPONSES, 400)
     assert error["error"]["code"] == "previous_response_not_found"
+
+
+def test_no_other_response_is_gone_on_from(url):
+    body = {"input": uuid.uuid4().hex, "max_output_tokens": 1, "temperature": 0}
+    other, first = [check(ask(url, "POST", RESPONSES, body), "POST", RESPONSES)["id"] for _ in range(2)]
+    check(ask(url, "POST", RESPONSES, body | {"previous_response_id": first, "input": "Bye"}), "POST", RESPONSES)
+    assert len(ask(url, "GET", f"/v1/sessions/{other}").json()["messages"]) == 2
+    check(ask(url, "GET", f"/v1/memory/{other}"), "GET", "/v1/memory/{id}")
 
 
 PDF = b"""%PDF-1.1
@@ -625,12 +630,12 @@ def test_limits_are_those_of_the_server(url):
     assert set(there) == set(schemas["Props"]["properties"]["limits"]["properties"])
     chat = schemas["ChatRequest"]["allOf"][1]["properties"]
     sampling = schemas["Sampling"]["properties"]
-    assert there["max_tokens"] == sampling["max_tokens"]["maximum"]
+    assert f"({there['max_tokens']:,})" in sampling["max_tokens"]["description"]
     assert there["choices"] == chat["n"]["maximum"]
     assert there["messages"] == chat["messages"]["maxItems"]
     assert there["tools"] == chat["tools"]["maxItems"]
     assert there["stops"] == sampling["stop"]["anyOf"][1]["maxItems"]
-    assert there["inputs"] == schemas["EmbeddingsRequest"]["properties"]["input"]["anyOf"][2]["maxItems"]
+    assert there["inputs"] == schemas["EmbeddingsInput"]["anyOf"][2]["maxItems"]
 
 
 # ---- requests ----------------------------------------------------------------------------------
@@ -676,7 +681,8 @@ AROUND = {
     "response_format": {"response_format": FORMAT},
     "text": {"text": {"format": {"type": "json_schema", "schema": CITY}}},
     "memory": {"memory": {"budget": 64}},
-    "thinking": {"thinking": {}},
+    "thinking": {"thinking": {"type": "enabled"}},
+    "output_config": {"output_config": {"format": {"type": "json_schema", "schema": CITY}}},
     "logit_bias": {"logit_bias": {}},
     "tool_choice": {"tool_choice": {}},
 }
@@ -761,26 +767,36 @@ def test_numbers_beyond_their_range_are_refused(url, field):
             refused(url, method, route, with_field(route, path, wrap(x)), named_as(path))
 
 
-@pytest.mark.parametrize("field", cases(WITH_RANGE, lambda f: f"within {field_name(f)}"))
-def test_numbers_within_their_range_are_taken(url, field):
-    method, route, path, schema = field
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
+
+
+def within(url, path, schema):
+    """The ends of its range, and what else is in it."""
     if path[-1] == "dimensions":
-        width = ask(url, "GET", "/v1/models").json()["data"][0]["meta"]["n_embd"]
-        check(send(url, method, route, with_field(route, path, width)), method, route)
-        return
+        return [ask(url, "GET", "/v1/models").json()["data"][0]["meta"]["n_embd"]]
+    values = []
     for number, wrap in numbers(schema):
         if path[-1] == "budget":  # between what is never evicted and the context
             number = number | {"minimum": 64, "maximum": 4096}
-        within = [number[k] for k in ("minimum", "maximum") if k in number]
-        within += [1e-6] if "exclusiveMinimum" in number else []
+        if path[-1] in LENGTHS:  # what is longer is cut: below
+            number = number | {"maximum": 1}
+        ends = [number[k] for k in ("minimum", "maximum") if k in number]
+        ends += [1e-6] if "exclusiveMinimum" in number else []
         # Some clients write whole numbers so.
-        within += [float(within[0])] if "integer" in number["type"] and abs(within[0]) < 1e9 and wrap(0) == 0 else []
-        for x in within:
-            least = LEAST[route]
-            if x == 32768:  # an answer that ends soon all the same
-                end = {"temperature": 0, "stop": ["!", ",", ".", "?"]}
-                least = least | ({"options": end} if "options" in least else end)
-            check(send(url, method, route, with_field(route, path, wrap(x), least)), method, route)
+        ends += [float(ends[0])] if "integer" in number["type"] and abs(ends[0]) < 1e9 and wrap(0) == 0 else []
+        values += [wrap(x) for x in ends]
+    return values
+
+
+@pytest.mark.parametrize("route", dict.fromkeys(f[1] for f in WITH_RANGE))
+def test_numbers_within_their_range_are_taken(url, route):
+    of_route = [f for f in WITH_RANGE if f[1] == route]
+    values = [within(url, path, schema) for _, _, path, schema in of_route]
+    for i in range(max(map(len, values))):  # the first of all fields together, the second, ...
+        body = LEAST[route]
+        for (method, _, path, _), all_ in zip(of_route, values):
+            body = with_field(route, path, all_[min(i, len(all_) - 1)], body)
+        check(send(url, method, route, body), method, route)
 
 
 WRONG = [True, 5, 1.5, "wrong", [5], [{}], {"wrong": 5}]
@@ -848,7 +864,9 @@ BEYOND = [
     (CHAT, {"messages": HI * 4097}, "messages"),
     (CHAT, {"messages": []}, "messages"),
     (CHAT, {"tool_choice": "required"}, "tool_choice"),
-    (CHAT, {"tools": [TOOL], "response_format": {"type": "json_object"}}, "response_format"),
+    (CHAT, {"response_format": {"type": "json_object"}, "tools": [TOOL]}, '"param":"tools"'),
+    (CHAT, {"functions": [TOOL["function"]]}, "functions"),
+    (CHAT, {"function_call": "auto"}, "function_call"),
     (CHAT, {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "no_such"}}}, "tool_choice"),
     (
         CHAT,
@@ -873,12 +891,19 @@ BEYOND = [
     (EMBED, {"input": ""}, "input"),
     (EMBED, {"input": []}, "input"),
     (EMBED, {"dimensions": 7}, "dimensions"),
+    (OEMBED, {"input": ["a"] * 257}, "input"),
+    (OEMBED, {"input": []}, "input"),
+    (OEMBED1, {"prompt": ["a", "b"]}, "prompt"),
     (RESPONSES, {"input": [{"type": "magic"}]}, "input[0].type"),
+    (RESPONSES, {"input": [{"type": "function_call_output", "call_id": "c", "output": 5}]}, "output"),
     (RESPONSES, {"input": []}, "input"),
     (RESPONSES, {"tool_choice": "required"}, "tool_choice"),
     (CLAUDE, {"stop_sequences": ["x"] * 17}, "stop_sequences"),
     (CLAUDE, {"stop_sequences": ["x" * 1025]}, "stop_sequences"),
+    (CLAUDE, {"stop_sequences": [""]}, "stop_sequences"),
     (CLAUDE, {"tool_choice": {"type": "any"}}, "tool_choice"),
+    (CLAUDE, {"output_config": {"format": {"type": "text"}}}, "output_config.format.type"),
+    (CLAUDE, {"messages": [*HI, {"role": "assistant", "content": "Hel"}]}, "messages"),
     (
         CLAUDE,
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
@@ -918,8 +943,14 @@ def test_a_body_that_is_none(url, path):
         b'{"a": "\\ud800"}',
         b"[" * 1000,
         b'{"a":' * 300 + b"1" + b"}" * 300,
+        json.dumps(LEAST[path] | dict.fromkeys(map(str, range(4097)))).encode(),
     ):
         check(ask(url, "POST", path, body), "POST", path, 400)
+
+
+def test_a_body_of_too_many_values(url):
+    body = json.dumps(LEAST["/tokenize"])[:-1].encode() + b', "a": [' + b"0," * (1 << 21) + b"0]}"
+    check(ask(url, "POST", "/tokenize", body), "POST", "/tokenize", 400)
 
 
 @pytest.mark.parametrize("path", [p for p in LEAST if "{" not in p])
@@ -927,7 +958,7 @@ def test_pages_of_other_sites_are_refused(url, path):
     check(ask(url, "POST", path, LEAST[path], {"Origin": "https://example.org"}), "POST", path, 403)
 
 
-@pytest.mark.parametrize("name", cases(["example.org", "127.example.org"], lambda n: f"host {n}"))
+@pytest.mark.parametrize("name", ["example.org", "127.example.org"])
 def test_names_that_were_made_to_lead_here_are_refused(url, name):
     check(ask(url, "GET", "/v1/models", headers={"Host": name}), "GET", "/v1/models", 403)
 
@@ -945,10 +976,10 @@ def test_what_is_not_there(url, path, name):
     schema_at("components", "schemas", name).validate(answer.json())
 
 
-@fault("there is no Allow")
-def test_a_wrong_method_says_which_are_right(url):
-    answer = ask(url, "DELETE", CHAT)
-    assert answer.status == 405 and answer.headers.get("allow") == "POST"
+@pytest.mark.parametrize("path,right", [(CHAT, {"POST"}), ("/v1/sessions/x", {"GET", "PATCH", "DELETE"})])
+def test_a_wrong_method_says_which_are_right(url, path, right):
+    answer = ask(url, "PUT", path)
+    assert answer.status == 405 and right <= set(answer.headers["allow"].split(", ")) <= right | {"HEAD"}
 
 
 def test_another_model_is_not_there(url):
@@ -957,31 +988,31 @@ def test_another_model_is_not_there(url):
 
 
 LONG = "word " * 9000
-TOO_LONG = [
-    (CHAT, {"messages": [{"role": "user", "content": LONG}]}, "messages"),
-    (TEXT, {"prompt": LONG}, "prompt"),
-    (RESPONSES, {"input": LONG}, "input"),
-    (EMBED, {"input": LONG}, "input"),
-    (CLAUDE, {"messages": [{"role": "user", "content": LONG}]}, "messages"),
-    (OCHAT, {"messages": [{"role": "user", "content": LONG}]}, "messages"),
-    (OGEN, {"prompt": LONG}, "prompt"),
-]
+TOO_LONG = {
+    CHAT: {"messages": [{"role": "user", "content": LONG}]},
+    TEXT: {"prompt": LONG},
+    RESPONSES: {"input": LONG},
+    EMBED: {"input": LONG},
+    CLAUDE: {"messages": [{"role": "user", "content": LONG}]},
+    OCHAT: {"messages": [{"role": "user", "content": LONG}]},
+    OGEN: {"prompt": LONG},
+    OEMBED: {"input": LONG},
+    OEMBED1: {"prompt": LONG},
+}
 
 
-@pytest.mark.parametrize("case", cases(TOO_LONG, lambda c: f"long {c[0]}"))
-def test_what_is_too_long_is_refused(url, case):
-    path, change, name = case
-    error = check(ask(url, "POST", path, LEAST[path] | change), "POST", path, 400)
+@pytest.mark.parametrize("path", TOO_LONG)
+def test_what_is_too_long_is_refused(url, path):
+    error = check(ask(url, "POST", path, LEAST[path] | TOO_LONG[path]), "POST", path, 400)
     if path.startswith("/v1/") and path != CLAUDE:
-        assert (error["error"]["code"], error["error"]["param"]) == ("context_length_exceeded", name)
+        assert (error["error"]["code"], error["error"]["param"]) == ("context_length_exceeded", None)
 
 
 def test_a_conversation_that_is_answered_is_busy(url):
     name = uuid.uuid4().hex
     host = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(host.hostname, host.port, timeout=120)
-    # Not ended by the model's own ends, which are its first tokens.
-    body = {"prompt": name, "max_tokens": 4000, "stream": True, "logit_bias": {"0": -100, "1": -100, "2": -100}}
+    body = {"prompt": name, "max_tokens": 4000, "stream": True, "logit_bias": NO_END}
     connection.request("POST", TEXT, json.dumps(body), {"X-Session-Id": name})
     response = connection.getresponse()
     try:
@@ -1012,6 +1043,12 @@ def guarded(tmp_path_factory):
         "https://example.org",
         "--limit-body-bytes",
         "4096",
+        "--limit-all-body-bytes",
+        "3072",
+        "--limit-import-bytes",
+        "2048",
+        "--limit-max-tokens",
+        "50",
         "--limit-header-count",
         "20",
         "--running",
@@ -1039,12 +1076,31 @@ def test_keys(guarded):
         check(ask(guarded, "GET", "/v1/models", headers=headers), "GET", "/v1/models")
 
 
-@pytest.mark.parametrize("path", cases(BY_STYLE, lambda p: f"large {p}"))
+@pytest.mark.parametrize("path", BY_STYLE)
 def test_a_body_that_is_too_large(guarded, path):
     check(ask(guarded, "POST", path, LEAST[path] | {"x": "x" * 5000}, KEY), "POST", path, 413)
+    check(ask(guarded, "POST", path, LEAST[path] | {"x": "x" * 3500}, KEY), "POST", path, 503)
+    check(ask(guarded, "POST", path, LEAST[path] | {"x": "x" * 2500}, KEY), "POST", path)
 
 
-@pytest.mark.parametrize("path", cases(BY_STYLE, lambda p: f"headers {p}"))
+def test_an_import_that_is_too_large(guarded):
+    path = "/v1/sessions/import"
+    check(ask(guarded, "POST", path, b"x" * 2500, KEY), "POST", path, 413)
+    check(ask(guarded, "POST", path, b"x" * 1500, KEY), "POST", path, 400)
+
+
+@pytest.mark.parametrize("path", [p for p in LEAST if any(f[1] == p and f[2][-1] in LENGTHS for f in FIELDS)])
+def test_an_answer_that_is_too_long_is_cut(guarded, path):
+    body = LEAST[path]
+    for _, _, at, schema in [f for f in FIELDS if f[1] == path and f[2][-1] in LENGTHS]:
+        body = with_field(path, at, resolved(schema)["maximum"], body)
+    body = with_field(path, ("options",) * (path in (OCHAT, OGEN)) + ("logit_bias",), NO_END, body)
+    answer = check(ask(guarded, "POST", path, body, KEY), "POST", path)
+    usage = answer.get("usage", answer)
+    assert 50 in [usage.get(k) for k in ("completion_tokens", "output_tokens", "eval_count")]
+
+
+@pytest.mark.parametrize("path", BY_STYLE)
 def test_too_many_headers(guarded, path):
     check(ask(guarded, "POST", path, LEAST[path], KEY | {f"x-{i}": "x" for i in range(30)}), "POST", path, 431)
 
@@ -1057,8 +1113,8 @@ def test_one_request_too_many(guarded, path):
     def one():
         body = (
             LEAST[path]
-            | {"messages": text, "max_tokens": 100}
-            | ({"options": {"num_predict": 100}} if path == OCHAT else {})
+            | {"messages": text, "max_tokens": 50}
+            | ({"options": {"num_predict": 50}} if path == OCHAT else {})
         )
         answers.append(ask(guarded, "POST", path, body, KEY))
 
@@ -1072,7 +1128,6 @@ def test_one_request_too_many(guarded, path):
         check(a, "POST", path, a.status)
 
 
-@fault("a star does not stand for Authorization")
 def test_a_site_that_may_ask_is_told_so(guarded):
     origin = {"Origin": "https://example.org"}
     told = ask(
@@ -1085,33 +1140,44 @@ def test_a_site_that_may_ask_is_told_so(guarded):
     assert "authorization" in told.headers["access-control-allow-headers"].lower()
 
 
-@fault("only OPTIONS is answered with Access-Control-Allow-Origin")
 def test_a_site_that_may_ask_may_read(guarded):
-    answer = ask(guarded, "GET", "/v1/models", headers=KEY | {"Origin": "https://example.org"})
-    assert answer.status == 200 and answer.headers.get("access-control-allow-origin") == "https://example.org"
+    origin = {"Origin": "https://example.org"}
+    for status, method, path, body, headers in (
+        (200, "GET", "/v1/models", None, KEY),
+        (200, "POST", CHAT, LEAST[CHAT] | {"stream": True}, KEY),
+        (400, "POST", CHAT, {}, KEY),
+        (401, "GET", "/v1/models", None, {}),
+        (404, "GET", "/v1/none", None, KEY),
+        (405, "DELETE", CHAT, None, KEY),
+        (413, "POST", CHAT, {"x": "x" * 5000}, KEY),
+        (431, "GET", "/v1/models", None, KEY | {f"x-{i}": "x" for i in range(30)}),
+    ):
+        answer = ask(guarded, method, path, body, headers | origin)
+        assert (answer.status, answer.headers.get("access-control-allow-origin")) == (status, origin["Origin"])
 
 
 # ---- what the file promises beside forms -------------------------------------------------------
 
 
-@fault('"report": "none" changes nothing')
-def test_no_report_unless_it_is_wanted(url):
-    answer = check(ask(url, "POST", CHAT, LEAST[CHAT] | {"memory": {"report": "none"}}), "POST", CHAT)
-    assert "memory" not in answer
+@pytest.mark.parametrize("path", [CHAT, TEXT, RESPONSES, CLAUDE, OCHAT, OGEN])
+def test_no_report_unless_it_is_wanted(url, path):
+    body = LEAST[path] | {"memory": {"report": "none"}}
+    answers = [check(ask(url, "POST", path, body), "POST", path)]
+    answers += check_stream(ask(url, "POST", path, body | {"stream": True}), "POST", path)
+    for answer in answers:
+        whole = answer["response"] if path == RESPONSES and "response" in answer else answer
+        assert "memory" not in whole and "memory" not in (whole.get("usage") or {})
 
 
-@fault("more than the queue has room for are refused with 503")
 def test_as_many_texts_as_are_allowed(url):
     answer = check(ask(url, "POST", EMBED, {"input": ["a"] * 256}), "POST", EMBED)
     assert [d["index"] for d in answer["data"]] == list(range(256))
 
 
-@fault("it is looked for in messages only")
 def test_what_is_kept_may_be_in_a_text(url):
     check(ask(url, "POST", TEXT, LEAST[TEXT] | {"memory": {"keep": ["upon"]}}), "POST", TEXT)
 
 
-@fault("tokens of half a character are all called U+FFFD")
 def test_likeliest_tokens_have_names_of_their_own(url):
     def unique(pairs):
         assert len({k for k, _ in pairs}) == len(pairs), "a key is there twice"
@@ -1126,7 +1192,7 @@ def test_likeliest_tokens_have_names_of_their_own(url):
     json.loads(ask(url, "POST", TEXT, body).body, object_pairs_hook=unique)
 
 
-@pytest.mark.parametrize("name", cases(["f", "get_weather", "assistant"], lambda n: f"tool {n}"))
+@pytest.mark.parametrize("name", ["f", "get_weather", "assistant"])
 def test_a_tool_of_any_name_is_told(url, name):
     tool = {"type": "function", "function": {"name": name, "parameters": CITY}}
     answer = check(
@@ -1137,37 +1203,35 @@ def test_a_tool_of_any_name_is_told(url, name):
     assert answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == name
 
 
-@fault("it is reckoned by max_tokens, however short the context is")
 def test_no_more_memory_is_asked_for_than_a_context_takes(url):
     body = {"messages": HI, "max_tokens": 32768, "n": 2, "temperature": 0, "stop": ["!"]}
     check(ask(url, "POST", CHAT, body), "POST", CHAT)
 
 
-@fault('"store": false only takes the id away')
 def test_what_is_not_stored_is_not_listed(url):
     name = uuid.uuid4().hex
     check(ask(url, "POST", RESPONSES, {"input": name, "max_output_tokens": 1, "store": False}), "POST", RESPONSES)
+    said = {"messages": [{"role": "user", "content": name}], "store": False}
+    check(ask(url, "POST", CHAT, LEAST[CHAT] | said, {"X-Session-Id": name}), "POST", CHAT)
     assert name not in ask(url, "GET", "/v1/sessions").body.decode()
+    check(ask(url, "GET", f"/v1/sessions/{name}"), "GET", "/v1/sessions/{id}", 404)
 
 
-@fault("Ollama's way to load a model gives 400")
 def test_a_model_is_loaded_by_asking_nothing(url):
-    answer = ask(url, "POST", OCHAT, {"model": "any", "messages": []})
-    assert answer.status == 200 and answer.json()["done_reason"] == "load"
+    for path, nothing in ((OCHAT, {"messages": []}), (OGEN, {})):
+        answer = check(ask(url, "POST", path, {"model": "any"} | nothing), "POST", path)
+        assert answer["done"] and answer["done_reason"] == "load"
 
 
-@fault("items always say that they are complete")
 def test_the_item_that_was_cut_short_says_so(url):
     answer = check(ask(url, "POST", RESPONSES, LEAST[RESPONSES]), "POST", RESPONSES)
     assert answer["status"] == "incomplete" and answer["output"][-1]["status"] == "incomplete"
 
 
-@fault("such a conversation cannot be asked for by the name that is listed")
 def test_a_name_of_a_conversation_is_unicode(url):
     assert ask(url, "POST", CHAT, LEAST[CHAT], {"X-Session-Id": b"\xff\xfe"}).status == 400
 
 
-@fault("it is ignored")
 def test_anthropic_answers_fit_a_schema(url):
     body = LEAST[CLAUDE] | {"max_tokens": 60, "output_config": {"format": {"type": "json_schema", "schema": CITY}}}
     answer = check(ask(url, "POST", CLAUDE, body), "POST", CLAUDE)
@@ -1182,7 +1246,6 @@ def told(url, body):
     ]
 
 
-@fault("only what the system said as instructions should be forgotten")
 def test_items_of_the_system_stay(url):
     said = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     first, _ = told(url, {"input": said, "max_output_tokens": 1})
@@ -1190,7 +1253,6 @@ def test_items_of_the_system_stay(url):
     assert messages[0]["content"] == "Be brief."
 
 
-@fault("the model is told the JSON of the parts")
 def test_a_result_may_be_parts(url):
     output = [{"type": "input_text", "text": "4 degrees"}]
     said = [
@@ -1202,27 +1264,6 @@ def test_a_result_may_be_parts(url):
     assert messages[2]["content"] == "4 degrees"
 
 
-@fault("the beginning of an answer is taken as an answer of before")
-def test_anthropic_answers_go_on_from_their_beginning(url):
-    body = {
-        "max_tokens": 8,
-        "temperature": 0,
-        "messages": [
-            {"role": "user", "content": "What is the capital of France?"},
-            {"role": "assistant", "content": "The capital of France is the city of"},
-        ],
-    }
-    answer = check(ask(url, "POST", CLAUDE, body), "POST", CLAUDE)
-    assert not answer["content"][0]["text"].startswith("The capital")
-
-
-@fault("no less than one token can be asked for")
-def test_a_prompt_can_be_had_back_alone(url):
-    answer = check(ask(url, "POST", TEXT, {"prompt": "Once upon", "max_tokens": 0, "echo": True}), "POST", TEXT)
-    assert answer["choices"][0]["text"] == "Once upon"
-
-
-@fault("only the first choice begins with the prompt")
 def test_every_choice_of_a_stream_begins_with_the_prompt(url):
     body = {"prompt": "Once upon", "max_tokens": 1, "n": 2, "echo": True, "stream": True}
     texts = ["", ""]

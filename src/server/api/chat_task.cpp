@@ -425,7 +425,8 @@ void answer_task(Service& service, const Call& call, ChatTask task,
     }
     if (!task.schema.empty()) {
         if (!answer.sampling.grammar.empty()) {
-            throw ApiError(400, "tools and a schema for the answer cannot both be asked for");
+            throw ApiError(400, "'tools' and a schema for the answer cannot both be asked for",
+                           "tools");
         }
         answer.sampling.grammar = grammar_of_schema(task.schema);
     }
@@ -438,6 +439,7 @@ void answer_task(Service& service, const Call& call, ChatTask task,
     work.most_tokens = answer.max_tokens;
     work.owner = call.owner;
     work.session = task.session;
+    work.from = task.from;
     work.id = task.id;
     work.is_private = task.is_private;
     work.detail = task.detail;

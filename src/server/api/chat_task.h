@@ -23,9 +23,9 @@ struct ChatTask {
     int64_t n_answers = 1;
     MemoryChoice memory = {};
     MemoryDetail detail = MemoryDetail::kSummary;
-    std::vector<std::string> keep = {};  // texts that must never be forgotten
-    std::string session = {};
-    bool is_private = false;  // not listed, not saved
+    std::vector<std::string> keep = {};   // texts that must never be forgotten
+    std::string session = {}, from = {};  // as Work has them
+    bool is_private = false;              // not listed, not saved
     bool is_streamed = false;
     std::string messages_json = "[]";  // as they were sent
     int64_t n_messages = 0;            // in it

@@ -338,7 +338,9 @@ void handle_ollama_embed(Service& service, const Call& call) {
 void handle_ollama_embeddings(Service& service, const Call& call) {
     const RequestJson body = call.body();
     const Fields f(body);
-    embed(service, call, prompts_in(service, f, "prompt"), [](auto& vectors, int64_t /*n*/) {
+    auto prompts = prompts_in(service, f, "prompt");
+    if (prompts.size() != 1) f.refuse("prompt", "must be one text");
+    embed(service, call, std::move(prompts), [](auto& vectors, int64_t /*n*/) {
         return Json{{"embedding", vectors.front()}};
     });
 }

@@ -239,14 +239,15 @@ class ResponseForm final : public AnswerForm {
     ToolCall call_;
 };
 
-void read_content(const Fields& item, const RequestJson& content, ChatMessage& to) {
+void read_content(const Fields& item, const std::string& name, ChatMessage& to) {
+    const RequestJson& content = item.need(name);
     if (content.is_string()) {
         to.parts.push_back({.text = content.get<std::string>()});
         return;
     }
-    if (!content.is_array()) item.refuse("content", "must be a text, or a list of parts");
+    if (!content.is_array()) item.refuse(name, "must be a text, or a list of parts");
     for (size_t i = 0; i < content.size(); ++i) {
-        const Fields part = item.item("content", content, i);
+        const Fields part = item.item(name, content, i);
         const std::string kind = part.text("type").value_or("");
         if (kind == "input_text" || kind == "output_text" || kind == "text" ||
             kind == "summary_text") {
@@ -275,7 +276,7 @@ void read_item(const Fields& item, ChatTask& task) {
             item.refuse("role",
                         cat("is '", m.role, "'; it must be system, developer, user or assistant"));
         }
-        if (const RequestJson* content = item.find("content")) read_content(item, *content, m);
+        if (item.has("content")) read_content(item, "content", m);
         if (m.parts.empty()) m.parts.push_back({.text = ""});
         messages.push_back(std::move(m));
     } else if (kind == "function_call") {
@@ -287,8 +288,7 @@ void read_item(const Fields& item, ChatTask& task) {
                                          .arguments = item.text("arguments").value_or("{}")});
     } else if (kind == "function_call_output") {
         ChatMessage m = {.role = "tool", .call_id = item.text("call_id").value_or("")};
-        const RequestJson& output = item.need("output");
-        read_content(item, output, m);
+        read_content(item, "output", m);
         messages.push_back(std::move(m));
     } else if (kind != "reasoning" && kind != "item_reference") {
         item.refuse("type", cat("is '", kind, "', which is not supported"));
@@ -298,7 +298,7 @@ void read_item(const Fields& item, ChatTask& task) {
 /// What a conversation said so far, by the id of its last response.
 void read_previous(Service& service, const Call& call, const std::string& id, ChatTask& task) {
     struct Found {
-        std::string messages, key;
+        std::string messages, key, id;
         int64_t n_messages = 0;
     };
     Found found;
@@ -307,7 +307,7 @@ void read_previous(Service& service, const Call& call, const std::string& id, Ch
             Remembered& r = table.find(call.owner, id);
             const auto at = std::ranges::find(r.head.responses, id, &Responded::id);
             if (at == r.head.responses.end()) throw ApiError(404, "no response");
-            return Found{table.messages_of(r), r.head.key, at->n_messages};
+            return Found{table.messages_of(r), r.head.key, r.head.id, at->n_messages};
         });
     } catch (const ApiError&) {
         throw ApiError(400, cat("no response is called '", id, "', or it was forgotten"),
@@ -323,12 +323,14 @@ void read_previous(Service& service, const Call& call, const std::string& id, Ch
     }
     task.messages = std::move(before.messages);
     if (task.session.empty()) task.session = found.key;
+    task.from = found.id;
 }
 
 /// Tools of other kinds run at the provider, and there is none here: the model is not told of them.
 void read_response_tools(const Service& service, const Fields& f, ChatTask& task) {
+    static const RequestJson kNone = RequestJson::array();
     const RequestJson* tools = f.list("tools", service.limits().tools);
-    if (tools == nullptr) return;
+    if (tools == nullptr) tools = &kNone;
     if (std::ssize(json_text(*tools)) > service.limits().schema_bytes) {
         f.refuse("tools", cat("have more than ", service.limits().schema_bytes, " bytes"));
     }

@@ -115,7 +115,9 @@ std::string methods_of(std::string_view path) {
     std::vector<std::string> params;
     for (const Route& route : kRoutes) {
         const bool is_file = route.handle == handle_page && route.path != "/";
-        if (!is_file && fits(route.path, path, params)) all.emplace_back(route.method);
+        if (is_file || !fits(route.path, path, params)) continue;
+        all.emplace_back(route.method);
+        if (route.method == "GET") all.emplace_back("HEAD");
     }
     return join(all, ", ");
 }

@@ -243,8 +243,11 @@ SequenceTable::Way SequenceTable::best(const Work& work, std::span<const TokenId
     for (Remembered& r : all_) {
         if (r.head.owner != work.owner || r.head.memory != memory || !work.is_kept) continue;
         Way way = way_of(r, work, tokens);
-        const bool is_ours = r.head.key == work.session;
-        const bool was_ours = best.from != nullptr && best.from->head.key == work.session;
+        const auto is_named = [&work](const Remembered& it) {
+            return work.from.empty() ? it.head.key == work.session : it.head.id == work.from;
+        };
+        const bool is_ours = is_named(r);
+        const bool was_ours = best.from != nullptr && is_named(*best.from);
         const bool is_better =
             way.position > best.position || (way.position == best.position && is_ours && !was_ours);
         if (way.position < kLeastWorth || !is_better) continue;

@@ -35,6 +35,7 @@ struct Work {
     std::string owner = {};    // whose sequences it may go on from, and who may go on from its
     std::string session = {};  // what its client calls the conversation; empty: nothing
     std::string id = {};       // of the response
+    std::string from = {};     // our id of a conversation that is gone on with; empty: any
     bool is_kept = true;       // may others of its owner go on from it?
     bool is_private = false;   // if so, it is neither listed nor saved
     MemoryDetail detail = MemoryDetail::kSummary;
