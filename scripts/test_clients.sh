@@ -65,7 +65,7 @@ page() {
     skip "the page: no Chromium here (Debian: chromium-headless-shell)"
     return
   fi
-  mkdir -p "$shots"
+  mkdir -p "$shots/mock"
   log=$(mktemp)
   "$program" serve --port 0 -b 1024 --memory-limit 1GiB 2>"$log" &
   server=$!
@@ -76,6 +76,12 @@ page() {
   done
   CHROMIUM=$browser PLAYWRIGHT_DIR=$node SHOTS=$shots node tests/web/page_test.mjs "$url"
   kill "$server" && wait "$server"
+  # What only a server of invented answers can do: injections, errors in the middle, 10,000 lines.
+  PORT=18099 node tests/web/mock_server.mjs >/dev/null &
+  server=$!
+  sleep 1
+  CHROMIUM=$browser PLAYWRIGHT_DIR=$node SHOTS=$shots/mock node tests/web/page_test.mjs http://127.0.0.1:18099/
+  kill "$server" && { wait "$server" || true; }
   server=
   say "screenshots are in $shots"
 }

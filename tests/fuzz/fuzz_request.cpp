@@ -61,7 +61,8 @@ class FakeExchange final : public Exchange {
 };
 
 struct Fixture {
-    testing::TemporaryFile file{testing::speaking_model_bytes({.n_ctx = 300}), ".gguf"};
+    palimpsest::testing::TemporaryFile file{
+        palimpsest::testing::speaking_model_bytes({.n_ctx = 300}), ".gguf"};
     Engine engine{{.model = file.path(), .threads = 1, .chunk = 64}};
     Service service{engine.runtime(), [] {
                         ServiceOptions o;

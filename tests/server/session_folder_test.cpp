@@ -1,11 +1,18 @@
 // Conversations in folders: whole or not at all, and nobody else's.
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "core/error.h"
+#include "core/random.h"
 #include "server/sessions/session_saver.h"
 #include "server/sessions/session_store.h"
 #include "support/golden.h"
@@ -125,6 +132,48 @@ TEST(SessionFolder, DamageIsFoundOut) {
         put(whole);
         EXPECT_TRUE(look());
     }
+}
+
+/// A process that saves again and again is killed at some moment: what is there is one of the
+/// versions, whole, and never an older one than was there before. PALIMPSEST_KILLS says how often.
+TEST(SessionFolder, KilledAtAnyMomentTheOldOneIsThereOrTheNew) {
+    const char* wanted = std::getenv("PALIMPSEST_KILLS");  // NOLINT(concurrency-mt-unsafe)
+    const int n_kills = wanted == nullptr ? 100 : std::atoi(wanted);
+    const testing::TemporaryFolder folder;
+    Random random(1);
+    int64_t last = -1;
+    int n_seen = 0;
+    for (int i = 0; i < n_kills; ++i) {
+        const pid_t child = fork();
+        ASSERT_GE(child, 0);
+        if (child == 0) {
+            const auto store = open_session_folder(folder.path());
+            for (int64_t version = last + 1;; ++version) {
+                SessionHead h = head("s-a", static_cast<int>(version % 50));
+                h.title = std::to_string(version);
+                store->save(h, std::string(200000, static_cast<char>('a' + version % 26)));
+            }
+        }
+        std::this_thread::sleep_for(std::chrono::microseconds(500 + random.below(15000)));
+        kill(child, SIGKILL);
+        int status = 0;
+        waitpid(child, &status, 0);
+        const auto store = open_session_folder(folder.path());
+        const std::vector<SessionHead> all = listed(*store);
+        if (all.empty()) {
+            ASSERT_EQ(last, -1);  // it was never there yet
+            continue;
+        }
+        ++n_seen;
+        const int64_t version = std::stoll(all[0].title);
+        ASSERT_GE(version, last);
+        last = version;
+        EXPECT_EQ(std::ssize(all[0].tokens), version % 50);
+        EXPECT_EQ(store->part("s-a", "state"),
+                  std::string(200000, static_cast<char>('a' + version % 26)));
+    }
+    EXPECT_GT(n_seen, n_kills / 2);
+    EXPECT_GT(last, n_kills / 2);
 }
 
 TEST(SessionFolder, ExportsAreTakenBackWholeOrNotAtAll) {
