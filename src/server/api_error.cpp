@@ -2,6 +2,7 @@
 
 #include <exception>
 #include <new>
+#include <string_view>
 #include <utility>
 
 namespace palimpsest {
@@ -39,7 +40,11 @@ ApiError api_error(const Error& error) {
         case ErrorCode::kNotFound:
             return {404, error.what()};
         case ErrorCode::kExhausted:
-            return {400, error.what(), "", "context_length_exceeded"};
+            // Of a prompt, or of the machine.
+            if (std::string_view(error.what()).find("context") != std::string_view::npos) {
+                return {400, error.what(), "", "context_length_exceeded"};
+            }
+            return {503, error.what(), "", "out_of_memory"};
         default:
             return {500, error.what()};
     }

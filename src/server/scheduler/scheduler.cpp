@@ -16,6 +16,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kBetweenCheckpoints = 64;  // tokens, at least
+constexpr size_t kMostLanes = 16;            // in one graph, whose size grows with them
 constexpr uint64_t kOldestEvery = 4;         // steps
 
 double seconds(Clock::time_point from, Clock::time_point to) {
@@ -91,9 +92,7 @@ struct Scheduler::Job {
 
     [[nodiscard]] Sequence& sequence() const { return *place.of->sequence; }
     [[nodiscard]] bool is_remembered() const { return place.of != nullptr; }
-    [[nodiscard]] int64_t n_read() const {
-        return is_remembered() ? sequence().position() - place.n_cached : 0;
-    }
+    [[nodiscard]] int64_t n_left() const { return std::ssize(tokens) - sequence().position(); }
 };
 
 Scheduler::Scheduler(const Runtime& engine, const SchedulerOptions& options, SessionStore* store,
@@ -482,25 +481,34 @@ void Scheduler::end(Job& job, bool is_good, const std::string& report) {
 // ---- steps --------------------------------------------------------------------------------------
 
 std::vector<Batch::Turn> Scheduler::turns() {
-    std::vector<Batch::Turn> all;
+    std::vector<Sequence*> writers;
     std::vector<Job*> readers;
-    int64_t rows = 0;
     for (const JobPtr& job : running_) {
-        if (job->stage == Job::Stage::kReading) readers.push_back(job.get());
+        if (job->stage == Job::Stage::kReading && job->sequence().wants()) {
+            readers.push_back(job.get());
+        }
         for (const Job::Choice& c : job->choices) {
-            if (!c.sequence->wants()) continue;
-            all.push_back({.sequence = c.sequence});
-            ++rows;
+            if (c.sequence->wants()) writers.push_back(c.sequence);
         }
     }
-    std::ranges::stable_sort(readers, {}, &Job::n_read);
+    // More than one graph takes: by turns.
+    const size_t n_writers = std::min(writers.size(), kMostLanes - (readers.empty() ? 0 : 1));
+    if (n_writers < writers.size()) {
+        const size_t first = (n_steps_ * n_writers) % writers.size();
+        std::rotate(writers.begin(), writers.begin() + static_cast<std::ptrdiff_t>(first),
+                    writers.end());
+        writers.resize(n_writers);
+    }
+    std::vector<Batch::Turn> all;
+    for (Sequence* s : writers) all.push_back({.sequence = s});
+    auto rows = std::ssize(writers);
+    std::ranges::stable_sort(readers, {}, &Job::n_left);
     if (++n_steps_ % kOldestEvery == 0 && !readers.empty()) {
         const auto oldest = std::ranges::min_element(readers, {}, &Job::id);
         std::rotate(readers.begin(), oldest, oldest + 1);
     }
     for (Job* job : readers) {
-        if (!job->sequence().wants()) continue;
-        if (rows >= options_.step_rows) break;
+        if (rows >= options_.step_rows || all.size() >= kMostLanes) break;
         all.push_back({.sequence = &job->sequence()});
         const Sequence::Progress p = job->sequence().progress();
         rows += std::min(engine_.n_chunk(), p.total - p.done);

@@ -25,8 +25,9 @@ struct SchedulerOptions {
 };
 
 /// The one thread that runs the model. Every step takes a row of each sequence that writes, and
-/// then chunks of those that read, whatever their memories: those that have read least, and every
-/// fourth time the one that came first. So a short prompt passes a long one, and none starves.
+/// then chunks of those that read, whatever their memories: those with least left to read, and
+/// every fourth time the one that came first. So a short prompt passes a long one, and none
+/// starves.
 class Scheduler {
  public:
     /// All must outlive it; `store` may be nullptr. Nobody else uses the engine meanwhile.
