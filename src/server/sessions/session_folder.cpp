@@ -118,6 +118,8 @@ class SessionFolder final : public SessionStore {
         for (const fs::directory_entry& entry : fs::directory_iterator(root_, error)) {
             const std::string id = entry.path().filename().string();
             if (!entry.is_directory(error) || !is_id(id)) continue;
+            // One that was never written to its end is none.
+            if (!fs::exists(entry.path() / kManifest, error)) continue;
             try {
                 all.push_back(read(id));
             } catch (const Error& e) {
