@@ -36,4 +36,10 @@ std::string Digest::hex() const {
     return digits.data();
 }
 
+std::string digest_of(std::string_view text) {
+    Digest sum;
+    sum.add(text);
+    return sum.hex();
+}
+
 }  // namespace palimpsest

@@ -23,4 +23,7 @@ class Digest {
                                       0xa4093822299f31d0ULL, 0x082efa98ec4e6c89ULL};
 };
 
+/// Of one text.
+[[nodiscard]] std::string digest_of(std::string_view text);
+
 }  // namespace palimpsest

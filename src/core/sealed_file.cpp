@@ -10,18 +10,8 @@
 
 namespace palimpsest {
 
-namespace {
-
-std::string seal_of(std::string_view content) {
-    Digest sum;
-    sum.add(content);
-    return sum.hex();
-}
-
-}  // namespace
-
 void write_sealed(const std::string& path, std::string_view content) {
-    const std::string seal = seal_of(content);
+    const std::string seal = digest_of(content);
     const std::array<std::span<const std::byte>, 2> parts = {std::as_bytes(std::span(content)),
                                                              std::as_bytes(std::span(seal))};
     write_whole_file(path, parts);
@@ -33,9 +23,9 @@ std::optional<std::string> read_sealed(const std::string& path) {
     const MappedFile file(path);
     const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()),
                                file.bytes().size());
-    const size_t n_seal = seal_of("").size();
+    const size_t n_seal = digest_of("").size();
     const size_t n = all.size() < n_seal ? 0 : all.size() - n_seal;
-    if (all.size() < n_seal || seal_of(all.substr(0, n)) != all.substr(n)) {
+    if (all.size() < n_seal || digest_of(all.substr(0, n)) != all.substr(n)) {
         throw Error(ErrorCode::kCorrupt, cat("'", path, "' is damaged"));
     }
     return std::string(all.substr(0, n));

@@ -24,12 +24,6 @@ using Clock = std::chrono::steady_clock;
 constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'C', 'V', '0', '0', '1'};
 constexpr int64_t kMostTemplate = 256;  // characters of a name; of a longer text, its digest
 
-std::string digest_of(const std::string& text) {
-    Digest digest;
-    digest.add(text);
-    return digest.hex();
-}
-
 double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }

@@ -2,7 +2,6 @@
 
 #include <exception>
 #include <new>
-#include <string_view>
 #include <utility>
 
 namespace palimpsest {
@@ -39,11 +38,8 @@ ApiError api_error(const Error& error) {
             return {400, error.what()};
         case ErrorCode::kNotFound:
             return {404, error.what()};
-        case ErrorCode::kExhausted:
-            // Of a prompt, or of the machine.
-            if (std::string_view(error.what()).find("context") != std::string_view::npos) {
-                return {400, error.what(), "", "context_length_exceeded"};
-            }
+        case ErrorCode::kExhausted:  // of the machine; what a context lacks is told where it is
+                                     // read
             return {503, error.what(), "", "out_of_memory"};
         default:
             return {500, error.what()};

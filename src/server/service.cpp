@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
-#include <filesystem>
 
 #include "core/error.h"
 #include "core/sha256.h"
@@ -99,7 +98,7 @@ bool is_ours(std::string_view host) {
            (!machine.empty() && (wanted == machine || wanted == machine + ".local"));
 }
 
-std::string file_stem(const Runtime& engine) {
+std::string name_of(const Runtime& engine) {
     const std::string& name = engine.config().name;
     return name.empty() ? engine.config().architecture : name;
 }
@@ -111,7 +110,7 @@ Service::Service(const Runtime& engine, ServiceOptions options)
       options_(std::move(options)),
       tokenizer_(engine.loaded().require_tokenizer()),
       started_(static_cast<int64_t>(std::time(nullptr))) {
-    if (options_.model_name.empty()) options_.model_name = file_stem(engine);
+    if (options_.model_name.empty()) options_.model_name = name_of(engine);
     for (std::string& key : options_.keys) key = digest_of(key);
     if (!options_.chat_template.empty()) {
         chosen_template_ = tokenizer_.chosen_template(options_.chat_template);
@@ -123,7 +122,7 @@ Service::Service(const Runtime& engine, ServiceOptions options)
     if (options_.memory_bytes > there) {
         throw Error(ErrorCode::kExhausted,
                     cat("conversations may take ", options_.memory_bytes >> 20, " MiB, but only ",
-                        there >> 20, " MiB of memory are free; lower --memory"));
+                        there >> 20, " MiB of memory are free; lower --memory-limit"));
     }
     if (!options_.sessions.empty()) store_ = open_session_folder(options_.sessions);
     const ServerLimits& l = options_.limits;
@@ -184,13 +183,10 @@ const ChatTemplate& Service::chat_template() const {
 
 std::shared_ptr<const ToolProtocol> Service::protocol(const ToolRequest& request) {
     const bool has_tools = !request.tools.empty();
-    std::string text =
-        options_.chat_template.empty() ? tokenizer_.chat_template_text() : options_.chat_template;
-    const bool is_jinja =
-        text.find("{%") != std::string::npos || text.find("{{") != std::string::npos;
-    if (!has_jinja() || !is_jinja) {
+    const std::string text = chat_template().source();
+    if (text.empty()) {
         if (!has_tools) return nullptr;
-        throw ApiError(400, "tools need the model's own chat template, and a build that renders it",
+        throw ApiError(400, "tools need a chat template in Jinja, and a build that renders it",
                        "tools");
     }
     const std::string key = cat(json_text(request.tools), static_cast<int>(request.choice),
@@ -285,10 +281,13 @@ void Service::handle(const ExchangePtr& exchange) {
         route->style));
 }
 
-bool Service::knows_tools() const {
-    const std::string& own = tokenizer_.chat_template_text();
-    const std::string& text = options_.chat_template.empty() ? own : options_.chat_template;
-    return text.find("tool") != std::string::npos;
+bool Service::knows_tools() {
+    if (chat_template().source().empty()) return false;
+    static const ToolRequest kAny = {
+        .tools = nlohmann::ordered_json::parse(
+            R"([{"type": "function", "function": {"name": "look_up", "description": "Looks up."}}])")};
+    const auto made = protocol(kAny);
+    return made != nullptr && made->instructions().empty();
 }
 
 void Service::run() { http_->run(); }

@@ -89,7 +89,7 @@ class Service {
     }
 
     /// Has the chat template a place for tools?
-    [[nodiscard]] bool knows_tools() const;
+    [[nodiscard]] bool knows_tools();
 
     /// Serves until stop().
     void run();

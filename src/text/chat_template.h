@@ -47,6 +47,8 @@ class ChatTemplate {
     /// Texts of messages stand in it as the template leaves them (often without white space at
     /// both ends). Throws kUnsupported if the template has no place for a message, or refuses.
     [[nodiscard]] virtual std::vector<RenderedPiece> render(const TemplateInput& input) const = 0;
+    /// Its text, where it is Jinja; empty: libllama knows it by heart.
+    [[nodiscard]] virtual std::string source() const { return {}; }
     /// How it is rendered: "Jinja", or libllama's name for it.
     [[nodiscard]] virtual std::string kind() const = 0;
 

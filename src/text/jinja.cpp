@@ -130,6 +130,7 @@ class JinjaTemplate final : public ChatTemplate {
         }
     }
 
+    [[nodiscard]] std::string source() const override { return source_; }
     [[nodiscard]] std::string kind() const override { return "Jinja"; }
 
  private:

@@ -7,8 +7,11 @@
 #include <random>
 
 #include "core/error.h"
+#include "engine/runtime.h"
 #include "model/load.h"
+#include "palimpsest/engine.h"
 #include "support/golden.h"
+#include "support/tiny_model.h"
 
 // Options that are not named keep their defaults.
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -164,6 +167,46 @@ TEST(SamplerReal, AGrammarThatIsNotGbnfIsRefused) {
     for (const char* grammar : {"root ::= (", "root", "root := \"x\"", "other ::= \"x\"",
                                 "root ::= missing", "root ::= root \"x\"", "\xff"}) {
         EXPECT_EQ(code_of({.grammar = grammar}, vocab), ErrorCode::kInvalidArgument) << grammar;
+    }
+}
+
+TEST(SamplerBias, MovesWhatIsPicked) {
+    const std::vector<float> from = peaks({{3, 2.0F}, {7, 1.0F}});
+    EXPECT_EQ(picks({.temperature = 0}, from, 1).front(), 3);
+    EXPECT_EQ(picks({.temperature = 0, .bias = {{3, -5.0F}}}, from, 1).front(), 7);
+    EXPECT_EQ(picks({.temperature = 0, .bias = {{9, 50.0F}}}, from, 1).front(), 9);
+    EXPECT_EQ(code_of({.bias = {{1, kNan}}}), ErrorCode::kInvalidArgument);
+}
+
+/// Whatever it is told by, a grammar that waits holds from its trigger on, and not before.
+TEST(SamplerTriggers, AGrammarHoldsFromItsTriggerOn) {
+    const testing::TemporaryFile file(testing::speaking_model_bytes(), ".gguf");
+    const Engine engine({.model = file.path(), .threads = 1});
+    const Tokenizer& t = engine.runtime().loaded().require_tokenizer();
+    const auto token = [&](const char* text) {
+        const std::vector<TokenId> ids = t.encode(text);
+        EXPECT_EQ(ids.size(), 1U) << text;
+        return static_cast<size_t>(ids.front());
+    };
+    const auto pick = [&](Sampler& s, std::vector<const char*> wanted) {
+        std::vector<float> logits(static_cast<size_t>(t.n_vocab()), 0.0F);
+        float likely = 10;
+        for (const char* text : wanted) logits[token(text)] = likely--;
+        return t.decode(std::vector<TokenId>{s.pick(logits)});
+    };
+    using enum GrammarTrigger::Kind;
+    for (const GrammarTrigger& trigger :
+         {GrammarTrigger{kWord, "(("}, GrammarTrigger{kPattern, "\\(\\("}}) {
+        Sampler sampler(
+            {.temperature = 0, .grammar = "root ::= \"((\" [0-9] \")\"", .triggers = {trigger}},
+            t.n_vocab(), t.vocab());
+        for (int i = 0; i < 30; ++i) EXPECT_EQ(pick(sampler, {"a", "1"}), "a");
+        EXPECT_EQ(pick(sampler, {"(", "1"}), "(");
+        EXPECT_EQ(pick(sampler, {"a", "1"}), "a");
+        EXPECT_EQ(pick(sampler, {"(", "1"}), "(");
+        EXPECT_EQ(pick(sampler, {"(", "1"}), "(");
+        EXPECT_EQ(pick(sampler, {"a", "1"}), "1") << trigger.value;
+        EXPECT_EQ(pick(sampler, {"a", "1", ")"}), ")") << trigger.value;
     }
 }
 

@@ -400,6 +400,36 @@ TEST_P(Sequences, GoOnFromWhereTheyWereSaved) {
 }
 
 // Once, a cache of another fine-tune of the same shape was taken without a word.
+TEST_P(Sequences, GoBackAsIfTheyHadReadNoFurther) {
+    const std::vector<TokenId> tokens = tiny_tokens(60);
+    const auto read = [&](Sequence& s, size_t from, size_t to) {
+        s.feed({{.tokens = {tokens.begin() + static_cast<std::ptrdiff_t>(from),
+                            tokens.begin() + static_cast<std::ptrdiff_t>(to)}}});
+        Sequence* one = &s;
+        Batch(tiny.model(), tiny.backend()).run({&one, 1});
+        return std::vector<float>(s.logits().begin(), s.logits().end());
+    };
+    // Not once entries may go: neither where layers slide, nor within a budget.
+    EXPECT_FALSE(sequence(eight_kinds()[1])->can_rewind());
+    const auto back = sequence({});
+    EXPECT_EQ(back->can_rewind(), std::string_view(GetParam()) == "llama");
+    if (!back->can_rewind()) return;
+    const auto straight = sequence({});
+    read(*straight, 0, 25);
+    const std::vector<float> expected = read(*straight, 25, 45);
+    read(*back, 0, 25);
+    read(*back, 25, 60);
+    back->rewind(25);
+    EXPECT_EQ(back->position(), 25);
+    EXPECT_TRUE(back->logits().empty());
+    EXPECT_EQ(read(*back, 25, 45), expected);
+    back->rewind(0);
+    EXPECT_EQ(back->position(), 0);
+    read(*back, 0, 25);
+    EXPECT_EQ(read(*back, 25, 45), expected);
+    EXPECT_EQ(back->memory().usage().bytes, straight->memory().usage().bytes);
+}
+
 TEST_P(Sequences, AreRefusedByAnotherModel) {
     const auto saved = sequence({});
     Batch batch(tiny.model(), tiny.backend());

@@ -1,7 +1,5 @@
 #include "server/api/answer_form.h"
 
-#include <random>
-
 #include "core/error.h"
 #include "text/json_text.h"
 
@@ -13,12 +11,18 @@ int64_t FinishedWork::n_written() const {
     return n;
 }
 
-std::string new_id(std::string_view prefix) {
-    static constexpr std::string_view kDigits = "0123456789abcdef";
-    std::random_device random;
-    std::string id(prefix);
-    for (int i = 0; i < 24; ++i) id += kDigits[random() % 16];
-    return id;
+Json call_json(const std::string& id, const std::string& name, const std::string& arguments) {
+    return {
+        {"id", id}, {"type", "function"}, {"function", {{"name", name}, {"arguments", arguments}}}};
+}
+
+Json message_json(const ParsedAnswer& answer) {
+    Json message = {{"role", "assistant"}, {"content", answer.content}};
+    if (!answer.reasoning.empty()) message["reasoning_content"] = answer.reasoning;
+    for (const ToolCall& c : answer.calls) {
+        message["tool_calls"].push_back(call_json(c.id, c.name, c.arguments));
+    }
+    return message;
 }
 
 std::string event(const Json& data) { return cat("data: ", json_text(data), "\n\n"); }

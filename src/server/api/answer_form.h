@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "server/new_id.h"
 #include "server/scheduler/work.h"
 #include "text/tool_calls.h"
 
@@ -67,8 +68,11 @@ class AnswerForm {
     [[nodiscard]] virtual std::string failure(const ApiError& error) = 0;
 };
 
-/// "chatcmpl-0123...": a prefix, and 24 random digits.
-[[nodiscard]] std::string new_id(std::string_view prefix);
+/// A message of an assistant, as OpenAI's chat completions and our transcripts have it.
+[[nodiscard]] Json message_json(const ParsedAnswer& answer);
+/// One of its calls.
+[[nodiscard]] Json call_json(const std::string& id, const std::string& name,
+                             const std::string& arguments);
 
 /// One event of a stream.
 [[nodiscard]] std::string event(const Json& data);

@@ -251,14 +251,9 @@ void read_messages(const Service& service, const Fields& f, ChatTask& task) {
 
 /// Tools that run at the provider are not here: the model is not told of them.
 void read_anthropic_tools(const Service& service, const Fields& f, ChatTask& task) {
-    static const RequestJson kNone = RequestJson::array();
-    const RequestJson* tools = f.list("tools", service.limits().tools);
-    if (tools == nullptr) tools = &kNone;
-    if (std::ssize(json_text(*tools)) > service.limits().schema_bytes) {
-        f.refuse("tools", cat("have more than ", service.limits().schema_bytes, " bytes"));
-    }
-    for (size_t i = 0; i < tools->size(); ++i) {
-        const Fields tool = f.item("tools", *tools, i);
+    const RequestJson& tools = tools_in(service, f);
+    for (size_t i = 0; i < tools.size(); ++i) {
+        const Fields tool = f.item("tools", tools, i);
         if (!tool.has("input_schema")) continue;
         task.tools.tools.push_back({{"type", "function"},
                                     {"function",
@@ -288,7 +283,7 @@ void read_anthropic_tools(const Service& service, const Fields& f, ChatTask& tas
 void handle_messages(Service& service, const Call& call) {
     const RequestJson body = call.body();
     const Fields f(body);
-    ChatTask task = new_task(service, call, "msg_");
+    ChatTask task = new_task(service, "msg_");
     read_messages(service, f, task);
     read_sampling(service, f, task);
     if (!f.has("max_tokens")) f.refuse("max_tokens", "is missing");
@@ -324,7 +319,7 @@ void handle_messages(Service& service, const Call& call) {
 void handle_count_tokens(Service& service, const Call& call) {
     const RequestJson body = call.body();
     const Fields f(body);
-    ChatTask task = new_task(service, call, "msg_");
+    ChatTask task = new_task(service, "msg_");
     read_messages(service, f, task);
     read_anthropic_tools(service, f, task);
     call.answer({{"input_tokens", length_of(prompt_of(service, task), 1)}});

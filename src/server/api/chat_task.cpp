@@ -4,9 +4,11 @@
 #include <array>
 #include <cstdlib>
 #include <limits>
+#include <optional>
 #include <random>
 #include <unordered_map>
 
+#include "core/base64.h"
 #include "core/error.h"
 #include "engine/memory_choice.h"
 #include "memory/attention/entry_store.h"
@@ -102,30 +104,9 @@ bool keep_text(std::vector<ChatMessage>& messages, const std::string& text) {
     return false;
 }
 
-int base64_value(char c) {
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (c >= '0' && c <= '9') return c - '0' + 52;
-    if (c == '+' || c == '-') return 62;
-    if (c == '/' || c == '_') return 63;
-    return -1;
-}
-
-Json message_json(const ParsedAnswer& answer) {
-    Json message = {{"role", "assistant"}, {"content", answer.content}};
-    if (!answer.reasoning.empty()) message["reasoning_content"] = answer.reasoning;
-    for (const ToolCall& c : answer.calls) {
-        message["tool_calls"].push_back(
-            {{"id", c.id},
-             {"type", "function"},
-             {"function", {{"name", c.name}, {"arguments", c.arguments}}}});
-    }
-    return message;
-}
-
 }  // namespace
 
-ChatTask new_task(const Service& service, const Call& /*call*/, std::string_view prefix) {
+ChatTask new_task(const Service& service, std::string_view prefix) {
     ChatTask task;
     task.id = new_id(prefix);
     task.answer = service.options().answer;
@@ -247,13 +228,36 @@ void read_memory(const Service& service, const Fields& fields, ChatTask& task) {
     check_ceiling(service, *memory, c);
 }
 
-void read_tools(const Service& service, const Fields& fields, ChatTask& task) {
+const RequestJson& tools_in(const Service& service, const Fields& fields) {
+    static const RequestJson kNone = RequestJson::array();
     const RequestJson* tools = fields.list("tools", service.limits().tools);
-    if (tools == nullptr) return;
+    if (tools == nullptr) return kNone;
     if (std::ssize(json_text(*tools)) > service.limits().schema_bytes) {
         fields.refuse("tools", cat("have more than ", service.limits().schema_bytes, " bytes"));
     }
-    task.tools.tools = *tools;
+    return *tools;
+}
+
+void read_tool_choice(const Fields& f, ChatTask& task) {
+    const RequestJson* choice = f.find("tool_choice");
+    if (choice == nullptr) return;
+    if (choice->is_object()) {
+        const Fields named(*choice, "tool_choice.");
+        const auto function = named.object("function");
+        return force_tool((function ? *function : named).text("name").value_or(""), "tool_choice",
+                          task);
+    }
+    const std::string word = f.text("tool_choice").value_or("");
+    if (word == "none") {
+        task.tools.choice = ToolRequest::Choice::kNone;
+    } else if (word == "required") {
+        if (task.tools.tools.empty()) {
+            f.refuse("tool_choice", "is 'required', and there are no tools");
+        }
+        task.tools.choice = ToolRequest::Choice::kRequired;
+    } else if (word != "auto") {
+        f.refuse("tool_choice", "must be none, auto, required or a function");
+    }
 }
 
 void set_schema(const Service& service, const RequestJson& schema, const std::string& path,
@@ -263,6 +267,20 @@ void set_schema(const Service& service, const RequestJson& schema, const std::st
     if (std::ssize(task.schema) > service.limits().schema_bytes) {
         throw ApiError(
             400, cat("'", path, "' has more than ", service.limits().schema_bytes, " bytes"), path);
+    }
+}
+
+void read_format(const Service& service, const Fields& format, std::string_view nested,
+                 ChatTask& task) {
+    const std::string kind = format.text("type").value_or("");
+    if (kind == "json_object") {
+        task.schema = R"({"type": "object"})";
+    } else if (kind == "json_schema") {
+        const auto named = nested.empty() ? std::optional(format) : format.object(nested);
+        if (!named) format.refuse(nested, "is missing");
+        set_schema(service, named->need("schema"), named->path("schema"), task);
+    } else if (kind != "text") {
+        format.refuse("type", cat("is '", kind, "'; it must be text, json_object or json_schema"));
     }
 }
 
@@ -311,21 +329,10 @@ std::string text_of_data(const std::string& data, const std::string& path) {
         }
         coded.remove_prefix(comma + 1);
     }
-    std::string text;
-    uint32_t bits = 0;
-    int n_bits = 0;
-    for (const char c : coded) {
-        if (c == '=' || is_space(c)) continue;
-        const int value = base64_value(c);
-        if (value < 0) throw ApiError(400, cat("'", path, "' is no base64"), path);
-        bits = (bits << 6U) | static_cast<uint32_t>(value);
-        n_bits += 6;
-        if (n_bits < 8) continue;
-        n_bits -= 8;
-        text += static_cast<char>((bits >> static_cast<uint32_t>(n_bits)) & 0xFFU);
-    }
-    if (find_invalid_utf8(text)) throw ApiError(400, cat("'", path, "' is no UTF-8 text"), path);
-    return without_mark(std::move(text));
+    std::optional<std::string> text = from_base64(coded);
+    if (!text) throw ApiError(400, cat("'", path, "' is no base64"), path);
+    if (find_invalid_utf8(*text)) throw ApiError(400, cat("'", path, "' is no UTF-8 text"), path);
+    return without_mark(*std::move(text));
 }
 
 std::string title_of(const std::vector<ChatMessage>& messages) {
@@ -352,10 +359,7 @@ std::string chat_json(const std::vector<ChatMessage>& messages) {
         Json one = {{"role", m.role}, {"content", text_of(m)}};
         if (!m.reasoning.empty()) one["reasoning_content"] = m.reasoning;
         for (const MessageCall& c : m.calls) {
-            one["tool_calls"].push_back(
-                {{"id", c.id},
-                 {"type", "function"},
-                 {"function", {{"name", c.name}, {"arguments", c.arguments}}}});
+            one["tool_calls"].push_back(call_json(c.id, c.name, c.arguments));
         }
         if (!m.call_id.empty()) one["tool_call_id"] = m.call_id;
         if (!m.name.empty()) one["name"] = m.name;

@@ -36,7 +36,7 @@ struct ChatTask {
 };
 
 /// With what a server assumes where a request says nothing.
-[[nodiscard]] ChatTask new_task(const Service& service, const Call& call, std::string_view prefix);
+[[nodiscard]] ChatTask new_task(const Service& service, std::string_view prefix);
 
 /// Writes the prompt, hands it to the scheduler, and answers in a form.
 void answer_task(Service& service, const Call& call, ChatTask task,
@@ -54,8 +54,14 @@ void read_stops(const Service& service, const Fields& fields, std::string_view n
                 ChatTask& task);
 /// The object `memory`.
 void read_memory(const Service& service, const Fields& fields, ChatTask& task);
-/// `tools`, each {"type": "function", "function": {...}}.
-void read_tools(const Service& service, const Fields& fields, ChatTask& task);
+/// The list `tools`, whatever is in it; empty: there are none.
+[[nodiscard]] const RequestJson& tools_in(const Service& service, const Fields& fields);
+/// `tool_choice`, as OpenAI's APIs have it, once the tools are known.
+void read_tool_choice(const Fields& fields, ChatTask& task);
+/// {"type": "text" | "json_object" | "json_schema", ...}, the schema in an object of the name
+/// `nested`; empty: beside the type.
+void read_format(const Service& service, const Fields& format, std::string_view nested,
+                 ChatTask& task);
 /// A JSON schema; checked, and no larger than it may be.
 void set_schema(const Service& service, const RequestJson& schema, const std::string& path,
                 ChatTask& task);

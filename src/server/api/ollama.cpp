@@ -183,7 +183,7 @@ Json model_line(const Service& service) {
 void handle_ollama_chat(Service& service, const Call& call) {
     const RequestJson body = call.body();
     const Fields f(body);
-    ChatTask task = new_task(service, call, "ollama-");
+    ChatTask task = new_task(service, "ollama-");
     const RequestJson* messages = f.list("messages", service.limits().messages);
     if (messages == nullptr) f.refuse("messages", "are missing");
     if (messages->empty()) {  // asks for the model to be loaded, and it is
@@ -198,7 +198,7 @@ void handle_ollama_chat(Service& service, const Call& call) {
     }
     read_options(service, f, task);
     read_memory(service, f, task);
-    read_tools(service, f, task);
+    task.tools.tools = tools_in(service, f);
     task.tools.may_call_several = true;
     remember_messages(task);
     task.session = session_of(call, f);
@@ -209,7 +209,7 @@ void handle_ollama_chat(Service& service, const Call& call) {
 void handle_ollama_generate(Service& service, const Call& call) {
     const RequestJson body = call.body();
     const Fields f(body);
-    ChatTask task = new_task(service, call, "ollama-");
+    ChatTask task = new_task(service, "ollama-");
     const std::string prompt = f.text("prompt").value_or("");
     refuse_images(f);
     for (const char* name : {"suffix", "template"}) {

@@ -4,18 +4,6 @@
 
 namespace palimpsest {
 
-Json openai_message(const ParsedAnswer& answer) {
-    Json message = {{"role", "assistant"}, {"content", answer.content}};
-    if (!answer.reasoning.empty()) message["reasoning_content"] = answer.reasoning;
-    for (const ToolCall& c : answer.calls) {
-        message["tool_calls"].push_back(
-            {{"id", c.id},
-             {"type", "function"},
-             {"function", {{"name", c.name}, {"arguments", c.arguments}}}});
-    }
-    return message;
-}
-
 std::string openai_finish(const FinishedAnswer& answer) {
     if (!answer.parsed.calls.empty()) return "tool_calls";
     return answer.reason == StopReason::kLength ? "length" : "stop";

@@ -6,7 +6,6 @@ namespace palimpsest {
 
 // What OpenAI's APIs write alike.
 
-[[nodiscard]] Json openai_message(const ParsedAnswer& answer);
 [[nodiscard]] std::string openai_finish(const FinishedAnswer& answer);
 [[nodiscard]] Json openai_usage(const FinishedWork& work);
 [[nodiscard]] Json openai_likelihoods(const Service& service,

@@ -24,7 +24,7 @@ class ChatForm final : public AnswerForm {
         Json choices = Json::array();
         for (size_t i = 0; i < work.answers.size(); ++i) {
             const FinishedAnswer& a = work.answers[i];
-            Json choice = {{"index", i}, {"message", openai_message(a.parsed)}};
+            Json choice = {{"index", i}, {"message", message_json(a.parsed)}};
             choice["logprobs"] = nullptr;
             if (has_likelihoods_) choice["logprobs"] = openai_likelihoods(service_, a.likelihoods);
             choice["finish_reason"] = openai_finish(a);
@@ -182,28 +182,6 @@ ChatMessage read_message(const Fields& f) {
     return m;
 }
 
-void read_choice(const Fields& f, ChatTask& task) {
-    const RequestJson* choice = f.find("tool_choice");
-    if (choice == nullptr) return;
-    if (choice->is_object()) {
-        const Fields named(*choice, "tool_choice.");
-        const auto function = named.object("function");
-        const std::string name =
-            function ? function->text("name").value_or("") : named.text("name").value_or("");
-        return force_tool(name, "tool_choice", task);
-    }
-    const std::string word = f.text("tool_choice").value_or("");
-    if (word == "none") {
-        task.tools.choice = ToolRequest::Choice::kNone;
-    } else if (word == "required") {
-        if (task.tools.tools.empty())
-            f.refuse("tool_choice", "is 'required', and there are no tools");
-        task.tools.choice = ToolRequest::Choice::kRequired;
-    } else if (word != "auto") {
-        f.refuse("tool_choice", "must be none, auto, required or a function");
-    }
-}
-
 }  // namespace
 
 void read_openai_messages(const Service& service, const Fields& f, ChatTask& task) {
@@ -223,33 +201,24 @@ void read_openai_messages(const Service& service, const Fields& f, ChatTask& tas
 }
 
 void read_response_format(const Service& service, const Fields& f, ChatTask& task) {
-    const auto format = f.object("response_format");
-    if (!format) return;
-    const std::string kind = format->text("type").value_or("");
-    if (kind == "json_object") {
-        task.schema = R"({"type": "object"})";
-    } else if (kind == "json_schema") {
-        const auto named = format->object("json_schema");
-        if (!named) format->refuse("json_schema", "is missing");
-        set_schema(service, named->need("schema"), named->path("schema"), task);
-    } else if (kind != "text") {
-        format->refuse("type", cat("is '", kind, "'; it must be text, json_object or json_schema"));
+    if (const auto format = f.object("response_format")) {
+        read_format(service, *format, "json_schema", task);
     }
 }
 
 void handle_chat_completions(Service& service, const Call& call) {
     const RequestJson body = call.body();
     const Fields f(body);
-    ChatTask task = new_task(service, call, "chatcmpl-");
+    ChatTask task = new_task(service, "chatcmpl-");
     read_openai_messages(service, f, task);
     read_sampling(service, f, task);
     read_memory(service, f, task);
-    read_tools(service, f, task);
+    task.tools.tools = tools_in(service, f);
     for (const char* old : {"functions", "function_call"}) {
         if (f.has(old)) f.refuse(old, "is of an older API; use tools and tool_choice");
     }
     task.tools.may_call_several = f.boolean("parallel_tool_calls").value_or(true);
-    read_choice(f, task);
+    read_tool_choice(f, task);
     read_response_format(service, f, task);
     task.n_answers = f.integer("n", 1, service.limits().choices).value_or(1);
     const bool has_likelihoods = f.boolean("logprobs").value_or(false);

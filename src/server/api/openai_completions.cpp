@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 
+#include "core/base64.h"
 #include "core/error.h"
 #include "server/api/openai.h"
 #include "text/json_text.h"
@@ -213,19 +214,7 @@ class EmbeddingRun final : public WorkListener, public std::enable_shared_from_t
 /// As numbers, or as the bytes of 32-bit ones in base64.
 Json coded(const std::vector<float>& v, bool is_coded) {
     if (!is_coded) return v;
-    static constexpr std::string_view kLetters =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const auto* bytes = reinterpret_cast<const unsigned char*>(v.data());
-    const size_t n = v.size() * sizeof(float);
-    std::string out;
-    for (size_t i = 0; i < n; i += 3) {
-        uint32_t bits = 0;
-        for (size_t j = 0; j < 3; ++j) bits = (bits << 8U) | (i + j < n ? bytes[i + j] : 0U);
-        for (size_t j = 0; j < 4; ++j) {
-            out += i + j <= n ? kLetters[(bits >> (18U - 6U * j)) & 63U] : '=';
-        }
-    }
-    return out;
+    return to_base64(std::as_bytes(std::span(v)));
 }
 
 /// Texts, or tokens, that a field has: one, or a list of them.
@@ -263,7 +252,7 @@ void embed(Service& service, const Call& call, std::vector<std::vector<Segment>>
 void handle_completions(Service& service, const Call& call) {
     const RequestJson body = call.body();
     const Fields f(body);
-    ChatTask task = new_task(service, call, "cmpl-");
+    ChatTask task = new_task(service, "cmpl-");
     const RequestJson& prompt = f.need("prompt");
     std::string text;
     if (prompt.is_string()) {

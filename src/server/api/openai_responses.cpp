@@ -328,36 +328,16 @@ void read_previous(Service& service, const Call& call, const std::string& id, Ch
 
 /// Tools of other kinds run at the provider, and there is none here: the model is not told of them.
 void read_response_tools(const Service& service, const Fields& f, ChatTask& task) {
-    static const RequestJson kNone = RequestJson::array();
-    const RequestJson* tools = f.list("tools", service.limits().tools);
-    if (tools == nullptr) tools = &kNone;
-    if (std::ssize(json_text(*tools)) > service.limits().schema_bytes) {
-        f.refuse("tools", cat("have more than ", service.limits().schema_bytes, " bytes"));
-    }
-    for (size_t i = 0; i < tools->size(); ++i) {
-        const Fields tool = f.item("tools", *tools, i);
+    const RequestJson& tools = tools_in(service, f);
+    for (size_t i = 0; i < tools.size(); ++i) {
+        const Fields tool = f.item("tools", tools, i);
         if (tool.text("type").value_or("") != "function") continue;
         RequestJson function = {{"name", tool.text("name").value_or("")},
                                 {"description", tool.text("description").value_or("")}};
         if (const RequestJson* p = tool.find("parameters")) function["parameters"] = *p;
         task.tools.tools.push_back({{"type", "function"}, {"function", std::move(function)}});
     }
-    const RequestJson* choice = f.find("tool_choice");
-    if (choice == nullptr) return;
-    if (choice->is_object()) {
-        return force_tool(Fields(*choice, "tool_choice.").text("name").value_or(""), "tool_choice",
-                          task);
-    }
-    const std::string word = f.text("tool_choice").value_or("auto");
-    if (word == "none") {
-        task.tools.choice = ToolRequest::Choice::kNone;
-    } else if (word == "required") {
-        if (task.tools.tools.empty())
-            f.refuse("tool_choice", "is 'required', and there are no tools");
-        task.tools.choice = ToolRequest::Choice::kRequired;
-    } else if (word != "auto") {
-        f.refuse("tool_choice", "must be none, auto, required or a function");
-    }
+    read_tool_choice(f, task);
 }
 
 }  // namespace
@@ -365,7 +345,7 @@ void read_response_tools(const Service& service, const Fields& f, ChatTask& task
 void handle_responses(Service& service, const Call& call) {
     const RequestJson body = call.body();
     const Fields f(body);
-    ChatTask task = new_task(service, call, "resp_");
+    ChatTask task = new_task(service, "resp_");
     task.session = session_of(call, f);
     if (const auto previous = f.text("previous_response_id")) {
         read_previous(service, call, *previous, task);
@@ -398,17 +378,7 @@ void handle_responses(Service& service, const Call& call) {
     task.tools.may_call_several = f.boolean("parallel_tool_calls").value_or(true);
     read_response_tools(service, f, task);
     if (const auto text = f.object("text")) {
-        if (const auto format = text->object("format")) {
-            const std::string kind = format->text("type").value_or("text");
-            if (kind == "json_schema") {
-                set_schema(service, format->need("schema"), format->path("schema"), task);
-            } else if (kind == "json_object") {
-                task.schema = R"({"type": "object"})";
-            } else if (kind != "text") {
-                format->refuse("type",
-                               cat("is '", kind, "'; it must be text, json_object or json_schema"));
-            }
-        }
+        if (const auto format = text->object("format")) read_format(service, *format, "", task);
     }
     task.is_streamed = f.boolean("stream").value_or(false);
     auto form = std::make_unique<ResponseForm>(task.id, service.model_name(), f);

@@ -1,14 +1,7 @@
 // What those ask who run the server: /health, /metrics, /props, /tokenize, /detokenize, and the
 // text of a PDF.
 
-#include <fcntl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <array>
-#include <csignal>
-#include <cstdlib>
-#include <filesystem>
+#include <algorithm>
 
 #include "core/error.h"
 #include "memory/attention/entry_store.h"

@@ -47,6 +47,16 @@ std::vector<Segment> part_of(const std::vector<Segment>& prompt, int64_t from, i
     return part;
 }
 
+/// What does not fit now does not fit into the context: that is the request's fault.
+void feed(Sequence& sequence, std::vector<Segment> part, const FeedOptions& options) {
+    try {
+        sequence.feed(std::move(part), options);
+    } catch (const Error& e) {
+        if (e.code() != ErrorCode::kExhausted) throw;
+        throw ApiError(400, e.what(), "", "context_length_exceeded");
+    }
+}
+
 /// For who comes back: the conversation with its answer.
 void add_answer(Transcript& transcript, const GenerateResult& answer) {
     std::string& list = transcript.messages;
@@ -86,7 +96,6 @@ struct Scheduler::Job {
     int64_t next = 0;                                // what was fed of it
     int64_t n_answers = 1;
     std::vector<Choice> choices = {};
-    bool is_cancelled = false;
     WorkResult result = {};
     Clock::time_point started = {}, first_token = {};
 
@@ -210,7 +219,7 @@ void Scheduler::take_messages() {
             const bool is_good = job.is_remembered() && !job.sequence().failure();
             std::string report;
             try {
-                if (is_good) report = report_of(job);
+                if (is_good) report = report_of(job, job.sequence().memory().report());
             } catch (const std::exception&) {  // it will be told with the next answer
             }
             end(job, is_good, report);
@@ -252,10 +261,9 @@ bool Scheduler::start(Job& job) {
         const auto has = static_cast<int64_t>(other->sequence().memory().usage().bytes);
         promised += std::max<int64_t>(0, most_bytes(*other) - has);
     }
-    const int64_t at_hand = table_.bytes_at_hand(job.work, job.tokens);
-    if (!table_.make_room(std::max<int64_t>(0, needed - at_hand) + promised) && !running_.empty()) {
-        return false;
-    }
+    const SequenceTable::AtHand at_hand = table_.at_hand(job.work, job.tokens);
+    const int64_t more = std::max<int64_t>(0, needed - at_hand.bytes) + promised;
+    if (!table_.make_room(more, at_hand.of) && !running_.empty()) return false;
     job.place = table_.place(job.work, job.tokens);
     job.started = Clock::now();
     job.result.waited_s = seconds(job.work.came, job.started);
@@ -330,7 +338,7 @@ void Scheduler::advance_reading(Job& job) {
                                              job.place.of->head.entries);
             std::istringstream in(state);
             copy->load(in);
-            copy->feed(part_of(job.work.prompt, job.next, end));
+            feed(*copy, part_of(job.work.prompt, job.next, end), {});
             Job::Choice choice;
             choice.sequence = copy.get();
             choice.own = std::move(copy);
@@ -339,8 +347,8 @@ void Scheduler::advance_reading(Job& job) {
     }
     job.pieces.pop_front();
     job.put_aside = piece.kind;
-    sequence.feed(part_of(job.work.prompt, job.next, end),
-                  {.mean_hidden = job.work.writers.empty()});
+    feed(sequence, part_of(job.work.prompt, job.next, end),
+         {.mean_hidden = job.work.writers.empty()});
     job.next = end;
 }
 
@@ -392,10 +400,9 @@ void Scheduler::advance_writing(Job& job) {
 }
 
 /// What its memory holds, and where documents lie in it.
-std::string Scheduler::report_of(const Job& job) const {
-    const Sequence& sequence = job.sequence();
-    auto json = parse_json<nlohmann::ordered_json>(report_json(
-        sequence.memory().report(), {&sequence.tokens(), engine_.loaded().tokenizer()}));
+std::string Scheduler::report_of(const Job& job, const MemoryReport& report) const {
+    auto json = parse_json<nlohmann::ordered_json>(
+        report_json(report, {&job.sequence().tokens(), engine_.loaded().tokenizer()}));
     json["documents"] = nlohmann::ordered_json::array();
     int64_t at = 0;
     for (const Segment& s : job.work.prompt) {
@@ -433,7 +440,7 @@ void Scheduler::finish(Job& job) {
     metrics_.tokens_dropped += m.dropped;
     m.bytes = static_cast<int64_t>(report.bytes.total());
     m.peak_bytes = static_cast<int64_t>(report.peak_bytes);
-    std::string whole = report_of(job);
+    std::string whole = report_of(job, report);
     if (job.work.detail == MemoryDetail::kSpans) m.report = whole;
     if (job.work.detail == MemoryDetail::kNone) m = {};
     const std::shared_ptr<WorkListener> listener = job.listener;
@@ -517,8 +524,13 @@ std::vector<Batch::Turn> Scheduler::turns() {
 }
 
 void Scheduler::step() {
+    const std::vector<Batch::Turn> all = turns();
+    for (const Batch::Turn& turn : all) {
+        const Sequence::Progress p = turn.sequence->progress();
+        metrics_.step_rows += std::min(engine_.n_chunk(), p.total - p.done);
+    }
     try {
-        static_cast<void>(batch_.step(turns()));
+        static_cast<void>(batch_.step(all));
     } catch (const std::exception&) {
         // Each sequence that was in it says so by itself.
     }

@@ -64,7 +64,7 @@ class Scheduler {
     void advance_reading(Job& job);
     void begin_writing(Job& job);
     void advance_writing(Job& job);
-    [[nodiscard]] std::string report_of(const Job& job) const;
+    [[nodiscard]] std::string report_of(const Job& job, const MemoryReport& report) const;
     void finish(Job& job);
     void fail_all(const ApiError& error);
     void fail(Job& job, const ApiError& error);

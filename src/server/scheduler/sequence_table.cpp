@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <ctime>
-#include <random>
 #include <sstream>
 #include <utility>
 
@@ -10,6 +9,7 @@
 #include "core/fingerprint.h"
 #include "engine/memory_choice.h"
 #include "memory/attention/entry_store.h"
+#include "server/new_id.h"
 
 namespace palimpsest {
 
@@ -169,14 +169,6 @@ Remembered& SequenceTable::add(const SessionHead& head) {
     return all_.back();
 }
 
-std::string SequenceTable::new_id() {
-    static constexpr std::string_view kDigits = "0123456789abcdef";
-    std::random_device random;
-    std::string id = "s-";
-    for (int i = 0; i < 24; ++i) id += kDigits[random() % 16];
-    return id;
-}
-
 void SequenceTable::load(Remembered& of, const MemoryChoice& choice, const std::string& state) {
     if (of.sequence == nullptr)
         of.sequence = make_sequence(choice, std::ssize(of.head.tokens), of.head.entries);
@@ -268,16 +260,15 @@ bool SequenceTable::takes_over(const Way& way, const Work& work) {
     return way.is_all || (!work.session.empty() && is_near);
 }
 
-int64_t SequenceTable::bytes_at_hand(const Work& work, std::span<const TokenId> tokens) {
+SequenceTable::AtHand SequenceTable::at_hand(const Work& work, std::span<const TokenId> tokens) {
     const Way way = best(work, tokens);
-    pinned_ = way.from;
-    if (!takes_over(way, work) || way.from->sequence == nullptr) return 0;
-    return static_cast<int64_t>(way.from->sequence->memory().usage().bytes);
+    if (!takes_over(way, work) || way.from->sequence == nullptr) return {.of = way.from};
+    return {.of = way.from,
+            .bytes = static_cast<int64_t>(way.from->sequence->memory().usage().bytes)};
 }
 
 Place SequenceTable::place(const Work& work, std::span<const TokenId> tokens) {
     const Way way = best(work, tokens);
-    pinned_ = nullptr;
     if (way.from == nullptr) return start_anew(work, std::ssize(tokens));
     Remembered* const from = way.from;
     const bool is_same = takes_over(way, work);
@@ -296,7 +287,7 @@ Place SequenceTable::place(const Work& work, std::span<const TokenId> tokens) {
         const ApiError error = current_api_error();
         if (to != from) drop(*to);
         if (is_same) revert(*from);
-        if (error.status == 503 || error.code == "context_length_exceeded") throw;
+        if (error.status == 503) throw;
         // A state that cannot be read is left where it is; this conversation is read anew.
         ++metrics_.sessions_refused;
         if (way.kind == Way::Kind::kCheckpoint && !is_same) {
@@ -314,7 +305,7 @@ Place SequenceTable::place(const Work& work, std::span<const TokenId> tokens) {
 }
 
 Place SequenceTable::start_anew(const Work& work, int64_t n_tokens, int64_t entries) {
-    Remembered& r = add({.id = new_id(),
+    Remembered& r = add({.id = new_id("s-"),
                          .owner = work.owner,
                          .key = work.session,
                          .model = model_,
@@ -394,7 +385,6 @@ void SequenceTable::revert(Remembered& of) {
 
 /// From memory alone.
 void SequenceTable::drop(const Remembered& of) {
-    if (pinned_ == &of) pinned_ = nullptr;
     if (of.is_stored) metrics_.bytes_on_disk -= of.head.bytes;
     all_.remove_if([&](const Remembered& r) { return &r == &of; });
     metrics_.sessions = std::ssize(all_);
@@ -403,27 +393,28 @@ void SequenceTable::drop(const Remembered& of) {
 void SequenceTable::store(Remembered& of) {
     if (saver_ == nullptr) return;
     try {
-        std::string state = state_of(of);
-        metrics_.bytes_on_disk -= of.head.bytes;
-        of.head.bytes = std::ssize(state) + std::ssize(of.head.messages) +
-                        std::ssize(of.head.report) + 4 * std::ssize(of.head.tokens);
-        metrics_.bytes_on_disk += of.head.bytes;
-        saver_->save(of.head, std::move(state));
-        of.is_stored = true;
+        save(of, state_of(of));
     } catch (const Error&) {  // a memory that cannot be saved
         ++metrics_.save_failures;
     }
-    const bool was_in_use = std::exchange(of.is_in_use, true);
-    trim_store();  // but not this one
-    of.is_in_use = was_in_use;
+}
+
+void SequenceTable::save(Remembered& of, std::string state) {
+    metrics_.bytes_on_disk -= of.head.bytes;
+    of.head.bytes = std::ssize(state) + std::ssize(of.head.messages) + std::ssize(of.head.report) +
+                    4 * std::ssize(of.head.tokens);
+    metrics_.bytes_on_disk += of.head.bytes;
+    saver_->save(of.head, std::move(state));
+    of.is_stored = true;
+    trim_store(of);
 }
 
 /// Those not used for the longest time go, for good.
-void SequenceTable::trim_store() {
+void SequenceTable::trim_store(const Remembered& spared) {
     while (metrics_.bytes_on_disk > options_.most_stored_bytes) {
         Remembered* oldest = nullptr;
         for (Remembered& r : all_) {
-            if (!r.is_in_use && r.is_stored &&
+            if (!r.is_in_use && &r != &spared && r.is_stored &&
                 (oldest == nullptr || r.head.used < oldest->head.used)) {
                 oldest = &r;
             }
@@ -456,7 +447,7 @@ void SequenceTable::note_bytes() {
     metrics_.bytes_checkpoints = checkpoints;
 }
 
-bool SequenceTable::make_room(int64_t more) {
+bool SequenceTable::make_room(int64_t more, const Remembered* spared) {
     note_bytes();
     // What runs cannot go: if that is too much already, nothing else need.
     const bool can_fit =
@@ -464,8 +455,8 @@ bool SequenceTable::make_room(int64_t more) {
     while (true) {
         const int64_t all =
             metrics_.bytes_running + metrics_.bytes_idle + metrics_.bytes_checkpoints;
-        const auto may_go = [this](const Remembered& r) {
-            return !r.is_in_use && &r != pinned_ &&
+        const auto may_go = [spared](const Remembered& r) {
+            return !r.is_in_use && &r != spared &&
                    (r.sequence != nullptr || !r.checkpoints.empty());
         };
         const auto n = std::ranges::count_if(all_, may_go);
@@ -546,7 +537,10 @@ void SequenceTable::remove(Remembered& of) {
 
 Remembered& SequenceTable::fork(Remembered& of) {
     if (of.is_in_use) throw ApiError(409, "this conversation is being answered; wait until it is");
-    return import(of.head.owner, exported(of));
+    SessionHead head = of.head;
+    head.messages = messages_of(of);
+    head.report = report_of(of);
+    return adopt(std::move(head), state_of(of));
 }
 
 std::string SequenceTable::exported(Remembered& of) {
@@ -564,30 +558,26 @@ Remembered& SequenceTable::import(const std::string& owner, std::string_view fil
         throw Error(ErrorCode::kInvalidArgument, cat("the conversation is with another model (",
                                                      head.model, "; this one is ", model_, ")"));
     }
-    head.id = new_id();
-    head.owner = owner;
-    head.key = head.id;
-    head.created = head.used = now();
-    head.responses.clear();
     for (const TokenId t : head.tokens) {
         if (t < 0 || t >= engine_.config().n_vocab) {
             throw Error(ErrorCode::kCorrupt, "it has a token that does not exist");
         }
     }
-    if (saver_ != nullptr) {
-        head.bytes = std::ssize(file);
-        metrics_.bytes_on_disk += head.bytes;
-    }
+    head.owner = owner;
+    return adopt(std::move(head), std::move(state));
+}
+
+/// A conversation of its own, which nobody has gone on with yet.
+Remembered& SequenceTable::adopt(SessionHead head, std::string state) {
+    head.id = head.key = new_id("s-");
+    head.created = head.used = now();
+    head.responses.clear();
     static_cast<void>(make_room(std::ssize(state)));
     Remembered& r = add(head);
     if (saver_ != nullptr) {
-        saver_->save(std::move(head), std::move(state));
-        r.is_stored = true;
+        save(r, std::move(state));
         r.head.messages = {};
         r.head.report = {};
-        r.is_in_use = true;
-        trim_store();
-        r.is_in_use = false;
     } else {
         r.checkpoints.push_back({.position = std::ssize(head.tokens),
                                  .state = std::make_shared<const std::string>(std::move(state))});

@@ -62,9 +62,12 @@ class SequenceTable {
 
     /// Makes a place for a request, of these tokens. Throws as making and loading a memory does.
     [[nodiscard]] Place place(const Work& work, std::span<const TokenId> tokens);
-    /// Bytes of the sequence that place() would go on with, instead of a new one. It is
-    /// left alone by the next make_room().
-    [[nodiscard]] int64_t bytes_at_hand(const Work& work, std::span<const TokenId> tokens);
+    /// What place() would go on from, and bytes of a sequence that it takes over: no new ones.
+    struct AtHand {
+        const Remembered* of = nullptr;
+        int64_t bytes = 0;
+    };
+    [[nodiscard]] AtHand at_hand(const Work& work, std::span<const TokenId> tokens);
     /// After an answer: others may go on from it. `is_good` false: it is what was last stored, or
     /// is gone.
     void release(Remembered& of, bool is_good, const Work& work, const std::string& report);
@@ -78,9 +81,9 @@ class SequenceTable {
     [[nodiscard]] int64_t bytes_needed(const MemoryChoice& choice, int64_t n);
 
     /// Lets idle sequences go, those not used for the longest time first, until all together take
-    /// `more` bytes less than the limit; those that the store has are only forgotten here. False:
-    /// it is not enough.
-    bool make_room(int64_t more);
+    /// `more` bytes less than the limit; those that the store has are only forgotten here. `spared`
+    /// stays. False: it is not enough.
+    bool make_room(int64_t more, const Remembered* spared = nullptr);
     /// Puts a state aside, if there is room for it.
     void put_aside(Remembered& of, Checkpoint::Kind kind, int64_t position);
     void note_bytes();
@@ -120,8 +123,9 @@ class SequenceTable {
     [[nodiscard]] std::string stored(Remembered& of, std::string_view part);
     void load(Remembered& of, const MemoryChoice& choice, const std::string& state);
     void store(Remembered& of);
-    void trim_store();
-    [[nodiscard]] std::string new_id();
+    void save(Remembered& of, std::string state);
+    void trim_store(const Remembered& spared);
+    Remembered& adopt(SessionHead head, std::string state);
 
     const Runtime& engine_;
     TableOptions options_;
@@ -129,7 +133,6 @@ class SequenceTable {
     std::unique_ptr<SessionSaver> saver_;
     Metrics& metrics_;
     std::list<Remembered> all_;
-    Remembered* pinned_ = nullptr;  // make_room() leaves it alone
     std::list<std::pair<std::string, MemoryPlan>> plans_;
     std::string model_;
 };

@@ -28,12 +28,6 @@ constexpr int64_t kMostTokens = int64_t{1} << 30;
 
 [[noreturn]] void corrupt(const std::string& why) { throw Error(ErrorCode::kCorrupt, why); }
 
-std::string digest_of(std::string_view text) {
-    Digest sum;
-    sum.add(text);
-    return sum.hex();
-}
-
 std::string bytes_of(const std::vector<TokenId>& tokens) {
     std::string text(tokens.size() * sizeof(TokenId), '\0');
     if (!tokens.empty()) std::memcpy(text.data(), tokens.data(), text.size());
