@@ -20,7 +20,8 @@ struct GuardedResult {
 /// code that may crash, hang or take all memory on what a file says. An exception's message counts
 /// as a text. Nothing the function does to memory is seen here. Throws kExhausted if there is no
 /// room for a process. Only the calling thread lives in the copy, so it must not start work on
-/// other threads or wait for them.
+/// other threads or wait for them; a copy that stands still, as one does that was made while
+/// another thread held a lock it needs, is given up and made again.
 [[nodiscard]] GuardedResult guarded_call(const GuardLimits& limits,
                                          const std::function<std::string()>& function);
 
