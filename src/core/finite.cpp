@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 namespace palimpsest {
@@ -82,17 +84,30 @@ bool is_finite(std::span<const float> numbers) {
     return all_finite(std::as_bytes(numbers), kFloatExponent);
 }
 
-bool is_finite(const GgufTensor& tensor, const Backend& backend) {
+bool is_finite(const GgufTensor& tensor, int64_t n_threads) {
     const size_t block = ggml_type_size(tensor.type);
     const size_t piece = kPiece / block * block;
     if (tensor.data.size() <= piece) return piece_finite(tensor.data, tensor.type);
-    std::atomic<bool> ok = true;
     const auto n = static_cast<int64_t>((tensor.data.size() + piece - 1) / piece);
-    backend.share_out(n, [&](int64_t i, int /*thread*/) {
-        const size_t begin = static_cast<size_t>(i) * piece;
-        const auto part = tensor.data.subspan(begin, std::min(piece, tensor.data.size() - begin));
-        if (ok && !piece_finite(part, tensor.type)) ok = false;
-    });
+    std::atomic<bool> ok = true;
+    std::atomic<int64_t> next = 0;
+    const auto look = [&] {
+        for (int64_t i = next++; i < n && ok; i = next++) {
+            const size_t begin = static_cast<size_t>(i) * piece;
+            const size_t size = std::min(piece, tensor.data.size() - begin);
+            if (!piece_finite(tensor.data.subspan(begin, size), tensor.type)) ok = false;
+        }
+    };
+    // Not the backend's threads: GNU OpenMP keeps a team for every thread that ever asked for one.
+    // A second one, of the thread that loaded a model, makes it believe that there are more threads
+    // than processors, and let all of them sleep at each wait.
+    std::vector<std::jthread> others(static_cast<size_t>(std::min(n, n_threads) - 1));
+    try {
+        for (std::jthread& t : others) t = std::jthread(look);
+    } catch (const std::system_error&) {  // there are no more to be had: fewer do as well
+    }
+    look();
+    others.clear();
     return ok;
 }
 

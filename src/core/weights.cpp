@@ -79,7 +79,7 @@ const GgufTensor& FileWeights::find(std::string_view name, const Shape& shape) {
                                              "; the metadata says ", to_string(shape)));
     }
     // Products that round to whole numbers would hide what is none: it must be found here.
-    if (used_.insert(t->name).second && !is_finite(*t, backend_)) {
+    if (used_.insert(t->name).second && !is_finite(*t, backend_.n_threads())) {
         throw Error(ErrorCode::kCorrupt,
                     cat("tensor '", name, "' holds a value that is not a number, or infinite; the ",
                         "file is damaged, or was converted wrongly: fetch or convert it anew"));

@@ -1,6 +1,7 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <exception>
 #include <limits>
@@ -114,6 +115,24 @@ std::vector<TokenId> never_picked(const llama_vocab* vocab, const SamplingOption
     return ids;
 }
 
+constexpr size_t kBlock = 1024;  // logits
+
+/// As many comparisons at once as there is room for; one after another they take longer than some
+/// layers do.
+float greatest_of(std::span<const float> logits) {
+    std::array<float, 16> lanes{};
+    lanes.fill(-std::numeric_limits<float>::infinity());
+    size_t i = 0;
+    for (; i + lanes.size() <= logits.size(); i += lanes.size()) {
+        for (size_t k = 0; k < lanes.size(); ++k) {
+            lanes[k] = logits[i + k] > lanes[k] ? logits[i + k] : lanes[k];
+        }
+    }
+    float greatest = *std::ranges::max_element(lanes);
+    for (; i < logits.size(); ++i) greatest = std::max(greatest, logits[i]);
+    return greatest;
+}
+
 }  // namespace
 
 Sampler::Sampler(const SamplingOptions& o, int64_t n_vocab, const llama_vocab* vocab)
@@ -154,17 +173,30 @@ void Sampler::set_up(const SamplingOptions& o, int64_t n_vocab, const llama_voca
 }
 
 TokenId Sampler::likeliest(std::span<const float> logits) const {
-    auto best = logits.end();
-    auto never = never_.begin();
-    for (auto at = logits.begin(); at != logits.end(); ++at) {
-        if (never != never_.end() && *never == at - logits.begin()) {
-            ++never;
-        } else if (best == logits.end() || *at > *best) {
-            best = at;
+    std::optional<size_t> best;  // where a block begins that has the greatest
+    float greatest = 0;
+    size_t size = 0;
+    const auto look_at = [&](size_t begin, size_t end) {
+        for (; begin < end; begin += kBlock) {
+            const size_t n = std::min(kBlock, end - begin);
+            const float of_block = greatest_of(logits.subspan(begin, n));
+            if (best && !(of_block > greatest)) continue;
+            best = begin;
+            greatest = of_block;
+            size = n;
         }
+    };
+    size_t begin = 0;
+    for (const TokenId never : never_) {
+        const size_t end = std::min(static_cast<size_t>(never), logits.size());
+        look_at(begin, end);
+        begin = end + 1;
     }
-    check(best != logits.end(), "a vocabulary of no token that may be picked");
-    return static_cast<TokenId>(best - logits.begin());
+    look_at(begin, logits.size());
+    check(best.has_value(), "a vocabulary of no token that may be picked");
+    const std::span<const float> block = logits.subspan(*best, size);
+    return static_cast<TokenId>(
+        *best + static_cast<size_t>(std::ranges::find(block, greatest) - block.begin()));
 }
 
 void Sampler::fill_candidates(std::span<const float> logits) {

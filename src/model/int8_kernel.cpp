@@ -78,7 +78,16 @@ void rms_norm_row(const float* x, const float* weight, int64_t n, float epsilon,
     the_kernels().rms_norm_row(x, weight, n, epsilon, to);
 }
 
-void int8_multiply_few(const ggml_tensor* w, int64_t first, int64_t count, const Int8Rows& rows,
+size_t int8_few_bytes(int64_t n, int64_t inner) {
+    return static_cast<size_t>(the_kernels().few_bytes(n, inner));
+}
+
+Int8FewRows int8_order_few(const Int8Rows& rows, std::byte* memory) {
+    the_kernels().order_few(rows, memory);
+    return {.data = memory, .n = rows.n, .inner = rows.inner};
+}
+
+void int8_multiply_few(const ggml_tensor* w, int64_t first, int64_t count, const Int8FewRows& rows,
                        const F32Rows& out) {
     kernels_of(w->type).few(feature(w, first), static_cast<int64_t>(w->nb[1]), count, rows, out);
 }

@@ -51,9 +51,21 @@ struct F32Rows {
     int64_t stride = 0;
 };
 
-/// For few rows: features [first, first + count) of a stored matrix, which is read once. A row's
-/// results do not depend on the other rows.
-void int8_multiply_few(const ggml_tensor* w, int64_t first, int64_t count, const Int8Rows& rows,
+/// Rounded rows in the order in which few of them are multiplied.
+struct Int8FewRows {
+    const std::byte* data = nullptr;
+    int64_t n = 0;
+    int64_t inner = 0;
+};
+
+/// A multiple of 64.
+[[nodiscard]] size_t int8_few_bytes(int64_t n, int64_t inner);
+/// In `memory` of int8_few_bytes(), which outlives them and best starts at a multiple of 64.
+[[nodiscard]] Int8FewRows int8_order_few(const Int8Rows& rows, std::byte* memory);
+
+/// For few rows: features [first, first + count) of a stored matrix, which is read as it is. A
+/// row's results do not depend on the other rows.
+void int8_multiply_few(const ggml_tensor* w, int64_t first, int64_t count, const Int8FewRows& rows,
                        const F32Rows& out);
 
 /// For many: a part of a matrix in the order in which it is multiplied. Its results differ from

@@ -24,7 +24,7 @@ namespace palimpsest {
 struct Int8TypeKernels {
     ggml_type type;
     /// Features [0, count) of a stored matrix, whose rows lie `row_bytes` apart, and rows.
-    void (*few)(const std::byte* w, int64_t row_bytes, int64_t count, const Int8Rows& rows,
+    void (*few)(const std::byte* w, int64_t row_bytes, int64_t count, const Int8FewRows& rows,
                 const F32Rows& out);
     /// Bytes of a step of a tile.
     int64_t (*step_bytes)(int64_t inner);
@@ -42,6 +42,8 @@ struct Int8Kernels {
     void (*round)(const float* x, int64_t first, int64_t count, int64_t inner, RowGroups groups,
                   std::byte* row);
     void (*rms_norm_row)(const float* x, const float* weight, int64_t n, float epsilon, float* to);
+    int64_t (*few_bytes)(int64_t n, int64_t inner);
+    void (*order_few)(const Int8Rows& rows, std::byte* to);
     std::span<const Int8TypeKernels> types;
 
     /// nullptr where the type is not known.

@@ -7,6 +7,8 @@
 #include <hwy/base.h>
 #include <immintrin.h>
 
+#include <utility>
+
 #define PALIMPSEST_INT8_VECTORS "model/int8_vectors_avx2-inl.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -29,8 +31,12 @@ HWY_POP_ATTRIBUTES
 
 namespace palimpsest {
 
-const Int8Kernels kInt8Avx2 = {
-    .needs = Instructions::kAvx2, .round = round_row, .rms_norm_row = norm_row, .types = kTypes};
+const Int8Kernels kInt8Avx2 = {.needs = Instructions::kAvx2,
+                               .round = round_row,
+                               .rms_norm_row = norm_row,
+                               .few_bytes = few_bytes,
+                               .order_few = order_few,
+                               .types = kTypes};
 
 }  // namespace palimpsest
 

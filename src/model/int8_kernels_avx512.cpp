@@ -7,6 +7,8 @@
 #include <hwy/base.h>
 #include <immintrin.h>
 
+#include <utility>
+
 #define PALIMPSEST_INT8_VECTORS "model/int8_vectors_avx512-inl.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -32,6 +34,8 @@ namespace palimpsest {
 const Int8Kernels kInt8Avx512 = {.needs = Instructions::kAvx512Vnni,
                                  .round = round_row,
                                  .rms_norm_row = norm_row,
+                                 .few_bytes = few_bytes,
+                                 .order_few = order_few,
                                  .types = kTypes};
 
 }  // namespace palimpsest

@@ -7,6 +7,8 @@
 #include <hwy/base.h>
 #include <immintrin.h>
 
+#include <utility>
+
 #define PALIMPSEST_INT8_VECTORS "model/int8_vectors_avx2-inl.h"
 #define PALIMPSEST_AVX_VNNI 1
 
@@ -30,8 +32,12 @@ HWY_POP_ATTRIBUTES
 
 namespace palimpsest {
 
-const Int8Kernels kInt8AvxVnni = {
-    .needs = Instructions::kAvxVnni, .round = round_row, .rms_norm_row = norm_row, .types = kTypes};
+const Int8Kernels kInt8AvxVnni = {.needs = Instructions::kAvxVnni,
+                                  .round = round_row,
+                                  .rms_norm_row = norm_row,
+                                  .few_bytes = few_bytes,
+                                  .order_few = order_few,
+                                  .types = kTypes};
 
 }  // namespace palimpsest
 

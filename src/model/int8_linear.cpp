@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kUnit = 8;       // features of a piece, for few rows
 constexpr int64_t kFewTile = 256;  // features whose results are held before they are written
 // So few rows are rounded by every thread for itself: sooner than waiting for one that does it.
-constexpr int64_t kRoundedByAll = 4;
+constexpr int64_t kRoundedByAll = 8;
 
 size_t floats(int64_t n) { return whole_lines(static_cast<size_t>(n) * sizeof(float)); }
 int64_t whole_steps(int64_t features) {
@@ -115,16 +115,17 @@ class FewOp final : public CustomOp {
           n_(n),
           own_(own),
           tiles_(tiles_of(m_, kFewTile)),
-          memory_(g.thread_memory(rounded_bytes() + (own ? own->bytes() : 0) +
+          memory_(g.thread_memory(rounded_bytes() + (own ? own->bytes() : 0) + ordered_bytes() +
                                   2 * floats(n * kFewTile))) {}
 
     void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
         Pieces pieces(memory_.of(thread));
         auto* rounded = pieces.take<std::byte>(rounded_bytes());
         auto* normed = pieces.take<float>(own_ ? own_->bytes() : 0);
+        auto* ordered = pieces.take<std::byte>(ordered_bytes());
         const std::array<float*, 2> results = {pieces.take<float>(floats(n_ * kFewTile)),
                                                pieces.take<float>(floats(n_ * kFewTile))};
-        const Int8Rows rows = ready(dst->src[0], rounded, normed);
+        const Int8FewRows rows = int8_order_few(ready(dst->src[0], rounded, normed), ordered);
         const WorkRanges ranges((dst->ne[0] + kUnit - 1) / kUnit, n_threads);
         for (int64_t i = work_.take(); i < ranges.count(); i = work_.take()) {
             for (const Tile& t : tiles_) {
@@ -146,6 +147,7 @@ class FewOp final : public CustomOp {
     [[nodiscard]] size_t rounded_bytes() const {
         return own_ ? whole_lines(static_cast<size_t>(n_ * int8_row_bytes(m_.inner()))) : 0;
     }
+    [[nodiscard]] size_t ordered_bytes() const { return int8_few_bytes(n_, m_.inner()); }
     [[nodiscard]] Int8Rows ready(const ggml_tensor* x, std::byte* rounded, float* normed) const {
         if (!own_) return rows_of(x, m_.inner());
         for (int64_t i = 0; i < n_; ++i) {
@@ -154,7 +156,7 @@ class FewOp final : public CustomOp {
         return {.data = rounded, .n = n_, .inner = m_.inner()};
     }
 
-    void multiply(ggml_tensor* dst, const Tile& tile, const Int8Rows& rows,
+    void multiply(ggml_tensor* dst, const Tile& tile, const Int8FewRows& rows,
                   const std::array<float*, 2>& results) const {
         const size_t halves = m_.gating ? 2 : 1;
         for (size_t half = 0; half < halves; ++half) {

@@ -3,6 +3,7 @@
 // what AVX-512 computes, to the bit.
 
 constexpr int kVectorsAtOnce = 1;
+constexpr int64_t kFewAtOnce = 4;
 constexpr int kRowsAtOnce = 3;  // more loads of weights cost more than sums that are kept in memory
 
 struct Bytes {  // 64 numbers of 8 bits or 16 of 32
@@ -177,9 +178,33 @@ PALIMPSEST_INLINE Bytes quarters(__m128i four) {
 PALIMPSEST_INLINE Floats as_floats(Bytes v) {
     return {_mm256_castsi256_ps(v.low), _mm256_castsi256_ps(v.high)};
 }
-/// Two numbers, each in the first lane of its half; nothing in the others.
-PALIMPSEST_INLINE Floats first_of_halves(const float* two) {
-    return {_mm256_zextps128_ps256(_mm_load_ss(two)), _mm256_zextps128_ps256(_mm_load_ss(two + 1))};
+PALIMPSEST_INLINE __m256 one_of_each(__m256 a, __m256 b, __m256 c, __m256 d) {
+    return _mm256_blend_ps(_mm256_blend_ps(a, b, 0x22), _mm256_blend_ps(c, d, 0x88), 0xCC);
+}
+/// Lanes 4 g + j of vector j.
+PALIMPSEST_INLINE Floats one_of_each(Floats a, Floats b, Floats c, Floats d) {
+    return {one_of_each(a.low, b.low, c.low, d.low), one_of_each(a.high, b.high, c.high, d.high)};
+}
+PALIMPSEST_INLINE void transpose_fours(__m256i* v) {
+    const __m256i t[4] = {_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]),
+                          _mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3])};
+    v[0] = _mm256_unpacklo_epi64(t[0], t[2]);
+    v[1] = _mm256_unpackhi_epi64(t[0], t[2]);
+    v[2] = _mm256_unpacklo_epi64(t[1], t[3]);
+    v[3] = _mm256_unpackhi_epi64(t[1], t[3]);
+}
+/// v[i] lane 4 g + j becomes v[j] lane 4 g + i.
+PALIMPSEST_INLINE void transpose_fours(Bytes* v) {
+    __m256i low[4] = {v[0].low, v[1].low, v[2].low, v[3].low};
+    __m256i high[4] = {v[0].high, v[1].high, v[2].high, v[3].high};
+    transpose_fours(low);
+    transpose_fours(high);
+    for (int i = 0; i < 4; ++i) v[i] = {low[i], high[i]};
+}
+/// Of each lane, the number in its first byte.
+PALIMPSEST_INLINE Bytes first_bytes(Bytes v) {
+    const __m256i first = _mm256_set1_epi32(255);
+    return {_mm256_and_si256(v.low, first), _mm256_and_si256(v.high, first)};
 }
 /// Lane 4 k.
 template <int kQuarter>

@@ -1,6 +1,7 @@
 // What int8_kernel-inl.h is written in, for AVX-512 VNNI. Included where code for it is compiled.
 
 constexpr int kVectorsAtOnce = 2;
+constexpr int64_t kFewAtOnce = 8;
 constexpr int kRowsAtOnce = 4;  // 4 x 2 sums of three kinds fill 24 of 32 registers
 
 using Bytes = __m512i;  // 64 numbers of 8 bits or 16 of 32
@@ -84,13 +85,22 @@ PALIMPSEST_INLINE Bytes quarters(__m128i four) {
     return _mm512_permutexvar_epi32(order, _mm512_castsi128_si512(four));
 }
 PALIMPSEST_INLINE Floats as_floats(Bytes v) { return _mm512_castsi512_ps(v); }
-/// Two numbers, each in the first lane of its half; nothing in the others.
-PALIMPSEST_INLINE Floats first_of_halves(const float* two) {
-    const __m512i order = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    const __m128i both = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(two));
-    return _mm512_castsi512_ps(
-        _mm512_maskz_permutexvar_epi32(0x0101, order, _mm512_castsi128_si512(both)));
+/// Lanes 4 g + j of vector j.
+PALIMPSEST_INLINE Floats one_of_each(Floats a, Floats b, Floats c, Floats d) {
+    return _mm512_mask_blend_ps(0xCCCC, _mm512_mask_blend_ps(0x2222, a, b),
+                                _mm512_mask_blend_ps(0x8888, c, d));
 }
+/// v[i] lane 4 g + j becomes v[j] lane 4 g + i.
+PALIMPSEST_INLINE void transpose_fours(Bytes* v) {
+    const Bytes t[4] = {_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]),
+                        _mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3])};
+    v[0] = _mm512_unpacklo_epi64(t[0], t[2]);
+    v[1] = _mm512_unpackhi_epi64(t[0], t[2]);
+    v[2] = _mm512_unpacklo_epi64(t[1], t[3]);
+    v[3] = _mm512_unpackhi_epi64(t[1], t[3]);
+}
+/// Of each lane, the number in its first byte.
+PALIMPSEST_INLINE Bytes first_bytes(Bytes v) { return _mm512_and_si512(v, _mm512_set1_epi32(255)); }
 /// Lane 4 k.
 template <int kQuarter>
 PALIMPSEST_INLINE float first_of(Floats v) {

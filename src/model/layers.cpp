@@ -97,6 +97,44 @@ Tensor embed_run(const Pass& p, Tensor table, float scale, const Lane& lane, siz
     return scale == 1.0F ? x : ggml_scale(p.g.ctx(), x, scale);
 }
 
+/// dst [m, sum of n] f32: the sources' columns [m, n], one after another.
+class JoinOp final : public CustomOp {
+ public:
+    void run(ggml_tensor* dst, int thread, int n_threads) noexcept override {
+        const size_t bytes = static_cast<size_t>(dst->ne[0]) * sizeof(float);
+        int64_t at = 0;
+        for (int s = 0; s < GGML_MAX_SRC && dst->src[s] != nullptr; ++s) {
+            const ggml_tensor* from = dst->src[s];
+            for (int64_t i = 0; i < from->ne[1]; ++i, ++at) {
+                if (at % n_threads != thread) continue;
+                std::memcpy(
+                    static_cast<std::byte*>(dst->data) + static_cast<size_t>(at) * dst->nb[1],
+                    static_cast<const std::byte*>(from->data) +
+                        static_cast<size_t>(i) * from->nb[1],
+                    bytes);
+            }
+        }
+    }
+};
+
+/// In one node for up to nine: one for each pair copies what was joined before again and again.
+Tensor side_by_side(Graph& g, std::vector<Tensor> parts) {
+    constexpr size_t kMost = 9;
+    while (parts.size() > 1) {
+        std::vector<Tensor> joined;
+        for (size_t i = 0; i < parts.size(); i += kMost) {
+            const auto some = std::span(parts).subspan(i, std::min(kMost, parts.size() - i));
+            int64_t n = 0;
+            for (const Tensor t : some) n += t->ne[1];
+            joined.push_back(some.size() == 1 ? some[0]
+                                              : g.custom({some[0]->ne[0], n, 1, 1}, some,
+                                                         std::make_unique<JoinOp>()));
+        }
+        parts = std::move(joined);
+    }
+    return parts[0];
+}
+
 }  // namespace
 
 Decoder::Decoder(ModelConfig cfg, const FamilyInputs& in)
@@ -174,17 +212,17 @@ Pass begin_pass(Graph& g, const ModelConfig& cfg, const LinearProducts& products
 }
 
 Tensor embed(const Pass& p, Tensor table, float scale) {
-    ggml_context* c = p.g.ctx();
-    Tensor all = nullptr;
-    const auto join = [&](Tensor x) { all = all == nullptr ? x : ggml_concat(c, all, x, 1); };
+    std::vector<Tensor> parts;
     for (const Lane& lane : p.lanes) {
-        for (size_t r = 0; r < lane.runs.size(); ++r) join(embed_run(p, table, scale, lane, r));
+        for (size_t r = 0; r < lane.runs.size(); ++r) {
+            parts.push_back(embed_run(p, table, scale, lane, r));
+        }
     }
     if (p.n_filling > 0) {
-        join(p.g.input(GGML_TYPE_F32, {p.cfg.n_embd, p.n_filling, 1, 1},
-                       [](auto out) { std::ranges::fill(out, std::byte{0}); }));
+        parts.push_back(p.g.input(GGML_TYPE_F32, {p.cfg.n_embd, p.n_filling, 1, 1},
+                                  [](auto out) { std::ranges::fill(out, std::byte{0}); }));
     }
-    return all;
+    return side_by_side(p.g, std::move(parts));
 }
 
 Tensor rms_norm(const Pass& p, Tensor x, Tensor weight) {
@@ -203,19 +241,22 @@ Tensor LanePart::of(const Pass& p, Tensor t) const {
 }
 
 Tensor for_each_lane(const Pass& p, const std::function<Tensor(const LanePart&)>& work) {
-    ggml_context* c = p.g.ctx();
     const bool is_all = p.lanes.size() == 1 && p.n_filling == 0;
-    Tensor all = nullptr;
+    std::vector<Tensor> parts;
     int64_t at = 0;
     for (const Lane& lane : p.lanes) {
-        Tensor y = work({.lane = lane, .at = at, .is_all = is_all});
-        all = all == nullptr ? y : ggml_concat(c, all, y, 1);
+        parts.push_back(work({.lane = lane, .at = at, .is_all = is_all}));
         at += lane.step.n;
     }
-    if (p.n_filling == 0) return all;
-    // Anything of the right shape.
-    Tensor rest = ggml_view_2d(c, all, all->ne[0], 1, all->nb[1], 0);
-    return ggml_concat(c, all, ggml_repeat_4d(c, rest, all->ne[0], p.n_filling, 1, 1), 1);
+    if (is_all) return parts[0];
+    // What fills up is anything of the right shape.
+    if (p.n_filling > 0) {
+        const Tensor first = parts[0];
+        parts.push_back(ggml_repeat_4d(
+            p.g.ctx(), ggml_view_2d(p.g.ctx(), first, first->ne[0], 1, first->nb[1], 0),
+            first->ne[0], p.n_filling, 1, 1));
+    }
+    return side_by_side(p.g, std::move(parts));
 }
 
 Tensor attention(const Pass& p, const AttentionWeights& w, Tensor x, int64_t layer) {

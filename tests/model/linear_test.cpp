@@ -528,7 +528,10 @@ MadeBy made_by(const Int8Kernels& k, const Matrix& m, const std::vector<float>& 
     const auto* from = static_cast<const std::byte*>(w->data);
     const auto w_bytes = static_cast<int64_t>(w->nb[1]);
     made.few.resize(static_cast<size_t>(n * m.n_out()));
-    of_type->few(from, w_bytes, m.n_out(), rows, {.data = made.few.data(), .stride = m.n_out()});
+    std::vector<std::byte> ordered(static_cast<size_t>(k.few_bytes(n, inner)));
+    k.order_few(rows, ordered.data());
+    of_type->few(from, w_bytes, m.n_out(), {.data = ordered.data(), .n = n, .inner = inner},
+                 {.data = made.few.data(), .stride = m.n_out()});
     std::vector<std::byte> step(static_cast<size_t>(of_type->step_bytes(inner)));
     of_type->unpack(from, w_bytes, Int8Tile::kStep, inner, step.data());
     made.many.resize(static_cast<size_t>(n * Int8Tile::kStep));
@@ -548,7 +551,8 @@ TEST(Int8Kernels, EverySetOfInstructionsGivesTheSameBits) {
         SCOPED_TRACE(name_of(k->needs));
         for (const ggml_type type : kIntegerTypes) {
             SCOPED_TRACE(ggml_type_name(type));
-            for (const int64_t inner : {256, 768}) {
+            for (const int64_t inner : {256, 768, 288, 448, 96}) {
+                if (inner % ggml_blck_size(type) != 0) continue;
                 const Matrix m(backend, type, inner, 33, 1);
                 std::vector<float> x = random_values(7, inner * 11, 3);
                 std::fill_n(x.begin(), inner, 5.0F);           // every number is the greatest
