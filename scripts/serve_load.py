@@ -10,11 +10,15 @@
         whoever stays must get the answer they would get alone. Says the longest silence.
     scripts/serve_load.py streams URL -n 500 --pid PID
         Connections that are open and have asked for nothing more: what they take.
+    scripts/serve_load.py soak URL --minutes 120 -n 6 --pid PID --long gpl-2.txt
+        N clients that do what comes to their minds: short questions, turns that go on, documents, copies, answers
+        broken off, bodies that are refused, conversations deleted. A line every minute with resident memory.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import re
 import statistics
@@ -165,9 +169,110 @@ async def streams(args):
         writer.close()
 
 
+async def call(url, method, path, data=None):
+    """Status and body of a request that is answered at once."""
+    host, port = re.match(r"http://([^:/]+):(\d+)", url).groups()
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 26)
+    raw = data if isinstance(data, bytes) else json.dumps(data).encode() if data is not None else b""
+    writer.write(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: "
+                 f"application/json\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw)
+    await writer.drain()
+    answer = await reader.read()
+    writer.close()
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), rest
+
+
+class Soak:
+    """Clients that never stop, and what became of their requests."""
+
+    def __init__(self, args):
+        self.args, self.counts, self.bad, self.text = args, {}, [], open(args.long).read()
+        self.end = time.perf_counter() + 60 * args.minutes
+
+    def note(self, what, is_good, why=""):
+        self.counts[what] = self.counts.get(what, 0) + 1
+        if not is_good:
+            self.bad.append(f"{what}: {why}"[:300])
+
+    async def question(self, chance):
+        reply = await ask(self.args.url, body([{"role": "user", "content": f"Name {chance.randrange(99)} things."}],
+                                              chance.randrange(1, 40), temperature=chance.choice([0, 0.8])))
+        self.note("question", not reply.error, reply.error)
+
+    async def conversation(self, chance):
+        messages = [{"role": "system", "content": "You answer in one sentence."}]
+        memory = chance.choice([{}, {"memory": {"budget": 128}}, {"memory": {"budget": 256, "policy": "snapkv"}}])
+        for turn in range(chance.randrange(2, 6)):
+            start = chance.randrange(len(self.text) - 3000)
+            messages.append({"role": "user", "content": f"{self.text[start:start + 1500]}\n\nWhat is turn {turn} about?"})
+            reply = await ask(self.args.url, body(messages, 24, **memory))
+            self.note("turn", not reply.error, reply.error)
+            messages.append({"role": "assistant", "content": reply.text})
+
+    async def document(self, chance):
+        start = chance.randrange(len(self.text) // 2)
+        reply = await ask(self.args.url, body([{"role": "user", "content": self.text[start:] + "\nWho wrote this?"}], 8,
+                                              memory={"budget": 512}))
+        self.note("document", not reply.error, reply.error)
+
+    async def broken_off(self, chance):
+        words = chance.randrange(1, 12)
+        await ask(self.args.url, body([{"role": "user", "content": "Tell a long story."}], 300),
+                  until=lambda text: len(text.split()) >= words)
+        self.note("broken off", True)
+
+    async def refused(self, chance):
+        data = chance.choice([b"{", b"[]", b'{"messages": 5}', b'{"messages": []}', b"\xff" * 100, b"[" * 9000])
+        status, answer = await call(self.args.url, "POST", "/v1/chat/completions", data)
+        self.note("refused", 400 <= status < 500, f"{status} {answer[:100]}")
+
+    async def copies(self, chance):
+        status, answer = await call(self.args.url, "POST", "/v1/chat/completions", {
+            "messages": [{"role": "user", "content": "Say a word."}], "n": 3, "max_tokens": 5, "logprobs": True})
+        self.note("copies", status == 200, f"{status} {answer[:100]}")
+
+    async def embedding(self, chance):
+        status, answer = await call(self.args.url, "POST", "/v1/embeddings", {"input": ["one", self.text[:500]]})
+        self.note("embedding", status == 200, f"{status} {answer[:100]}")
+
+    async def deletion(self, chance):
+        status, answer = await call(self.args.url, "GET", "/v1/sessions")
+        sessions = json.loads(answer)["data"] if status == 200 else []
+        for session in chance.sample(sessions, len(sessions) // 2):
+            status, answer = await call(self.args.url, "DELETE", f"/v1/sessions/{session['id']}")
+            self.note("deletion", status in (200, 204, 404, 409), f"{status} {answer[:100]}")
+
+    async def client(self, i):
+        chance = random.Random(self.args.seed + i)
+        acts = [self.question, self.conversation, self.document, self.broken_off, self.refused, self.copies,
+                self.embedding, self.deletion]
+        while time.perf_counter() < self.end:
+            try:
+                await chance.choices(acts, [6, 3, 1, 3, 2, 1, 1, 1])[0](chance)
+            except (OSError, ValueError, KeyError, IndexError) as e:
+                self.note("connection", False, repr(e))
+                await asyncio.sleep(1)
+
+    async def watch(self):
+        minute = 0
+        while time.perf_counter() < self.end:
+            await asyncio.sleep(60)
+            minute += 1
+            now, most = resident(self.args.pid)
+            files = len(os.listdir(f"/proc/{self.args.pid}/fd"))
+            print(json.dumps({"minute": minute, "resident_bytes": now, "most_resident_bytes": most, "open_files": files,
+                              "done": self.counts, "bad": len(self.bad), "of_them": self.bad[-2:]}), flush=True)
+
+
+async def soak(args):
+    load = Soak(args)
+    await asyncio.gather(load.watch(), *(load.client(i) for i in range(args.n)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["talk", "storm", "streams"])
+    parser.add_argument("what", choices=["talk", "storm", "streams", "soak"])
     parser.add_argument("url")
     parser.add_argument("-n", type=int, default=8)
     parser.add_argument("--words", type=int, default=1400, help="of each conversation's text")
@@ -176,9 +281,10 @@ def main():
     parser.add_argument("--pid", type=int, help="whose memory to look at")
     parser.add_argument("--long", help="a text file to be read beside")
     parser.add_argument("--times", type=int, default=1, help="how often over")
+    parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    asyncio.run({"talk": talk, "storm": storm, "streams": streams}[args.what](args))
+    asyncio.run({"talk": talk, "storm": storm, "streams": streams, "soak": soak}[args.what](args))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <unordered_set>
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -78,6 +79,19 @@ void run_custom(ggml_tensor* dst, int thread, int n_threads, void* op) noexcept 
     arrive();
 }
 
+/// Nodes of a graph, and leaves: what they read that no node computes.
+size_t count_tensors(ggml_cgraph* graph) {
+    std::unordered_set<const ggml_tensor*> all;
+    for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
+        const ggml_tensor* node = ggml_graph_node(graph, i);
+        all.insert(node);
+        for (const ggml_tensor* source : node->src) {
+            if (source != nullptr) all.insert(source);
+        }
+    }
+    return all.size();
+}
+
 /// `owner` owns what `make` gives. ggml's constructors go on without memory that they did not get,
 /// and what they made fails much later.
 template <typename Owner, typename Make>
@@ -113,9 +127,8 @@ void Backend::make_scheduler(size_t n_nodes) {
 }
 
 uint64_t Backend::allocate(ggml_cgraph* graph) {
-    // It asserts that a graph's nodes and leaves fit; there is room for so many of either.
-    const auto n = 2 * static_cast<size_t>(ggml_graph_size(graph));
-    if (n > most_nodes_) make_scheduler(std::max(n, 2 * most_nodes_));
+    // It asserts that a graph's nodes and leaves fit, and asks for 22 KB for each.
+    if (const size_t n = count_tensors(graph); n > most_nodes_) make_scheduler(n + n / 2);
     ggml_backend_sched_reset(sched_.get());
     // It would lay a graph out as the one before if both have as many nodes of the same sizes, even
     // if values are needed for longer in this one; reserving makes it plan anew.

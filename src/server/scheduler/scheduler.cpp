@@ -16,7 +16,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kBetweenCheckpoints = 64;  // tokens, at least
-constexpr size_t kMostLanes = 16;            // in one graph, whose size grows with them
+constexpr size_t kMostLanes = 32;            // in one graph, whose size grows with them
 constexpr uint64_t kOldestEvery = 4;         // steps
 
 double seconds(Clock::time_point from, Clock::time_point to) {
