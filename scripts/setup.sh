@@ -55,7 +55,8 @@ libgtest-dev|GoogleTest|header gtest/gtest.h
 libhwy-dev|Google Highway|header hwy/highway.h
 libssl-dev|OpenSSL, for SHA-256|header openssl/sha.h
 libedit-dev|editline|header editline/readline.h
-libboost1.81-dev|Boost.Asio and Boost.Beast 1.78 or newer, for the server|header boost/asio/experimental/awaitable_operators.hpp'
+libboost1.81-dev|Boost.Asio and Boost.Beast 1.78 or newer, for the server|header boost/asio/experimental/awaitable_operators.hpp
+libcurl4-openssl-dev|libcurl 7.86 or newer, for conversations in a bucket|header curl/curl.h'
 # What a build goes without where it cannot be had.
 readonly speed_packages='
 libdnnl-dev|oneDNN, by which some processors read prompts several times faster|header oneapi/dnnl/dnnl.hpp'

@@ -142,8 +142,10 @@ void add_serve(CLI::App& command) {
     command.add_option("--alias", s.model_name, "what clients call the model (default: its name)")
         ->group(server);
     command
-        .add_option("--sessions", s.sessions,
-                    "a folder in which conversations are kept, across restarts")
+        .add_option(
+            "--sessions", s.sessions,
+            "where conversations are kept, across restarts: a folder, or s3://BUCKET/PREFIX, "
+            "which several servers may share (AWS_... in the environment)")
         ->group(server);
     command
         .add_option("--session-bytes", f->session_limit,

@@ -53,6 +53,8 @@ std::string Metrics::text(int64_t n_connections) const {
         sessions_refused);
     add("session_save_failures_total", "counter", "Conversations that could not be written.",
         save_failures);
+    add("session_conflicts_total", "counter",
+        "Conversations that another server had written meanwhile.", save_conflicts);
     add("session_store_bytes", "gauge", "Bytes in the store.", bytes_on_disk);
     out += cat("# HELP palimpsest_first_token_seconds Time from a request to its first token.\n",
                "# TYPE palimpsest_first_token_seconds histogram\n");

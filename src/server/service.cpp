@@ -29,7 +29,7 @@ int64_t free_bytes() {
     return static_cast<int64_t>((info.freeram + info.bufferram) * info.mem_unit);
 }
 
-std::string digest_of(std::string_view key) {
+std::string sha256_of(std::string_view key) {
     Sha256 sum;
     sum.add(std::as_bytes(std::span(key)));
     return sum.hex();
@@ -53,7 +53,7 @@ std::string known_key(const HttpRequest& request, const std::vector<std::string>
     bearer.remove_prefix(has_bearer ? kBearer.size() : bearer.size());
     std::string found;
     for (const std::string_view key : {bearer, request.header("x-api-key")}) {
-        const std::string given = digest_of(key);
+        const std::string given = sha256_of(key);
         for (const std::string& known : digests) {
             if (is_equal(known, given)) found = known;
         }
@@ -111,7 +111,7 @@ Service::Service(const Runtime& engine, ServiceOptions options)
       tokenizer_(engine.loaded().require_tokenizer()),
       started_(static_cast<int64_t>(std::time(nullptr))) {
     if (options_.model_name.empty()) options_.model_name = name_of(engine);
-    for (std::string& key : options_.keys) key = digest_of(key);
+    for (std::string& key : options_.keys) key = sha256_of(key);
     if (!options_.chat_template.empty()) {
         chosen_template_ = tokenizer_.chosen_template(options_.chat_template);
     } else if (tokenizer_.has_chat_template()) {
@@ -124,7 +124,7 @@ Service::Service(const Runtime& engine, ServiceOptions options)
                     cat("conversations may take ", options_.memory_bytes >> 20, " MiB, but only ",
                         there >> 20, " MiB of memory are free; lower --memory-limit"));
     }
-    if (!options_.sessions.empty()) store_ = open_session_folder(options_.sessions);
+    if (!options_.sessions.empty()) store_ = open_sessions(options_.sessions);
     const ServerLimits& l = options_.limits;
     http_ = std::make_unique<HttpServer>(
         options_.host, options_.port,

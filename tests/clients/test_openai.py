@@ -173,6 +173,10 @@ def test_responses(client):
                                      previous_response_id=first.id, max_output_tokens=32)
     assert "Madrid" in second.output_text
     assert second.usage.input_tokens_details.cached_tokens > 20
+    for answer in (first, second):
+        assert client.responses.retrieve(answer.id).output_text == answer.output_text
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve("resp_none")
     with client.responses.stream(model="any", input="What is the capital of France?",
                                  temperature=0, max_output_tokens=32) as stream:
         kinds = [event.type for event in stream]

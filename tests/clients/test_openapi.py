@@ -1208,6 +1208,15 @@ def test_no_more_memory_is_asked_for_than_a_context_takes(url):
     check(ask(url, "POST", CHAT, body), "POST", CHAT)
 
 
+def test_a_response_can_be_asked_for_again(url):
+    one = f"{RESPONSES}/{{id}}"
+    answer = check(ask(url, "POST", RESPONSES, LEAST[RESPONSES]), "POST", RESPONSES)
+    again = check(ask(url, "GET", f"{RESPONSES}/{answer['id']}"), "GET", one)
+    texts = [[part["text"] for item in a["output"] for part in item["content"]] for a in (answer, again)]
+    assert texts[0] == texts[1]
+    check(ask(url, "GET", f"{RESPONSES}/nobody"), "GET", one, 404)
+
+
 def test_what_is_not_stored_is_not_listed(url):
     name = uuid.uuid4().hex
     check(ask(url, "POST", RESPONSES, {"input": name, "max_output_tokens": 1, "store": False}), "POST", RESPONSES)

@@ -7,9 +7,11 @@
 #include <condition_variable>
 #include <future>
 #include <mutex>
+#include <thread>
 
 #include "palimpsest/engine.h"
 #include "support/golden.h"
+#include "support/shared_objects.h"
 #include "support/tiny_model.h"
 
 namespace palimpsest {
@@ -201,7 +203,7 @@ TEST_F(Schedules, SharesOfPromptsGoOnAndHarmNobody) {
 
 TEST_F(Schedules, AFailedTurnLeavesWhatWasStored) {
     const testing::TemporaryFolder folder;
-    const auto store = open_session_folder(folder.path());
+    const auto store = open_sessions(folder.path());
     begin({}, store.get());
     Work one = work(text(5));
     one.session = "talk";
@@ -220,6 +222,72 @@ TEST_F(Schedules, AFailedTurnLeavesWhatWasStored) {
     again.session = "talk";
     EXPECT_GT(run(std::move(again))->result.n_cached, 20);
     scheduler.reset();
+}
+
+TEST_F(Schedules, AnotherServerGoesOnFromASharedStore) {
+    const auto content = std::make_shared<testing::BucketContent>();
+    const auto one = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    const auto two = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    const auto turn = [&](SessionStore& store, Work w) {
+        w.session = "talk";
+        w.owner = "someone";
+        begin({}, &store);
+        const auto waiter = run(std::move(w));
+        scheduler.reset();  // and everything is written
+        return waiter;
+    };
+    const std::string first = turn(*one, work(text(20)))->texts.at(0);
+    const auto second = turn(*two, next(text(20), first, "and then"));
+    EXPECT_GT(second->result.n_cached, 100);
+    // Of another owner it is not.
+    begin({}, two.get());
+    Work other = next(text(20), first, "and then");
+    other.session = "talk";
+    EXPECT_EQ(run(std::move(other))->result.n_cached, 0);
+    scheduler.reset();
+}
+
+TEST_F(Schedules, AServerThatFellBehindReadsWhatAnotherWrote) {
+    const auto content = std::make_shared<testing::BucketContent>();
+    const auto one = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    const auto two = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    const Engine engine_two({.model = file.path(), .threads = 1, .chunk = 128});
+    Metrics metrics_two;
+    begin({}, one.get());
+    Scheduler other(engine_two.runtime(), {}, two.get(), metrics_two);
+    const auto ask = [&](Scheduler& of, Work w) {
+        w.session = "talk";
+        auto waiter = std::make_shared<Waiter>();
+        of.submit(std::move(w), waiter);
+        EXPECT_TRUE(waiter->wait());
+        EXPECT_EQ(waiter->error, "");
+        // Written, too: a second look at the store would else come too early.
+        const Metrics& m = &of == &other ? metrics_two : metrics;
+        for (int i = 0; i < 500 && m.sessions_saved + m.save_conflicts == 0; ++i) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        }
+        return waiter;
+    };
+    static_cast<void>(ask(*scheduler, work(text(10))));
+    // Another text by the same name, longer than what the first server holds of it.
+    const auto longer = ask(other, work(text(30)));
+    EXPECT_GT(longer->result.n_cached, 30);
+    const auto again = ask(*scheduler, work(text(31)));
+    EXPECT_GT(again->result.n_cached, longer->result.n_prompt / 2);
+    EXPECT_EQ(metrics.save_failures + metrics_two.save_failures, 0);
+}
+
+TEST_F(Schedules, ABucketThatCannotBeReachedCostsNoAnswer) {
+    const auto content = std::make_shared<testing::BucketContent>();
+    const auto store = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    begin({}, store.get());
+    content->is_down = true;
+    Work w = work(text(5));
+    w.session = "talk";
+    EXPECT_FALSE(run(std::move(w))->texts.at(0).empty());
+    scheduler.reset();
+    EXPECT_GT(metrics.save_failures, 0);
+    EXPECT_TRUE(content->objects.empty());
 }
 
 TEST_F(Schedules, CheckpointsDoNotGrowWithTurns) {
@@ -378,7 +446,7 @@ TEST_F(Schedules, ConversationsOutliveTheProgram) {
         std::string answer;
         int64_t n_read = 0;
         {
-            const auto store = open_session_folder(folder.path());
+            const auto store = open_sessions(folder.path());
             begin({}, store.get());
             Work w = work(text(12));
             const auto first = run(is_bounded ? bounded(std::move(w)) : std::move(w));
@@ -386,7 +454,7 @@ TEST_F(Schedules, ConversationsOutliveTheProgram) {
             n_read = first->result.memory.tokens_in;
             scheduler.reset();
         }
-        const auto store = open_session_folder(folder.path());
+        const auto store = open_sessions(folder.path());
         begin({}, store.get());
         EXPECT_EQ(metrics.sessions, 1);
         const auto go_on = [&] {
@@ -413,7 +481,7 @@ TEST_F(Schedules, ConversationsOutliveTheProgram) {
 TEST_F(Schedules, ConversationsAreForkedExportedImportedAndDeleted) {
     for (const bool is_stored : {false, true}) {
         const testing::TemporaryFolder folder;
-        const auto store = open_session_folder(folder.path());
+        const auto store = open_sessions(folder.path());
         begin({}, is_stored ? store.get() : nullptr);
         Work w = work(text(6));
         w.session = "mine";

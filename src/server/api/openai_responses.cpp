@@ -24,9 +24,17 @@ class ResponseForm final : public AnswerForm {
         }
     }
 
+    /// One that was given before, of which the request is not remembered.
+    ResponseForm(std::string id, std::string model, int64_t created)
+        : id_(std::move(id)), model_(std::move(model)), created_(created) {}
+
+    Json given(const ParsedAnswer& answer) {
+        build_items(answer);
+        return response("completed", nullptr);
+    }
     std::string whole(const FinishedWork& work) override {
         const std::string status = status_of(work);
-        build_items(work.answers.front());
+        build_items(work.answers.front().parsed);
         if (items_.back().contains("status")) items_.back()["status"] = status;
         return json_text(response(status, &work));
     }
@@ -173,7 +181,7 @@ class ResponseForm final : public AnswerForm {
     }
 
     /// Of an answer at once.
-    void build_items(const FinishedAnswer& a) {
+    void build_items(const ParsedAnswer& a) {
         const auto add = [this](Kind kind) {
             kind_ = kind;
             item_id_ = new_id(kind == Kind::kMessage ? "msg_"
@@ -181,11 +189,11 @@ class ResponseForm final : public AnswerForm {
                                                      : "rs_");
             items_.push_back(item("completed"));
         };
-        reasoning_ = a.parsed.reasoning;
-        text_ = a.parsed.content;
+        reasoning_ = a.reasoning;
+        text_ = a.content;
         if (!reasoning_.empty()) add(Kind::kReasoning);
-        if (!text_.empty() || a.parsed.calls.empty()) add(Kind::kMessage);
-        for (const ToolCall& c : a.parsed.calls) {
+        if (!text_.empty() || a.calls.empty()) add(Kind::kMessage);
+        for (const ToolCall& c : a.calls) {
             call_ = c;
             add(Kind::kCall);
         }
@@ -295,35 +303,44 @@ void read_item(const Fields& item, ChatTask& task) {
     }
 }
 
-/// What a conversation said so far, by the id of its last response.
+/// A conversation as it was when a response was given, whatever came after.
+struct Given {
+    std::vector<ChatMessage> messages = {};
+    std::string key = {}, id = {};  // of the conversation
+    int64_t used = 0;
+};
+
+/// Throws ApiError 404.
+Given given_by(Service& service, const Call& call, const std::string& id) {
+    Given given;
+    int64_t n = 0;
+    const std::string messages = service.ask([&](SequenceTable& table) {
+        Remembered& r = table.find(call.owner, id);
+        const auto at = std::ranges::find(r.head.responses, id, &Responded::id);
+        if (at == r.head.responses.end()) throw ApiError(404, "that is no response");
+        given = {.key = r.head.key, .id = r.head.id, .used = r.head.used};
+        n = at->n_messages;
+        return table.messages_of(r);
+    });
+    const RequestJson json = {{"messages", parse_json<RequestJson>(messages)}};
+    ChatTask before;
+    read_openai_messages(service, Fields(json), before);
+    if (std::ssize(before.messages) > n) before.messages.resize(static_cast<size_t>(n));
+    given.messages = std::move(before.messages);
+    return given;
+}
+
 void read_previous(Service& service, const Call& call, const std::string& id, ChatTask& task) {
-    struct Found {
-        std::string messages, key, id;
-        int64_t n_messages = 0;
-    };
-    Found found;
+    Given given;
     try {
-        found = service.ask([&](SequenceTable& table) {
-            Remembered& r = table.find(call.owner, id);
-            const auto at = std::ranges::find(r.head.responses, id, &Responded::id);
-            if (at == r.head.responses.end()) throw ApiError(404, "no response");
-            return Found{table.messages_of(r), r.head.key, r.head.id, at->n_messages};
-        });
+        given = given_by(service, call, id);
     } catch (const ApiError&) {
         throw ApiError(400, cat("no response is called '", id, "', or it was forgotten"),
                        "previous_response_id", "previous_response_not_found");
     }
-    const RequestJson json = {{"messages", parse_json<RequestJson>(found.messages)}};
-    const Fields stored(json);
-    ChatTask before;
-    read_openai_messages(service, stored, before);
-    // As it was when that was said, whatever came after.
-    if (std::ssize(before.messages) > found.n_messages) {
-        before.messages.resize(static_cast<size_t>(found.n_messages));
-    }
-    task.messages = std::move(before.messages);
-    if (task.session.empty()) task.session = found.key;
-    task.from = found.id;
+    task.messages = std::move(given.messages);
+    if (task.session.empty()) task.session = given.key;
+    task.from = given.id;
 }
 
 /// Tools of other kinds run at the provider, and there is none here: the model is not told of them.
@@ -384,6 +401,21 @@ void handle_responses(Service& service, const Call& call) {
     auto form = std::make_unique<ResponseForm>(task.id, service.model_name(), f);
     task.is_private = f.boolean("store") == false;
     answer_task(service, call, std::move(task), std::move(form));
+}
+
+void handle_response(Service& service, const Call& call) {
+    const std::string& id = call.params.front();
+    const Given given = given_by(service, call, id);
+    if (given.messages.empty() || given.messages.back().role != "assistant") {
+        throw ApiError(404, cat("of response '", id, "' nothing is left"));
+    }
+    const ChatMessage& message = given.messages.back();
+    ParsedAnswer answer = {
+        .content = text_of(message), .reasoning = message.reasoning, .calls = {}};
+    for (const MessageCall& c : message.calls) {
+        answer.calls.push_back({.name = c.name, .arguments = c.arguments, .id = c.id});
+    }
+    call.answer(ResponseForm(id, service.model_name(), given.used).given(answer));
 }
 
 }  // namespace palimpsest

@@ -23,6 +23,7 @@ constexpr std::array kRoutes = {
           "An answer in a conversation (OpenAI)."},
     Route{"POST", "/v1/completions", handle_completions, "How a text goes on (OpenAI)."},
     Route{"POST", "/v1/responses", handle_responses, "An answer, remembered by its id (OpenAI)."},
+    Route{"GET", "/v1/responses/{id}", handle_response, "One that was given before (OpenAI)."},
     Route{"POST", "/v1/embeddings", handle_embeddings,
           "The mean of a text's last hidden states, normalised (OpenAI)."},
     Route{"GET", "/v1/models", handle_models, "The one model there is (OpenAI)."},

@@ -59,6 +59,7 @@ struct Route {
 void handle_chat_completions(Service& service, const Call& call);
 void handle_completions(Service& service, const Call& call);
 void handle_responses(Service& service, const Call& call);
+void handle_response(Service& service, const Call& call);
 void handle_embeddings(Service& service, const Call& call);
 void handle_models(Service& service, const Call& call);
 void handle_model(Service& service, const Call& call);

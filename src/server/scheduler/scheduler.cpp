@@ -129,6 +129,7 @@ uint64_t Scheduler::submit(Work work, std::shared_ptr<WorkListener> listener) {
     job->tokens = flat(job->work.prompt);
     job->n_answers = std::max<int64_t>(1, std::ssize(job->work.writers));
     job->listener = std::move(listener);
+    table_.look_up(job->work);
     const std::scoped_lock guard(mutex_);
     if (is_draining_) throw ApiError(503, "the server is about to end; ask again elsewhere");
     if (n_waiting_ >= options_.most_waiting) {

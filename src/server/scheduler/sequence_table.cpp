@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/fingerprint.h"
+#include "core/sha256.h"
 #include "engine/memory_choice.h"
 #include "memory/attention/entry_store.h"
 #include "server/new_id.h"
@@ -163,6 +164,63 @@ int64_t SequenceTable::bytes_needed(const MemoryChoice& choice, int64_t n) {
     return static_cast<int64_t>(bytes_of_all(engine_.shape(), made.options.entries, n));
 }
 
+/// The same on every server.
+std::string SequenceTable::shared_id(const SessionHead& head) const {
+    Sha256 sum;
+    for (const std::string* text : {&head.owner, &head.key, &head.model, &head.memory}) {
+        const std::string part = cat(text->size(), ":", *text);
+        sum.add(std::as_bytes(std::span(part)));
+    }
+    return cat("s-", sum.hex().substr(0, 32));
+}
+
+std::string SequenceTable::id_for(const SessionHead& head) const {
+    if (!is_shared() || head.key.empty()) return new_id("s-");
+    std::string id = shared_id(head);
+    const bool is_taken =
+        std::ranges::any_of(all_, [&](const Remembered& r) { return r.head.id == id; });
+    return is_taken ? new_id("s-") : id;
+}
+
+SessionHead SequenceTable::head_for(const Work& work) const {
+    return {.owner = work.owner,
+            .key = work.session,
+            .model = model_,
+            .memory = key_of(work.memory),
+            .created = now()};
+}
+
+void SequenceTable::look_up(const Work& work) const {
+    if (!is_shared() || work.session.empty() || work.is_private || !work.is_kept) return;
+    try {
+        store_->look_up(shared_id(head_for(work)));
+    } catch (const std::exception&) {  // then it is read anew
+        ++metrics_.sessions_refused;
+    }
+}
+
+/// What other servers wrote is what there is.
+void SequenceTable::refresh(const Work& work) {
+    if (!is_shared()) return;
+    for (const std::string& id : saver_->take_conflicts()) {
+        const auto r =
+            std::ranges::find_if(all_, [&](const Remembered& it) { return it.head.id == id; });
+        if (r != all_.end() && !r->is_in_use) drop(*r);
+    }
+    if (work.session.empty()) return;
+    const std::string id = shared_id(head_for(work));
+    const auto r =
+        std::ranges::find_if(all_, [&](const Remembered& it) { return it.head.id == id; });
+    const bool is_ours = r != all_.end() && (r->is_in_use || !saver_->has(id));
+    if (is_ours) return;
+    const std::optional<SessionHead> head = store_->newer(id);
+    if (!head || head->owner != work.owner || head->model != model_) return;
+    if (r != all_.end()) drop(*r);
+    metrics_.bytes_on_disk += head->bytes;
+    Remembered& fresh = add(*head);
+    fresh.is_stored = true;
+}
+
 Remembered& SequenceTable::add(const SessionHead& head) {
     all_.push_back({.head = head, .used = std::chrono::steady_clock::now()});
     metrics_.sessions = std::ssize(all_);
@@ -261,6 +319,7 @@ bool SequenceTable::takes_over(const Way& way, const Work& work) {
 }
 
 SequenceTable::AtHand SequenceTable::at_hand(const Work& work, std::span<const TokenId> tokens) {
+    refresh(work);
     const Way way = best(work, tokens);
     if (!takes_over(way, work) || way.from->sequence == nullptr) return {.of = way.from};
     return {.of = way.from,
@@ -268,6 +327,7 @@ SequenceTable::AtHand SequenceTable::at_hand(const Work& work, std::span<const T
 }
 
 Place SequenceTable::place(const Work& work, std::span<const TokenId> tokens) {
+    refresh(work);
     const Way way = best(work, tokens);
     if (way.from == nullptr) return start_anew(work, std::ssize(tokens));
     Remembered* const from = way.from;
@@ -305,12 +365,9 @@ Place SequenceTable::place(const Work& work, std::span<const TokenId> tokens) {
 }
 
 Place SequenceTable::start_anew(const Work& work, int64_t n_tokens, int64_t entries) {
-    Remembered& r = add({.id = new_id("s-"),
-                         .owner = work.owner,
-                         .key = work.session,
-                         .model = model_,
-                         .memory = key_of(work.memory),
-                         .created = now()});
+    SessionHead head = head_for(work);
+    head.id = id_for(head);
+    Remembered& r = add(head);
     r.is_in_use = true;
     try {
         r.head.entries = entries > 0 ? entries : entries_of(work.memory, n_tokens);
@@ -569,7 +626,8 @@ Remembered& SequenceTable::import(const std::string& owner, std::string_view fil
 
 /// A conversation of its own, which nobody has gone on with yet.
 Remembered& SequenceTable::adopt(SessionHead head, std::string state) {
-    head.id = head.key = new_id("s-");
+    head.key = new_id("s-");
+    head.id = is_shared() ? id_for(head) : head.key;
     head.created = head.used = now();
     head.responses.clear();
     static_cast<void>(make_room(std::ssize(state)));

@@ -60,6 +60,9 @@ class SequenceTable {
     SequenceTable(const Runtime& engine, const TableOptions& options, SessionStore* store,
                   Metrics& metrics);
 
+    /// Of a store that several servers share, reads what another wrote of the conversation that a
+    /// request goes on with. Waits for it, so for other threads than the scheduler's.
+    void look_up(const Work& work) const;
     /// Makes a place for a request, of these tokens. Throws as making and loading a memory does.
     [[nodiscard]] Place place(const Work& work, std::span<const TokenId> tokens);
     /// What place() would go on from, and bytes of a sequence that it takes over: no new ones.
@@ -107,6 +110,11 @@ class SequenceTable {
     [[nodiscard]] bool can_rewind(const MemoryChoice& choice);
     [[nodiscard]] static std::string key_of(const MemoryChoice& choice);
     [[nodiscard]] Remembered& add(const SessionHead& head);
+    [[nodiscard]] bool is_shared() const { return store_ != nullptr && store_->is_shared(); }
+    [[nodiscard]] std::string shared_id(const SessionHead& head) const;
+    [[nodiscard]] std::string id_for(const SessionHead& head) const;
+    [[nodiscard]] SessionHead head_for(const Work& work) const;
+    void refresh(const Work& work);
     [[nodiscard]] Place start_anew(const Work& work, int64_t n_tokens, int64_t entries = 0);
     [[nodiscard]] int64_t entries_of(const MemoryChoice& choice, int64_t n);
     struct Way;

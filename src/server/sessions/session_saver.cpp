@@ -4,6 +4,8 @@
 #include <exception>
 #include <utility>
 
+#include "server/sessions/object_store.h"
+
 namespace palimpsest {
 
 namespace {
@@ -48,6 +50,11 @@ bool SessionSaver::has(const std::string& id) {
     return !unwritten_.contains(id);
 }
 
+std::set<std::string> SessionSaver::take_conflicts() {
+    const std::scoped_lock guard(mutex_);
+    return std::exchange(conflicts_, {});
+}
+
 void SessionSaver::flush() {
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return tasks_.empty() && !is_busy_; });
@@ -63,6 +70,7 @@ void SessionSaver::work() {
         is_busy_ = true;
         lock.unlock();
         bool is_done = true;
+        bool is_conflict = false;
         try {
             if (task.is_removal) {
                 store_.remove(task.head.id);
@@ -70,6 +78,9 @@ void SessionSaver::work() {
                 store_.save(task.head, task.state);
                 ++metrics_.sessions_saved;
             }
+        } catch (const ObjectConflict&) {
+            ++metrics_.save_conflicts;
+            is_conflict = true;
         } catch (const std::exception&) {  // a full disk, say; the old one is still there
             ++metrics_.save_failures;
             is_done = false;
@@ -77,6 +88,7 @@ void SessionSaver::work() {
         lock.lock();
         const bool comes_again =
             std::ranges::any_of(tasks_, [&](const Task& t) { return t.head.id == task.head.id; });
+        if (is_conflict) conflicts_.insert(task.head.id);
         if (is_done && !comes_again) unwritten_.erase(task.head.id);
         is_busy_ = false;
         done_.notify_all();

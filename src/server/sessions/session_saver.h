@@ -29,6 +29,9 @@ class SessionSaver {
     void remove(std::string id);
     /// Is it written as it was last to be?
     [[nodiscard]] bool has(const std::string& id);
+    /// Of those to be written, the ones that another server had written meanwhile; each is told
+    /// once.
+    [[nodiscard]] std::set<std::string> take_conflicts();
     /// Waits until everything is written.
     void flush();
 
@@ -46,6 +49,7 @@ class SessionSaver {
     std::condition_variable wake_, done_;
     std::deque<Task> tasks_;
     std::set<std::string> unwritten_;  // waiting, or failed
+    std::set<std::string> conflicts_;
     bool is_busy_ = false, is_over_ = false;
     std::thread thread_;
 };

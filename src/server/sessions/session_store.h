@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/types.h"
+#include "server/sessions/object_store.h"
 
 namespace palimpsest {
 
@@ -43,16 +45,25 @@ class SessionStore {
     SessionStore(const SessionStore&) = delete;
     SessionStore& operator=(const SessionStore&) = delete;
 
+    /// May other servers write to it meanwhile? If so, a conversation that its client has a name
+    /// for has the same id on each of them.
+    [[nodiscard]] virtual bool is_shared() const = 0;
     /// All that are there and whole as far as a look at their manifests tells, without messages;
     /// `refused` gets a sentence on each of the others, which are left as they are.
     [[nodiscard]] virtual std::vector<SessionHead> list(std::vector<std::string>& refused) = 0;
     /// In place of what was there by that id: afterwards there is the old one or the new one,
-    /// whatever happens. Throws kUnwritable.
+    /// whatever happens. Throws kUnwritable, and ObjectConflict if another server wrote it since
+    /// this one saw it last.
     virtual void save(const SessionHead& head, const std::string& state) = 0;
     /// One of "state", "messages" and "report". Throws kNotFound, and kCorrupt, with the reason.
     [[nodiscard]] virtual std::string part(const std::string& id, std::string_view name) = 0;
     /// What is not there is removed already.
     virtual void remove(const std::string& id) = 0;
+
+    /// Reads it, if it is there and another server wrote it. May take its time; throws as part().
+    virtual void look_up(const std::string& id) = 0;
+    /// What look_up() found, once; from now on this is what this server saw last.
+    [[nodiscard]] virtual std::optional<SessionHead> newer(const std::string& id) = 0;
 };
 
 /// Conversations as one text, to be taken elsewhere: what export gives, and import takes.
@@ -60,9 +71,10 @@ class SessionStore {
 /// Throws kCorrupt.
 [[nodiscard]] SessionHead unpacked(std::string_view file, std::string& state);
 
-/// In folders of one folder (docs/formats.md): for each conversation segments that never change,
-/// each with its length and check sum, and a manifest that is replaced at once. Locks the folder:
-/// throws kInvalidArgument while another process has it; kUnwritable.
-[[nodiscard]] std::unique_ptr<SessionStore> open_session_folder(const std::string& path);
+/// A folder or "s3://BUCKET/PREFIX" (object_store.h, whose errors it throws). In it, for each
+/// conversation, a folder (docs/formats.md): segments that never change, each named by the check
+/// sum of its content, and a manifest that is replaced at once.
+[[nodiscard]] std::unique_ptr<SessionStore> open_sessions(const std::string& where);
+[[nodiscard]] std::unique_ptr<SessionStore> sessions_in(std::unique_ptr<ObjectStore> objects);
 
 }  // namespace palimpsest

@@ -16,6 +16,7 @@
 #include "server/sessions/session_saver.h"
 #include "server/sessions/session_store.h"
 #include "support/golden.h"
+#include "support/shared_objects.h"
 #include "support/tiny_build.h"
 
 namespace palimpsest {
@@ -45,13 +46,13 @@ std::vector<SessionHead> listed(SessionStore& store, size_t n_refused = 0) {
 TEST(SessionFolder, GivesBackWhatWasSaved) {
     const testing::TemporaryFolder folder;
     {
-        const auto store = open_session_folder(folder.path());
+        const auto store = open_sessions(folder.path());
         EXPECT_TRUE(listed(*store).empty());
         store->save(head("s-a"), "state one");
         store->save(head("s-b", 0), "");
         store->save(head("s-a", 7), "state two");
     }
-    const auto store = open_session_folder(folder.path());
+    const auto store = open_sessions(folder.path());
     std::vector<SessionHead> all = listed(*store);
     std::ranges::sort(all, {}, &SessionHead::id);
     ASSERT_EQ(all.size(), 2U);
@@ -80,16 +81,15 @@ TEST(SessionFolder, GivesBackWhatWasSaved) {
 
 TEST(SessionFolder, IsOneProcesssAlone) {
     const testing::TemporaryFolder folder;
-    const auto store = open_session_folder(folder.path());
-    EXPECT_EQ(code_of([&] { (void)open_session_folder(folder.path()); }),
-              ErrorCode::kInvalidArgument);
+    const auto store = open_sessions(folder.path());
+    EXPECT_EQ(code_of([&] { (void)open_sessions(folder.path()); }), ErrorCode::kInvalidArgument);
 }
 
 /// Flips every so many-th byte of every file, cuts every file short, removes every file: each time
 /// the conversation is refused or as it was, and the other one is there.
 TEST(SessionFolder, DamageIsFoundOut) {
     const testing::TemporaryFolder folder;
-    const auto store = open_session_folder(folder.path());
+    const auto store = open_sessions(folder.path());
     store->save(head("s-a"), "the state of a conversation");
     store->save(head("s-b"), "another");
     std::vector<fs::path> files;
@@ -148,7 +148,7 @@ TEST(SessionFolder, KilledAtAnyMomentTheOldOneIsThereOrTheNew) {
         const pid_t child = fork();
         ASSERT_GE(child, 0);
         if (child == 0) {
-            const auto store = open_session_folder(folder.path());
+            const auto store = open_sessions(folder.path());
             for (int64_t version = last + 1;; ++version) {
                 SessionHead h = head("s-a", static_cast<int>(version % 50));
                 h.title = std::to_string(version);
@@ -159,7 +159,7 @@ TEST(SessionFolder, KilledAtAnyMomentTheOldOneIsThereOrTheNew) {
         kill(child, SIGKILL);
         int status = 0;
         waitpid(child, &status, 0);
-        const auto store = open_session_folder(folder.path());
+        const auto store = open_sessions(folder.path());
         const std::vector<SessionHead> all = listed(*store);
         if (all.empty()) {
             ASSERT_EQ(last, -1);  // it was never there yet
@@ -194,7 +194,7 @@ TEST(SessionFolder, ExportsAreTakenBackWholeOrNotAtAll) {
 
 TEST(SessionSaver, WritesTheLastAndSaysWhatItCouldNot) {
     const testing::TemporaryFolder folder;
-    const auto store = open_session_folder(folder.path());
+    const auto store = open_sessions(folder.path());
     Metrics metrics;
     {
         SessionSaver saver(*store, metrics);
@@ -211,6 +211,64 @@ TEST(SessionSaver, WritesTheLastAndSaysWhatItCouldNot) {
     }
     EXPECT_EQ(store->part("s-a", "state"), "49");
     EXPECT_EQ(store->part("s-c", "state"), "z");
+}
+
+TEST(SharedSessions, AStaleServerIsRefusedAndReadsWhatIsThere) {
+    const auto content = std::make_shared<testing::BucketContent>();
+    const auto one = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    const auto two = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    one->save(head("s-a", 3), "first");
+    EXPECT_FALSE(two->newer("s-a"));
+    two->look_up("s-a");
+    const auto found = two->newer("s-a");
+    ASSERT_TRUE(found);
+    EXPECT_EQ(found->tokens.size(), 3U);
+    EXPECT_FALSE(two->newer("s-a"));  // it is told once
+    EXPECT_EQ(two->part("s-a", "state"), "first");
+    EXPECT_EQ(two->part("s-a", "messages"), head("s-a").messages);
+    two->save(head("s-a", 4), "second");
+    EXPECT_THROW(one->save(head("s-a", 5), "mine"), ObjectConflict);
+    EXPECT_EQ(two->part("s-a", "state"), "second");
+    one->look_up("s-a");
+    ASSERT_EQ(one->newer("s-a")->tokens.size(), 4U);
+    EXPECT_EQ(one->part("s-a", "state"), "second");
+    one->save(head("s-a", 6), "third");
+    two->look_up("s-a");
+    EXPECT_EQ(two->newer("s-a")->tokens.size(), 6U);
+    // Nothing is left of what was replaced.
+    EXPECT_EQ(content->objects.size(), 5U);
+    one->remove("s-a");
+    EXPECT_TRUE(content->objects.empty());
+}
+
+TEST(SharedSessions, OneThatIsThereIsNotWrittenByWhoNeverSawIt) {
+    const auto content = std::make_shared<testing::BucketContent>();
+    const auto one = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    const auto two = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    one->save(head("s-a"), "first");
+    EXPECT_THROW(two->save(head("s-a"), "mine"), ObjectConflict);
+    EXPECT_EQ(one->part("s-a", "state"), "first");
+}
+
+TEST(SharedSessions, DamageIsFoundOut) {
+    const auto content = std::make_shared<testing::BucketContent>();
+    const auto store = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    store->save(head("s-a"), "first");
+    for (auto& [name, object] : content->objects) {
+        const std::string whole = object.content;
+        object.content[whole.size() / 2] ^= 1;
+        const auto other = sessions_in(std::make_unique<testing::SharedObjects>(content));
+        const bool is_manifest = name.ends_with("manifest.json");
+        if (is_manifest) {
+            // Not everything in it has a check sum; nothing of it may end the program.
+            std::vector<std::string> refused;
+            static_cast<void>(other->list(refused));
+        } else {
+            const std::string part = name.substr(4, name.find('-', 4) - 4);
+            EXPECT_EQ(code_of([&] { (void)other->part("s-a", part); }), ErrorCode::kCorrupt);
+        }
+        object.content = whole;
+    }
 }
 
 }  // namespace

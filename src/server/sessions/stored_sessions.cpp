@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <array>
-#include <filesystem>
+#include <cstring>
+#include <deque>
+#include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -8,17 +10,14 @@
 
 #include "core/digest.h"
 #include "core/error.h"
-#include "core/file_lock.h"
-#include "core/sealed_file.h"
 #include "memory/binary_stream.h"
+#include "server/sessions/object_store.h"
 #include "server/sessions/session_store.h"
 #include "text/json_text.h"
 
 namespace palimpsest {
 
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr std::string_view kFormat = "palimpsest-session 1";
 constexpr std::string_view kManifest = "manifest.json";
@@ -101,21 +100,32 @@ std::vector<Part> parts_of(const nlohmann::json& manifest) {
     return parts;
 }
 
-class SessionFolder final : public SessionStore {
+std::string in_folder(std::string_view id, std::string_view file) { return cat(id, "/", file); }
+
+class StoredSessions final : public SessionStore {
  public:
-    explicit SessionFolder(const std::string& path) : root_(path), lock_(path) {}
+    explicit StoredSessions(std::unique_ptr<ObjectStore> objects) : objects_(std::move(objects)) {}
+
+    [[nodiscard]] bool is_shared() const override { return objects_->is_shared(); }
 
     std::vector<SessionHead> list(std::vector<std::string>& refused) override {
-        const std::scoped_lock guard(mutex_);
         std::vector<SessionHead> all;
-        std::error_code error;
-        for (const fs::directory_entry& entry : fs::directory_iterator(root_, error)) {
-            const std::string id = entry.path().filename().string();
-            if (!entry.is_directory(error) || !is_id(id)) continue;
+        const std::vector<std::string> names = objects_->list();
+        const std::set<std::string> there(names.begin(), names.end());
+        for (const std::string& name : there) {
+            const size_t end = name.find('/');
+            const std::string id = name.substr(0, end);
             // One that was never written to its end is none.
-            if (!fs::exists(entry.path() / kManifest, error)) continue;
+            if (end == std::string::npos || !is_id(id) || name.substr(end + 1) != kManifest)
+                continue;
             try {
-                all.push_back(read(id));
+                const auto manifest = manifest_of(id);
+                if (!manifest) continue;
+                for (const Part& part : parts_of(manifest->json)) {
+                    if (!there.contains(in_folder(id, part.file))) corrupt("a segment is missing");
+                }
+                all.push_back(head_in(id, *manifest));
+                know(id, manifest->version);
             } catch (const Error& e) {
                 refused.push_back(cat("saved conversation '", id, "': ", e.what()));
             }
@@ -125,93 +135,147 @@ class SessionFolder final : public SessionStore {
 
     void save(const SessionHead& head, const std::string& state) override {
         check(is_id(head.id), "a conversation's id is no name for a folder");
-        const std::scoped_lock guard(mutex_);
-        const fs::path folder = root_ / head.id;
-        std::error_code error;
-        fs::create_directories(folder, error);
         nlohmann::json manifest = to_json(head);
         std::set<std::string> used;
         const auto add = [&](std::string_view name, std::string_view content) {
             const std::string file = cat(name, "-", digest_of(content), kSegment);
-            used.insert(file);
+            const std::string at = in_folder(head.id, file);
+            used.insert(at);
             manifest["segments"].push_back(
                 {{"name", name}, {"file", file}, {"bytes", content.size()}});
             // One by that name has that content, if it is whole.
-            const fs::path at = folder / file;
-            if (fs::file_size(at, error) == content.size() + 16 && !error) return;
-            write_sealed(at.string(), content);
+            if (objects_->size(at) != std::ssize(content)) objects_->write(at, content);
         };
         add("state", state);
         add("tokens", bytes_of(head.tokens));
         add("messages", head.messages);
         add("report", head.report);
-        write_sealed((folder / kManifest).string(), json_text(manifest, 1));
-        sweep(folder, used);
+        const std::string at = in_folder(head.id, kManifest);
+        const std::string before = known(head.id);
+        know(head.id, objects_->write(at, json_text(manifest, 1), before));
+        used.insert(at);
+        for (const std::string& name : objects_->list(head.id)) {
+            if (!used.contains(name)) objects_->remove(name);
+        }
     }
 
     std::string part(const std::string& id, std::string_view name) override {
-        const std::scoped_lock guard(mutex_);
-        return segment(id, manifest(id), name);
+        if (auto state = name == "state" ? take_state(id) : std::nullopt) return *std::move(state);
+        const auto manifest = manifest_of(id);
+        if (!manifest) throw Error(ErrorCode::kNotFound, "there is no such conversation");
+        return segment(id, manifest->json, name);
     }
 
     void remove(const std::string& id) override {
         if (!is_id(id)) return;
+        objects_->remove(in_folder(id, kManifest));  // first: half a conversation is none
+        for (const std::string& name : objects_->list(id)) objects_->remove(name);
         const std::scoped_lock guard(mutex_);
-        std::error_code error;
-        fs::remove(root_ / id / kManifest, error);  // first: half a conversation is none
-        fs::remove_all(root_ / id, error);
+        known_.erase(id);
+    }
+
+    void look_up(const std::string& id) override {
+        const auto manifest = manifest_of(id);
+        if (!manifest || manifest->version == known(id)) return;
+        Fresh fresh = {.version = manifest->version,
+                       .head = head_in(id, *manifest),
+                       .state = segment(id, manifest->json, "state")};
+        const std::scoped_lock guard(mutex_);
+        std::erase_if(fresh_, [&](const Fresh& f) { return f.head.id == id; });
+        if (fresh_.size() >= kMostFresh) fresh_.pop_front();
+        fresh_.push_back(std::move(fresh));
+    }
+
+    std::optional<SessionHead> newer(const std::string& id) override {
+        const std::scoped_lock guard(mutex_);
+        for (Fresh& f : fresh_) {
+            if (f.head.id != id || f.is_taken) continue;
+            f.is_taken = true;
+            known_[id] = f.version;
+            return f.head;
+        }
+        return std::nullopt;
     }
 
  private:
-    [[nodiscard]] nlohmann::json manifest(const std::string& id) const {
-        if (!is_id(id)) throw Error(ErrorCode::kNotFound, "there is no such conversation");
-        const auto text = read_sealed((root_ / id / kManifest).string());
-        if (!text) throw Error(ErrorCode::kNotFound, "there is no such conversation");
-        return parse_json(*text);
+    struct Manifest {
+        nlohmann::json json;
+        std::string version;
+    };
+    /// What look_up() found, and nobody has gone on with yet.
+    struct Fresh {
+        std::string version;
+        SessionHead head;
+        std::string state;
+        bool is_taken = false;
+    };
+    static constexpr size_t kMostFresh = 16;
+
+    [[nodiscard]] std::string known(const std::string& id) {
+        const std::scoped_lock guard(mutex_);
+        const auto found = known_.find(id);
+        return found == known_.end() ? "" : found->second;
+    }
+    void know(const std::string& id, std::string version) {
+        const std::scoped_lock guard(mutex_);
+        known_[id] = std::move(version);
+    }
+    [[nodiscard]] std::optional<std::string> take_state(const std::string& id) {
+        const std::scoped_lock guard(mutex_);
+        const auto found = std::ranges::find_if(
+            fresh_, [&](const Fresh& f) { return f.head.id == id && f.is_taken; });
+        if (found == fresh_.end()) return std::nullopt;
+        const bool is_newest = known_[id] == found->version;
+        std::string state = std::move(found->state);
+        fresh_.erase(found);
+        if (!is_newest) return std::nullopt;
+        return state;
+    }
+
+    [[nodiscard]] std::optional<Manifest> manifest_of(const std::string& id) {
+        if (!is_id(id)) return std::nullopt;
+        auto object = objects_->read(in_folder(id, kManifest));
+        if (!object) return std::nullopt;
+        return Manifest{.json = parse_json(object->content), .version = std::move(object->version)};
     }
 
     [[nodiscard]] std::string segment(const std::string& id, const nlohmann::json& manifest,
-                                      std::string_view name) const {
+                                      std::string_view name) {
         for (const Part& part : parts_of(manifest)) {
             if (part.name != name) continue;
-            auto text = read_sealed((root_ / id / part.file).string());
-            if (!text) corrupt(cat("its ", name, " is missing"));
-            if (std::ssize(*text) != part.bytes) corrupt(cat("its ", name, " is another's"));
-            return *std::move(text);
+            auto object = objects_->read(in_folder(id, part.file));
+            if (!object) corrupt(cat("its ", name, " is missing"));
+            const std::string& content = object->content;
+            const bool is_it = std::ssize(content) == part.bytes &&
+                               part.file == cat(name, "-", digest_of(content), kSegment);
+            if (!is_it) corrupt(cat("its ", name, " is another's, or damaged"));
+            return std::move(object->content);
         }
         corrupt(cat("it has no ", name));
     }
 
-    [[nodiscard]] SessionHead read(const std::string& id) const {
-        const nlohmann::json m = manifest(id);
-        SessionHead head = head_of(m);
+    [[nodiscard]] SessionHead head_in(const std::string& id, const Manifest& manifest) {
+        SessionHead head = head_of(manifest.json);
         if (head.id != id) corrupt("it was moved from another place");
-        head.tokens = tokens_of(segment(id, m, "tokens"));
-        std::error_code error;
-        for (const Part& part : parts_of(m)) {
-            head.bytes += part.bytes;
-            if (!fs::exists(root_ / id / part.file, error)) corrupt("a segment is missing");
-        }
+        head.tokens = tokens_of(segment(id, manifest.json, "tokens"));
+        for (const Part& part : parts_of(manifest.json)) head.bytes += part.bytes;
         return head;
     }
 
-    static void sweep(const fs::path& folder, const std::set<std::string>& used) {
-        std::error_code error;
-        for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-            const std::string name = entry.path().filename().string();
-            if (name != kManifest && !used.contains(name)) fs::remove(entry.path(), error);
-        }
-    }
-
-    fs::path root_;
-    FolderLock lock_;
+    std::unique_ptr<ObjectStore> objects_;
     std::mutex mutex_;
+    std::map<std::string, std::string> known_;  // versions of manifests, as last seen
+    std::deque<Fresh> fresh_;
 };
 
 }  // namespace
 
-std::unique_ptr<SessionStore> open_session_folder(const std::string& path) {
-    return std::make_unique<SessionFolder>(path);
+std::unique_ptr<SessionStore> sessions_in(std::unique_ptr<ObjectStore> objects) {
+    return std::make_unique<StoredSessions>(std::move(objects));
+}
+
+std::unique_ptr<SessionStore> open_sessions(const std::string& where) {
+    return sessions_in(where.starts_with("s3://") ? open_bucket(where) : open_object_folder(where));
 }
 
 std::string packed(const SessionHead& head, const std::string& state) {

@@ -1,0 +1,117 @@
+"""Conversations in a bucket that two servers share; moto plays the bucket, or PALIMPSEST_BUCKET is one.
+
+PALIMPSEST_BUCKET=s3://BUCKET/PREFIX takes a real one (or versitygw), with AWS_... in the environment.
+"""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import uuid
+
+import pytest
+
+TEXT = " ".join(f"Shelf {i} holds {i * 7 % 50} books." for i in range(60))
+
+
+def post(url, messages, session):
+    at = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(at.hostname, at.port, timeout=120)
+    connection.request("POST", "/v1/chat/completions", json.dumps(
+        {"messages": messages, "max_tokens": 12, "temperature": 0}),
+        {"Content-Type": "application/json", "X-Session-Id": session})
+    answer = connection.getresponse()
+    body = json.loads(answer.read())
+    assert answer.status == 200, body
+    return body["choices"][0]["message"]["content"], body["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+def metric(url, name):
+    at = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(at.hostname, at.port, timeout=60)
+    connection.request("GET", "/metrics")
+    for line in connection.getresponse().read().decode().splitlines():
+        if line.startswith(f"palimpsest_{name} "):
+            return int(line.split()[1])
+    raise KeyError(name)
+
+
+def written(url, n):
+    """Waits until so many conversations are."""
+    for _ in range(200):
+        if metric(url, "sessions_saved_total") + metric(url, "session_conflicts_total") >= n:
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing was written")
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    named = os.environ.get("PALIMPSEST_BUCKET")
+    if named:
+        yield f"{named}/{uuid.uuid4().hex}"
+        return
+    pytest.importorskip("moto")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.environ.update({"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "someone",
+                       "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"})
+    for _ in range(200):
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("PUT", "/conversations")
+            assert connection.getresponse().status == 200
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield "s3://conversations/of/tests"
+    process.kill()
+    process.wait()
+
+
+def test_another_server_goes_on(bucket, make_server):
+    one, two = make_server("--sessions", bucket), make_server("--sessions", bucket)
+    session = uuid.uuid4().hex
+    messages = [{"role": "user", "content": f"{TEXT} How many shelves are there?"}]
+    first, cached = post(one.url, messages, session)
+    assert cached == 0
+    written(one.url, 1)
+    one.stop(kill=True)
+    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "And on shelf 3?"}]
+    second, cached = post(two.url, messages, session)
+    assert cached > 500
+    written(two.url, 1)
+    # A third, started later, knows it from the start.
+    three = make_server("--sessions", bucket)
+    messages += [{"role": "assistant", "content": second}, {"role": "user", "content": "And on shelf 4?"}]
+    assert post(three.url, messages, session)[1] > 520
+    # It is the third's now; the second, which has an older one in memory, goes on from it all the same.
+    written(three.url, 1)
+    messages += [{"role": "assistant", "content": "Many."}, {"role": "user", "content": "And on shelf 5?"}]
+    assert post(two.url, messages, session)[1] > 540
+
+
+def test_both_at_once_lose_no_answer(bucket, make_server):
+    one, two = make_server("--sessions", bucket), make_server("--sessions", bucket)
+    session = uuid.uuid4().hex
+    messages = [{"role": "user", "content": f"{TEXT} How many books are on shelf 1?"}]
+    for turn in range(6):
+        server = (one, two)[turn % 2]
+        answer, cached = post(server.url, messages, session)
+        assert turn < 2 or cached > 400
+        messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": f"On shelf {turn}?"}]
+    assert metric(one.url, "session_save_failures_total") == 0
+    assert metric(two.url, "session_save_failures_total") == 0
+
+
+def test_what_is_wrong_is_said(make_server):
+    for address, said in (("s3://", "no address of a bucket"), ("s3://a/../b", "no address of a bucket")):
+        with pytest.raises(RuntimeError):
+            make_server("--sessions", address)
