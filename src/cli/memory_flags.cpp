@@ -58,8 +58,10 @@ void add_memory_flags(CLI::App& command, MemoryChoice& choice) {
         .add_option(
             "-p,--policy", choice.policy,
             cat("what is kept, as POLICY[/ALLOCATOR][+RESIDUE][:NAME=VALUE;...] (default with a "
-                "budget: the trained gate, or indexer, where the model has weights for it, else ",
-                kUsualPolicy, "): ", names_of(policy_kinds())))
+                "budget: ",
+                kUsualPolicy,
+                ", beside the trained gate or indexer where the model has weights for it, else ",
+                best_unasked(nullptr), "): ", names_of(policy_kinds())))
         ->group(group);
     command
         .add_option("--allocator", choice.allocator,

@@ -41,17 +41,6 @@ EvictionOptions read_spec(std::string_view text) {
     return o;
 }
 
-/// What is kept where a budget is named and no policy.
-std::string usual_policy(const EvictionWeights* learned) {
-    // Weights that may be another model's, or that are half trained, are used by who names a
-    // policy.
-    if (learned != nullptr && learned->warning().empty()) {
-        if (learned->gate() != nullptr) return "gate";
-        if (learned->indexer() != nullptr) return "indexer";
-    }
-    return std::string(kUsualPolicy);
-}
-
 /// Nothing is evicted: what says how would go unheard.
 void check_unbounded(const MemoryChoice& c, const EvictionOptions& o) {
     const bool more = !o.allocator.empty() || !c.allocator.empty() || o.residue != "none" ||
@@ -146,10 +135,12 @@ ChosenEviction choose_eviction(const MemoryChoice& c, const EvictionWeights* lea
         return chosen;
     }
     if (c.policy.empty()) {
-        o.policy = usual_policy(learned);
-        if (o.policy != kUsualPolicy) {
-            chosen.note = cat("keeping what the trained policy '", o.policy,
-                              "' ranks highest (weights: ", learned->path(), ")");
+        o.policy = kUsualPolicy;
+        const std::string_view base = best_unasked(learned);
+        if (find_policy(base).is_learned()) {
+            chosen.note = cat("keeping what the trained policy '", base,
+                              "' ranks highest, and what a question attends to (weights: ",
+                              learned->path(), ")");
         }
     }
     set_budget(c, o);

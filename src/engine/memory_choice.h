@@ -32,10 +32,10 @@ struct ChosenEviction {
     std::string note = {};
 };
 
-/// A choice with a budget and no policy gets what the trained weights are for, `learned` (which may
-/// be nullptr), or else kUsualPolicy. No residue unless it is named: none helps while a text is
-/// read in chunks (docs/results/learned-eviction.md). Throws kInvalidArgument for a choice that
-/// contradicts itself, kNotFound for unknown names.
+/// A choice with a budget and no policy gets kUsualPolicy; `learned` may be nullptr. No residue
+/// unless it is named: none helps while a text is read in chunks
+/// (docs/results/learned-eviction.md). Throws kInvalidArgument for a choice that contradicts
+/// itself, kNotFound for unknown names.
 ChosenEviction choose_eviction(const MemoryChoice& choice, const EvictionWeights* learned);
 
 /// "bank=dla", "states=12", ... of a choice; empty: it names none, or the file of a trained one
@@ -43,8 +43,8 @@ ChosenEviction choose_eviction(const MemoryChoice& choice, const EvictionWeights
 /// settings of a bank that is not named, and as read_bank_options() does.
 [[nodiscard]] OptionMap bank_settings(const MemoryChoice& choice);
 
-/// The policy for models that have no trained weights: the best of those that need none on RULER at
-/// 4,096 tokens, streaming, the question unknown (docs/results/learned-eviction.md).
-inline constexpr std::string_view kUsualPolicy = "leverage";
+/// What a question attends to, where one comes with a document, and what best_unasked() keeps
+/// (docs/results/answers.md). Without a question it is the latter alone.
+inline constexpr std::string_view kUsualPolicy = "question";
 
 }  // namespace palimpsest

@@ -15,6 +15,8 @@ namespace {
 /// Rows of logits that one step may produce: at 50,000 tokens a row takes 200 KB.
 constexpr int64_t kMostLogits = 64;
 
+constexpr int64_t kMostAsked = 256;  // tokens of a question: its last ones
+
 constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'S', 'Q', '0', '0', '1'};
 constexpr int64_t kMostName = 256;
 
@@ -52,6 +54,16 @@ void check_tokens(std::span<const TokenId> tokens, int64_t n_vocab) {
 }
 
 }  // namespace
+
+std::vector<TokenId> question_in(std::span<const Segment> prompt) {
+    const auto last = std::ranges::find(prompt.rbegin(), prompt.rend(), true, &Segment::is_context);
+    std::vector<TokenId> question;
+    if (last == prompt.rend()) return question;
+    for (auto s = last.base(); s != prompt.end(); ++s) {
+        question.insert(question.end(), s->tokens.begin(), s->tokens.end());
+    }
+    return question;
+}
 
 Sequence::Sequence(const ModelConfig& config, std::unique_ptr<ContextMemory> memory,
                    SequenceOptions options)
@@ -105,6 +117,8 @@ void Sequence::feed(std::vector<Segment> prompt, const FeedOptions& options) {
     is_written_ = false;
     // Before the memory hears of it.
     static_cast<void>(check_prompt(prompt));
+    check_tokens(how_.question, config_.n_vocab);
+    set_question(prompt);
     static_cast<void>(read_chunk());
     prompt = memory_->admit(std::move(prompt));
     const int64_t total = check_prompt(prompt);
@@ -120,6 +134,24 @@ void Sequence::feed(std::vector<Segment> prompt, const FeedOptions& options) {
     total_ = total;
     done_ = 0;
     start_ = position();
+}
+
+bool Sequence::asks_question() const { return memory_->rehearsed() == Rehearsed::kQuestion; }
+
+void Sequence::set_question(std::span<const Segment> prompt) {
+    std::vector<TokenId>& question = how_.question;
+    if (!asks_question()) return question.clear();
+    if (question.empty()) question = question_in(prompt);
+    const auto most = static_cast<size_t>(std::min(kMostAsked, options_.n_chunk / 2));
+    if (question.size() > most) {
+        question.erase(question.begin(), question.end() - static_cast<std::ptrdiff_t>(most));
+    }
+}
+
+/// What is read now.
+Rehearses Sequence::rehearses() const {
+    if (!how_.may_forget || is_written_) return Rehearses::kNever;
+    return asks_question() && how_.question.empty() ? Rehearses::kNever : memory_->rehearses();
 }
 
 void Sequence::accept(TokenId token) {
@@ -171,7 +203,9 @@ Sequence::Progress Sequence::progress() const {
 /// Positions read in one step: where each is rehearsed too, both together make a chunk.
 int64_t Sequence::read_chunk() const {
     int64_t n = options_.n_chunk;
-    if (memory_->rehearses() == Rehearses::kAfterEachStep && how_.may_forget && !is_written_) {
+    if (rehearses() == Rehearses::kAfterEachStep && asks_question()) {
+        n = std::max<int64_t>(1, n - std::ssize(how_.question));
+    } else if (rehearses() == Rehearses::kAfterEachStep) {
         const int64_t asking = repetition_overhead(options_.rehearsal);
         n = (options_.n_chunk - asking) / 2;
         require(n >= kLeastRepeated, "a chunk of ", options_.n_chunk,
@@ -222,7 +256,8 @@ Lane Sequence::reading_lane(int64_t limit) {
             .step = {.n = n,
                      .first_pos = memory_->next_position(),
                      .is_prefill = more,
-                     .kind = how_.may_forget ? StepKind::kRead : StepKind::kAside},
+                     .kind = how_.may_forget ? StepKind::kRead : StepKind::kAside,
+                     .is_rehearsed = rehearses() != Rehearses::kNever},
             .runs = runs(prompt_, done_, n),
             .n_logits = how_.all_logits ? n : (more ? 0 : 1),
             .n_hidden = how_.hidden || how_.mean_hidden ? n : 0};
@@ -247,11 +282,10 @@ void Sequence::took(const LaneResult& result) {
     note_read(done_, n);
     done_ += n;
     const bool more = done_ < total_;
-    const Rehearses rehearses =
-        how_.may_forget && !is_written_ ? memory_->rehearses() : Rehearses::kNever;
-    if (rehearses == Rehearses::kAfterEachStep) {
+    const Rehearses when = rehearses();
+    if (when == Rehearses::kAfterEachStep) {
         begin_repetition(position() - n, position(), more, false);
-    } else if (!more && rehearses == Rehearses::kAfterThePrompt) {
+    } else if (!more && when == Rehearses::kAfterThePrompt) {
         begin_repetition(start_, position(), false, true);
     } else if (!more) {
         forget_prompt();
@@ -270,7 +304,7 @@ void Sequence::add_hidden(std::span<const float> rows) {
 
 /// Positions [from, from + n) of the prompt were read.
 void Sequence::note_read(int64_t from, int64_t n) {
-    const bool keeps_rows = how_.may_forget && memory_->rehearses() != Rehearses::kNever;
+    const bool keeps_rows = rehearses() != Rehearses::kNever && !asks_question();
     for (const Segment& s : prompt_) {
         const int64_t here = std::min(length(s) - from, n);
         if (here <= 0) {
@@ -313,6 +347,7 @@ void Sequence::begin_repetition(int64_t begin, int64_t end, bool is_prefill, boo
 }
 
 int64_t Sequence::piece_end() const {
+    if (asks_question()) return repetition_->end;  // it is about everything
     return std::min(repetition_->piece + kMostRepeated, repetition_->end);
 }
 
@@ -337,8 +372,10 @@ void Sequence::end_piece() {
     if (done_ == total_) forget_prompt();
 }
 
-/// Request and answer that repeat those positions: tokens, and ready rows where rows were read.
+/// The question, or request and answer that repeat those positions: tokens, and ready rows where
+/// rows were read.
 std::vector<Segment> Sequence::repetition_of(int64_t begin, int64_t end) const {
+    if (asks_question()) return {Segment{.tokens = how_.question}};
     std::vector<Segment> all;
     int64_t at = begin;
     const auto add_tokens = [&](std::vector<TokenId> tokens) {

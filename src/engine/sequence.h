@@ -27,7 +27,13 @@ struct FeedOptions {
     bool all_logits = false;
     bool hidden = false;       // and hidden states after the last norm, of every position
     bool mean_hidden = false;  // the mean of these is wanted, over all positions
+    /// What is asked about the prompt, for memories that keep what it attends to. Empty: what
+    /// follows the last of its segments that are context; none of them: nothing is.
+    std::vector<TokenId> question = {};
 };
+
+/// Tokens behind the last segment that is context, of a prompt that has one.
+[[nodiscard]] std::vector<TokenId> question_in(std::span<const Segment> prompt);
 
 /// One conversation's state: what was read, the memory, what is to be read next. It says what it
 /// wants, lane after lane, and takes what came of it; a Session runs one alone, a Batch many in one
@@ -101,7 +107,7 @@ class Sequence {
     void load(std::istream& in);
 
  private:
-    /// A repetition of positions [begin, end), piece after piece.
+    /// A rehearsal of positions [begin, end), piece after piece.
     struct Repetition {
         int64_t begin = 0, end = 0;
         bool is_prefill = false;           // more of the prompt follows
@@ -116,6 +122,9 @@ class Sequence {
     };
 
     void begin_anew();
+    [[nodiscard]] Rehearses rehearses() const;
+    [[nodiscard]] bool asks_question() const;
+    void set_question(std::span<const Segment> prompt);
     [[nodiscard]] int64_t length(const Segment& segment) const;
     [[nodiscard]] int64_t check_prompt(std::span<const Segment> prompt) const;
     [[nodiscard]] int64_t read_chunk() const;

@@ -45,7 +45,8 @@ bool Session::feed(std::vector<TokenId> tokens, const FeedHooks& hooks) {
 bool Session::feed(std::vector<Segment> prompt, const FeedHooks& hooks) {
     sequence_.feed(std::move(prompt), {.may_forget = hooks.may_forget,
                                        .all_logits = static_cast<bool>(hooks.on_logits),
-                                       .hidden = static_cast<bool>(hooks.on_hidden)});
+                                       .hidden = static_cast<bool>(hooks.on_hidden),
+                                       .question = hooks.question});
     while (sequence_.wants()) {
         const int64_t position = sequence_.position();
         const Sequence::Progress before = sequence_.progress();

@@ -25,6 +25,7 @@ struct FeedHooks {
     std::function<void(int64_t position, std::span<const float> hidden)> on_hidden = {};
     /// False: the prompt is read on top of what the memory holds, and nothing goes for it.
     bool may_forget = true;
+    std::vector<TokenId> question = {};  // FeedOptions::question
 };
 
 /// One sequence, run alone, step by step or a prompt at once. Not thread-safe; sessions that share

@@ -27,6 +27,10 @@ struct Rehearsal {
     bool ends_rehearsal = false;  // no other piece follows
 };
 
+/// What is run in a rehearsal: what was just read, once more, or the question that is asked about
+/// it, if one is known.
+enum class Rehearsed { kNothing, kRepetition, kQuestion };
+
 /// When a memory wants to be rehearsed.
 enum class Rehearses { kNever, kAfterEachStep, kAfterThePrompt };
 
@@ -45,6 +49,7 @@ struct Step {
     bool is_prefill = false;  // more input is known to follow
     StepKind kind = StepKind::kRead;
     Rehearsal rehearsal = {};  // of that kind only
+    bool is_rehearsed = true;  // does a rehearsal follow, for a memory that wants them?
 };
 
 /// What one attention layer hands to the memory of one sequence. Shapes in ggml order.
@@ -206,6 +211,7 @@ class ContextMemory {
 
     /// Whoever feeds it runs a Rehearsal of what was read, if it wants one.
     [[nodiscard]] virtual Rehearses rehearses() const { return Rehearses::kNever; }
+    [[nodiscard]] virtual Rehearsed rehearsed() const { return Rehearsed::kNothing; }
 
     /// How many more positions it can take in.
     [[nodiscard]] virtual int64_t room() const { return std::numeric_limits<int64_t>::max(); }

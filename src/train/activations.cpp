@@ -92,6 +92,7 @@ class TappedMemory final : public ContextMemory {
     [[nodiscard]] MemoryReport report() const override { return inner_->report(); }
     [[nodiscard]] int64_t next_position() const override { return inner_->next_position(); }
     [[nodiscard]] Rehearses rehearses() const override { return inner_->rehearses(); }
+    [[nodiscard]] Rehearsed rehearsed() const override { return inner_->rehearsed(); }
     [[nodiscard]] int64_t room() const override { return inner_->room(); }
 
  private:

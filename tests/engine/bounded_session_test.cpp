@@ -310,7 +310,8 @@ INSTANTIATE_TEST_SUITE_P(Policies, BoundedSession, ::testing::ValuesIn(evicting_
 TEST(BoundedLanes, SideBySideEqualEachAlone) {
     TinyModel tiny;
     std::vector<std::string> policies = evicting_policies();
-    std::erase(policies, "kvzip");  // a lane cannot be rehearsed by itself
+    // A lane cannot be rehearsed by itself.
+    std::erase_if(policies, [](const std::string& p) { return p == "kvzip" || p == "question"; });
     const std::vector<TokenId> tokens = tiny_tokens(320);
     const auto run = [&](const std::vector<std::string>& names) {
         std::vector<std::unique_ptr<ContextMemory>> memories;

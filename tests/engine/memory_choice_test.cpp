@@ -121,15 +121,26 @@ std::shared_ptr<const EvictionWeights> weights_of_this_model() {
 TEST(ChooseEviction, TheUsualPolicyWhereNothingWasTrained) {
     const ChosenEviction chosen = choose_eviction({.budget = "64"}, nullptr);
     EXPECT_EQ(chosen.note, "");
-    EXPECT_EQ(chosen.eviction.policy, "leverage");
+    EXPECT_EQ(chosen.eviction.policy, "question");
     EXPECT_EQ(chosen.eviction.residue, "none");
 }
 
-TEST(ChooseEviction, TheTrainedGateAloneWhereThereAreWeights) {
+TEST(ChooseEviction, WhatIsKeptWithoutAQuestionIsTheBestThereIs) {
+    EXPECT_EQ(best_unasked(nullptr), "leverage");
+    EXPECT_EQ(find_policy("question").usual_allocator(nullptr), "uniform");
+    const auto learned = weights_of_this_model();
+    EXPECT_EQ(best_unasked(learned.get()), "gate");
+    EXPECT_EQ(find_policy("question").usual_allocator(learned.get()), "global");
+    const auto some = testing::small_weights(small_shape());
+    EXPECT_EQ(best_unasked(some.get()), "leverage");
+    EXPECT_EQ(find_policy("question").usual_allocator(some.get()), "uniform");
+}
+
+TEST(ChooseEviction, TheTrainedGateIsNamedWhereThereAreWeights) {
     const auto learned = weights_of_this_model();
     ASSERT_NE(learned->latent(), nullptr);
     const ChosenEviction chosen = choose_eviction({.budget = "64"}, learned.get());
-    EXPECT_EQ(chosen.eviction.policy, "gate");
+    EXPECT_EQ(chosen.eviction.policy, "question");
     EXPECT_EQ(chosen.eviction.residue, "none");  // it does not help while a text is read in chunks
     EXPECT_NE(chosen.note.find("'gate'"), std::string::npos) << chosen.note;
 }
@@ -138,7 +149,7 @@ TEST(ChooseEviction, WeightsOfSomeModelAreNotUsedByThemselves) {
     const auto some = testing::small_weights(small_shape());
     const ChosenEviction chosen = choose_eviction({.budget = "64"}, some.get());
     EXPECT_EQ(chosen.note, "");
-    EXPECT_EQ(chosen.eviction.policy, "leverage");
+    EXPECT_EQ(chosen.eviction.policy, "question");
 }
 
 TEST(ChooseEviction, WhatIsNamedIsTaken) {
@@ -147,7 +158,7 @@ TEST(ChooseEviction, WhatIsNamedIsTaken) {
         return choose_eviction(c, learned.get()).eviction;
     };
     EXPECT_EQ(chosen({.budget = "64", .residue = "latent"}).residue, "latent");
-    EXPECT_EQ(chosen({.budget = "64", .residue = "latent"}).policy, "gate");
+    EXPECT_EQ(chosen({.budget = "64", .residue = "latent"}).policy, "question");
     EXPECT_EQ(chosen({.budget = "64", .policy = "window"}).policy, "window");
     EXPECT_EQ(chosen({.budget = "64", .policy = "window"}).residue, "none");
     EXPECT_EQ(chosen({.budget = "64", .policy = "window", .residue = "centroids"}).residue,

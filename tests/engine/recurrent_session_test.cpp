@@ -185,7 +185,7 @@ TEST(HybridConversation, HoldsABudgetWhereItAttends) {
     const Engine engine({.model = file.path(), .threads = 1, .chunk = 128});
     std::string text;
     for (int i = 0; i < 60; ++i) text += cat("hello ", i, ". ");
-    for (const char* policy : {"window", "leverage", "kvzip", "tova"}) {
+    for (const char* policy : {"window", "leverage", "kvzip", "tova", "question"}) {
         SCOPED_TRACE(policy);
         Conversation talk(engine, {.memory = {.budget = "64", .policy = policy}});
         const std::vector<TextPart> parts = {{text, true}, {"hello?"}};
@@ -211,7 +211,7 @@ TEST(HybridConversation, ABudgetInBytesIsForStatesToo) {
     std::string text;
     for (int i = 0; i < 300; ++i) text += cat("hello ", i, ". ");
     const std::vector<TextPart> parts = {{text, true}, {"hello?"}};
-    for (const char* policy : {"window", "kvzip"}) {
+    for (const char* policy : {"window", "kvzip", "question"}) {
         SCOPED_TRACE(policy);
         const MemoryChoice choice = {
             .budget = "600KiB", .policy = policy, .bank = "ward", .bank_settings = {"states=8"}};

@@ -83,7 +83,7 @@ QualityResult describe(QualityResult about, const QualityCondition& c, const std
     about.protocol = c.eviction.one_shot ? "one-shot" : "streaming";
     about.question = c.is_question_known ? "aware" : "agnostic";
     const bool is_learned =
-        find_policy(about.policy).is_learned() || find_residue(about.residue).is_learned;
+        find_policy(about.policy).uses(o.learned.get()) || find_residue(about.residue).is_learned;
     if (is_learned && o.learned != nullptr) {
         about.weights += cat(about.weights.empty() ? "" : ",", o.learned->fingerprint());
     }

@@ -127,7 +127,7 @@ AskedSample SampleRun::asked(std::span<const TokenId> rest) const {
 }
 
 std::vector<Segment> SampleRun::context(bool has_latents) {
-    if (!has_latents) return {{.tokens = prompt_.context}};
+    if (!has_latents) return {{.tokens = prompt_.context, .is_context = true}};
     if (latents_.empty()) encode_latents();
     return latents_;
 }
@@ -223,8 +223,10 @@ bool SampleRun::run_streaming(WantedResult& w) {
     const bool has_latents = w.condition->has_latents;
     std::vector<Segment> prompt = context(has_latents);
     if (is_known && !prompt_.question.empty()) prompt.push_back({.tokens = prompt_.question});
+    FeedHooks hooks = reading(cat(w.result.policy, " "));
+    if (is_known) hooks.question = question_;
     const auto start = Clock::now();
-    if (!lane->feed(std::move(prompt), reading(cat(w.result.policy, " ")))) return false;
+    if (!lane->feed(std::move(prompt), hooks)) return false;
     w.result.prefill_s = seconds_since(start) + (has_latents ? encoding_s_ : 0);
     note_memory(lane->memory().report(), w.result);
     if (is_prediction(setting_.task)) {

@@ -129,6 +129,7 @@ MemoryReport HybridMemory::report() const {
 int64_t HybridMemory::next_position() const { return attention_->next_position(); }
 
 Rehearses HybridMemory::rehearses() const { return attention_->rehearses(); }
+Rehearsed HybridMemory::rehearsed() const { return attention_->rehearsed(); }
 
 int64_t HybridMemory::room() const { return std::min(attention_->room(), recurrence_->room()); }
 

@@ -38,6 +38,7 @@ class HybridMemory final : public ContextMemory {
     [[nodiscard]] MemoryReport report() const override;
     [[nodiscard]] int64_t next_position() const override;
     [[nodiscard]] Rehearses rehearses() const override;
+    [[nodiscard]] Rehearsed rehearsed() const override;
     [[nodiscard]] int64_t room() const override;
     void save(std::ostream& out) const override;
     void load(std::istream& in) override;

@@ -158,11 +158,17 @@ std::vector<Observer*> KvCache::observers(const Step& step) const {
 }
 
 Rehearses KvCache::rehearses() const {
-    if (std::ranges::any_of(watching_, &Observers::see_rehearsals)) {
-        return Rehearses::kAfterThePrompt;
-    }
-    if (evictor_ == nullptr || !evictor_->observers().see_rehearsals()) return Rehearses::kNever;
+    const auto wants = [](const Observers& of) { return of.rehearsed() != Rehearsed::kNothing; };
+    if (std::ranges::any_of(watching_, wants)) return Rehearses::kAfterThePrompt;
+    if (evictor_ == nullptr || !wants(evictor_->observers())) return Rehearses::kNever;
     return options_.eviction.one_shot ? Rehearses::kAfterThePrompt : Rehearses::kAfterEachStep;
+}
+
+Rehearsed KvCache::rehearsed() const {
+    for (const Observers& of : watching_) {
+        if (of.rehearsed() != Rehearsed::kNothing) return of.rehearsed();
+    }
+    return evictor_ == nullptr ? Rehearsed::kNothing : evictor_->observers().rehearsed();
 }
 
 int64_t KvCache::room() const {

@@ -49,6 +49,7 @@ class KvCache final : public ContextMemory, private EntrySource {
     [[nodiscard]] MemoryReport report() const override;
     [[nodiscard]] int64_t next_position() const override { return next_position_; }
     [[nodiscard]] Rehearses rehearses() const override;
+    [[nodiscard]] Rehearsed rehearsed() const override;
     [[nodiscard]] int64_t room() const override;
     [[nodiscard]] bool can_rewind() const override;
     void rewind(int64_t position) override;

@@ -51,7 +51,7 @@ std::vector<char> fingerprint(const EvictionOptions& o, const EvictionWeights* l
                            o.n_sink, "/", o.n_recent, "/", o.one_shot, "/", o.n_writing);
     for (const auto& [name, value] : o.settings) text += cat("/", name, "=", value);
     const bool is_learned =
-        find_policy(o.policy).is_learned() || find_residue(o.residue).is_learned;
+        find_policy(o.policy).uses(learned) || find_residue(o.residue).is_learned;
     if (is_learned) text += cat("/", learned->fingerprint());
     return {text.begin(), text.end()};
 }

@@ -195,7 +195,7 @@ bool Evictor::is_due(const Step& step, int64_t seen) {
     const bool is_rehearsal = step.kind == StepKind::kRehearsal;
     // Scores by rehearsal are there when it ends, and while writing there is none.
     const bool is_read = step.is_prefill || step.n > 1 || seen <= prompt_end_;
-    if (observers_.see_rehearsals() && is_read &&
+    if (observers_.rehearsed() != Rehearsed::kNothing && is_read && step.is_rehearsed &&
         !(is_rehearsal && step.rehearsal.ends_rehearsal)) {
         return false;
     }

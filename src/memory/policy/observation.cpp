@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "memory/binary_stream.h"
+#include "memory/policy/mass_rows.h"
 
 namespace palimpsest {
 
@@ -146,40 +147,6 @@ std::vector<float> QueryWindow::attention(const LayerView& view, int64_t head,
 
 ColumnMass::ColumnMass(const MemoryShape& shape, std::string_view owner)
     : shape_(shape), owner_(owner), mass_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)) {}
-
-namespace {
-
-/// The n * group queries that read KV head h of a layer.
-struct GroupQueries {
-    const ggml_tensor* q;
-    int64_t layer, h, group;
-};
-
-/// Rows [first, first + count) of them, with the lse that attention left.
-struct MassRows {
-    std::array<QueryRow, kMaxRows> rows;
-    std::span<QueryRow> all;
-
-    MassRows(const GroupQueries& of, EntrySource& source, AttentionScratch& scratch,
-             int64_t first) {
-        const auto [q, layer, h, group] = of;
-        const int64_t n = q->ne[2];
-        const int64_t count = std::min(kMaxRows, n * group - first);
-        for (int64_t r = 0; r < count; ++r) {
-            const int64_t i = (first + r) / group;
-            const int64_t head = h * group + (first + r) % group;
-            const SlotRange seen = source.visible(layer, h, i);
-            rows.at(static_cast<size_t>(r)) = {.q = head_row(q, head, i),
-                                               .out = nullptr,
-                                               .lse = scratch.lse(head, i),
-                                               .begin = seen.begin,
-                                               .end = seen.end};
-        }
-        all = std::span(rows).first(static_cast<size_t>(count));
-    }
-};
-
-}  // namespace
 
 /// Adds the weights up; by slots, so that the sum does not depend on the number of threads.
 class ColumnMass::MassOp final : public CustomOp {

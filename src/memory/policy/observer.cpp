@@ -10,14 +10,23 @@ Observers Observers::clone() const {
     return copy;
 }
 
-bool Observers::see_rehearsals() const {
-    return std::ranges::any_of(all_, [](const auto& o) { return o->sees_rehearsals(); });
+Rehearsed Observers::rehearsed() const {
+    Rehearsed all = Rehearsed::kNothing;
+    for (const auto& o : all_) {
+        const Rehearsed one = o->rehearsed();
+        if (one == Rehearsed::kNothing) continue;
+        require(all == Rehearsed::kNothing || all == one,
+                "one part of a memory wants its input repeated, another its question asked");
+        all = one;
+    }
+    return all;
 }
 
 std::vector<Observer*> Observers::of(const Step& step) const {
     std::vector<Observer*> noting;
     for (const auto& o : all_) {
-        if (step.kind != StepKind::kRehearsal || o->sees_rehearsals()) noting.push_back(o.get());
+        if (step.kind != StepKind::kRehearsal || o->rehearsed() != Rehearsed::kNothing)
+            noting.push_back(o.get());
     }
     return noting;
 }

@@ -38,8 +38,8 @@ class Observer {
     /// The same notes in an object of its own, which may outlive this one.
     [[nodiscard]] virtual std::unique_ptr<Observer> clone() const = 0;
 
-    /// Is it one for repetitions of what was read (ContextMemory::rehearses)? Others see none.
-    [[nodiscard]] virtual bool sees_rehearsals() const { return false; }
+    /// The rehearsals (ContextMemory::rehearses) that it notes. Others see none.
+    [[nodiscard]] virtual Rehearsed rehearsed() const { return Rehearsed::kNothing; }
 
     /// Host side, before the graph runs: `seen` positions were read before this step.
     virtual void begin(const Step& step, int64_t seen) = 0;
@@ -99,7 +99,8 @@ class Observers {
     [[nodiscard]] Observers clone() const;
 
     [[nodiscard]] int64_t count() const { return std::ssize(all_); }
-    [[nodiscard]] bool see_rehearsals() const;
+    /// What all together want to be rehearsed. Throws kInvalidArgument if they disagree.
+    [[nodiscard]] Rehearsed rehearsed() const;
     /// Those who note this step.
     [[nodiscard]] std::vector<Observer*> of(const Step& step) const;
 

@@ -9,7 +9,7 @@ namespace palimpsest {
 
 namespace {
 
-constexpr std::array<PolicyKind, 17> kKinds = {{
+constexpr std::array<PolicyKind, 18> kKinds = {{
     {"full", nullptr, "uniform", "forgets nothing"},
     {"window", make_window, "uniform", "the first and the last entries (arXiv:2309.17453)"},
     {"random", make_random, "uniform", "entries by lot, seeded: what chance keeps"},
@@ -27,6 +27,11 @@ constexpr std::array<PolicyKind, 17> kKinds = {{
     {"leverage", make_leverage, "uniform", "keys of large statistical leverage (arXiv:2507.08143)"},
     {"kvzip", make_kvzip, "global",
      "what repeating the input needs; reads everything twice (arXiv:2505.23416)"},
+    {"question", make_question, "uniform",
+     "what a known question attends to, beside what another policy keeps (arXiv:2408.00167)",
+     nullptr,
+     [](const EvictionWeights& of) { return find_policy(best_unasked(&of)).usual_allocator(&of); },
+     true},
     {"indexer", make_indexer, "uniform",
      "what a trained indexer says some query needs (arXiv:2605.25475)",
      [](const EvictionWeights& of) { return of.indexer() != nullptr; },
@@ -43,6 +48,17 @@ std::string_view PolicyKind::usual_allocator(const EvictionWeights* learned) con
     if (learned == nullptr || trained_allocator == nullptr) return allocator;
     const std::string_view trained = trained_allocator(*learned);
     return trained.empty() ? allocator : trained;
+}
+
+std::string_view best_unasked(const EvictionWeights* learned) {
+    // Weights that may be another model's, or that are half trained, are used by who names a
+    // policy.
+    if (learned != nullptr && learned->warning().empty()) {
+        if (learned->gate() != nullptr) return "gate";
+        if (learned->indexer() != nullptr) return "indexer";
+    }
+    // On RULER at 4,096 tokens, streaming (docs/results/learned-eviction.md).
+    return "leverage";
 }
 
 std::span<const PolicyKind> policy_kinds() { return kKinds; }

@@ -20,11 +20,16 @@ struct PolicyKind {
     bool (*has_weights)(const EvictionWeights& of) = nullptr;
     /// The allocator that such weights were trained for; empty: they do not say.
     std::string_view (*trained_allocator)(const EvictionWeights& of) = nullptr;
+    bool takes_weights = false;  // of one that needs none: it uses them where they are
 
     /// The allocator used if the user names none. `learned` may be nullptr.
     [[nodiscard]] std::string_view usual_allocator(const EvictionWeights* learned) const;
 
     [[nodiscard]] bool is_learned() const { return has_weights != nullptr; }
+    /// Does what it keeps depend on these weights? `learned` may be nullptr.
+    [[nodiscard]] bool uses(const EvictionWeights* learned) const {
+        return is_learned() || (takes_weights && learned != nullptr);
+    }
 };
 
 /// All policies: what the command line, the tests and the benches offer.
@@ -32,6 +37,10 @@ struct PolicyKind {
 
 /// Throws kNotFound, suggesting the nearest name, for an unknown one.
 const PolicyKind& find_policy(std::string_view name);
+
+/// What keeps most of a text whose question is not known: a policy that `learned` is for, if they
+/// are whole and this model's (it may be nullptr), else the best of those that need no weights.
+[[nodiscard]] std::string_view best_unasked(const EvictionWeights* learned);
 
 using MadePolicy = std::unique_ptr<EvictionPolicy>;
 MadePolicy make_window(const PartInputs& in);
@@ -46,6 +55,7 @@ MadePolicy make_expected_attention(const PartInputs& in);
 MadePolicy make_chunk_kv(const PartInputs& in);
 MadePolicy make_cur(const PartInputs& in);
 MadePolicy make_kvzip(const PartInputs& in);
+MadePolicy make_question(const PartInputs& in);
 MadePolicy make_leverage(const PartInputs& in);
 MadePolicy make_indexer(const PartInputs& in);
 MadePolicy make_gate(const PartInputs& in);
@@ -53,6 +63,8 @@ MadePolicy make_gate(const PartInputs& in);
 /// The window scores that snap-kv, pyramid-kv and chunk-kv share: mean attention of the last
 /// queries to every entry, pooled over neighbours; the window itself one above the best.
 class QueryWindow;
+/// Mean over `kernel` neighbours; what lies outside counts as zero, as in snap-kv's original.
+void smooth(std::span<float> values, int64_t kernel);
 Scores window_scores(const QueryWindow& queries, const LayerView& held, int64_t window,
                      int64_t kernel);
 

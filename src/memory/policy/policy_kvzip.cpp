@@ -39,7 +39,7 @@ class RepetitionWeights final : public Observer {
     [[nodiscard]] std::unique_ptr<Observer> clone() const override {
         return std::make_unique<RepetitionWeights>(*this);
     }
-    [[nodiscard]] bool sees_rehearsals() const override { return true; }
+    [[nodiscard]] Rehearsed rehearsed() const override { return Rehearsed::kRepetition; }
 
     void begin(const Step& step, int64_t seen) override {
         rehearsal_.reset();

@@ -30,8 +30,9 @@ class SnapKv final : public EvictionPolicy {
     Noted<QueryWindow> queries_;
 };
 
-/// Mean over `kernel` neighbours; what lies outside counts as zero, as in the original.
-void pool(std::vector<float>& values, int64_t kernel) {
+}  // namespace
+
+void smooth(std::span<float> values, int64_t kernel) {
     const int64_t n = std::ssize(values);
     const int64_t before = kernel / 2;
     std::vector<float> pooled(values.size());
@@ -43,10 +44,8 @@ void pool(std::vector<float>& values, int64_t kernel) {
         }
         pooled[static_cast<size_t>(i)] = sum / static_cast<float>(kernel);
     }
-    values.swap(pooled);
+    std::ranges::copy(pooled, values.begin());
 }
-
-}  // namespace
 
 Scores window_scores(const QueryWindow& queries, const LayerView& held, int64_t window,
                      int64_t kernel) {
@@ -61,7 +60,7 @@ Scores window_scores(const QueryWindow& queries, const LayerView& held, int64_t 
         const auto inside = std::ranges::lower_bound(positions, held.n_seen - window);
         of.resize(static_cast<size_t>(inside - positions.begin()));
         for (float& x : of) x /= divisor;
-        pool(of, kernel);
+        smooth(of, kernel);
         for (const float x : of) best = std::max(best, x);
     }
     for (size_t h = 0; h < held.heads.size(); ++h) {

@@ -349,7 +349,7 @@ void Scheduler::advance_reading(Job& job) {
     job.pieces.pop_front();
     job.put_aside = piece.kind;
     feed(sequence, part_of(job.work.prompt, job.next, end),
-         {.mean_hidden = job.work.writers.empty()});
+         {.mean_hidden = job.work.writers.empty(), .question = question_in(job.work.prompt)});
     job.next = end;
 }
 

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "memory/policy/observation.h"
+#include "support/tiny_build.h"
 
 namespace palimpsest {
 namespace {
@@ -15,12 +16,12 @@ namespace {
 /// Counts the positions that passed. It can be copied, and not written down.
 class Counting final : public Observer {
  public:
-    explicit Counting(bool sees_rehearsals = false) : sees_rehearsals_(sees_rehearsals) {}
+    explicit Counting(Rehearsed rehearsed = Rehearsed::kNothing) : rehearsed_(rehearsed) {}
 
     [[nodiscard]] std::unique_ptr<Observer> clone() const override {
         return std::make_unique<Counting>(*this);
     }
-    [[nodiscard]] bool sees_rehearsals() const override { return sees_rehearsals_; }
+    [[nodiscard]] Rehearsed rehearsed() const override { return rehearsed_; }
     void begin(const Step& step, int64_t /*seen*/) override { n_ += step.n; }
     void observe(Graph& /*g*/, const AttentionInputs& /*in*/, EntrySource& /*source*/,
                  AttentionScratch& /*scratch*/) override {}
@@ -38,7 +39,7 @@ class Counting final : public Observer {
     [[nodiscard]] int64_t shifted() const { return shifted_; }
 
  private:
-    bool sees_rehearsals_;
+    Rehearsed rehearsed_;
     int64_t n_ = 0, shifted_ = 0;
 };
 
@@ -82,13 +83,21 @@ TEST(Observers, OfAllKindsAreFoundWhereTheyWereNamed) {
     }
 }
 
+TEST(Observers, OfTwoKindsOfRehearsalsAreRefused) {
+    Observers observers;
+    observers.add<Counting>(Rehearsed::kRepetition);
+    observers.add<Counting>();
+    observers.add<Counting>(Rehearsed::kQuestion);
+    EXPECT_EQ(testing::code_of([&] { (void)observers.rehearsed(); }), ErrorCode::kInvalidArgument);
+}
+
 /// What asks for a repetition, and the repetition, are no queries of the text.
 TEST(Observers, SeeRehearsalsOnlyIfTheyAreForThem) {
     Observers observers;
     const Noted<Counting> text = observers.add<Counting>();
-    EXPECT_FALSE(observers.see_rehearsals());
-    const Noted<Counting> repetition = observers.add<Counting>(true);
-    EXPECT_TRUE(observers.see_rehearsals());
+    EXPECT_EQ(observers.rehearsed(), Rehearsed::kNothing);
+    const Noted<Counting> repetition = observers.add<Counting>(Rehearsed::kRepetition);
+    EXPECT_EQ(observers.rehearsed(), Rehearsed::kRepetition);
     begin(observers, {.n = 8}, 0);
     begin(observers, {.n = 9, .kind = StepKind::kRehearsal, .rehearsal = {.end = 8}}, 8);
     EXPECT_EQ(observers[text].n(), 8);
