@@ -290,6 +290,27 @@ TEST_F(Schedules, ABucketThatCannotBeReachedCostsNoAnswer) {
     EXPECT_TRUE(content->objects.empty());
 }
 
+/// A document that was read for one question is read anew for another: what was kept of it was kept
+/// for the first. Without a question, or by a policy that asks none, it is shared.
+TEST_F(Schedules, ADocumentIsReadForEachQuestion) {
+    const Tokenizer& t = engine.runtime().loaded().require_tokenizer();
+    const auto ask = [&](const std::string& policy, const std::string& question) {
+        Work w = bounded(work(""), policy);
+        const std::vector<ChatMessage> messages = {{"user", {{text(30), true}, {question}}}};
+        w.prompt = t.encode_chat(messages);
+        return run(std::move(w))->result.n_cached;
+    };
+    for (const char* policy : {"window", "question"}) {
+        SCOPED_TRACE(policy);
+        begin();
+        EXPECT_EQ(ask(policy, "one?"), 0);
+        const int64_t cached = ask(policy, "two, then?");
+        if (std::string(policy) == "window") EXPECT_GT(cached, 100);
+        if (std::string(policy) == "question") EXPECT_LT(cached, 100);
+        EXPECT_GT(ask(policy, "one?"), 100);  // the same again
+    }
+}
+
 TEST_F(Schedules, CheckpointsDoNotGrowWithTurns) {
     begin();
     Work w = bounded(work(text(6)), "window");

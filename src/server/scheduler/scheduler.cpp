@@ -94,6 +94,7 @@ struct Scheduler::Job {
     std::deque<Piece> pieces = {};
     std::optional<Checkpoint::Kind> put_aside = {};  // after the running one
     int64_t next = 0;                                // what was fed of it
+    std::vector<TokenId> question = {};              // about documents that are still to be read
     int64_t n_answers = 1;
     std::vector<Choice> choices = {};
     WorkResult result = {};
@@ -294,6 +295,7 @@ void Scheduler::begin_reading(Job& job) {
     const int64_t from = job.place.n_cached;
     const bool has_copies = job.work.writers.size() > 1;
     job.next = from;
+    job.question = question_in(part_of(job.work.prompt, from, n));
     if (!job.work.memory.one_shot && (!job.sequence().can_rewind() || has_copies)) {
         int64_t system = 0;
         int64_t documents = 0;
@@ -307,7 +309,11 @@ void Scheduler::begin_reading(Job& job) {
         int64_t last = from;
         const std::pair<int64_t, Kind> ends[] = {{system, Kind::kSystem},
                                                  {documents, Kind::kDocuments}};
+        // What was kept for one question is not what another needs.
+        const bool is_asked =
+            job.sequence().memory().rehearsed() == Rehearsed::kQuestion && !job.question.empty();
         for (const auto& [end, kind] : ends) {
+            if (is_asked && kind == Kind::kDocuments) continue;
             if (end < last + kBetweenCheckpoints || end >= n - 1 || !job.work.is_kept) continue;
             job.pieces.push_back({end, kind});
             last = end;
@@ -349,7 +355,7 @@ void Scheduler::advance_reading(Job& job) {
     job.pieces.pop_front();
     job.put_aside = piece.kind;
     feed(sequence, part_of(job.work.prompt, job.next, end),
-         {.mean_hidden = job.work.writers.empty(), .question = question_in(job.work.prompt)});
+         {.mean_hidden = job.work.writers.empty(), .question = job.question});
     job.next = end;
 }
 
