@@ -159,26 +159,25 @@ std::vector<size_t> ranked(std::span<const float> scores) {
     return order;
 }
 
-/// Of one head: an entry gets the score that the base gives whoever is in its place, by the
-/// question or, `share` as fast, by the base itself. So heads compare as the base has them compare.
+/// Of one head: 1 for the first by the question, 1/2 for the second, and so on; or as much by the
+/// base, `share` as fast. So all heads keep as many entries, whatever the allocator: raw weights do
+/// not compare between heads, and the base's shares are not those of the question.
 std::vector<float> with_share(std::span<const float> asked, std::vector<float> base, double share) {
+    const auto of_place = [](double place) { return static_cast<float>(1 / (1 + place)); };
     for (float& x : base) x = std::isnan(x) ? kNever : x;
-    const std::vector<size_t> by_base = ranked(base);
     std::vector<float> scores(base.size());
+    const std::vector<size_t> by_base = ranked(base);
     for (size_t place = 0; place < by_base.size(); ++place) {
-        const double stretched = share > 0 ? static_cast<double>(place) / share : 1e18;
-        const bool is_last = stretched >= static_cast<double>(base.size());
-        const bool is_asked = asked[by_base[place]] >= 0;
-        const size_t as = !is_asked ? place
-                          : is_last ? base.size() - 1
-                                    : static_cast<size_t>(stretched);
-        scores[by_base[place]] = base[by_base[as]];
+        const size_t entry = by_base[place];
+        // What came after the question counts by its base alone.
+        const double by = asked[entry] < 0 ? 1 : share;
+        if (by > 0) scores[entry] = of_place(static_cast<double>(place) / by);
     }
     const std::vector<size_t> by_question = ranked(asked);
     for (size_t place = 0; place < by_question.size(); ++place) {
         const size_t entry = by_question[place];
         if (asked[entry] < 0) break;
-        scores[entry] = std::max(scores[entry], base[by_base[place]]);
+        scores[entry] = std::max(scores[entry], of_place(static_cast<double>(place)));
     }
     return scores;
 }
