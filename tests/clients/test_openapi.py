@@ -142,6 +142,7 @@ def test_fields_are_those_that_handlers_read():
     kinds = "text|boolean|integer|number|texts|object|list|find|need|has"
     read = set(re.findall(rf'\b(?:{kinds})\(\s*"([a-z_]+)"', source))
     read |= set(re.findall(r'\bread_content\(\w+, "([a-z_]+)"', source))
+    read |= set(re.findall(r'\bread_format\([^;"]*"([a-z_]+)"', source))
     for names in re.findall(r"for \(const char\* \w+\s*:\s*\{([^}]*)\}", source):
         read |= set(re.findall(r'"([a-z_]+)"', names))
     told = {}
@@ -618,7 +619,7 @@ def test_every_json_route_was_asked():
     asked = (
         {("POST", p) for p, _ in FORMS}
         | {("GET", p) for p in GETS}
-        | {("GET", "/v1/models/{id}"), ("POST", "/v1/documents/text")}
+        | {("GET", "/v1/models/{id}"), ("GET", "/v1/responses/{id}"), ("POST", "/v1/documents/text")}
     )
     asked |= {(m, p) for m, p, _ in operations() if p.startswith(("/v1/sessions", "/v1/memory"))}
     assert {(m, p) for m, p, o in operations() if answers_json(o)} <= asked
