@@ -138,9 +138,9 @@ ChosenEviction choose_eviction(const MemoryChoice& c, const EvictionWeights* lea
         o.policy = kUsualPolicy;
         const std::string_view base = best_unasked(learned);
         if (find_policy(base).is_learned()) {
-            chosen.note = cat("keeping what the trained policy '", base,
-                              "' ranks highest, and what a question attends to (weights: ",
-                              learned->path(), ")");
+            chosen.note = cat(
+                "keeping what the trained policy '", base,
+                "' ranks highest, and what a question attends to (weights: ", learned->path(), ")");
         }
     }
     set_budget(c, o);
