@@ -134,13 +134,18 @@ Ending read_all(int fd, pid_t from, int seconds, std::string& text) {
     return Ending::kLate;
 }
 
+/// The processor's limit may come before the clock's.
+Ending ending_of(Ending ending, int status) {
+    const bool ran_out =
+        WIFSIGNALED(status) && (WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL);
+    return ending == Ending::kClosed && ran_out ? Ending::kLate : ending;
+}
+
 std::string how_it_ended(int status, Ending ending, const GuardLimits& limits) {
-    const std::string too_long = cat("took more than ", limits.seconds, " s");
     if (ending == Ending::kStuck) return "waited for what never came";
-    if (ending == Ending::kLate) return too_long;
+    if (ending == Ending::kLate) return cat("took more than ", limits.seconds, " s");
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return "";
     if (!WIFSIGNALED(status)) return cat("ended with status ", WEXITSTATUS(status));
-    if (WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL) return too_long;
     return cat("crashed (", strsignal(WTERMSIG(status)), ")");  // NOLINT(concurrency-mt-unsafe)
 }
 
@@ -172,12 +177,13 @@ Attempt attempt(const GuardLimits& limits, const std::function<std::string()>& f
         throw Error(ErrorCode::kExhausted, cat("no process: ", std::strerror(why)));
     }
     Attempt made;
-    const Ending ending = read_all(ends[0], child, limits.seconds, made.result.text);
+    Ending ending = read_all(ends[0], child, limits.seconds, made.result.text);
     close(ends[0]);
     if (ending != Ending::kClosed) kill(child, SIGKILL);
     int status = 0;
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
+    ending = ending_of(ending, status);
     made.result.ended = how_it_ended(status, ending, limits);
     made.is_worth_another = may_be_a_lock(ending);
     return made;

@@ -37,9 +37,9 @@ def test_killed_in_the_middle(make_server, tmp_path):
             concurrent.futures.wait(running)
     server = make_server("--sessions", str(tmp_path))
     assert metric(server.url, "sessions_refused_total") == 0
-    for name, said in talks.items():
-        if len(said) < 4:
-            continue
+    long_ones = {name: said for name, said in talks.items() if len(said) >= 4}
+    assert len(long_ones) > len(talks) // 2
+    for name, said in long_ones.items():
         # All but the last turns, which may not have been written yet, are there.
         _, cached = post(server.url, said + [{"role": "user", "content": "Go on."}], name)
         assert cached > 20, f"{name}: {len(said)} messages"

@@ -146,7 +146,7 @@ std::vector<float> QueryWindow::attention(const LayerView& view, int64_t head,
 // -----------------------------------------------------------------------------------
 
 ColumnMass::ColumnMass(const MemoryShape& shape, std::string_view owner)
-    : shape_(shape), owner_(owner), mass_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)) {}
+    : shape_(shape), mass_(shape, owner) {}
 
 /// Adds the weights up; by slots, so that the sum does not depend on the number of threads.
 class ColumnMass::MassOp final : public CustomOp {
@@ -161,7 +161,7 @@ class ColumnMass::MassOp final : public CustomOp {
         const int64_t n = q->ne[2];
         const int64_t group = mass_.shape_.group();
         for (int64_t h = 0; h < mass_.shape_.n_head_kv; ++h) {
-            std::vector<float>& of = mass_.mass_[index(h)];
+            std::vector<float>& of = mass_.mass_.of(layer_, h);
             const int64_t total = source_.visible(layer_, h, n - 1).end;
             const int64_t begin = total * thread / n_threads;
             const int64_t end = total * (thread + 1) / n_threads;
@@ -174,9 +174,6 @@ class ColumnMass::MassOp final : public CustomOp {
     }
 
  private:
-    [[nodiscard]] size_t index(int64_t h) const {
-        return static_cast<size_t>(layer_ * mass_.shape_.n_head_kv + h);
-    }
     ColumnMass& mass_;
     EntrySource& source_;
     AttentionScratch& scratch_;
@@ -188,59 +185,13 @@ std::unique_ptr<Observer> ColumnMass::clone() const { return std::make_unique<Co
 
 void ColumnMass::begin(const Step& step, int64_t seen) {
     is_noted_ = step.kind != StepKind::kAside;
-    for (size_t i = 0; i < mass_.size(); ++i) {
-        if (shape_.window(static_cast<int64_t>(i) / shape_.n_head_kv) > 0) continue;
-        // A step planned twice adds its entries once.
-        if (seen != planned_at_) held_.resize(mass_.size());
-        if (seen != planned_at_) held_[i] = std::ssize(mass_[i]);
-        mass_[i].reserve(static_cast<size_t>(held_[i] + step.n));  // to the entry: it is counted
-        mass_[i].resize(static_cast<size_t>(held_[i] + step.n), 0.0F);
-    }
-    planned_at_ = seen;
+    mass_.grow(step.n, seen, 0.0F);
 }
 
 void ColumnMass::observe(Graph& g, const AttentionInputs& in, EntrySource& source,
                          AttentionScratch& scratch) {
     const std::array<Tensor, 1> queries = {in.q};
     g.keep(g.custom({1, 1, 1, 1}, queries, std::make_unique<MassOp>(*this, source, scratch, in)));
-}
-
-void ColumnMass::keep(int64_t layer, int64_t head, std::span<const int32_t> kept) {
-    std::vector<float>& of = mass_[static_cast<size_t>(layer * shape_.n_head_kv + head)];
-    for (size_t i = 0; i < kept.size(); ++i) of[i] = of[static_cast<size_t>(kept[i])];
-    of.resize(kept.size());
-}
-
-void ColumnMass::held(int64_t layer, std::span<const std::span<const int32_t>> heads) {
-    for (size_t h = 0; h < heads.size(); ++h) {
-        check_notes(owner_, std::ssize(of(layer, static_cast<int64_t>(h))), std::ssize(heads[h]));
-    }
-}
-
-void ColumnMass::reset() {
-    for (auto& of : mass_) of.clear();
-    planned_at_ = -1;
-}
-
-size_t ColumnMass::bytes() const {
-    size_t n = 0;
-    for (const auto& of : mass_) n += of.capacity() * sizeof(float);
-    return n;
-}
-
-void ColumnMass::save(std::ostream& out) const {
-    for (const auto& of : mass_) put_all(out, of);
-}
-
-void ColumnMass::load(std::istream& in) {
-    std::vector<std::vector<float>> mass(mass_.size());
-    for (auto& of : mass) of = take_all<float>(in, int64_t{1} << 24);
-    reset();
-    mass_ = std::move(mass);
-}
-
-std::span<const float> ColumnMass::of(int64_t layer, int64_t head) const {
-    return mass_[static_cast<size_t>(layer * shape_.n_head_kv + head)];
 }
 
 // ---- QueryMoments

@@ -9,6 +9,7 @@
 
 #include "memory/attention/entry_view.h"
 #include "memory/kernels/scoring_kernel.h"
+#include "memory/policy/entry_notes.h"
 #include "memory/policy/observer.h"
 
 namespace palimpsest {
@@ -62,25 +63,28 @@ class ColumnMass final : public Observer {
     void begin(const Step& step, int64_t seen) override;
     void observe(Graph& g, const AttentionInputs& in, EntrySource& source,
                  AttentionScratch& scratch) override;
-    void keep(int64_t layer, int64_t head, std::span<const int32_t> kept) override;
-    void held(int64_t layer, std::span<const std::span<const int32_t>> heads) override;
-    void reset() override;
-    [[nodiscard]] size_t bytes() const override;
+    void keep(int64_t layer, int64_t head, std::span<const int32_t> kept) override {
+        mass_.keep(layer, head, kept);
+    }
+    void held(int64_t layer, std::span<const std::span<const int32_t>> heads) override {
+        mass_.held(layer, heads);
+    }
+    void reset() override { mass_.clear(); }
+    [[nodiscard]] size_t bytes() const override { return mass_.bytes(); }
     [[nodiscard]] size_t bytes_per_entry() const override { return sizeof(float); }
-    void save(std::ostream& out) const override;
-    void load(std::istream& in) override;
+    void save(std::ostream& out) const override { mass_.save(out); }
+    void load(std::istream& in) override { mass_.load(in); }
 
     /// Sum over queries and the group's heads, for every entry.
-    [[nodiscard]] std::span<const float> of(int64_t layer, int64_t head) const;
+    [[nodiscard]] std::span<const float> of(int64_t layer, int64_t head) const {
+        return mass_.of(layer, head);
+    }
 
  private:
     class MassOp;
     MemoryShape shape_;
-    std::string_view owner_;
-    bool is_noted_ = true;                  // the running step
-    std::vector<std::vector<float>> mass_;  // [layer * KV heads + head][entry]
-    std::vector<int64_t> held_;             // entries before the running step
-    int64_t planned_at_ = -1;               // positions seen when it was planned
+    EntryNotes mass_;
+    bool is_noted_ = true;  // the running step
 };
 
 /// Mean and covariance of the queries of every layer and head before rotation.

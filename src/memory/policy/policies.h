@@ -60,11 +60,12 @@ MadePolicy make_leverage(const PartInputs& in);
 MadePolicy make_indexer(const PartInputs& in);
 MadePolicy make_gate(const PartInputs& in);
 
-/// The window scores that snap-kv, pyramid-kv and chunk-kv share: mean attention of the last
-/// queries to every entry, pooled over neighbours; the window itself one above the best.
-class QueryWindow;
 /// Mean over `kernel` neighbours; what lies outside counts as zero, as in snap-kv's original.
 void smooth(std::span<float> values, int64_t kernel);
+
+class QueryWindow;
+/// The window scores that snap-kv, pyramid-kv and chunk-kv share: mean attention of the last
+/// queries to every entry, smoothed; the window itself one above the best.
 Scores window_scores(const QueryWindow& queries, const LayerView& held, int64_t window,
                      int64_t kernel);
 

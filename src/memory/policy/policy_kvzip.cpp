@@ -13,6 +13,7 @@
 
 #include "memory/binary_stream.h"
 #include "memory/kernels/scoring_kernel.h"
+#include "memory/policy/entry_notes.h"
 #include "memory/policy/policies.h"
 
 namespace palimpsest {
@@ -31,10 +32,7 @@ class RepetitionWeights final : public Observer {
  public:
     /// The softmax takes in the first `n_sink` positions.
     RepetitionWeights(const MemoryShape& shape, int64_t n_sink)
-        : shape_(shape),
-          n_sink_(n_sink),
-          weights_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)),
-          held_(weights_.size()) {}
+        : shape_(shape), n_sink_(n_sink), weights_(shape, "kvzip") {}
 
     [[nodiscard]] std::unique_ptr<Observer> clone() const override {
         return std::make_unique<RepetitionWeights>(*this);
@@ -47,15 +45,7 @@ class RepetitionWeights final : public Observer {
             rehearsal_ = step.rehearsal;
             return;
         }
-        for (size_t i = 0; i < weights_.size(); ++i) {
-            // Layers with a window evict nothing, and what was noted of them would only grow.
-            if (shape_.window(static_cast<int64_t>(i) / shape_.n_head_kv) > 0) continue;
-            if (seen != planned_at_) held_[i] = std::ssize(weights_[i]);
-            const auto n = static_cast<size_t>(held_[i] + step.n);
-            weights_[i].reserve(n);  // to the entry: it is counted
-            weights_[i].resize(n, 0.0F);
-        }
-        planned_at_ = seen;
+        weights_.grow(step.n, seen, 0.0F);
         seen_ = seen + step.n;
     }
 
@@ -67,49 +57,33 @@ class RepetitionWeights final : public Observer {
     }
 
     void keep(int64_t layer, int64_t head, std::span<const int32_t> kept) override {
-        std::vector<float>& of = weights_[index(layer, head)];
-        for (size_t i = 0; i < kept.size(); ++i) of[i] = of[static_cast<size_t>(kept[i])];
-        of.resize(kept.size());
+        weights_.keep(layer, head, kept);
     }
-
     void held(int64_t layer, std::span<const std::span<const int32_t>> heads) override {
-        for (size_t h = 0; h < heads.size(); ++h) {
-            check_notes("kvzip", std::ssize(weights_[index(layer, static_cast<int64_t>(h))]),
-                        std::ssize(heads[h]));
-        }
+        weights_.held(layer, heads);
     }
-
     void reset() override {
-        for (auto& of : weights_) of.clear();
-        planned_at_ = -1;
+        weights_.clear();
         seen_ = 0;
     }
-    [[nodiscard]] size_t bytes() const override {
-        size_t n = 0;
-        for (const auto& of : weights_) n += of.capacity() * sizeof(float);
-        return n;
-    }
+    [[nodiscard]] size_t bytes() const override { return weights_.bytes(); }
     [[nodiscard]] size_t bytes_per_entry() const override { return sizeof(float); }
     void save(std::ostream& out) const override {
         put(out, seen_);
-        for (const auto& of : weights_) put_all(out, of);
+        weights_.save(out);
     }
     void load(std::istream& in) override {
         reset();
         seen_ = take<int64_t>(in);
-        for (auto& of : weights_) of = take_all<float>(in, int64_t{1} << 24);
+        weights_.load(in);
     }
 
     /// 0 for an entry that was not repeated yet.
     [[nodiscard]] const std::vector<float>& of(int64_t layer, int64_t head) const {
-        return weights_[index(layer, head)];
+        return weights_.of(layer, head);
     }
 
  private:
-    [[nodiscard]] size_t index(int64_t layer, int64_t head) const {
-        return static_cast<size_t>(layer * shape_.n_head_kv + head);
-    }
-
     /// By KV heads.
     class RepeatOp final : public CustomOp {
      public:
@@ -134,7 +108,7 @@ class RepetitionWeights final : public Observer {
         /// The piece is what was read last, and nothing of it has gone yet.
         [[nodiscard]] Slots slots(int64_t h) const {
             Slots s;
-            s.own = std::ssize(to_.weights_[to_.index(layer_, h)]);
+            s.own = std::ssize(to_.weights_.of(layer_, h));
             s.piece.end = s.own - (to_.seen_ - to_.rehearsal_->end);
             s.piece.begin = s.piece.end - (to_.rehearsal_->end - to_.rehearsal_->begin);
             s.sinks.end = std::clamp<int64_t>(s.piece.begin, 0, to_.n_sink_);
@@ -148,7 +122,7 @@ class RepetitionWeights final : public Observer {
             std::array<QueryRow, kMaxRows> rows;
             std::array<float, kMaxRows> lse{};
             std::array<float, kMaxRows> total{};
-            float* weights = to_.weights_[to_.index(layer_, h)].data();
+            float* weights = to_.weights_.of(layer_, h).data();
             for (int64_t first = 0; first < n_rows; first += kMaxRows) {
                 const auto count = static_cast<size_t>(std::min(kMaxRows, n_rows - first));
                 const auto sum = [&](const auto& range_of) {
@@ -186,9 +160,7 @@ class RepetitionWeights final : public Observer {
 
     MemoryShape shape_;
     int64_t n_sink_;
-    std::vector<std::vector<float>> weights_;  // [layer * KV heads + head][entry]
-    std::vector<int64_t> held_;                // entries before the running step
-    int64_t planned_at_ = -1;                  // positions seen when it was planned
+    EntryNotes weights_;
     int64_t seen_ = 0;
     std::optional<Rehearsal> rehearsal_;
 };

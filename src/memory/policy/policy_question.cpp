@@ -1,15 +1,16 @@
 // Keeps what the question attends to.
 //
 // While a document is read whose question is known, the question is run on top of what is held
-// after every step, as a rehearsal of which nothing stays; entries matter by the attention that it
-// pays to them, summed over its tokens and over the heads that share them, smoothed over `kernel`
-// neighbours as snap-kv does. FINCH (Corallo and Papotti, 2024, arXiv:2408.00167) reads chunk and
-// question together and is its relative; ours asks on top of what is held, so that the document is
-// read as it would be, and earlier entries are weighed anew with every chunk.
+// after every step, as a rehearsal of which nothing stays. An entry matters by the largest weight
+// that a token of the question pays to it, in any of the heads that share it, smoothed over
+// `kernel` neighbours. FINCH (Corallo and Papotti, 2024, arXiv:2408.00167) reads chunk and question
+// together and is its relative; ours asks on top of what is held, so that the document is read as
+// it would be, and earlier entries are weighed anew with every chunk.
 //
 // A `share` of the budget goes to what another policy, `base`, keeps without the question: an entry
 // that the base puts in place r counts like the one that the question puts in place r / share.
-// Where nothing is asked, all of it does: then this is the base.
+// Where nothing is asked, all of it does: then this is the base, and heads share the budget as they
+// do for it; where something is, they share it equally.
 
 #include <algorithm>
 #include <cmath>
@@ -17,10 +18,8 @@
 #include <numeric>
 #include <utility>
 
-#include "memory/binary_stream.h"
-#include "memory/policy/eviction_weights.h"
+#include "memory/policy/entry_notes.h"
 #include "memory/policy/mass_rows.h"
-#include "memory/policy/observation.h"
 #include "memory/policy/policies.h"
 
 namespace palimpsest {
@@ -30,13 +29,10 @@ namespace {
 constexpr float kUnasked = -1;  // of an entry that no question has seen
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-/// The attention that the last question paid to every entry.
+/// The most attention that a token of the last question paid to every entry.
 class QuestionMass final : public Observer {
  public:
-    explicit QuestionMass(const MemoryShape& shape)
-        : shape_(shape),
-          mass_(static_cast<size_t>(shape.n_layer * shape.n_head_kv)),
-          held_(mass_.size()) {}
+    explicit QuestionMass(const MemoryShape& shape) : shape_(shape), mass_(shape, "question") {}
 
     [[nodiscard]] std::unique_ptr<Observer> clone() const override {
         return std::make_unique<QuestionMass>(*this);
@@ -47,21 +43,12 @@ class QuestionMass final : public Observer {
         is_asked_ = step.kind == StepKind::kRehearsal;
         if (is_asked_) {
             // Planned twice, the first step of a question begins twice.
-            if (!is_within_) {
-                for (auto& of : mass_) std::ranges::fill(of, 0.0F);
-            }
+            if (!is_within_) mass_.fill(0.0F);
             is_within_ = !step.rehearsal.ends_rehearsal;
             return;
         }
         is_within_ = false;
-        for (size_t i = 0; i < mass_.size(); ++i) {
-            if (shape_.window(static_cast<int64_t>(i) / shape_.n_head_kv) > 0) continue;
-            if (seen != planned_at_) held_[i] = std::ssize(mass_[i]);
-            const auto n = static_cast<size_t>(held_[i] + step.n);
-            mass_[i].reserve(n);  // to the entry: it is counted
-            mass_[i].resize(n, kUnasked);
-        }
-        planned_at_ = seen;
+        mass_.grow(step.n, seen, kUnasked);
     }
 
     void observe(Graph& g, const AttentionInputs& in, EntrySource& source,
@@ -72,47 +59,26 @@ class QuestionMass final : public Observer {
     }
 
     void keep(int64_t layer, int64_t head, std::span<const int32_t> kept) override {
-        std::vector<float>& of = mass_[index(layer, head)];
-        for (size_t i = 0; i < kept.size(); ++i) of[i] = of[static_cast<size_t>(kept[i])];
-        of.resize(kept.size());
+        mass_.keep(layer, head, kept);
     }
     void held(int64_t layer, std::span<const std::span<const int32_t>> heads) override {
-        for (size_t h = 0; h < heads.size(); ++h) {
-            check_notes("question", std::ssize(mass_[index(layer, static_cast<int64_t>(h))]),
-                        std::ssize(heads[h]));
-        }
+        mass_.held(layer, heads);
     }
     void reset() override {
-        for (auto& of : mass_) of.clear();
-        planned_at_ = -1;
+        mass_.clear();
         is_within_ = false;
     }
-    [[nodiscard]] size_t bytes() const override {
-        size_t n = 0;
-        for (const auto& of : mass_) n += of.capacity() * sizeof(float);
-        return n;
-    }
+    [[nodiscard]] size_t bytes() const override { return mass_.bytes(); }
     [[nodiscard]] size_t bytes_per_entry() const override { return sizeof(float); }
-    void save(std::ostream& out) const override {
-        for (const auto& of : mass_) put_all(out, of);
-    }
-    void load(std::istream& in) override {
-        std::vector<std::vector<float>> mass(mass_.size());
-        for (auto& of : mass) of = take_all<float>(in, int64_t{1} << 24);
-        reset();
-        mass_ = std::move(mass);
-    }
+    void save(std::ostream& out) const override { mass_.save(out); }
+    void load(std::istream& in) override { mass_.load(in); }
 
     [[nodiscard]] const std::vector<float>& of(int64_t layer, int64_t head) const {
-        return mass_[index(layer, head)];
+        return mass_.of(layer, head);
     }
 
  private:
-    [[nodiscard]] size_t index(int64_t layer, int64_t head) const {
-        return static_cast<size_t>(layer * shape_.n_head_kv + head);
-    }
-
-    /// By slots, so that sums do not depend on the number of threads.
+    /// By slots, which threads share.
     class AskOp final : public CustomOp {
      public:
         AskOp(QuestionMass& to, EntrySource& source, AttentionScratch& scratch,
@@ -124,7 +90,7 @@ class QuestionMass final : public Observer {
             const ggml_tensor* q = dst->src[0];
             const int64_t group = to_.shape_.group();
             for (int64_t h = 0; h < to_.shape_.n_head_kv; ++h) {
-                std::vector<float>& of = to_.mass_[to_.index(layer_, h)];
+                std::vector<float>& of = to_.mass_.of(layer_, h);
                 const int64_t begin = std::ssize(of) * thread / n_threads;
                 const int64_t end = std::ssize(of) * (thread + 1) / n_threads;
                 for (int64_t first = 0; first < q->ne[2] * group; first += kMaxRows) {
@@ -144,11 +110,9 @@ class QuestionMass final : public Observer {
     };
 
     MemoryShape shape_;
-    std::vector<std::vector<float>> mass_;  // [layer * KV heads + head][entry]
-    std::vector<int64_t> held_;             // entries before the running step
-    int64_t planned_at_ = -1;               // positions seen when it was planned
-    bool is_asked_ = false;                 // the running step
-    bool is_within_ = false;                // more of the same question follows
+    EntryNotes mass_;
+    bool is_asked_ = false;   // the running step
+    bool is_within_ = false;  // more of the same question follows
 };
 
 /// Entries, the best first.

@@ -94,7 +94,6 @@ struct Scheduler::Job {
     std::deque<Piece> pieces = {};
     std::optional<Checkpoint::Kind> put_aside = {};  // after the running one
     int64_t next = 0;                                // what was fed of it
-    std::vector<TokenId> question = {};              // about documents that are still to be read
     int64_t n_answers = 1;
     std::vector<Choice> choices = {};
     WorkResult result = {};
@@ -263,6 +262,7 @@ bool Scheduler::start(Job& job) {
         const auto has = static_cast<int64_t>(other->sequence().memory().usage().bytes);
         promised += std::max<int64_t>(0, most_bytes(*other) - has);
     }
+    table_.refresh(job.work);
     const SequenceTable::AtHand at_hand = table_.at_hand(job.work, job.tokens);
     const int64_t more = std::max<int64_t>(0, needed - at_hand.bytes) + promised;
     if (!table_.make_room(more, at_hand.of) && !running_.empty()) return false;
@@ -295,7 +295,6 @@ void Scheduler::begin_reading(Job& job) {
     const int64_t from = job.place.n_cached;
     const bool has_copies = job.work.writers.size() > 1;
     job.next = from;
-    job.question = question_in(part_of(job.work.prompt, from, n));
     if (!job.work.memory.one_shot && (!job.sequence().can_rewind() || has_copies)) {
         int64_t system = 0;
         int64_t documents = 0;
@@ -310,8 +309,8 @@ void Scheduler::begin_reading(Job& job) {
         const std::pair<int64_t, Kind> ends[] = {{system, Kind::kSystem},
                                                  {documents, Kind::kDocuments}};
         // What was kept for one question is not what another needs.
-        const bool is_asked =
-            job.sequence().memory().rehearsed() == Rehearsed::kQuestion && !job.question.empty();
+        const bool is_asked = job.sequence().memory().rehearsed() == Rehearsed::kQuestion &&
+                              !question_in(part_of(job.work.prompt, from, n)).empty();
         for (const auto& [end, kind] : ends) {
             if (is_asked && kind == Kind::kDocuments) continue;
             if (end < last + kBetweenCheckpoints || end >= n - 1 || !job.work.is_kept) continue;
@@ -354,8 +353,10 @@ void Scheduler::advance_reading(Job& job) {
     }
     job.pieces.pop_front();
     job.put_aside = piece.kind;
+    // Asked about documents in what is still to be read; the last token needs no asking.
     feed(sequence, part_of(job.work.prompt, job.next, end),
-         {.mean_hidden = job.work.writers.empty(), .question = job.question});
+         {.mean_hidden = job.work.writers.empty(),
+          .question = question_in(part_of(job.work.prompt, job.next, std::ssize(job.tokens)))});
     job.next = end;
 }
 

@@ -7,7 +7,6 @@
 
 #include "core/error.h"
 #include "core/fingerprint.h"
-#include "core/sha256.h"
 #include "engine/memory_choice.h"
 #include "memory/attention/entry_store.h"
 #include "server/new_id.h"
@@ -20,8 +19,6 @@ constexpr size_t kMostPlans = 32;
 constexpr size_t kMostResponses = 64;
 constexpr int64_t kLeastEntries = 64;  // of a share, for a question behind a short text
 constexpr int64_t kLeastWorth = 16;    // tokens: fewer are read anew
-
-int64_t now() { return static_cast<int64_t>(std::time(nullptr)); }
 
 int64_t common(std::span<const TokenId> a, std::span<const TokenId> b) {
     return std::ranges::mismatch(a, b).in1 - a.begin();
@@ -164,63 +161,6 @@ int64_t SequenceTable::bytes_needed(const MemoryChoice& choice, int64_t n) {
     return static_cast<int64_t>(bytes_of_all(engine_.shape(), made.options.entries, n));
 }
 
-/// The same on every server.
-std::string SequenceTable::shared_id(const SessionHead& head) const {
-    Sha256 sum;
-    for (const std::string* text : {&head.owner, &head.key, &head.model, &head.memory}) {
-        const std::string part = cat(text->size(), ":", *text);
-        sum.add(std::as_bytes(std::span(part)));
-    }
-    return cat("s-", sum.hex().substr(0, 32));
-}
-
-std::string SequenceTable::id_for(const SessionHead& head) const {
-    if (!is_shared() || head.key.empty()) return new_id("s-");
-    std::string id = shared_id(head);
-    const bool is_taken =
-        std::ranges::any_of(all_, [&](const Remembered& r) { return r.head.id == id; });
-    return is_taken ? new_id("s-") : id;
-}
-
-SessionHead SequenceTable::head_for(const Work& work) const {
-    return {.owner = work.owner,
-            .key = work.session,
-            .model = model_,
-            .memory = key_of(work.memory),
-            .created = now()};
-}
-
-void SequenceTable::look_up(const Work& work) const {
-    if (!is_shared() || work.session.empty() || work.is_private || !work.is_kept) return;
-    try {
-        store_->look_up(shared_id(head_for(work)));
-    } catch (const std::exception&) {  // then it is read anew
-        ++metrics_.sessions_refused;
-    }
-}
-
-/// What other servers wrote is what there is.
-void SequenceTable::refresh(const Work& work) {
-    if (!is_shared()) return;
-    for (const std::string& id : saver_->take_conflicts()) {
-        const auto r =
-            std::ranges::find_if(all_, [&](const Remembered& it) { return it.head.id == id; });
-        if (r != all_.end() && !r->is_in_use) drop(*r);
-    }
-    if (work.session.empty()) return;
-    const std::string id = shared_id(head_for(work));
-    const auto r =
-        std::ranges::find_if(all_, [&](const Remembered& it) { return it.head.id == id; });
-    const bool is_ours = r != all_.end() && (r->is_in_use || !saver_->has(id));
-    if (is_ours) return;
-    const std::optional<SessionHead> head = store_->newer(id);
-    if (!head || head->owner != work.owner || head->model != model_) return;
-    if (r != all_.end()) drop(*r);
-    metrics_.bytes_on_disk += head->bytes;
-    Remembered& fresh = add(*head);
-    fresh.is_stored = true;
-}
-
 Remembered& SequenceTable::add(const SessionHead& head) {
     all_.push_back({.head = head, .used = std::chrono::steady_clock::now()});
     metrics_.sessions = std::ssize(all_);
@@ -232,11 +172,6 @@ void SequenceTable::load(Remembered& of, const MemoryChoice& choice, const std::
         of.sequence = make_sequence(choice, std::ssize(of.head.tokens), of.head.entries);
     std::istringstream in(state);
     of.sequence->load(in);
-}
-
-std::string SequenceTable::stored(Remembered& of, std::string_view part) {
-    saver_->flush();
-    return store_->part(of.head.id, part);
 }
 
 std::string SequenceTable::messages_of(Remembered& of) {
@@ -319,7 +254,6 @@ bool SequenceTable::takes_over(const Way& way, const Work& work) {
 }
 
 SequenceTable::AtHand SequenceTable::at_hand(const Work& work, std::span<const TokenId> tokens) {
-    refresh(work);
     const Way way = best(work, tokens);
     if (!takes_over(way, work) || way.from->sequence == nullptr) return {.of = way.from};
     return {.of = way.from,
@@ -327,7 +261,6 @@ SequenceTable::AtHand SequenceTable::at_hand(const Work& work, std::span<const T
 }
 
 Place SequenceTable::place(const Work& work, std::span<const TokenId> tokens) {
-    refresh(work);
     const Way way = best(work, tokens);
     if (way.from == nullptr) return start_anew(work, std::ssize(tokens));
     Remembered* const from = way.from;
@@ -410,7 +343,7 @@ void SequenceTable::release(Remembered& of, bool is_good, const Work& work,
         note_bytes();
         return;
     }
-    of.head.used = now();
+    of.head.used = static_cast<int64_t>(std::time(nullptr));
     of.is_private = work.is_private;
     if (of.head.title.empty()) of.head.title = work.transcript.title;
     const std::span<const TokenId> ids = of.sequence->tokens().ids();
@@ -445,46 +378,6 @@ void SequenceTable::drop(const Remembered& of) {
     if (of.is_stored) metrics_.bytes_on_disk -= of.head.bytes;
     all_.remove_if([&](const Remembered& r) { return &r == &of; });
     metrics_.sessions = std::ssize(all_);
-}
-
-void SequenceTable::store(Remembered& of) {
-    if (saver_ == nullptr) return;
-    try {
-        save(of, state_of(of));
-    } catch (const Error&) {  // a memory that cannot be saved
-        ++metrics_.save_failures;
-    }
-}
-
-void SequenceTable::save(Remembered& of, std::string state) {
-    metrics_.bytes_on_disk -= of.head.bytes;
-    of.head.bytes = std::ssize(state) + std::ssize(of.head.messages) + std::ssize(of.head.report) +
-                    4 * std::ssize(of.head.tokens);
-    metrics_.bytes_on_disk += of.head.bytes;
-    saver_->save(of.head, std::move(state));
-    of.is_stored = true;
-    trim_store(of);
-}
-
-/// Those not used for the longest time go, for good.
-void SequenceTable::trim_store(const Remembered& spared) {
-    while (metrics_.bytes_on_disk > options_.most_stored_bytes) {
-        Remembered* oldest = nullptr;
-        for (Remembered& r : all_) {
-            if (!r.is_in_use && &r != &spared && r.is_stored &&
-                (oldest == nullptr || r.head.used < oldest->head.used)) {
-                oldest = &r;
-            }
-        }
-        if (oldest == nullptr) return;
-        forget(*oldest);
-    }
-}
-
-/// For good.
-void SequenceTable::forget(Remembered& of) {
-    if (saver_ != nullptr && of.is_stored) saver_->remove(of.head.id);
-    drop(of);
 }
 
 void SequenceTable::note_bytes() {
@@ -598,50 +491,6 @@ Remembered& SequenceTable::fork(Remembered& of) {
     head.messages = messages_of(of);
     head.report = report_of(of);
     return adopt(std::move(head), state_of(of));
-}
-
-std::string SequenceTable::exported(Remembered& of) {
-    if (of.is_in_use) throw ApiError(409, "this conversation is being answered; wait until it is");
-    SessionHead head = of.head;
-    head.messages = messages_of(of);
-    head.report = report_of(of);
-    return packed(head, state_of(of));
-}
-
-Remembered& SequenceTable::import(const std::string& owner, std::string_view file) {
-    std::string state;
-    SessionHead head = unpacked(file, state);
-    if (head.model != model_) {
-        throw Error(ErrorCode::kInvalidArgument, cat("the conversation is with another model (",
-                                                     head.model, "; this one is ", model_, ")"));
-    }
-    for (const TokenId t : head.tokens) {
-        if (t < 0 || t >= engine_.config().n_vocab) {
-            throw Error(ErrorCode::kCorrupt, "it has a token that does not exist");
-        }
-    }
-    head.owner = owner;
-    return adopt(std::move(head), std::move(state));
-}
-
-/// A conversation of its own, which nobody has gone on with yet.
-Remembered& SequenceTable::adopt(SessionHead head, std::string state) {
-    head.key = new_id("s-");
-    head.id = is_shared() ? id_for(head) : head.key;
-    head.created = head.used = now();
-    head.responses.clear();
-    static_cast<void>(make_room(std::ssize(state)));
-    Remembered& r = add(head);
-    if (saver_ != nullptr) {
-        save(r, std::move(state));
-        r.head.messages = {};
-        r.head.report = {};
-    } else {
-        r.checkpoints.push_back({.position = std::ssize(head.tokens),
-                                 .state = std::make_shared<const std::string>(std::move(state))});
-    }
-    note_bytes();
-    return r;
 }
 
 }  // namespace palimpsest

@@ -63,6 +63,8 @@ class SequenceTable {
     /// Of a store that several servers share, reads what another wrote of the conversation that a
     /// request goes on with. Waits for it, so for other threads than the scheduler's.
     void look_up(const Work& work) const;
+    /// And takes what look_up() found. Before at_hand() and place().
+    void refresh(const Work& work);
     /// Makes a place for a request, of these tokens. Throws as making and loading a memory does.
     [[nodiscard]] Place place(const Work& work, std::span<const TokenId> tokens);
     /// What place() would go on from, and bytes of a sequence that it takes over: no new ones.
@@ -114,7 +116,6 @@ class SequenceTable {
     [[nodiscard]] std::string shared_id(const SessionHead& head) const;
     [[nodiscard]] std::string id_for(const SessionHead& head) const;
     [[nodiscard]] SessionHead head_for(const Work& work) const;
-    void refresh(const Work& work);
     [[nodiscard]] Place start_anew(const Work& work, int64_t n_tokens, int64_t entries = 0);
     [[nodiscard]] int64_t entries_of(const MemoryChoice& choice, int64_t n);
     struct Way;
