@@ -74,6 +74,11 @@ class Schedules : public ::testing::Test {
         scheduler.reset();
         scheduler = std::make_unique<Scheduler>(engine.runtime(), options, store, metrics);
     }
+    /// A store that outlives the scheduler, which writes to it until its own end.
+    SessionStore* keep(std::unique_ptr<SessionStore> store) {
+        stores.push_back(std::move(store));
+        return stores.back().get();
+    }
 
     [[nodiscard]] Work work(const std::string& text, int n_answers = 1, int most = 12) const {
         const Tokenizer& t = engine.runtime().loaded().require_tokenizer();
@@ -127,6 +132,7 @@ class Schedules : public ::testing::Test {
     testing::TemporaryFile file;
     Engine engine;
     Metrics metrics;
+    std::vector<std::unique_ptr<SessionStore>> stores;
     std::unique_ptr<Scheduler> scheduler;
     uint64_t id = 0;
 };
@@ -203,8 +209,8 @@ TEST_F(Schedules, SharesOfPromptsGoOnAndHarmNobody) {
 
 TEST_F(Schedules, AFailedTurnLeavesWhatWasStored) {
     const testing::TemporaryFolder folder;
-    const auto store = open_sessions(folder.path());
-    begin({}, store.get());
+    SessionStore* const store = keep(open_sessions(folder.path()));
+    begin({}, store);
     Work one = work(text(5));
     one.session = "talk";
     static_cast<void>(run(std::move(one)));
@@ -217,7 +223,7 @@ TEST_F(Schedules, AFailedTurnLeavesWhatWasStored) {
     std::vector<std::string> refused;
     ASSERT_EQ(store->list(refused).size(), 1U);
     EXPECT_TRUE(refused.empty());
-    begin({}, store.get());
+    begin({}, store);
     Work again = work(text(5));
     again.session = "talk";
     EXPECT_GT(run(std::move(again))->result.n_cached, 20);
@@ -226,8 +232,8 @@ TEST_F(Schedules, AFailedTurnLeavesWhatWasStored) {
 
 TEST_F(Schedules, AnotherServerGoesOnFromASharedStore) {
     const auto content = std::make_shared<testing::BucketContent>();
-    const auto one = sessions_in(std::make_unique<testing::SharedObjects>(content));
-    const auto two = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    SessionStore* const one = keep(sessions_in(std::make_unique<testing::SharedObjects>(content)));
+    SessionStore* const two = keep(sessions_in(std::make_unique<testing::SharedObjects>(content)));
     const auto turn = [&](SessionStore& store, Work w) {
         w.session = "talk";
         w.owner = "someone";
@@ -240,7 +246,7 @@ TEST_F(Schedules, AnotherServerGoesOnFromASharedStore) {
     const auto second = turn(*two, next(text(20), first, "and then"));
     EXPECT_GT(second->result.n_cached, 100);
     // Of another owner it is not.
-    begin({}, two.get());
+    begin({}, two);
     Work other = next(text(20), first, "and then");
     other.session = "talk";
     EXPECT_EQ(run(std::move(other))->result.n_cached, 0);
@@ -249,12 +255,12 @@ TEST_F(Schedules, AnotherServerGoesOnFromASharedStore) {
 
 TEST_F(Schedules, AServerThatFellBehindReadsWhatAnotherWrote) {
     const auto content = std::make_shared<testing::BucketContent>();
-    const auto one = sessions_in(std::make_unique<testing::SharedObjects>(content));
-    const auto two = sessions_in(std::make_unique<testing::SharedObjects>(content));
+    SessionStore* const one = keep(sessions_in(std::make_unique<testing::SharedObjects>(content)));
+    SessionStore* const two = keep(sessions_in(std::make_unique<testing::SharedObjects>(content)));
     const Engine engine_two({.model = file.path(), .threads = 1, .chunk = 128});
     Metrics metrics_two;
-    begin({}, one.get());
-    Scheduler other(engine_two.runtime(), {}, two.get(), metrics_two);
+    begin({}, one);
+    Scheduler other(engine_two.runtime(), {}, two, metrics_two);
     const auto ask = [&](Scheduler& of, Work w) {
         w.session = "talk";
         auto waiter = std::make_shared<Waiter>();
@@ -279,8 +285,8 @@ TEST_F(Schedules, AServerThatFellBehindReadsWhatAnotherWrote) {
 
 TEST_F(Schedules, ABucketThatCannotBeReachedCostsNoAnswer) {
     const auto content = std::make_shared<testing::BucketContent>();
-    const auto store = sessions_in(std::make_unique<testing::SharedObjects>(content));
-    begin({}, store.get());
+    SessionStore* const store = keep(sessions_in(std::make_unique<testing::SharedObjects>(content)));
+    begin({}, store);
     content->is_down = true;
     Work w = work(text(5));
     w.session = "talk";
@@ -467,16 +473,17 @@ TEST_F(Schedules, ConversationsOutliveTheProgram) {
         std::string answer;
         int64_t n_read = 0;
         {
-            const auto store = open_sessions(folder.path());
-            begin({}, store.get());
+            SessionStore* const store = keep(open_sessions(folder.path()));
+            begin({}, store);
             Work w = work(text(12));
             const auto first = run(is_bounded ? bounded(std::move(w)) : std::move(w));
             answer = first->result.answers[0].text;
             n_read = first->result.memory.tokens_in;
             scheduler.reset();
+            stores.clear();  // so that its folder can be opened again
         }
-        const auto store = open_sessions(folder.path());
-        begin({}, store.get());
+        SessionStore* const store = keep(open_sessions(folder.path()));
+        begin({}, store);
         EXPECT_EQ(metrics.sessions, 1);
         const auto go_on = [&] {
             Work w = next(text(12), answer, "more");
@@ -496,14 +503,15 @@ TEST_F(Schedules, ConversationsOutliveTheProgram) {
         EXPECT_EQ(run(go_on())->result.n_cached, n_read);
         EXPECT_EQ(metrics.sessions_restored, n_restored + 1);
         scheduler.reset();
+        stores.clear();
     }
 }
 
 TEST_F(Schedules, ConversationsAreForkedExportedImportedAndDeleted) {
     for (const bool is_stored : {false, true}) {
         const testing::TemporaryFolder folder;
-        const auto store = open_sessions(folder.path());
-        begin({}, is_stored ? store.get() : nullptr);
+        SessionStore* const store = keep(open_sessions(folder.path()));
+        begin({}, is_stored ? store : nullptr);
         Work w = work(text(6));
         w.session = "mine";
         static_cast<void>(run(std::move(w)));
