@@ -16,6 +16,7 @@ WEIGHTS ?= weights
 
 sources = $$(find src include tests examples scripts -name '*.cpp' -o -name '*.h')
 fuzz_targets = $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.cpp)))
+asan_folders = core text memory model compress server
 build = cmake --preset $(1) --log-level=WARNING && cmake --build --preset $(1)
 # ThreadSanitizer fails where a kernel spreads memory too widely, so ask for a fixed layout.
 fixed_layout = $(shell setarch -R true 2>/dev/null && echo setarch -R)
@@ -69,24 +70,25 @@ format: ## rewrite the sources as clang-format likes them
 
 fuzz: setup ## run each fuzz target for FUZZ_SECONDS; finds go to build/fuzz-found
 	@scripts/setup.sh fuzz
-	@$(call build,fuzz) --target $(fuzz_targets)
+	@$(call build,asan) --target $(fuzz_targets)
 	@mkdir -p build/fuzz-found
 	@for target in $(fuzz_targets); do \
 	  name=$${target#fuzz_}; seeds=tests/fuzz/corpus/$$name; corpus=build/fuzz-corpus/$$name; \
 	  mkdir -p $$corpus; [ ! -d $$seeds ] || cp -R $$seeds/. $$corpus/; \
 	  echo "fuzz: $$name, $(FUZZ_SECONDS) s"; \
-	  build/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=25 -print_final_stats=1 $(FUZZ_ARGS) \
+	  build/asan/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=25 -print_final_stats=1 $(FUZZ_ARGS) \
 	    -artifact_prefix=build/fuzz-found/$$name- $$corpus || exit 1; \
 	done
 
 asan: setup ## run the tests under the address and undefined-behaviour sanitizers
+	@scripts/setup.sh fuzz
 	@$(call build,asan)
 	@ctest --preset asan $(CTEST_ARGS)
 
 asan-unit: setup ## the same for the unit tests of core, text, memory, model, compress and server
-	@cmake --preset asan --log-level=WARNING
-	@cmake --build --preset asan --target $(foreach f,core text memory model compress server,$(f)_test)
-	@export GOMP_SPINCOUNT=2000; for f in core text memory model compress server; do echo "asan: $$f" && build/asan/tests/$${f}_test --gtest_brief=1 \
+	@scripts/setup.sh fuzz
+	@$(call build,asan) --target $(addsuffix _test,$(asan_folders))
+	@export GOMP_SPINCOUNT=2000; for f in $(asan_folders); do echo "asan: $$f" && build/asan/tests/$${f}_test --gtest_brief=1 \
 	  --gtest_filter=-*Real* || exit 1; done
 
 test-clients: release ## try real clients and a browser with the server, where they can be had

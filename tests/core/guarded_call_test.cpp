@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <semaphore>
@@ -31,7 +30,7 @@ TEST(GuardedCall, SaysHowItEndedInstead) {
     EXPECT_NE(guarded_call(kLimits, []() -> std::string { std::abort(); }).ended.find("crashed"),
               std::string::npos);
     const GuardedResult late = guarded_call({.seconds = 1, .bytes = kLimits.bytes}, [] {
-        std::atomic<bool> is_done = false;
+        volatile bool is_done = false;
         while (!is_done) {
         }
         return std::string();

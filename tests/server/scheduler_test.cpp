@@ -285,7 +285,8 @@ TEST_F(Schedules, AServerThatFellBehindReadsWhatAnotherWrote) {
 
 TEST_F(Schedules, ABucketThatCannotBeReachedCostsNoAnswer) {
     const auto content = std::make_shared<testing::BucketContent>();
-    SessionStore* const store = keep(sessions_in(std::make_unique<testing::SharedObjects>(content)));
+    SessionStore* const store =
+        keep(sessions_in(std::make_unique<testing::SharedObjects>(content)));
     begin({}, store);
     content->is_down = true;
     Work w = work(text(5));
