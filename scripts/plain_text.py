@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Collects what Debian ships as documentation, as plain text to train on. Installs nothing.
+"""Collects what Debian ships as documentation, as plain text. Installs nothing.
 
-    scripts/plain_text.py [FOLDER]     default: ~/.cache/palimpsest/training-texts
+    scripts/plain_text.py [FOLDER]              to train on; default: ~/.cache/palimpsest/training-texts
+    scripts/plain_text.py --kept-back [FOLDER]  to ask about: no training sees these; .../kept-back-texts
 
 Downloads a few documentation packages with apt, unpacks them beside the result, and turns their
 English HTML and POD pages into one text a package. What is there already is left as it is.
@@ -30,6 +31,8 @@ PACKAGES = [
     "postgresql-doc-15 postgresql-doc-16 postgresql-doc-17",
     "python3.11-doc python3.12-doc python3.13-doc",
 ]
+# Kept back from every training: what `bench quality` asks about (docs/results/answers.md).
+KEPT_BACK = ["installation-guide-amd64", "debian-history"]
 MOST = 2_000_000  # characters a package: none shall outweigh the others
 LEAST = 4_000  # characters a page: shorter ones are lists of links
 
@@ -180,13 +183,17 @@ def collect(names, folder):
 
 
 def main():
-    if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):
+    arguments = sys.argv[1:]
+    is_kept_back = arguments[:1] == ["--kept-back"]
+    arguments = arguments[is_kept_back:]
+    if len(arguments) > 1 or arguments[:1] and arguments[0].startswith("-"):
         sys.exit(__doc__.strip())
     cache = os.environ.get("PALIMPSEST_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "palimpsest")
-    folder = pathlib.Path(sys.argv[1] if len(sys.argv) == 2 else cache + "/training-texts")
+    name = "kept-back-texts" if is_kept_back else "training-texts"
+    folder = pathlib.Path(arguments[0] if arguments else os.path.join(cache, name))
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [names.split() for names in PACKAGES]
+    wanted = [names.split() for names in (KEPT_BACK if is_kept_back else PACKAGES)]
     for names in wanted:
         collect(names, folder)
     if not any(folder.glob("*.txt")):

@@ -1,6 +1,7 @@
 #include "support/task_files.h"
 
 #include "bench/tasks/word_list.h"
+#include "core/error.h"
 #include "core/random.h"
 #include "core/text_hash.h"
 #include "text/text_parts.h"
@@ -38,6 +39,19 @@ std::string prose(int64_t n_sentence) {
             text += list[static_cast<size_t>(random.below(static_cast<int64_t>(list.size())))];
         }
         text += i % 7 == 6 ? ".\n\n" : ". ";
+    }
+    return text;
+}
+
+std::string prose_with_facts(int64_t n_stretch) {
+    std::string text;
+    for (int64_t i = 0; i < n_stretch; ++i) {
+        const std::string name{static_cast<char>('A' + i / 26), static_cast<char>('a' + i % 26)};
+        text += cat("Of the stretch ", name, "\n\nThis is stretch ", i, ", for those who ask. ",
+                    prose(3), " All the people who came by stretch ", i, " of it wrote to ", name,
+                    "berto Ranfur, who lived there. They had paid in stretch ", i,
+                    " and for the year ", 1000 + i, " pounds. It was closed by stretch ", i,
+                    " again on ", 1 + i % 28, " May ", 3000 + i, " for good.\n\n");
     }
     return text;
 }

@@ -19,6 +19,9 @@ SampleRequest request_of(int64_t length, int64_t n = 1, uint64_t seed = 42);
 /// Sentences of plain words, without digits, always the same for one number.
 std::string prose(int64_t n_sentence);
 
+/// Stretches of prose, in each a heading, a name, a number and a date of its own.
+std::string prose_with_facts(int64_t n_stretch);
+
 /// The samples of the task of this name.
 std::vector<Sample> samples_of(std::string_view task, const SampleRequest& request);
 

@@ -55,7 +55,9 @@ double score_part(std::string_view output, const Sample& sample) {
 }
 
 double score_exact(std::string_view output, const Sample& sample) {
-    const std::string text = clean(output);
+    const std::string cleaned = clean(output);
+    std::string text;  // whose lines may be broken elsewhere than the reference's
+    for (const std::string_view word : split_words(cleaned)) text += cat(word, " ");
     const bool is_there = std::ranges::any_of(sample.references, [&](const std::string& reference) {
         return !reference.empty() && stands_alone(text, lower_case(reference));
     });

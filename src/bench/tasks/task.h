@@ -60,7 +60,7 @@ struct SampleRequest {
 /// A kind of sample: a line of the table in tasks.cpp, and a function in a file of its own.
 struct TaskKind {
     std::string_view name;
-    std::string_view group;  // "ruler", "needle", "many-shot", "many-icl", "longbench",
+    std::string_view group;  // "ruler", "document", "needle", "many-shot", "many-icl", "longbench",
                              // "longbench-e", "text"
     const Metric* metric;
     /// Throws kInvalidArgument if `length` cannot hold the task or a file it needs is not named,

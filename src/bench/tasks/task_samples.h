@@ -18,6 +18,8 @@ Samples common_word_samples(std::string_view task, const SampleRequest& request)
 Samples frequent_word_samples(std::string_view task, const SampleRequest& request);
 Samples document_samples(std::string_view task, const SampleRequest& request);
 
+/// Of the group `document`: what stands once in a window of any text.
+Samples fact_samples(std::string_view task, const SampleRequest& request);
 Samples grid_samples(std::string_view task, const SampleRequest& request);
 Samples many_shot_samples(std::string_view task, const SampleRequest& request);
 Samples many_icl_samples(std::string_view task, const SampleRequest& request);

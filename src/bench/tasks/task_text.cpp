@@ -6,9 +6,9 @@
 
 #include "bench/quality/fitting.h"
 #include "bench/tasks/task_samples.h"
+#include "bench/tasks/text_pieces.h"
 #include "core/error.h"
 #include "text/input_files.h"
-#include "text/text_parts.h"
 
 namespace palimpsest {
 
@@ -17,12 +17,9 @@ namespace {
 class Windows {
  public:
     Windows(std::string_view task, const SampleRequest& request)
-        : task_(task),
-          request_(request),
-          text_(read_text_file(request.sources.text)),
-          points_(cut_points(text_)) {}
+        : task_(task), request_(request), pieces_(request.sources.text) {}
 
-    [[nodiscard]] int64_t n_piece() const { return static_cast<int64_t>(points_.size()) - 1; }
+    [[nodiscard]] int64_t n_piece() const { return pieces_.size(); }
 
     /// The window at a piece of the text.
     [[nodiscard]] Sample at(int64_t start) const {
@@ -34,15 +31,15 @@ class Windows {
         const int64_t n_left = n_piece() - start;
         const auto context = [&](int64_t n) {
             Sample longer = sample;
-            longer.context = pieces(start, n);
+            longer.context = pieces_.text(start, n);
             return longer;
         };
         const int64_t n = most_units(task_, request_, context, {.least = 1, .most = n_left});
-        sample.context = pieces(start, n);
+        sample.context = pieces_.text(start, n);
         sample.n_new = 0;  // nothing is written
         const auto question = [&](int64_t n_next) {
             Sample longer = sample;
-            longer.question = pieces(start + n, n_next);
+            longer.question = pieces_.text(start + n, n_next);
             return longer;
         };
         if (n == n_left) return sample;
@@ -50,21 +47,13 @@ class Windows {
     }
 
     [[nodiscard]] int64_t length_of(const Sample& window) const {
-        const size_t n_byte = window.context.size() + window.question.size();
-        const auto end = std::ranges::lower_bound(points_, n_byte);
-        return end - points_.begin();
+        return pieces_.count_of(window.context.size() + window.question.size());
     }
 
  private:
-    [[nodiscard]] std::string pieces(int64_t start, int64_t n) const {
-        const size_t begin = points_[static_cast<size_t>(start)];
-        return text_.substr(begin, points_[static_cast<size_t>(start + n)] - begin);
-    }
-
     std::string_view task_;
     const SampleRequest& request_;
-    std::string text_;
-    std::vector<size_t> points_;
+    TextPieces pieces_;
 };
 
 }  // namespace

@@ -200,14 +200,63 @@ TEST(TextWindows, SayWhichFlagNamesTheText) {
     }
 }
 
+TEST(DocumentQuestions, AskForWhatStandsOnceByTheWordsAroundIt) {
+    const std::string text = testing::prose_with_facts(60);
+    const TemporaryFile file(text);
+    SampleRequest request = request_of(1024, 6);
+    request.sources.haystack = file.path();
+    for (const char* task : {"doc_number", "doc_date", "doc_name", "doc_section"}) {
+        SCOPED_TRACE(task);
+        std::set<std::string> contexts;
+        for (const Sample& sample : samples_of(task, request)) {
+            EXPECT_EQ(count_of(sample.context, sample.references.at(0)), 1U) << sample.context;
+            EXPECT_EQ(count_of(sample.question, sample.references[0]), 0U);
+            const size_t at = sample.question.find('"') + 1;
+            const std::string asked = sample.question.substr(at, sample.question.rfind('"') - at);
+            EXPECT_EQ(count_of(sample.context, asked), 1U) << asked;
+            // The answer goes on where its beginning ends.
+            const std::string begun =
+                sample.answer_prefix.substr(sample.answer_prefix.find('"') + 1);
+            EXPECT_TRUE(begun.starts_with(asked) && begun.size() > asked.size()) << begun;
+            EXPECT_EQ(count_of(sample.context, cat(begun, " ", sample.references[0])), 1U);
+            EXPECT_LE(count_test_tokens(sample), 1024);
+            EXPECT_GE(count_test_tokens(sample), 1024 - 128);
+            contexts.insert(sample.context);
+        }
+        EXPECT_GT(contexts.size(), 3U);  // windows from all over
+    }
+}
+
+TEST(DocumentQuestions, TakeNoFactThatStandsTwice) {
+    std::string text;
+    for (int i = 0; i < 300; ++i) {
+        text += "Once more they all came home and paid 1234 pounds to Ranfurly on 3 May 1999. ";
+    }
+    const TemporaryFile file(text);
+    SampleRequest request = request_of(512);
+    request.sources.haystack = file.path();
+    for (const char* task : {"doc_number", "doc_date", "doc_name", "doc_section"}) {
+        try {
+            samples_of(task, request);
+            FAIL() << task;
+        } catch (const Error& error) {
+            EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+            EXPECT_NE(std::string(error.what()).find("name another text"), std::string::npos);
+        }
+    }
+}
+
 TEST(GeneratedTasks, AreTheSameBytesForASeedEverywhere) {
-    const TemporaryFile file(testing::prose(600));
+    const TemporaryFile file(testing::prose(600)), facts(testing::prose_with_facts(60));
     const std::map<std::string, uint64_t> hashes = {{"needle", 0xca0698311f06f762ULL},
                                                     {"many-shot", 0xe4dec5eeae986f85ULL},
-                                                    {"text", 0x194c4043ce02a9e9ULL}};
+                                                    {"text", 0x194c4043ce02a9e9ULL},
+                                                    {"doc_number", 0x3c7cf35620b22e0bULL},
+                                                    {"doc_section", 0xb7be03217d172c86ULL}};
     for (const auto& [task, hash] : hashes) {
         SampleRequest request = request_of(1024, 2);
         request.sources.text = file.path();
+        if (task.starts_with("doc_")) request.sources.haystack = facts.path();
         const uint64_t found = testing::hash_of(samples_of(task, request));
         EXPECT_EQ(found, hash) << task;
         request.seed = 43;

@@ -36,6 +36,7 @@ TEST(Metrics, ExactWantsAValueThatStandsByItself) {
     const Sample number = with({"1234567"});
     EXPECT_EQ(score_exact("the number is 1234567.", number), 1);
     EXPECT_EQ(score_exact("1234567", number), 1);
+    EXPECT_EQ(score_exact("of\n the   word", with({"of the word"})), 1);
     EXPECT_EQ(score_exact("12345678", number), 0);
     EXPECT_EQ(score_exact("01234567", number), 0);
     EXPECT_EQ(score_exact("1234567-4abc", number), 0);

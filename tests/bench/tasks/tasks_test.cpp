@@ -77,7 +77,7 @@ class Files {
         const json document = {{"context", "Hidden here."},
                                {"qas", {{{"question", "q?"}, {"answers", {{{"text", "here"}}}}}}}};
         const json other = {{"context", testing::prose(9)}, {"qas", json::array()}};
-        sources.haystack = folder_.write("prose.txt", testing::prose(600));
+        sources.haystack = folder_.write("prose.txt", testing::prose_with_facts(60));
         sources.text = sources.haystack;
         sources.squad = folder_.write(
             "squad.json", json({{"data", {{{"paragraphs", {document, other}}}}}}).dump());
