@@ -202,7 +202,7 @@ class Soak:
 
     async def conversation(self, chance):
         messages = [{"role": "system", "content": "You answer in one sentence."}]
-        memory = chance.choice([{}, {"memory": {"budget": 128}}, {"memory": {"budget": 256, "policy": "snapkv"}}])
+        memory = chance.choice([{}, {"memory": {"budget": 128}}, {"memory": {"budget": 256, "policy": "snap-kv"}}])
         for turn in range(chance.randrange(2, 6)):
             start = chance.randrange(len(self.text) - 3000)
             messages.append({"role": "user", "content": f"{self.text[start:start + 1500]}\n\nWhat is turn {turn} about?"})
@@ -252,7 +252,7 @@ class Soak:
                 await chance.choices(acts, [6, 3, 1, 3, 2, 1, 1, 1])[0](chance)
             except (OSError, ValueError, KeyError, IndexError) as e:
                 self.note("connection", False, repr(e))
-                await asyncio.sleep(1)
+            await asyncio.sleep(self.args.pause * chance.random())
 
     async def watch(self):
         minute = 0
@@ -282,6 +282,7 @@ def main():
     parser.add_argument("--long", help="a text file to be read beside")
     parser.add_argument("--times", type=int, default=1, help="how often over")
     parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--pause", type=float, default=1, help="seconds at most between a client's acts")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     asyncio.run({"talk": talk, "storm": storm, "streams": streams, "soak": soak}[args.what](args))

@@ -4,7 +4,7 @@ import { budgetOf, parseBudget } from './memory.js';
 const name = (id) => `palimpsest.settings.${id}`;
 
 export function defaults(props) {
-    return { ...parseBudget(props.memory.budget), policy: '', residue: '', temperature: 0.7, max_tokens: 1024, system: '' };
+    return { ...parseBudget(props.memory.budget), policy: '', residue: '', prefix: '', temperature: 0.7, max_tokens: 1024, system: '' };
 }
 
 export function loadSettings(id, props) {
@@ -33,5 +33,6 @@ export function memoryOf(s, props) {
     if (budget !== undefined) out.budget = budget;
     if (s.policy) out.policy = s.policy;
     if (s.residue) out.residue = s.residue;
+    if (s.prefix) out.prefix = [s.prefix];
     return out;
 }

@@ -122,6 +122,11 @@ void add_serve(CLI::App& command) {
     s.answer.max_tokens = 4096;
     add_model_flags(command, f->model);
     add_prefix_flags(command, f->model);
+    command
+        .add_option("--prefixes", s.prefixes,
+                    "a folder of prefix memories, NAME.prefix.gguf, of which requests may name "
+                    "some: \"memory\": {\"prefix\": [\"NAME\"]}")
+        ->group("Prefix");
     add_memory_flags(command, f->model.memory);
     const char* const server = "Server";
     command

@@ -115,19 +115,7 @@ std::vector<Segment> PrefixText::whole(const std::vector<TextPart>& parts,
 
 std::vector<Segment> PrefixText::request(const std::vector<TextPart>& parts,
                                          const Regions* regions) const {
-    std::vector<Segment> rest = whole(parts, regions);
-    auto at = tokens_.begin();
-    for (Segment& s : rest) {
-        const auto n = std::min(std::ssize(s.tokens), tokens_.end() - at);
-        require(std::equal(at, at + n, s.tokens.begin()),
-                "the prefix and the request do not meet at a token; a chat template that rewrites ",
-                "the system's message cannot be used with prefix memories");
-        s.tokens.erase(s.tokens.begin(), s.tokens.begin() + n);
-        at += n;
-        if (at == tokens_.end()) break;
-    }
-    std::erase_if(rest, [](const Segment& s) { return s.tokens.empty() && !s.has_rows(); });
-    return rest;
+    return behind(tokens_, whole(parts, regions));
 }
 
 TraceTokens PrefixText::trace(const TraceText& text) const {
@@ -138,14 +126,34 @@ TraceTokens PrefixText::trace(const TraceText& text) const {
     return t;
 }
 
+std::vector<Segment> behind(std::span<const TokenId> prefix, std::vector<Segment> all) {
+    auto at = prefix.begin();
+    for (Segment& s : all) {
+        const auto n = std::min(std::ssize(s.tokens), prefix.end() - at);
+        require(std::equal(at, at + n, s.tokens.begin()),
+                "the prefix and the request do not meet at a token; a chat template that rewrites ",
+                "the system's message cannot be used with prefix memories");
+        s.tokens.erase(s.tokens.begin(), s.tokens.begin() + n);
+        at += n;
+        if (at == prefix.end()) break;
+    }
+    require(at == prefix.end(), "the request is shorter than the prefix it should begin with");
+    std::erase_if(all, [](const Segment& s) { return s.tokens.empty() && !s.has_rows(); });
+    return all;
+}
+
+void require_same_text(const PrefixHeader& header, const Tokenizer& tokenizer) {
+    const PrefixText text(tokenizer, header.text, header.is_raw);
+    require(text.tokens() == header.tokens, "the prefix memory '", header.name, "' was built from ",
+            header.tokens.size(), " tokens, but its text now gives ", text.tokens().size(),
+            "; tokenizer or template changed: build it again");
+}
+
 std::vector<Segment> request_after(const PrefixDocument& document, const Tokenizer& tokenizer,
                                    const std::vector<TextPart>& parts, const Regions* regions) {
     const PrefixHeader& h = document.header();
-    const PrefixText text(tokenizer, h.text, h.is_raw);
-    require(text.tokens() == h.tokens, "the prefix memory '", h.name, "' was built from ",
-            h.tokens.size(), " tokens, but its text now gives ", text.tokens().size(),
-            "; tokenizer or template changed: build it again");
-    return text.request(parts, regions);
+    require_same_text(h, tokenizer);
+    return PrefixText(tokenizer, h.text, h.is_raw).request(parts, regions);
 }
 
 }  // namespace palimpsest

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -56,6 +57,14 @@ class PrefixText {
     bool is_raw_;
     std::vector<TokenId> tokens_;
 };
+
+/// What follows a prefix's tokens. Throws kInvalidArgument unless all begins with them.
+[[nodiscard]] std::vector<Segment> behind(std::span<const TokenId> prefix,
+                                          std::vector<Segment> all);
+
+/// Throws kInvalidArgument, saying so, if a document's text does not give the tokens it was built
+/// with.
+void require_same_text(const PrefixHeader& header, const Tokenizer& tokenizer);
 
 /// A request behind a document as it was built. Throws kInvalidArgument, saying so, if its text
 /// does not give the tokens it was built with.

@@ -109,9 +109,13 @@ Service::Service(const Runtime& engine, ServiceOptions options)
     : engine_(engine),
       options_(std::move(options)),
       tokenizer_(engine.loaded().require_tokenizer()),
-      started_(static_cast<int64_t>(std::time(nullptr))) {
+      started_(static_cast<int64_t>(std::time(nullptr))),
+      prefixes_(engine, options_.memory, options_.prefixes) {
     if (options_.model_name.empty()) options_.model_name = name_of(engine);
     for (std::string& key : options_.keys) key = sha256_of(key);
+    const bool has_prefixes = !options_.memory.prefixes.empty() || !options_.prefixes.empty();
+    require(!has_prefixes || options_.chat_template.empty(),
+            "a prefix memory was built with the model's own template; leave out --chat-template");
     if (!options_.chat_template.empty()) {
         chosen_template_ = tokenizer_.chosen_template(options_.chat_template);
     } else if (tokenizer_.has_chat_template()) {

@@ -16,6 +16,7 @@
 #include "server/http/http_server.h"
 #include "server/limits.h"
 #include "server/metrics.h"
+#include "server/prefix_shelf.h"
 #include "server/scheduler/scheduler.h"
 #include "server/worker_pool.h"
 #include "text/tool_calls.h"
@@ -31,6 +32,7 @@ struct ServiceOptions {
     std::string model_name = {};         // what clients call it; empty: the file's name
     std::vector<std::string> keys = {};  // empty: everybody may ask
     std::string allowed_origin = {};     // of pages elsewhere; empty: none
+    std::string prefixes = {};           // a folder of prefix memories that requests may name
     std::string sessions = {};           // a folder; empty: conversations end with the program
     int64_t session_bytes = int64_t{16} << 30;
     int64_t memory_bytes = 0;  // of all conversations together; 0: half of what is free
@@ -56,6 +58,7 @@ class Service {
     [[nodiscard]] const std::string& model_name() const { return options_.model_name; }
     [[nodiscard]] int64_t started() const { return started_; }
     [[nodiscard]] Metrics& metrics() { return metrics_; }
+    [[nodiscard]] const PrefixShelf& prefixes() const { return prefixes_; }
     [[nodiscard]] Scheduler& scheduler() { return *scheduler_; }
     [[nodiscard]] HttpServer& http() { return *http_; }
     [[nodiscard]] int64_t memory_bytes() const { return options_.memory_bytes; }
@@ -108,6 +111,7 @@ class Service {
     const Tokenizer& tokenizer_;
     int64_t started_;
     std::unique_ptr<const ChatTemplate> chosen_template_;
+    PrefixShelf prefixes_;
     Metrics metrics_;
     std::unique_ptr<SessionStore> store_;
     std::unique_ptr<HttpServer> http_;

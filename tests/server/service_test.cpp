@@ -7,6 +7,8 @@
 
 #include <thread>
 
+#include "memory/prefix/prefix_file.h"
+#include "palimpsest/conversation.h"
 #include "palimpsest/engine.h"
 #include "server/api/routes.h"
 #include "support/golden.h"
@@ -242,6 +244,131 @@ TEST_F(Serves, AClientThatGoesEndsItsRequest) {
     }
     EXPECT_TRUE(server->service->scheduler().is_idle());
     EXPECT_EQ(server->service->metrics().cancelled, 1);
+}
+
+/// A conversation that ends with the assistant's words is gone on with there, in every API.
+TEST_F(Serves, GoesOnWithAnAnswerThatWasBegun) {
+    begin();
+    const Tokenizer& t = engine.runtime().loaded().require_tokenizer();
+    const std::vector<ChatMessage> user = {{"user", {{"hello there"}}}};
+    std::vector<TokenId> tokens;
+    std::vector<Segment> prompt = t.encode_chat(user);
+    prompt.push_back({.tokens = t.encode("Well, ")});
+    for (const Segment& s : prompt) {
+        tokens.insert(tokens.end(), s.tokens.begin(), s.tokens.end());
+    }
+    const auto told = [&](const std::string& path, const std::string& said) {
+        const HttpReply r =
+            post(path, cat(R"({"temperature": 0, "stream": false, "max_tokens": 6, "options": )",
+                           R"({"temperature": 0, "num_predict": 6}, )", said, "}"));
+        EXPECT_EQ(r.status, 200) << r.body;
+        return parse_json<Json>(r.body);
+    };
+    const Json wanted =
+        told("/v1/completions", cat("\"prompt\": ", json_text(Json(tokens))))["choices"][0];
+    ASSERT_FALSE(wanted["text"].get<std::string>().empty());
+    const std::string both = R"("messages": [{"role": "user", "content": "hello there"},
+                                {"role": "assistant", "content": "Well, "}])";
+    const Json chat = told("/v1/chat/completions", both);
+    EXPECT_EQ(chat["choices"][0]["message"]["content"], wanted["text"]);
+    EXPECT_EQ(chat["usage"]["prompt_tokens"], tokens.size());
+    EXPECT_EQ(told("/v1/messages", both)["content"][0]["text"], wanted["text"]);
+    EXPECT_EQ(told("/api/chat", both)["message"]["content"], wanted["text"]);
+}
+
+/// Prefix memories of the model, one of a system's message and one of a plain text.
+void write_prefix(const Engine& engine, const std::string& path, bool is_raw) {
+    std::string text;
+    for (int i = 0; i < 12; ++i) text += cat("Rule ", i, ": pay ", i * 7, " in room ", i, ".\n");
+    std::vector<TraceText> requests;
+    for (int i = 0; i < 16; ++i) requests.push_back({cat("What of rule ", i, "?"), "Pay."});
+    const testing::TemporaryFolder work;
+    PrefixBuildOptions options;
+    options.name = "rules";
+    options.is_forced = true;
+    options.k = 8;
+    options.work_folder = work.path();
+    const Tokenizer& t = engine.runtime().loaded().require_tokenizer();
+    const PrefixBuild built =
+        build_prefix({.engine = engine.runtime()}, {t, text, is_raw}, requests, options);
+    const std::array all = {built.document};
+    write_prefixes(path, all);
+}
+
+TEST_F(Serves, PrefixMemoriesThatRequestsName) {
+    testing::TemporaryFolder folder;
+    const std::string rules = folder.path() + "/rules.prefix.gguf";
+    write_prefix(engine, rules, false);
+    write_prefix(engine, folder.path() + "/plain.prefix.gguf", true);
+    static_cast<void>(folder.write("notes.txt", "no prefix"));
+    begin({.prefixes = folder.path()});
+    const Json known = parse_json<Json>(get("/props").body)["prefixes"];
+    ASSERT_EQ(known.size(), 2U);
+    EXPECT_EQ(known[1]["name"], "rules");
+    EXPECT_GT(known[1]["tokens"], 50);
+
+    // The same answer as the library gives, by a prompt without the prefix's text.
+    Conversation alone(engine, {.memory = {.prefixes = {rules}}});
+    Generation answer = alone.ask(std::string("hello there"), {.max_tokens = 8});
+    while (answer.step()) {
+    }
+    const auto chat = [&](const std::string& more) {
+        return post(
+            "/v1/chat/completions",
+            R"({"temperature": 0, "messages": [{"role": "user", "content": "hello there"}])" +
+                more + "}");
+    };
+    const Json told = parse_json<Json>(chat(R"(, "memory": {"prefix": ["rules"]})").body);
+    EXPECT_EQ(told["choices"][0]["message"]["content"], answer.result().text);
+    EXPECT_EQ(told["usage"]["prompt_tokens"], answer.result().n_prompt);
+    const Json bare = parse_json<Json>(chat("").body);
+    EXPECT_GT(bare["usage"]["prompt_tokens"], 0);
+    // The next turn goes on from it, and only with it.
+    const auto cached = [&](const std::string& more) {
+        return parse_json<Json>(chat(more).body)["usage"]["prompt_tokens_details"]["cached_tokens"]
+            .get<int64_t>();
+    };
+    EXPECT_GT(cached(R"(, "memory": {"prefix": "rules"})"), 0);
+
+    const auto text = [&](const std::string& more) {
+        return post("/v1/completions", R"({"prompt": "hello", "memory": )" + more + "}").status;
+    };
+    EXPECT_EQ(text(R"({"prefix": ["plain"]})"), 200);
+    EXPECT_EQ(text(R"({"prefix": []})"), 200);
+    EXPECT_EQ(text(R"({"prefix": ["rules"]})"), 400);
+    EXPECT_EQ(chat(R"(, "memory": {"prefix": ["plain"]})").status, 400);
+    for (const char* name : {"\"../rules\"", "\"rules.prefix.gguf\"", "\"\"", "7"}) {
+        EXPECT_EQ(chat(cat(R"(, "memory": {"prefix": [)", name, "]}")).status, 400) << name;
+    }
+    const HttpReply system =
+        post("/v1/chat/completions", R"({"memory": {"prefix": ["rules"]}, "messages": [
+             {"role": "system", "content": "x"}, {"role": "user", "content": "y"}]})");
+    EXPECT_EQ(system.status, 400);
+    EXPECT_EQ(system.body.find(folder.path()), std::string::npos);
+    EXPECT_EQ(parse_json<Json>(system.body)["error"]["param"], "memory.prefix");
+}
+
+/// What stands before every request.
+TEST_F(Serves, APrefixMemoryOfItsOwn) {
+    const testing::TemporaryFolder folder;
+    const std::string rules = folder.path() + "/rules.prefix.gguf";
+    write_prefix(engine, rules, false);
+    begin({.memory = {.prefixes = {rules}}});
+    const auto n_prompt = [&](const std::string& more) {
+        return parse_json<Json>(
+                   post("/v1/chat/completions",
+                        R"({"messages": [{"role": "user", "content": "hello"}])" + more + "}")
+                       .body)["usage"]["prompt_tokens"]
+            .get<int64_t>();
+    };
+    const int64_t with = n_prompt(""), without = n_prompt(R"(, "memory": {"prefix": []})");
+    EXPECT_GT(without, with);  // the template's beginning is the prefix's
+    EXPECT_EQ(parse_json<Json>(post("/v1/embeddings", R"({"input": "a"})").body)["data"].size(),
+              1U);
+    // Not with a template that it was not built with.
+    ServiceOptions other = {.memory = {.prefixes = {rules}}, .chat_template = "chatml"};
+    EXPECT_THROW(Service(engine.runtime(), other), Error);
+    EXPECT_THROW(Service(engine.runtime(), {.prefixes = folder.path() + "/none"}), Error);
 }
 
 TEST(Routes, StandOnceEachAndSayWhatTheyAre) {

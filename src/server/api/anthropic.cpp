@@ -305,9 +305,6 @@ void handle_messages(Service& service, const Call& call) {
             set_schema(service, format->need("schema"), format->path("schema"), task);
         }
     }
-    if (task.messages.back().role == "assistant") {
-        f.refuse("messages", "end with the assistant's, which cannot be gone on from here");
-    }
     read_memory(service, f, task);
     read_anthropic_tools(service, f, task);
     task.is_streamed = f.boolean("stream").value_or(false);

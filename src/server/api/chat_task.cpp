@@ -37,6 +37,56 @@ int64_t bytes_of(const Service& service, const MemoryChoice& choice) {
     return static_cast<int64_t>(bytes_of_all(shape, entry_type(choice.entries), budget.count));
 }
 
+/// Names, in their order; an empty list: none, whatever usually stands before a request.
+void read_prefixes(const Service& service, const Fields& memory, MemoryChoice& choice) {
+    if (!memory.has("prefix")) return;
+    choice.prefixes.clear();
+    const auto& known = service.prefixes().named();
+    for (const std::string& name : memory.texts("prefix", 16)) {
+        const auto at = known.find(name);
+        if (at == known.end()) {
+            std::vector<std::string> names;
+            for (const auto& [n, entry] : known) names.push_back(n);
+            memory.refuse("prefix", known.empty()
+                                        ? "names a prefix memory, and this server has none to "
+                                          "choose from; its flag --prefixes says where they are"
+                                        : cat("has a name that is none of this server's prefix "
+                                              "memories: ",
+                                              join(names, ", ")));
+        }
+        choice.prefixes.push_back(at->second.path);
+    }
+}
+
+/// A prefix memory stands where the system speaks, or before a text.
+void check_fits(const PrefixHeader& prefix, const ChatTask& task) {
+    const auto refuse = [&](std::string_view why) {
+        throw ApiError(400, cat("the prefix memory '", prefix.name, "' ", why), "memory.prefix");
+    };
+    if (task.messages.empty() != prefix.is_raw) {
+        refuse(prefix.is_raw ? "was built for plain texts (/v1/completions), not for conversations"
+                             : "was built for conversations, not for plain texts");
+    }
+    const auto speaks = [](const ChatMessage& m) { return m.role == "system"; };
+    if (std::ranges::any_of(task.messages, speaks)) {
+        refuse(
+            "is what the system says; leave out the system's message, or the prefix with "
+            "\"memory\": {\"prefix\": []}");
+    }
+}
+
+/// A conversation that ends with the assistant is one whose answer was begun: it goes on there.
+/// What was said of it is taken out of the messages.
+std::vector<TextPart> take_begun_answer(std::vector<ChatMessage>& messages) {
+    const bool is_begun =
+        messages.size() > 1 && messages.back().role == "assistant" && messages.back().calls.empty();
+    if (!is_begun) return {};
+    std::vector<TextPart> begun = std::move(messages.back().parts);
+    messages.pop_back();
+    std::erase_if(begun, [](const TextPart& p) { return p.text.empty(); });
+    return begun;
+}
+
 /// The server's own budget is the most that a request may have.
 void check_ceiling(const Service& service, const Fields& memory, const MemoryChoice& choice) {
     const MemoryChoice& ours = service.options().memory;
@@ -207,9 +257,7 @@ void read_memory(const Service& service, const Fields& fields, ChatTask& task) {
         }
         c.entries = *entries;
     }
-    if (memory->has("prefix")) {
-        memory->refuse("prefix", "cannot be chosen by a request; the server's flag --prefix can");
-    }
+    read_prefixes(service, *memory, c);
     task.keep = memory->texts("keep", 256);
     if (const auto detail = memory->text("report")) {
         if (*detail != "none" && *detail != "summary" && *detail != "spans") {
@@ -384,8 +432,12 @@ void name_results(std::vector<ChatMessage>& messages) {
 
 std::vector<Segment> prompt_of(Service& service, const ChatTask& task) {
     const Tokenizer& t = service.tokenizer();
+    const PrefixDocument* const prefix = service.prefixes().first_of(task.memory);
+    if (prefix != nullptr) check_fits(prefix->header(), task);
     if (!task.tokens.empty()) return {{.tokens = task.tokens}};
-    if (!task.raw.empty()) return t.encode_raw(task.raw);
+    if (!task.raw.empty()) {
+        return prefix != nullptr ? request_after(*prefix, t, task.raw) : t.encode_raw(task.raw);
+    }
     const bool has_tools =
         !task.tools.tools.empty() && task.tools.choice != ToolRequest::Choice::kNone;
     const auto protocol = service.protocol(task.tools);
@@ -395,10 +447,19 @@ std::vector<Segment> prompt_of(Service& service, const ChatTask& task) {
     if (is_plain || !service.knows_tools()) {
         plain = as_plain_messages(task.messages, is_plain ? protocol->instructions() : "");
     }
-    TemplateInput input = {.messages = plain.empty() ? task.messages : plain};
+    if (plain.empty()) plain = task.messages;
+    const std::vector<TextPart> begun = take_begun_answer(plain);
+    if (prefix != nullptr) {
+        plain.insert(plain.begin(), {.role = "system", .parts = {{prefix->header().text}}});
+    }
+    TemplateInput input = {.messages = plain};
     if (has_tools && !is_plain) input.tools = task.tools.tools;
     input.most_bytes = static_cast<size_t>(service.limits().template_bytes);
-    return t.encode_chat(input, service.chat_template());
+    const auto seams = prefix == nullptr ? Tokenizer::Seams::kJoined : Tokenizer::Seams::kSeparate;
+    std::vector<Segment> prompt = t.encode_chat(input, service.chat_template(), seams);
+    if (prefix != nullptr) prompt = behind_prefix(*prefix, std::move(prompt));
+    for (Segment& s : t.encode_more(begun)) prompt.push_back(std::move(s));
+    return prompt;
 }
 
 void answer_task(Service& service, const Call& call, ChatTask task,

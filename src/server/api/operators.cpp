@@ -58,6 +58,16 @@ void handle_props(Service& service, const Call& call) {
     for (const ResidueKind& kind : residue_kinds()) {
         residues.push_back({{"name", kind.name}, {"summary", kind.summary}});
     }
+    Json prefixes = Json::array();
+    for (const auto& [name, entry] : service.prefixes().named()) {
+        int64_t n = 0;
+        size_t bytes = 0;
+        for (const auto& d : entry.documents) {
+            n += std::ssize(d->header().tokens);
+            bytes += d->held_bytes();
+        }
+        prefixes.push_back({{"name", name}, {"tokens", n}, {"bytes", bytes}});
+    }
     Json limits = Json::object();
     for (const LimitKind& kind : limit_kinds()) {
         std::string name(kind.name);
@@ -76,6 +86,7 @@ void handle_props(Service& service, const Call& call) {
                    {"limit_bytes", service.memory_bytes()}}},
                  {"policies", policies_json(service)},
                  {"residues", residues},
+                 {"prefixes", prefixes},
                  {"bytes_per_token", attends ? bytes_of_all(shape, entry_type(m.entries), 1) : 0},
                  {"temperature", service.options().answer.sampling.temperature},
                  {"max_tokens", service.options().answer.max_tokens},

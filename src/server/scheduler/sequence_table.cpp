@@ -10,6 +10,7 @@
 #include "engine/memory_choice.h"
 #include "memory/attention/entry_store.h"
 #include "server/new_id.h"
+#include "text/input_files.h"
 
 namespace palimpsest {
 
@@ -104,16 +105,20 @@ bool SequenceTable::can_rewind(const MemoryChoice& choice) {
     return attends && !is_bounded(choice);
 }
 
+/// Without folders: another server that shares the store may have its files elsewhere. What is in
+/// them is compared when a state is loaded.
 std::string SequenceTable::key_of(const MemoryChoice& c) {
     std::string key =
         cat(c.budget, "|", c.policy, "|", c.allocator, "|", c.residue, "|", c.bank, "|", c.n_sink,
-            "|", c.n_recent, "|", c.interval, "|", c.one_shot, "|", c.positions, "|", c.sidecar,
-            "|", c.prefix_gate, "|", c.context, "|", c.entries, "|", c.evicted, "|", c.n_writing,
-            "|", c.n_recent_writing, "|", c.attention);
-    for (const auto* list : {&c.settings, &c.bank_settings, &c.prefixes}) {
+            "|", c.n_recent, "|", c.interval, "|", c.one_shot, "|", c.positions, "|",
+            base_name(c.sidecar), "|", c.prefix_gate, "|", c.context, "|", c.entries, "|",
+            c.evicted, "|", c.n_writing, "|", c.n_recent_writing, "|", c.attention);
+    for (const auto* list : {&c.settings, &c.bank_settings}) {
         key += '|';
         for (const std::string& s : *list) key += s + ";";
     }
+    key += '|';
+    for (const std::string& path : c.prefixes) key += base_name(path) + ";";
     return key;
 }
 
