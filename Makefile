@@ -32,7 +32,7 @@ resumed = $$([ ! -e "$(WEIGHTS)/$(1).checkpoint" ] || echo --resume)
 .NOTPARALLEL:
 # Where scripts/plain_text.py puts texts.
 training_texts = $$(scripts/setup.sh where cache)/training-texts
-.PHONY: help run test test-clients setup program release lint lint-all format fuzz asan asan-unit tsan bench train-default \
+.PHONY: help run test test-clients test-python setup program release lint lint-all format fuzz asan asan-unit tsan bench train-default \
   install clean
 
 help: ## list the targets
@@ -97,6 +97,9 @@ test-clients: release ## try real clients and a browser with the server, where t
 tsan: setup ## run the tests under the thread sanitizer
 	@$(call build,tsan)
 	@$(fixed_layout) ctest --preset tsan $(CTEST_ARGS)
+
+test-python: release ## build and test the Python package, where its packages can be had
+	@scripts/test_python.sh
 
 bench: release ## measure speed against libllama
 	@build/release/palimpsest bench speed --peer llama \

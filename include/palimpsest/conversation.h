@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -57,6 +58,12 @@ class Conversation {
     [[nodiscard]] Generation ask(const std::vector<TextPart>& parts,
                                  const AnswerOptions& options = {});
     [[nodiscard]] Generation ask(const std::string& question, const AnswerOptions& options = {});
+    /// Begins an answer to a conversation that others had, from its first message on. Nothing may
+    /// have been read before. Where it ends with the assistant's words, the answer goes on there.
+    /// Throws kInvalidArgument otherwise, and where a prefix memory is what the system says and the
+    /// messages have a system of their own.
+    [[nodiscard]] Generation reply(const std::vector<ChatMessage>& messages,
+                                   const AnswerOptions& options = {});
     /// The same in token ids, with no template: for models without words.
     [[nodiscard]] Generation go_on_from(const std::vector<int32_t>& tokens,
                                         const AnswerOptions& options = {});
@@ -66,6 +73,10 @@ class Conversation {
     /// The same for people, `width` columns wide; and as JSON (docs/formats.md).
     [[nodiscard]] std::string report_text(int width = 100) const;
     [[nodiscard]] std::string report_json() const;
+
+    /// Positions in what was read of the entries that a KV head still holds, ascending; empty for a
+    /// layer that keeps none. `layer` and `head` as in report().layers.
+    [[nodiscard]] std::vector<int32_t> held_positions(int64_t layer, int64_t head) const;
 
     /// Do texts go in as they are, with no chat template around them?
     [[nodiscard]] bool is_raw() const;
@@ -89,6 +100,7 @@ class Conversation {
 
  private:
     friend class Generation;
+    friend class DocumentMemory;
     struct Parts;
     std::unique_ptr<Parts> parts_;
 };

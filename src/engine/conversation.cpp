@@ -6,13 +6,10 @@
 #include <sstream>
 #include <utility>
 
-#include "core/digest.h"
 #include "core/error.h"
 #include "core/whole_file.h"
-#include "engine/generate.h"
-#include "engine/prefix_text.h"
+#include "engine/conversation_parts.h"
 #include "engine/report.h"
-#include "engine/runtime.h"
 #include "memory/binary_stream.h"
 
 namespace palimpsest {
@@ -22,93 +19,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::array<char, 8> kMagic = {'P', 'A', 'L', 'C', 'V', '0', '0', '1'};
-constexpr int64_t kMostTemplate = 256;  // characters of a name; of a longer text, its digest
 
 double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 }  // namespace
-
-struct Conversation::Parts {
-    const Runtime& engine;
-    ConversationOptions options;
-    const Tokenizer* tokenizer;                       // nullptr: the model has no words
-    std::unique_ptr<const ChatTemplate> chosen = {};  // instead of the model's own
-    std::vector<std::string> notes;
-    std::vector<std::shared_ptr<const PrefixDocument>> prefixes;
-    std::unique_ptr<Session> session;
-    /// The last token of an answer that the model did not end was picked, but not read.
-    std::vector<TokenId> unread = {};
-    Generation::State* running = nullptr;
-
-    Parts(const Runtime& runtime, const ConversationOptions& o)
-        : engine(runtime), options(o), tokenizer(runtime.loaded().tokenizer()) {
-        if (!o.chat_template.empty()) {
-            chosen = engine.loaded().require_tokenizer().chosen_template(o.chat_template);
-        }
-        MemoryPlan plan = engine.plan(o.memory);
-        notes = std::move(plan.notes);
-        prefixes = plan.options.prefix.documents;
-        check_prefixes_fit();
-        session = engine.make_session(engine.make_memory(plan));
-        if (!is_raw() && tokenizer != nullptr && !has_template()) {
-            notes.emplace_back("this model has no chat template; the text goes in as it is");
-        }
-    }
-
-    void check_prefixes_fit() const {
-        if (prefixes.empty()) return;
-        const PrefixHeader& first = prefixes.front()->header();
-        require(options.system.empty() && options.chat_template.empty(),
-                "a prefix memory is what the system says, in the model's own template; leave out "
-                "--system and --chat-template");
-        require(!options.is_raw || first.is_raw, "the prefix memory '", first.name,
-                "' was built for chats; leave out --raw, or build it with --raw");
-    }
-
-    [[nodiscard]] bool has_template() const {
-        return chosen != nullptr || tokenizer->has_chat_template();
-    }
-    [[nodiscard]] const ChatTemplate& chat_template() const {
-        return chosen != nullptr ? *chosen : tokenizer->chat_template();
-    }
-    /// By what a saved conversation knows its template.
-    [[nodiscard]] std::string template_name() const {
-        const std::string& choice = options.chat_template;
-        return std::ssize(choice) <= kMostTemplate ? choice : digest_of(choice);
-    }
-    /// Do texts go in as they are?
-    [[nodiscard]] bool is_raw() const {
-        if (!prefixes.empty()) return prefixes.front()->header().is_raw;
-        return options.is_raw || (tokenizer != nullptr && !has_template());
-    }
-
-    /// What stands for documents; nullptr: their tokens do.
-    [[nodiscard]] const Regions* regions() const { return options.regions.get(); }
-
-    [[nodiscard]] std::vector<Segment> encode(const std::vector<TextPart>& parts) const {
-        const Tokenizer& t = engine.loaded().require_tokenizer();
-        if (session->position() == 0) {
-            if (!prefixes.empty()) return request_after(*prefixes.front(), t, parts, regions());
-            if (is_raw()) return t.encode_raw(parts, Tokenizer::Seams::kJoined, regions());
-            std::vector<ChatMessage> messages;
-            if (!options.system.empty()) {
-                messages.push_back({"system", {{options.system, false}}});
-            }
-            messages.push_back({"user", parts});
-            return t.encode_chat(messages, chat_template(), Tokenizer::Seams::kJoined, regions());
-        }
-        std::vector<Segment> next =
-            is_raw() ? t.encode_more(parts, regions())
-                     : t.encode_next_turn({"user", parts}, chat_template(), regions());
-        next.insert(next.begin(), {.tokens = unread});
-        return next;
-    }
-
-    std::unique_ptr<Generation::State> begin(std::vector<Segment> prompt,
-                                             const AnswerOptions& options_of_answer);
-};
 
 struct Generation::State {
     Conversation::Parts* owner;
@@ -199,6 +115,37 @@ std::unique_ptr<Generation::State> Conversation::Parts::begin(
     return std::make_unique<Generation::State>(*this, std::move(prompt), answer);
 }
 
+std::vector<Segment> Conversation::Parts::encode_all(std::vector<ChatMessage> messages) const {
+    require(session->position() == 0, "a conversation is replied to from its beginning, and ",
+            session->position(), " positions have been read; reset() it first");
+    require(!messages.empty(), "there is no message to reply to");
+    require(!is_raw(), "without a chat template there are no messages");
+    const bool has_system = messages.front().role == "system";
+    const std::vector<TextPart> begun = take_begun_answer(messages);
+    const auto with_system = [&](const std::string& text) {
+        messages.insert(messages.begin(), {.role = "system", .parts = {{text}}});
+    };
+    const Tokenizer& t = engine.loaded().require_tokenizer();
+    std::vector<Segment> prompt;
+    if (prefixes.empty()) {
+        if (!has_system && !options.system.empty()) with_system(options.system);
+        prompt = t.encode_chat(messages, chat_template(), Tokenizer::Seams::kJoined, regions());
+    } else {
+        const PrefixHeader& h = prefixes.front()->header();
+        require(!has_system, "the prefix memory '", h.name,
+                "' is what the system says; leave out the system's message");
+        with_system(h.text);
+        prompt = behind(h.tokens, t.encode_chat(messages, chat_template(),
+                                                Tokenizer::Seams::kSeparate, regions()));
+    }
+    for (Segment& s : t.encode_more(begun)) prompt.push_back(std::move(s));
+    return prompt;
+}
+
+Generation Conversation::Parts::generate(std::vector<Segment> prompt, const AnswerOptions& answer) {
+    return Generation(begin(std::move(prompt), answer));
+}
+
 // ---- Generation ---------------------------------------------------------------------------------
 
 Generation::Generation(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -245,17 +192,22 @@ Conversation& Conversation::operator=(Conversation&&) noexcept = default;
 const std::vector<std::string>& Conversation::notes() const { return parts_->notes; }
 
 Generation Conversation::ask(const std::vector<TextPart>& parts, const AnswerOptions& options) {
-    return Generation(parts_->begin(parts_->encode(parts), options));
+    return parts_->generate(parts_->encode(parts), options);
 }
 
 Generation Conversation::ask(const std::string& question, const AnswerOptions& options) {
     return ask(std::vector<TextPart>{{question}}, options);
 }
 
+Generation Conversation::reply(const std::vector<ChatMessage>& messages,
+                               const AnswerOptions& options) {
+    return parts_->generate(parts_->encode_all(messages), options);
+}
+
 Generation Conversation::go_on_from(const std::vector<int32_t>& tokens,
                                     const AnswerOptions& options) {
     std::vector<Segment> prompt = {{.tokens = parts_->unread}, {.tokens = tokens}};
-    return Generation(parts_->begin(std::move(prompt), options));
+    return parts_->generate(std::move(prompt), options);
 }
 
 MemoryReport Conversation::report() const { return parts_->session->memory().report(); }
@@ -271,41 +223,53 @@ std::string Conversation::report_json() const {
 int64_t Conversation::position() const { return parts_->session->position(); }
 int64_t Conversation::room() const { return parts_->session->room(); }
 
-void Conversation::save(const std::string& path) const {
-    require(parts_->running == nullptr, "a conversation is saved between two turns only");
-    std::ostringstream out;
+void Conversation::Parts::write(std::ostream& out) const {
+    require(running == nullptr, "a conversation is saved between two turns only");
     out.exceptions(std::ios::badbit);  // no memory is said, not left out
     out.write(kMagic.data(), kMagic.size());
-    const std::string name = parts_->template_name();
+    const std::string name = template_name();
     put_all(out, std::vector<char>(name.begin(), name.end()));
-    put(out, static_cast<uint8_t>(parts_->is_raw() ? 1 : 0));
-    put_all(out, parts_->unread);
-    parts_->session->sequence().save(out);
-    write_whole_file(path, out.str());
+    put(out, static_cast<uint8_t>(is_raw() ? 1 : 0));
+    put_all(out, unread);
+    session->sequence().save(out);
 }
 
-void Conversation::load(const std::string& path) {
-    require(parts_->running == nullptr, "a conversation is loaded between two turns only");
-    std::ifstream in(path, std::ios::binary);
-    if (!in) throw Error(ErrorCode::kNotFound, cat("cannot read '", path, "'"));
+void Conversation::Parts::read(std::istream& in) {
+    require(running == nullptr, "a conversation is loaded between two turns only");
     try {
         if (take<std::array<char, 8>>(in) != kMagic) {
             throw Error(ErrorCode::kCorrupt, "it is no saved conversation, or another version's");
         }
-        const std::vector<char> name = take_all<char>(in, kMostTemplate);
+        const std::vector<char> name = take_all<char>(in, kMostTemplateName);
         const bool was_raw = take<uint8_t>(in) != 0;
-        require(std::ranges::equal(name, parts_->template_name()) && was_raw == parts_->is_raw(),
+        require(std::ranges::equal(name, template_name()) && was_raw == is_raw(),
                 "it was held with another chat template; name the same one");
-        std::vector<TokenId> unread = take_all<TokenId>(in, 1);
-        for (const TokenId t : unread) {
-            const bool is_known = t >= 0 && t < parts_->engine.config().n_vocab;
+        std::vector<TokenId> last = take_all<TokenId>(in, 1);
+        for (const TokenId t : last) {
+            const bool is_known = t >= 0 && t < engine.config().n_vocab;
             if (!is_known) throw Error(ErrorCode::kCorrupt, "its last token does not exist");
         }
-        parts_->session->sequence().load(in);
-        parts_->unread = std::move(unread);
-    } catch (const Error& e) {
+        session->sequence().load(in);
+        unread = std::move(last);
+    } catch (const Error&) {
         // Half a state is none: the sequence is as new then.
-        if (parts_->session->position() == 0) parts_->unread.clear();
+        if (session->position() == 0) unread.clear();
+        throw;
+    }
+}
+
+void Conversation::save(const std::string& path) const {
+    std::ostringstream out;
+    parts_->write(out);
+    write_whole_file(path, out.str());
+}
+
+void Conversation::load(const std::string& path) {
+    std::ifstream in(path, std::ios::binary);
+    if (!in) throw Error(ErrorCode::kNotFound, cat("cannot read '", path, "'"));
+    try {
+        parts_->read(in);
+    } catch (const Error& e) {
         throw Error(e.code(), cat("'", path, "': ", e.what()));
     }
 }
@@ -314,6 +278,17 @@ void Conversation::reset() {
     require(parts_->running == nullptr, "a conversation is reset between two turns only");
     parts_->session->reset();
     parts_->unread.clear();
+}
+
+std::vector<int32_t> Conversation::held_positions(int64_t layer, int64_t head) const {
+    const MemoryShape& shape = parts_->engine.shape();
+    require(layer >= 0 && layer < shape.n_layer, "layer ", layer, " of ", shape.n_layer);
+    const LayerShape of = shape.layer(layer);
+    const auto* attends = std::get_if<AttentionLayer>(&of);
+    if (attends == nullptr) return {};
+    require(head >= 0 && head < attends->n_head_kv, "head ", head, " of ", attends->n_head_kv);
+    const auto held = parts_->session->memory().positions(layer, head);
+    return {held.begin(), held.end()};
 }
 
 bool Conversation::is_raw() const { return parts_->is_raw(); }

@@ -203,6 +203,13 @@ class ContextMemory {
     /// The same in full, and what was let go.
     [[nodiscard]] virtual MemoryReport report() const = 0;
 
+    /// Positions in the input of the entries a KV head holds, ascending; empty for a layer that
+    /// holds none.
+    [[nodiscard]] virtual std::span<const int32_t> positions(int64_t /*layer*/,
+                                                             int64_t /*head*/) const {
+        return {};
+    }
+
     /// A recurrent layer's states [n_head][n_rows][n_columns]; empty for one that attends.
     [[nodiscard]] virtual std::span<const float> states(int64_t /*layer*/) const { return {}; }
 

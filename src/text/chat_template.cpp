@@ -165,4 +165,14 @@ std::unique_ptr<const ChatTemplate> ChatTemplate::from_choice(const std::string&
     return named(choice);
 }
 
+std::vector<TextPart> take_begun_answer(std::vector<ChatMessage>& messages) {
+    const bool is_begun =
+        messages.size() > 1 && messages.back().role == "assistant" && messages.back().calls.empty();
+    if (!is_begun) return {};
+    std::vector<TextPart> begun = std::move(messages.back().parts);
+    messages.pop_back();
+    std::erase_if(begun, [](const TextPart& p) { return p.text.empty(); });
+    return begun;
+}
+
 }  // namespace palimpsest

@@ -71,4 +71,8 @@ class ChatTemplate {
 /// is not one, kUnsupported for a build without libllama-common.
 [[nodiscard]] std::string grammar_of_schema(const std::string& schema);
 
+/// A conversation that ends with the assistant is one whose answer was begun: it goes on there.
+/// What was said of it is taken out of the messages. Empty: none was.
+[[nodiscard]] std::vector<TextPart> take_begun_answer(std::vector<ChatMessage>& messages);
+
 }  // namespace palimpsest

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "engine/runtime.h"
 #include "engine/session.h"
 #include "support/gguf_builder.h"
 #include "support/golden.h"
@@ -42,6 +43,27 @@ class Conversations : public ::testing::Test {
     testing::TemporaryFile file;
     Engine engine;
 };
+
+TEST_F(Conversations, ReplyToWhatOthersSaid) {
+    // As turn after turn gives it.
+    Conversation one = talk(), other = talk();
+    const std::string first = said(one, "What does it cost?");
+    EXPECT_EQ(other.reply({{"user", {{"What does it cost?"}}}}, {.max_tokens = 12}).run().text,
+              first);
+    EXPECT_EQ(code_of([&] {
+                  (void)other.reply({{"user", {{"x"}}}});
+              }),
+              ErrorCode::kInvalidArgument);
+    other.reset();
+    EXPECT_EQ(code_of([&] { (void)other.reply({}); }), ErrorCode::kInvalidArgument);
+    // An answer that was begun goes on.
+    const GenerateResult whole =
+        other.reply({{"user", {{"hello"}}}, {"assistant", {{"Well, "}}}}, {.max_tokens = 6}).run();
+    Conversation bare = talk();
+    const GenerateResult before = bare.reply({{"user", {{"hello"}}}}, {.max_tokens = 6}).run();
+    const auto begun = engine.runtime().loaded().require_tokenizer().encode("Well, ");
+    EXPECT_EQ(whole.n_prompt, before.n_prompt + std::ssize(begun));
+}
 
 TEST_F(Conversations, AnswerFromTurnToTurn) {
     Conversation one = talk();

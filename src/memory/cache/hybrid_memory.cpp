@@ -100,6 +100,11 @@ void HybridMemory::reset() {
     recurrence_->reset();
 }
 
+std::span<const int32_t> HybridMemory::positions(int64_t layer, int64_t head) const {
+    if (!attends_.at(static_cast<size_t>(layer))) return {};
+    return attention_->positions(place_[static_cast<size_t>(layer)], head);
+}
+
 std::span<const float> HybridMemory::states(int64_t layer) const {
     if (attends_.at(static_cast<size_t>(layer))) return {};
     return recurrence_->states(place_[static_cast<size_t>(layer)]);

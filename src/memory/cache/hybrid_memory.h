@@ -33,6 +33,7 @@ class HybridMemory final : public ContextMemory {
     Tensor with_before(Graph& g, int64_t layer, Tensor channels) override;
     void settle(const Step& step) override;
     void reset() override;
+    [[nodiscard]] std::span<const int32_t> positions(int64_t layer, int64_t head) const override;
     [[nodiscard]] std::span<const float> states(int64_t layer) const override;
     [[nodiscard]] MemoryUsage usage() const override;
     [[nodiscard]] MemoryReport report() const override;

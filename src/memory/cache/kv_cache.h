@@ -63,8 +63,7 @@ class KvCache final : public ContextMemory, private EntrySource {
     /// Throws kInvalidArgument if it cannot be so.
     [[nodiscard]] std::unique_ptr<KvCache> fork(const EvictionOptions& eviction) const;
 
-    /// Positions in the input of the entries a head holds, ascending.
-    [[nodiscard]] std::span<const int32_t> positions(int64_t layer, int64_t head) const;
+    [[nodiscard]] std::span<const int32_t> positions(int64_t layer, int64_t head) const override;
     /// RoPE positions that their keys are turned to.
     [[nodiscard]] std::vector<int32_t> rotary(int64_t layer, int64_t head) const;
 

@@ -75,18 +75,6 @@ void check_fits(const PrefixHeader& prefix, const ChatTask& task) {
     }
 }
 
-/// A conversation that ends with the assistant is one whose answer was begun: it goes on there.
-/// What was said of it is taken out of the messages.
-std::vector<TextPart> take_begun_answer(std::vector<ChatMessage>& messages) {
-    const bool is_begun =
-        messages.size() > 1 && messages.back().role == "assistant" && messages.back().calls.empty();
-    if (!is_begun) return {};
-    std::vector<TextPart> begun = std::move(messages.back().parts);
-    messages.pop_back();
-    std::erase_if(begun, [](const TextPart& p) { return p.text.empty(); });
-    return begun;
-}
-
 /// The server's own budget is the most that a request may have.
 void check_ceiling(const Service& service, const Fields& memory, const MemoryChoice& choice) {
     const MemoryChoice& ours = service.options().memory;
