@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 cache=$(scripts/setup.sh where cache)/clients
 python=${PYTHON:-python3}
-venv=$cache/package-$(sha256sum python/pyproject.toml | cut -c 1-12)
+venv=$cache/package-$(cat python/pyproject.toml deploy/ray/requirements.txt | sha256sum | cut -c 1-12)
 prefix=build/release/python-prefix
 
 say() { echo "python: $*"; }
@@ -25,6 +25,9 @@ if [ ! -e "$venv/whole" ]; then
     'scikit-build-core>=0.10' 'nanobind>=2.4' numpy pytest; }; then
     skip "its packages cannot be had"
   fi
+  # For deploy/ray alone, whose tests are skipped without it.
+  "$venv/bin/pip" install -q --disable-pip-version-check -r deploy/ray/requirements.txt ||
+    say "without Ray: it cannot be had"
   touch "$venv/whole"
 fi
 cmake --install build/release --prefix "$prefix" >/dev/null
