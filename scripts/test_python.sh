@@ -25,9 +25,9 @@ if [ ! -e "$venv/whole" ]; then
     'scikit-build-core>=0.10' 'nanobind>=2.4' numpy pytest; }; then
     skip "its packages cannot be had"
   fi
-  # For deploy/ray alone, whose tests are skipped without it.
-  "$venv/bin/pip" install -q --disable-pip-version-check -r deploy/ray/requirements.txt ||
-    say "without Ray: it cannot be had"
+  # For deploy/ray and the plugin alone, whose tests are skipped without these.
+  "$venv/bin/pip" install -q --disable-pip-version-check -r deploy/ray/requirements.txt llm ||
+    say "without Ray and llm: they cannot be had"
   touch "$venv/whole"
 fi
 cmake --install build/release --prefix "$prefix" >/dev/null
