@@ -904,7 +904,6 @@ BEYOND = [
     (CLAUDE, {"stop_sequences": [""]}, "stop_sequences"),
     (CLAUDE, {"tool_choice": {"type": "any"}}, "tool_choice"),
     (CLAUDE, {"output_config": {"format": {"type": "text"}}}, "output_config.format.type"),
-    (CLAUDE, {"messages": [*HI, {"role": "assistant", "content": "Hel"}]}, "messages"),
     (
         CLAUDE,
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},

@@ -154,7 +154,7 @@ TEST_P(Sequences, EightTogetherEqualEachAloneBitForBitWheneverTheyJoinAndLeave) 
         std::vector<Guest*> all;
         for (size_t i = 0; i < kinds.size(); ++i) together.push_back(guest(i, joins[i]));
         for (Guest& g : together) all.push_back(&g);
-        std::ranges::rotate(all, all.begin() + joins[0] % 8);
+        std::rotate(all.begin(), all.begin() + joins[0] % 8, all.end());
         Batch batch(tiny.model(), tiny.backend());
         run(batch, all);
         for (size_t i = 0; i < kinds.size(); ++i) {
