@@ -34,6 +34,7 @@ const props = {
     ],
     residues: [{ name: 'none', summary: 'What goes is gone.' }, { name: 'merge', summary: 'Values that go are averaged into the kept entry that is most like them.' },
         { name: 'latent', summary: 'A trained state of fixed size takes in what goes.' }],
+    prefixes: [{ name: 'rules', tokens: 7594, bytes: 5863904 }],
     bytes_per_token: BYTES_PER_TOKEN, pdf: !process.env.MOCK_NO_PDF, sessions_on_disk: true, limits: { body_bytes: BODY },
 };
 

@@ -289,6 +289,21 @@ const tests = {
         await page.context().close();
     },
 
+    async 'a prefix memory is chosen'() {
+        const page = await open();
+        await page.click('#tab-settings');
+        if (await page.locator('#prefix').count() === 0) return page.context().close();  // the server has none
+        const name = await page.locator('#prefix option').nth(1).getAttribute('value');
+        await page.selectOption('#prefix', name);
+        check((await page.locator('.settings-panel').textContent()).includes('held in'), 'its size is not told');
+        await shoot(page, 'prefix');
+        const [request] = await Promise.all([page.waitForRequest('**/v1/chat/completions'), ask(page, 'What does a day ticket cost?')]);
+        check(JSON.stringify(request.postDataJSON().memory.prefix) === JSON.stringify([name]), 'the request does not name it');
+        await settled(page);
+        await shoot(page, 'prefix-answer');
+        await page.context().close();
+    },
+
     async 'light, dark, desktop, phone'() {
         for (const colorScheme of ['light', 'dark']) {
             for (const [size, viewport] of Object.entries({ desktop: { width: 1440, height: 900 }, tablet: { width: 900, height: 1100 }, phone: { width: 360, height: 740 } })) {

@@ -57,7 +57,7 @@ export function SettingsPanel({ c }) {
             <${Choice} id="policy" label="Chosen by" value=${s.policy} options=${props.policies} first=${props.memory.policy ? `Server's choice: ${props.memory.policy}` : 'Best for this model'} onPick=${(policy) => set({ policy })} />
             <${Choice} id="residue" label="What the dropped leave behind" value=${s.residue} options=${props.residues} first=${props.memory.residue ? `Server's choice: ${props.memory.residue}` : "Server's choice"} onPick=${(residue) => set({ residue })} />
         </fieldset>
-        ${props.prefixes.length > 0 && html`<fieldset><legend>What stands before</legend>
+        ${props.prefixes?.length > 0 && html`<fieldset><legend>What stands before</legend>
             <${Choice} id="prefix" label="Prefix memory" value=${s.prefix} options=${props.prefixes.map((p) => ({ ...p, summary: `${count(p.tokens, 'token')}, held in ${bytes(p.bytes)}.` }))} first="The server's own" onPick=${(prefix) => set({ prefix })} />
             <p class="hint">A long text the model has read already. It stands in the place of instructions, which have to be empty then.</p>
         </fieldset>`}
