@@ -8,7 +8,7 @@ its questions. Results are written per document, so a run that was interrupted g
 --documents: a folder of text files; --questions: one a line, asked of each. Or --jobs: lines of
 {"id": "a", "text": "..." or "file": "...", "questions": ["..."]}.
 
-results/ID.json: {"id", "answers": [{"question", "answer", "finish_reason", ...}], "tokens", "memory", "seconds"};
+A result stays whatever is asked later: other questions or another budget want another --out. results/ID.json: {"id", "answers": [{"question", "answer", "finish_reason", ...}], "tokens", "memory", "seconds"};
 results/failed/ID.json: {"id", "error"}, of documents that could not be read or asked. They are tried again by the next run;
 the others are not. The exit status is 1 if any failed.
 
@@ -90,6 +90,15 @@ class Reader:
                 "seconds": {"reading": round(read - start, 3), "asking": round(time.time() - read, 3)}}
 
 
+def is_job(job):
+    if not isinstance(job, dict):
+        return False
+    texts = [job.get("id"), job.get("text", job.get("file"))]
+    asked = job.get("questions")
+    return all(isinstance(t, str) and t for t in texts) and isinstance(asked, list) and bool(asked) and all(
+        isinstance(q, str) and q for q in asked)
+
+
 def jobs_of(args):
     if args.jobs:
         with open(args.jobs, encoding="utf-8") as lines:
@@ -101,9 +110,7 @@ def jobs_of(args):
                 for p in files]
     seen = set()
     for i, job in enumerate(jobs):
-        bad = (not isinstance(job.get("id"), str) or not job.get("questions") or
-               not ("text" in job or "file" in job) or job["id"] in seen)
-        if bad:
+        if not is_job(job) or job["id"] in seen:
             sys.exit(f"batch: job {i + 1}: it needs an 'id' of its own, 'questions', and 'text' or 'file'")
         seen.add(job["id"])
     return jobs
@@ -141,7 +148,7 @@ def run(args, out, jobs):
     import ray
 
     ray.init(address=args.address, log_to_driver=False, include_dashboard=False)
-    actors = args.actors or max(1, int(ray.cluster_resources().get("CPU", 1)) // args.threads)
+    actors = args.actors or max(1, int(ray.cluster_resources().get("CPU", 1)) // max(args.threads, 1))
     engine = {"model": args.model, "threads": args.threads}
     memory = {"budget": args.budget, "memory": args.policy}
     rows = ray.data.from_items([{"id": j["id"], "job": json.dumps(j)} for j in jobs],

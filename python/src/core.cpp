@@ -226,7 +226,9 @@ void bind_engines(nb::module_& m) {
              })
         .def("ask", &DocumentMemory::ask, "question"_a, "options"_a, nb::keep_alive<0, 1>(),
              Unlocked())
-        .def("fork", &DocumentMemory::fork, nb::keep_alive<0, 1>(), Unlocked())
+        // What a copy needs is the engine, not what it was copied from.
+        .def("fork", [](const DocumentMemory& d, const Engine& /*engine*/) { return d.fork(); },
+             "engine"_a, nb::keep_alive<0, 2>(), Unlocked())
         .def("save", &DocumentMemory::save, "path"_a, Unlocked())
         .def("conversation", &DocumentMemory::conversation, nb::rv_policy::reference_internal)
         .def_prop_ro("n_read", &DocumentMemory::n_read);

@@ -63,13 +63,25 @@ def test_every_document_once_and_failures_beside(jobs):
     assert not list((jobs / "out" / "failed").iterdir())
 
 
+def command_of(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def descendants(pid):
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
+    return found + [d for child in found for d in descendants(child)]
+
+
 def test_an_actor_that_is_killed_loses_nothing(jobs):
     running = batch(jobs)
     for _ in range(600):
         if results(jobs):
             break
         time.sleep(0.1)
-    found = subprocess.run(["pgrep", "-f", "ray::MapWorker"], capture_output=True, text=True).stdout.split()
+    found = [pid for pid in descendants(running.pid) if b"ray::MapWorker" in command_of(pid)]
     for pid in found:
         os.kill(int(pid), signal.SIGKILL)
     said, _ = running.communicate(timeout=300)
@@ -77,7 +89,7 @@ def test_an_actor_that_is_killed_loses_nothing(jobs):
     assert found and len(results(jobs)) == 8
 
 
-@pytest.mark.parametrize("line", ["{}", '{"id": "a", "questions": []}', '{"id": 5, "text": "x", "questions": ["?"]}'])
+@pytest.mark.parametrize("line", ["{}", "7", '{"id": "", "text": "x", "questions": ["?"]}', '{"id": "a", "text": "x", "questions": "Who?"}', '{"id": "a", "questions": []}', '{"id": 5, "text": "x", "questions": ["?"]}'])
 def test_bad_jobs_are_refused(jobs, line):
     (jobs / "jobs.jsonl").write_text(line)
     refused = batch(jobs)

@@ -62,6 +62,30 @@ def test_a_stream_that_is_closed_leaves_the_engine_usable(engine):
     assert engine.chat(ask("Say hello."), max_tokens=4).text
 
 
+def test_a_stream_that_is_left_does_not_mix_with_the_next(engine):
+    left = engine.chat(ask("Tell a long story."), max_tokens=60, stream=True)
+    for _ in range(6):
+        next(left)
+    whole = engine.chat(ask("Name three rivers."), max_tokens=12)
+    rest = list(left)
+    assert rest[-1]["choices"][0]["finish_reason"] is None
+    assert len(rest[-1]["memory"].held_share) != len(whole.memory.held_share)
+    # The whole one goes on, the one that was left does not.
+    on = ask("Name three rivers.") + [{"role": "assistant", "content": whole.text}] + ask("And more?")
+    assert engine.chat(on, max_tokens=4)["usage"]["prompt_tokens"] < 30
+
+
+def test_the_same_documents_are_not_read_twice(engine):
+    first = engine.chat(ask("What colour is room 3?"), documents=DOCUMENT, max_tokens=8)
+    more = ask("What colour is room 3?") + [{"role": "assistant", "content": first.text}] + ask("And room 4?")
+    second = engine.chat(more, documents=DOCUMENT, max_tokens=8)
+    assert second["usage"]["prompt_tokens"] < 40 < first["usage"]["prompt_tokens"]
+    # Another document is another conversation.
+    third = engine.chat(more, documents=NOTE, max_tokens=8)
+    assert third["usage"]["prompt_tokens"] > 300
+    assert third.memory["tokens_in"] < second.memory["tokens_in"]
+
+
 def test_documents_are_compressed_and_asked_many_times(engine):
     seen = []
     memory = engine.compress(DOCUMENT, question="What is the password of the cellar door?", budget=200,
@@ -122,6 +146,10 @@ def test_an_engine_belongs_to_its_thread(engine):
     (lambda e: e.chat([{"role": "wizard", "content": "x"}]), ValueError),
     (lambda e: e.chat(ask("x"), wizardry=3), ValueError),
     (lambda e: e.chat(ask("x"), temperature="hot"), ValueError),
+    (lambda e: e.chat(ask("x"), max_tokens="7"), ValueError),
+    (lambda e: e.chat(ask("x"), stop=5), ValueError),
+    (lambda e: e.chat("x"), ValueError),
+    (lambda e: e.chat([{"role": "user", "content": [{"type": "text"}]}]), ValueError),
     (lambda e: e.chat([{"role": "user", "content": [{"type": "image_url"}]}]), ValueError),
     (lambda e: e.compress(""), ValueError),
     (lambda e: e.compress("x", memory="magic", budget=64), (palimpsest.NotFound, ValueError)),

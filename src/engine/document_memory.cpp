@@ -68,14 +68,15 @@ struct DocumentMemory::Parts {
         require(is_read, "the documents are not read yet");
         require(talk.parts_->running == nullptr,
                 "a question is asked while another one is answered");
-        if (std::exchange(is_as_read, true)) return;
+        if (is_as_read) return;
         if (state.empty()) {
             session().sequence().rewind(n_read);
             talk.parts_->unread.clear();
-            return;
+        } else {
+            std::istringstream in(state);
+            talk.parts_->read(in);
         }
-        std::istringstream in(state);
-        talk.parts_->read(in);
+        is_as_read = true;
     }
 };
 

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "memory/prefix/prefix_file.h"
 #include "server/api_error.h"
+#include "text/input_files.h"
 
 namespace palimpsest {
 
@@ -20,6 +21,17 @@ PrefixShelf::Entry read(const Runtime& engine, const std::string& path) {
     require(!e.documents.empty(), "'", path, "' has no prefix memory in it");
     require_same_text(e.documents.front()->header(), engine.loaded().require_tokenizer());
     return e;
+}
+
+/// Conversations are known by their prefixes' names, without folders.
+void require_own_names(const std::vector<std::string>& paths) {
+    std::map<std::string, std::string> seen;
+    for (const std::string& path : paths) {
+        const auto& [at, is_new] = seen.emplace(base_name(path), path);
+        std::error_code ignored;
+        require(is_new || fs::equivalent(path, at->second, ignored), "'", at->second, "' and '",
+                path, "' have one name, by which conversations could not tell them apart");
+    }
 }
 
 }  // namespace
@@ -41,6 +53,9 @@ PrefixShelf::PrefixShelf(const Runtime& engine, const MemoryChoice& usual,
     }
     require(!named_.empty(), "the folder '", folder, "' has no file NAME", kEnding,
             "; 'palimpsest prefix build' makes them");
+    std::vector<std::string> paths = usual.prefixes;
+    for (const auto& [name, entry] : named_) paths.push_back(entry.path);
+    require_own_names(paths);
 }
 
 const PrefixDocument* PrefixShelf::first_of(const MemoryChoice& choice) const {

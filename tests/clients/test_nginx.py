@@ -153,6 +153,33 @@ def test_a_server_that_drains_is_passed_over(front):
     assert servers[0].process.wait(timeout=60) == 0
 
 
+def test_the_page_may_ask(front):
+    url, _ = front
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}).encode(),
+        {"Content-Type": "application/json", "Origin": url})
+    assert urllib.request.urlopen(request, timeout=60).status == 200
+    request.add_header("Origin", "https://elsewhere.example")
+    with pytest.raises(urllib.error.HTTPError) as e:
+        urllib.request.urlopen(request, timeout=60)
+    assert e.value.code == 403
+
+
+@pytest.mark.parametrize("header", ["x-session-id", "x-claude-code-session-id", "session-id", "session_id", "x-session-affinity"])
+def test_every_name_of_a_conversation_counts(front, header):
+    url, servers = front
+    used = set()
+    for i in range(8):
+        counts = [metric(s.url, "requests_total") for s in servers]
+        request = urllib.request.Request(
+            f"{url}/v1/chat/completions",
+            json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}).encode(),
+            {"Content-Type": "application/json", header: f"name-{i}"})
+        urllib.request.urlopen(request, timeout=60).read()
+        used.update(who_served(servers, counts)[0])
+    assert len(used) > 1
+
+
 def test_metrics_are_not_for_clients(front):
     url, _ = front
     with pytest.raises(urllib.error.HTTPError) as e:

@@ -96,12 +96,12 @@ class Engine:
             self._owner.check()
             if on_progress is not None and on_progress(*core.progress()) is False:
                 raise InterruptedError("reading was ended by on_progress")
-        return Memory(self._owner, core)
+        return Memory(self._owner, self._core, core)
 
     def load(self, path, *, memory: Optional[str] = None, budget: Union[int, str, None] = None, **more: Any) -> Memory:
         """What Memory.save() wrote. The memory's choice must be the one that it was made with."""
         self._owner.check()
-        return Memory(self._owner, _core.DocumentMemory.load(
+        return Memory(self._owner, self._core, _core.DocumentMemory.load(
             self._core, os.fspath(path), self._options(memory, budget, more)))
 
     def chat(self, messages: list, *, documents=None, stream: bool = False, memory: Optional[str] = None,
@@ -116,18 +116,18 @@ class Engine:
             memory, budget, more: instead of the engine's own.
             options: max_tokens, stop, temperature, top_p, seed ...
 
-        Messages that go on from the last answer read only what is new.
+        Messages that go on from the last answer read only what is new; the same documents are not read twice, others
+        begin anew. A stream ends where the next chat() begins: its last chunk then has no `finish_reason`.
         """
         self._owner.check()
-        options = {k: v for k, v in options.items() if v is not None}
         answer = answer_options(**options)
         parsed = [message_of(m) for m in messages]
         if not parsed:
             raise InvalidArgument("there is no message to answer")
-        generation = self._begin(parsed, text_parts(documents), (memory, budget, more or {}), answer)
+        turn = self._begin(parsed, text_parts(documents), (memory, budget, more or {}), answer)
         if stream:
-            return self._chunks(generation, parsed)
-        return self._completion(run(self._owner, generation), parsed)
+            return self._chunks(turn)
+        return self._completion(turn, run(self._owner, turn.generation))
 
     def create_chat_completion(self, messages: list, **options: Any) -> Union[ChatCompletion, Iterator[dict]]:
         """chat(), for those who come from llama-cpp-python: temperature 0.2 and as many tokens as there is room for,
@@ -154,30 +154,32 @@ class Engine:
             options.set_latent(self._latent)
         return options
 
-    def _begin(self, messages, documents, choice, answer):
+    def _begin(self, messages, documents, choice, answer) -> "Turn":
         self._end()
-        key = repr(choice)
-        said = [(m.role, [(p.text, p.is_context) for p in m.parts]) for m in messages]
+        # What stands before the last question belongs to the conversation.
+        key = (repr(choice), tuple((p.text, p.keep) for p in documents))
+        said = [(m.role, tuple((p.text, p.is_context) for p in m.parts)) for m in messages]
         goes_on = (self._talk is not None and key == self._key and messages[-1].role == "user"
                    and said[:-1] == self._said)
         if not goes_on:
             self._talk, self._key = _core.Conversation(self._core, self._options(*choice)), key
-        last = messages[-1]
-        if documents:
-            last = _core.ChatMessage(last.role, documents + list(last.parts))
         self._said = None  # until the answer is whole
         if goes_on:
-            self._running = self._talk.ask(list(last.parts), answer)
+            self._running = self._talk.ask(list(messages[-1].parts), answer)
         else:
-            self._running = self._talk.reply(messages[:-1] + [last], answer)
-        self._next = said
-        return self._running
+            first = [_core.ChatMessage(m.role, list(m.parts)) for m in messages]
+            at = max((i for i, m in enumerate(first) if m.role == "user"), default=len(first) - 1)
+            first[at] = _core.ChatMessage(first[at].role, documents + list(first[at].parts))
+            self._running = self._talk.reply(first, answer)
+        return Turn(self._running, self._talk, said)
 
-    def _note(self, result):
-        """So that the next turn goes on from here."""
-        if self._next[-1][0] == "assistant":
-            return
-        self._said = self._next + [("assistant", [(result.text, False)])]
+    def _note(self, turn: "Turn", result) -> bool:
+        """So that the next turn goes on from here. False: another one has begun meanwhile, or it was ended."""
+        if turn.generation is not self._running or result.reason == "cancelled":
+            return False
+        if turn.said[-1][0] != "assistant":
+            self._said = turn.said + [("assistant", ((result.text, False),))]
+        return True
 
     def _end(self):
         if self._running is not None:
@@ -192,31 +194,39 @@ class Engine:
         return {"prompt_tokens": result.n_prompt, "completion_tokens": result.n_generated,
                 "total_tokens": result.n_prompt + result.n_generated}
 
-    def _completion(self, result, messages) -> ChatCompletion:
-        self._note(result)
+    def _completion(self, turn: "Turn", result) -> ChatCompletion:
+        self._note(turn, result)
         completion = ChatCompletion(self._head("chat.completion"))
         completion["choices"] = [{"index": 0, "message": {"role": "assistant", "content": result.text},
                                   "logprobs": logprobs_of(result), "finish_reason": FINISH[result.reason]}]
         completion["usage"] = self._usage(result)
-        completion.memory = Report(self._talk)
+        completion.memory = Report(turn.talk)
         return completion
 
-    def _chunks(self, generation, messages):
+    def _chunks(self, turn: "Turn"):
         head = self._head("chat.completion.chunk")
 
         def chunk(delta, reason=None, **more):
             return {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
 
-        talk = self._talk
         yield chunk({"role": "assistant", "content": ""})
-        for text in pieces(self._owner, generation):
+        for text in pieces(self._owner, turn.generation):
             yield chunk({"content": text})
-        result = generation.result()
-        self._note(result)
-        yield chunk({}, FINISH[result.reason], usage=self._usage(result), memory=Report(talk))
+        result = turn.generation.result()
+        is_whole = self._note(turn, result)
+        yield chunk({}, FINISH[result.reason] if is_whole else None, usage=self._usage(result), memory=Report(turn.talk))
+
+
+class Turn:
+    """An answer that was begun, the conversation it is of, and what was said before it."""
+
+    def __init__(self, generation, talk, said):
+        self.generation, self.talk, self.said = generation, talk, said
 
 
 def message_of(message: dict) -> _core.ChatMessage:
+    if not isinstance(message, dict):
+        raise InvalidArgument(f"a message is a dictionary with 'role' and 'content', not {type(message).__name__}")
     role, content = message.get("role"), message.get("content")
     role = {"developer": "system"}.get(role, role)
     if role not in ("system", "user", "assistant"):
@@ -230,6 +240,8 @@ def message_of(message: dict) -> _core.ChatMessage:
         if not isinstance(part, dict) or part.get("type") not in ("text", "document"):
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
             raise InvalidArgument(f"a part of a message is {kind!r}; it can be text or document")
+        if not isinstance(part.get("text"), str):
+            raise InvalidArgument("a part of a message has no text")
         parts.append(_core.TextPart(part["text"], part["type"] == "document", bool(part.get("keep"))))
     return _core.ChatMessage(role, parts)
 

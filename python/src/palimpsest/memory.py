@@ -38,8 +38,8 @@ class Memory:
     """Documents within a budget, from Engine.compress() or Engine.load(). Every question finds them as reading left
     them: what it and its answer added is dropped again."""
 
-    def __init__(self, owner: Owner, core: _core.DocumentMemory):
-        self._owner, self._core = owner, core
+    def __init__(self, owner: Owner, engine: _core.Engine, core: _core.DocumentMemory):
+        self._owner, self._engine, self._core = owner, engine, core
         self._running = None
 
     def ask(self, question: str, *, stream: bool = False, **options) -> Union[Answer, Iterator[str]]:
@@ -67,7 +67,7 @@ class Memory:
         """Another memory of the same documents, to be asked beside this one."""
         self._owner.check()
         self._end()
-        return Memory(self._owner, self._core.fork())
+        return Memory(self._owner, self._engine, self._core.fork(self._engine))
 
     def save(self, path) -> None:
         """Into a file, for Engine.load() with the same model and the same choice of a memory."""

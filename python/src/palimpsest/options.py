@@ -28,19 +28,12 @@ def memory_choice(memory=None, budget=None, more=None) -> _core.MemoryChoice:
     return set_fields(choice, more or {}, "a memory")
 
 
-SAMPLING = {n for n in dir(_core.SamplingOptions) if not n.startswith("_")}
-
-
 def answer_options(max_tokens=None, stop=None, logprobs=None, **sampling) -> _core.AnswerOptions:
     """`logprobs`: with every token, its log probability and those of so many of the likeliest."""
-    options = _core.AnswerOptions()
-    if max_tokens is not None:
-        options.max_tokens = max_tokens
-    if stop is not None:
-        options.stop = [stop] if isinstance(stop, str) else list(stop)
-    if logprobs is not None:
-        options.n_likeliest = int(logprobs)
-    options.sampling = set_fields(_core.SamplingOptions(), sampling, "sampling")
+    given = {"max_tokens": max_tokens, "stop": [stop] if isinstance(stop, str) else stop, "n_likeliest": logprobs}
+    options = set_fields(_core.AnswerOptions(), {k: v for k, v in given.items() if v is not None}, "an answer")
+    options.sampling = set_fields(_core.SamplingOptions(), {k: v for k, v in sampling.items() if v is not None},
+                                  "sampling")
     return options
 
 
@@ -51,6 +44,7 @@ def text_parts(documents) -> list:
         return []
     if isinstance(documents, (str, dict)):
         documents = [documents]
+    documents = list(documents)
     parts = []
     for i, document in enumerate(documents):
         d = {"text": document} if isinstance(document, str) else dict(document)

@@ -42,7 +42,7 @@ void read_prefixes(const Service& service, const Fields& memory, MemoryChoice& c
     if (!memory.has("prefix")) return;
     choice.prefixes.clear();
     const auto& known = service.prefixes().named();
-    for (const std::string& name : memory.texts("prefix", 16)) {
+    for (const std::string& name : memory.texts("prefix", 8)) {
         const auto at = known.find(name);
         if (at == known.end()) {
             std::vector<std::string> names;
@@ -53,6 +53,9 @@ void read_prefixes(const Service& service, const Fields& memory, MemoryChoice& c
                                         : cat("has a name that is none of this server's prefix "
                                               "memories: ",
                                               join(names, ", ")));
+        }
+        if (std::ranges::find(choice.prefixes, at->second.path) != choice.prefixes.end()) {
+            memory.refuse("prefix", "names one prefix memory twice");
         }
         choice.prefixes.push_back(at->second.path);
     }

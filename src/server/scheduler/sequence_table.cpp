@@ -123,7 +123,9 @@ std::string SequenceTable::key_of(const MemoryChoice& c) {
 }
 
 const MemoryPlan& SequenceTable::plan(const MemoryChoice& choice) {
-    const std::string key = key_of(choice);
+    std::string key = key_of(choice);
+    for (const std::string& path : choice.prefixes) key += cat("|", path);
+    key += cat("|", choice.sidecar);
     for (auto at = plans_.begin(); at != plans_.end(); ++at) {
         if (at->first != key) continue;
         plans_.splice(plans_.begin(), plans_, at);
