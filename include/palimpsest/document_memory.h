@@ -20,8 +20,9 @@ struct DocumentMemoryOptions {
 /// Documents that are read once, within a memory's budget, and asked any number of questions. Each
 /// finds the memory as reading left it: what a question and its answer added is dropped again.
 ///
-///     DocumentMemory memory(engine, {{.text = report}}, {.conversation = {.memory = {.budget =
-///     "1024"}}}); memory.read(); std::cout << memory.ask("Who signed it?").run().text;
+///     DocumentMemory memory(engine, {{report}}, {.conversation = {.memory = {.budget = "1024"}}});
+///     memory.read();
+///     std::cout << memory.ask("Who signed it?").run().text;
 class DocumentMemory {
  public:
     /// Reads nothing yet. `engine` must outlive it. Every part is a document, whatever it says of

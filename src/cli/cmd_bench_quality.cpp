@@ -15,6 +15,7 @@
 #include "core/fingerprint.h"
 #include "engine/memory_choice.h"
 #include "engine/runtime.h"
+#include "memory/prefix/prefix_file.h"
 #include "text/utf8.h"
 
 namespace palimpsest {
@@ -133,7 +134,8 @@ void bench_quality(const QualityFlags& f) {
     options.reading = loaded.reading().name;
     options.learned = load_sidecar(f.model.memory.sidecar, loaded, backend);
     options.memories = parse_memory_specs(f.memories, options.learned.get());
-    options.prefix = prefix_use(f.model.memory, loaded);
+    options.prefix =
+        prefix_use(f.model.memory, read_prefixes_for(loaded.file(), f.model.memory.prefixes));
     options.latent = latent_use(f.model.latent, loaded, backend);
     ResultsFile file(f.out, read_known);
     const size_t before = file.size();

@@ -121,25 +121,14 @@ std::vector<Segment> Conversation::Parts::encode_all(std::vector<ChatMessage> me
     require(!messages.empty(), "there is no message to reply to");
     require(!is_raw(), "without a chat template there are no messages");
     const bool has_system = messages.front().role == "system";
-    const std::vector<TextPart> begun = take_begun_answer(messages);
-    const auto with_system = [&](const std::string& text) {
-        messages.insert(messages.begin(), {.role = "system", .parts = {{text}}});
-    };
-    const Tokenizer& t = engine.loaded().require_tokenizer();
-    std::vector<Segment> prompt;
-    if (prefixes.empty()) {
-        if (!has_system && !options.system.empty()) with_system(options.system);
-        prompt = t.encode_chat(messages, chat_template(), Tokenizer::Seams::kJoined, regions());
-    } else {
-        const PrefixHeader& h = prefixes.front()->header();
-        require(!has_system, "the prefix memory '", h.name,
-                "' is what the system says; leave out the system's message");
-        with_system(h.text);
-        prompt = behind(h.tokens, t.encode_chat(messages, chat_template(),
-                                                Tokenizer::Seams::kSeparate, regions()));
+    const PrefixDocument* const prefix = prefixes.empty() ? nullptr : prefixes.front().get();
+    require(prefix == nullptr || !has_system,
+            "a prefix memory is what the system says; leave out the system's message");
+    if (!has_system && !options.system.empty()) {
+        messages.insert(messages.begin(), {.role = "system", .parts = {{options.system}}});
     }
-    for (Segment& s : t.encode_more(begun)) prompt.push_back(std::move(s));
-    return prompt;
+    return encode_conversation(engine.loaded().require_tokenizer(), {.messages = messages},
+                               chat_template(), prefix, regions());
 }
 
 Generation Conversation::Parts::generate(std::vector<Segment> prompt, const AnswerOptions& answer) {

@@ -2,7 +2,6 @@
 
 // What a conversation is made of, for what else holds one (document_memory.cpp).
 
-#include <chrono>
 #include <iosfwd>
 #include <memory>
 #include <string>

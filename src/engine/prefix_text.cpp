@@ -41,6 +41,32 @@ size_t cut_near(std::string_view text, size_t at, size_t reach) {
     return at;
 }
 
+/// What follows a prefix's tokens.
+std::vector<Segment> behind(std::span<const TokenId> prefix, std::vector<Segment> all) {
+    auto at = prefix.begin();
+    for (Segment& s : all) {
+        const auto n = std::min(std::ssize(s.tokens), prefix.end() - at);
+        require(std::equal(at, at + n, s.tokens.begin()),
+                "the prefix memory and the request do not meet at a token: it is what the system ",
+                "says, alone; a chat template that rewrites that or puts tools there cannot be ",
+                "used with it");
+        s.tokens.erase(s.tokens.begin(), s.tokens.begin() + n);
+        at += n;
+        if (at == prefix.end()) break;
+    }
+    std::erase_if(all, [](const Segment& s) { return s.tokens.empty() && !s.has_rows(); });
+    return all;
+}
+
+/// The prefix that a document was made of.
+PrefixText text_of(const PrefixHeader& h, const Tokenizer& tokenizer) {
+    PrefixText text(tokenizer, h.text, h.is_raw);
+    require(text.tokens() == h.tokens, "the prefix memory '", h.name, "' was built from ",
+            h.tokens.size(), " tokens, but its text now gives ", text.tokens().size(),
+            "; tokenizer or template changed: build it again");
+    return text;
+}
+
 }  // namespace
 
 std::vector<TraceText> parse_traces(std::string_view lines) {
@@ -126,34 +152,29 @@ TraceTokens PrefixText::trace(const TraceText& text) const {
     return t;
 }
 
-std::vector<Segment> behind(std::span<const TokenId> prefix, std::vector<Segment> all) {
-    auto at = prefix.begin();
-    for (Segment& s : all) {
-        const auto n = std::min(std::ssize(s.tokens), prefix.end() - at);
-        require(std::equal(at, at + n, s.tokens.begin()),
-                "the prefix and the request do not meet at a token; a chat template that rewrites ",
-                "the system's message cannot be used with prefix memories");
-        s.tokens.erase(s.tokens.begin(), s.tokens.begin() + n);
-        at += n;
-        if (at == prefix.end()) break;
-    }
-    require(at == prefix.end(), "the request is shorter than the prefix it should begin with");
-    std::erase_if(all, [](const Segment& s) { return s.tokens.empty() && !s.has_rows(); });
-    return all;
-}
-
 void require_same_text(const PrefixHeader& header, const Tokenizer& tokenizer) {
-    const PrefixText text(tokenizer, header.text, header.is_raw);
-    require(text.tokens() == header.tokens, "the prefix memory '", header.name, "' was built from ",
-            header.tokens.size(), " tokens, but its text now gives ", text.tokens().size(),
-            "; tokenizer or template changed: build it again");
+    static_cast<void>(text_of(header, tokenizer));
 }
 
 std::vector<Segment> request_after(const PrefixDocument& document, const Tokenizer& tokenizer,
                                    const std::vector<TextPart>& parts, const Regions* regions) {
-    const PrefixHeader& h = document.header();
-    require_same_text(h, tokenizer);
-    return PrefixText(tokenizer, h.text, h.is_raw).request(parts, regions);
+    return text_of(document.header(), tokenizer).request(parts, regions);
+}
+
+std::vector<Segment> encode_conversation(const Tokenizer& tokenizer, TemplateInput input,
+                                         const ChatTemplate& chat_template,
+                                         const PrefixDocument* prefix, const Regions* regions) {
+    std::vector<ChatMessage> messages(input.messages.begin(), input.messages.end());
+    const std::vector<TextPart> begun = take_begun_answer(messages);
+    if (prefix != nullptr) {
+        messages.insert(messages.begin(), {.role = "system", .parts = {{prefix->header().text}}});
+    }
+    input.messages = messages;
+    const auto seams = prefix == nullptr ? Tokenizer::Seams::kJoined : kSeams;
+    std::vector<Segment> prompt = tokenizer.encode_chat(input, chat_template, seams, regions);
+    if (prefix != nullptr) prompt = behind(prefix->header().tokens, std::move(prompt));
+    for (Segment& s : tokenizer.encode_more(begun)) prompt.push_back(std::move(s));
+    return prompt;
 }
 
 }  // namespace palimpsest

@@ -58,13 +58,18 @@ class PrefixText {
     std::vector<TokenId> tokens_;
 };
 
-/// What follows a prefix's tokens. Throws kInvalidArgument unless all begins with them.
-[[nodiscard]] std::vector<Segment> behind(std::span<const TokenId> prefix,
-                                          std::vector<Segment> all);
-
 /// Throws kInvalidArgument, saying so, if a document's text does not give the tokens it was built
 /// with.
 void require_same_text(const PrefixHeader& header, const Tokenizer& tokenizer);
+
+/// A whole conversation, up to where its answer begins; where it ends with the assistant's words,
+/// up to their end. Behind `prefix`, whose text the system says, if there is one: without what
+/// stands for it. Throws kInvalidArgument where the messages, the tools or the template put
+/// something else in its place.
+std::vector<Segment> encode_conversation(const Tokenizer& tokenizer, TemplateInput input,
+                                         const ChatTemplate& chat_template,
+                                         const PrefixDocument* prefix,
+                                         const Regions* regions = nullptr);
 
 /// A request behind a document as it was built. Throws kInvalidArgument, saying so, if its text
 /// does not give the tokens it was built with.

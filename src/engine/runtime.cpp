@@ -18,9 +18,8 @@ Runtime::Runtime(const LoadedModel& loaded, Backend& backend, int64_t n_chunk)
     if (const Tokenizer* t = loaded.tokenizer(); t != nullptr) rehearsal_ = rehearsal_texts(*t);
 }
 
-PrefixUse prefix_use(const MemoryChoice& choice, const LoadedModel& loaded) {
-    PrefixUse use = {.documents = read_prefixes_for(loaded.file(), choice.prefixes),
-                     .has_gate = choice.prefix_gate};
+PrefixUse prefix_use(const MemoryChoice& choice, PrefixDocuments documents) {
+    PrefixUse use = {.documents = std::move(documents), .has_gate = choice.prefix_gate};
     const bool has_exact =
         std::ranges::any_of(use.documents, [](const auto& d) { return d->has_exact(); });
     require(!choice.prefix_gate || has_exact,
@@ -40,6 +39,12 @@ std::string_view suitable_kind(const MemoryShape& shape) {
 }  // namespace
 
 MemoryPlan Runtime::plan(const MemoryChoice& choice) const {
+    // What contradicts itself costs no reading of files.
+    static_cast<void>(choose_eviction(choice, nullptr));
+    return plan(choice, read_prefixes_for(loaded_.file(), choice.prefixes));
+}
+
+MemoryPlan Runtime::plan(const MemoryChoice& choice, PrefixDocuments prefixes) const {
     MemoryPlan plan = {.kind = suitable_kind(shape_)};
     KvCacheOptions& o = plan.options;
     plan.settings = bank_settings(choice);
@@ -47,14 +52,13 @@ MemoryPlan Runtime::plan(const MemoryChoice& choice) const {
         plan.read_out = std::make_shared<const BankReadOut>(choice.bank, backend_, shape_,
                                                             model_fingerprint(loaded_.file()));
     }
-    // What contradicts itself costs no reading of weights.
-    static_cast<void>(choose_eviction(choice, nullptr));
+    static_cast<void>(choose_eviction(choice, nullptr));  // before weights are read
     o.n_ctx = choice.context;
     o.entries = entry_type(choice.entries);
     require(choice.attention == "fused" || choice.attention == "reference", "attention '",
             choice.attention, "'; it can be fused or reference");
     if (choice.attention == "reference") o.path = AttentionPath::kReference;
-    o.prefix = prefix_use(choice, loaded_);
+    o.prefix = prefix_use(choice, std::move(prefixes));
     if (is_bounded(choice)) {
         o.supplies.learned = load_sidecar(choice.sidecar, loaded_, backend_);
         if (o.supplies.learned && !o.supplies.learned->warning().empty()) {

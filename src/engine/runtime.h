@@ -41,6 +41,8 @@ class Runtime {
     /// as choose_eviction(), load_sidecar() and read_prefixes_for() do, and kInvalidArgument for a
     /// gate without an exact prefix.
     [[nodiscard]] MemoryPlan plan(const MemoryChoice& choice) const;
+    /// The same with the prefixes that it names, read before.
+    [[nodiscard]] MemoryPlan plan(const MemoryChoice& choice, PrefixDocuments prefixes) const;
 
     /// `options` with what only the engine knows: the chunk, output projections, and, where no
     /// context is named, all that the model was trained for behind the prefixes.
@@ -71,6 +73,6 @@ class Runtime {
 };
 
 /// The prefix memories that a choice names, made for that model.
-PrefixUse prefix_use(const MemoryChoice& choice, const LoadedModel& loaded);
+PrefixUse prefix_use(const MemoryChoice& choice, PrefixDocuments documents);
 
 }  // namespace palimpsest

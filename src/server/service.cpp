@@ -161,7 +161,8 @@ Service::Service(const Runtime& engine, ServiceOptions options)
                          .most_waiting = l.queue,
                          .table = {.most_bytes = options_.memory_bytes,
                                    .most_entries = most_entries(options_.memory),
-                                   .most_stored_bytes = options_.session_bytes}},
+                                   .most_stored_bytes = options_.session_bytes,
+                                   .prefixes = &prefixes_}},
         store_.get(), metrics_);
     workers_ = std::make_unique<WorkerPool>(kWorkers,
                                             static_cast<size_t>(l.queue + options_.most_running));

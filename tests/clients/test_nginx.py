@@ -54,6 +54,13 @@ def front(bucket, make_server, tmp_path):  # noqa: F811
     process.wait()
 
 
+def chat(url, headers, messages=({"role": "user", "content": "Hi"},), **more):
+    """The answer to a request, as it comes."""
+    data = json.dumps({"messages": messages, "max_tokens": 1, "temperature": 0} | more).encode()
+    return urllib.request.urlopen(
+        urllib.request.Request(f"{url}/v1/chat/completions", data, {"Content-Type": "application/json"} | headers), timeout=60)
+
+
 def who_served(servers, before):
     after = [metric(s.url, "requests_total") for s in servers]
     return [i for i, (a, b) in enumerate(zip(after, before)) if a > b], after
@@ -91,11 +98,7 @@ def test_a_turn_that_is_killed_goes_on_elsewhere(front):
     [home], _ = who_served(servers, counts)
     written(servers[home].url, 1)
     messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "Tell a long story of it."}]
-    request = urllib.request.Request(
-        f"{url}/v1/chat/completions",
-        json.dumps({"messages": messages, "stream": True, "max_tokens": 400, "temperature": 0}).encode(),
-        {"Content-Type": "application/json", "X-Session-Id": session})
-    with urllib.request.urlopen(request, timeout=60) as stream:
+    with chat(url, {"X-Session-Id": session}, messages, stream=True, max_tokens=400) as stream:
         for _ in range(8):
             stream.readline()
         servers[home].stop(kill=True)
@@ -155,13 +158,9 @@ def test_a_server_that_drains_is_passed_over(front):
 
 def test_the_page_may_ask(front):
     url, _ = front
-    request = urllib.request.Request(
-        f"{url}/v1/chat/completions", json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}).encode(),
-        {"Content-Type": "application/json", "Origin": url})
-    assert urllib.request.urlopen(request, timeout=60).status == 200
-    request.add_header("Origin", "https://elsewhere.example")
+    assert chat(url, {"Origin": url}).status == 200
     with pytest.raises(urllib.error.HTTPError) as e:
-        urllib.request.urlopen(request, timeout=60)
+        chat(url, {"Origin": "https://elsewhere.example"})
     assert e.value.code == 403
 
 
@@ -171,11 +170,7 @@ def test_every_name_of_a_conversation_counts(front, header):
     used = set()
     for i in range(8):
         counts = [metric(s.url, "requests_total") for s in servers]
-        request = urllib.request.Request(
-            f"{url}/v1/chat/completions",
-            json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}).encode(),
-            {"Content-Type": "application/json", header: f"name-{i}"})
-        urllib.request.urlopen(request, timeout=60).read()
+        chat(url, {header: f"name-{i}"}).read()
         used.update(who_served(servers, counts)[0])
     assert len(used) > 1
 

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <thread>
 
 #include "memory/prefix/prefix_file.h"
@@ -329,6 +330,17 @@ TEST_F(Serves, PrefixMemoriesThatRequestsName) {
             .get<int64_t>();
     };
     EXPECT_GT(cached(R"(, "memory": {"prefix": "rules"})"), 0);
+    const auto other = [&](const std::string& more) {
+        const Json j = parse_json<Json>(
+            post("/v1/chat/completions",
+                 R"({"messages": [{"role": "user", "content": "a text of many other letters"}])" +
+                     more + "}")
+                .body);
+        return j["usage"]["prompt_tokens"].get<int64_t>() -
+               j["usage"]["prompt_tokens_details"]["cached_tokens"].get<int64_t>();
+    };
+    EXPECT_GT(other(R"(, "memory": {"prefix": "rules"})"), 20);
+    EXPECT_GT(other(""), 20);  // what was read behind the prefix is nothing without it
 
     const auto text = [&](const std::string& more) {
         return post("/v1/completions", R"({"prompt": "hello", "memory": )" + more + "}").status;
@@ -337,6 +349,8 @@ TEST_F(Serves, PrefixMemoriesThatRequestsName) {
     EXPECT_EQ(text(R"({"prefix": []})"), 200);
     EXPECT_EQ(text(R"({"prefix": ["rules"]})"), 400);
     EXPECT_EQ(chat(R"(, "memory": {"prefix": ["plain"]})").status, 400);
+    EXPECT_EQ(chat(R"(, "memory": {"prefix": ["rules", "plain"]})").status, 400);
+    EXPECT_EQ(chat(R"(, "memory": {"prefix": ["rules", "rules"]})").status, 400);
     for (const char* name : {"\"../rules\"", "\"rules.prefix.gguf\"", "\"\"", "7"}) {
         EXPECT_EQ(chat(cat(R"(, "memory": {"prefix": [)", name, "]}")).status, 400) << name;
     }
@@ -346,6 +360,29 @@ TEST_F(Serves, PrefixMemoriesThatRequestsName) {
     EXPECT_EQ(system.status, 400);
     EXPECT_EQ(system.body.find(folder.path()), std::string::npos);
     EXPECT_EQ(parse_json<Json>(system.body)["error"]["param"], "memory.prefix");
+}
+
+/// Files are read at the start: what becomes of them later is nobody's business.
+TEST_F(Serves, PrefixMemoriesOutliveTheirFiles) {
+    const testing::TemporaryFolder folder;
+    const std::string rules = folder.path() + "/rules.prefix.gguf";
+    write_prefix(engine, rules, false);
+    begin({.prefixes = folder.path()});
+    std::filesystem::remove(rules);
+    for (const char* budget : {"100", "120"}) {
+        const HttpReply reply = post(
+            "/v1/chat/completions",
+            cat(R"({"messages": [{"role": "user", "content": "hello"}], "memory": {"budget": )",
+                budget, R"(, "prefix": ["rules"]}})"));
+        EXPECT_EQ(reply.status, 200) << reply.body;
+    }
+    // Two of one name could not be told apart.
+    const testing::TemporaryFolder elsewhere;
+    write_prefix(engine, rules, false);
+    write_prefix(engine, elsewhere.path() + "/rules.prefix.gguf", true);
+    const ServiceOptions both = {.memory = {.prefixes = {elsewhere.path() + "/rules.prefix.gguf"}},
+                                 .prefixes = folder.path()};
+    EXPECT_THROW(Service(engine.runtime(), both), Error);
 }
 
 /// What stands before every request.

@@ -141,20 +141,19 @@ const tests = {
         await page.keyboard.press('ArrowRight');
         check(await page.getAttribute('.map', 'aria-valuenow') === '2', 'arrow keys do not move');
         await page.keyboard.press('PageDown');
-        const dropped = await page.getAttribute('.map', 'aria-valuetext');
+        // Which spans those are depends on rounding, so on the processor; at 25 % there are some.
+        await page.waitForSelector('.map[aria-valuetext^="dropped"]');
         await shoot(page, 'map');
-        if (dropped.startsWith('dropped')) {
-            await page.click('.span button:has-text("Bring back")');
-            check(await page.locator('.attachment.brought').count() === 1, 'nothing was brought back');
-            const text = (await page.textContent('.span-text')).trim();
-            const [request] = await Promise.all([page.waitForRequest('**/v1/chat/completions'), ask(page, 'And this?')]);
-            const body = request.postDataJSON();
-            check(body.memory.keep.includes(text), 'the text is not in memory.keep');
-            check(body.messages.at(-1).content.some((p) => p.type === 'text' && p.text.includes(text)), 'the text is not in the question');
-            check(body.memory.budget === '25%', 'the budget is not sent');
-            await settled(page);
-            check(await page.locator('.quote').count() === 1, 'the question does not show what was brought back');
-        }
+        await page.click('.span button:has-text("Bring back")');
+        check(await page.locator('.attachment.brought').count() === 1, 'nothing was brought back');
+        const text = (await page.textContent('.span-text')).trim();
+        const [request] = await Promise.all([page.waitForRequest('**/v1/chat/completions'), ask(page, 'And this?')]);
+        const body = request.postDataJSON();
+        check(body.memory.keep.includes(text), 'the text is not in memory.keep');
+        check(body.messages.at(-1).content.some((p) => p.type === 'text' && p.text.includes(text)), 'the text is not in the question');
+        check(body.memory.budget === '25%', 'the budget is not sent');
+        await settled(page);
+        check(await page.locator('.quote').count() === 1, 'the question does not show what was brought back');
 
         await page.click('button:has-text("Table")');
         check(await page.locator('.span-table tbody').count() > 3, 'the table is empty');

@@ -113,9 +113,9 @@ export function HeatMap({ name, spans, marks, at, onAt, onAct, theme }) {
         return spanAt(spans, Math.min(spans.at(-1).end - 1, from + line * perLine + Math.floor(x * perLine)));
     };
     const onKey = (event) => {
-        const step = (by) => {
+        const step = (by) => {  // to what was dropped and has words that can be brought back
             let n = at;
-            do n += by; while (spans[n] && spans[n].state !== 'dropped');
+            do n += by; while (spans[n] && !(spans[n].state === 'dropped' && spans[n].text.trim()));
             return spans[n] ? n : Math.max(0, at);
         };
         const now = spans[Math.max(0, at)];

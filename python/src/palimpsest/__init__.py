@@ -8,9 +8,9 @@
     print(memory.report)
 """
 
-from .engine import Answer, ChatCompletion, Engine
+from .engine import ChatCompletion, Engine
 from .errors import Corrupt, Error, Exhausted, InvalidArgument, NotFound, Unsupported, Unwritable
-from .memory import Memory
+from .memory import Answer, Memory
 from .report import Report
 
 __version__ = "0.1.0"

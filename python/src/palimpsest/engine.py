@@ -9,12 +9,10 @@ from typing import Any, Callable, Iterator, Optional, Union
 
 from . import _core
 from .errors import InvalidArgument
-from .memory import Answer, Memory
+from .memory import Memory
 from .options import answer_options, memory_choice, set_fields, text_parts
 from .report import Report
 from .running import Owner, pieces, run
-
-__all__ = ["Answer", "ChatCompletion", "Engine"]
 
 FINISH = {"end": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
 

@@ -18,8 +18,10 @@ from .engine import Engine
 from .errors import InvalidArgument
 
 
-def _option(name: str, value) -> str:
-    return f"{name}={int(value) if isinstance(value, bool) else value}"
+def _settings(press) -> list:
+    """A press' own arguments, by our names."""
+    values = {ours: getattr(press, theirs) for theirs, ours in press.options.items()}
+    return [f"{name}={int(value) if isinstance(value, bool) else value}" for name, value in values.items()]
 
 
 @dataclass
@@ -37,8 +39,7 @@ class BasePress:
         if not 0 <= self.compression_ratio < 1:
             raise InvalidArgument(f"compression_ratio is {self.compression_ratio}; it goes from 0 to below 1")
         return {"policy": self.policy, "allocator": self.allocator,
-                "settings": [_option(ours, getattr(self, theirs)) for theirs, ours in self.options.items()],
-                "evicted": float(self.compression_ratio), "one_shot": True, "n_sink": 0, "n_recent": 0}
+                "settings": _settings(self), "evicted": float(self.compression_ratio), "one_shot": True, "n_sink": 0, "n_recent": 0}
 
 
 @dataclass
@@ -136,6 +137,14 @@ class _WrapperPress:
 
     press: BasePress
 
+    allocator: ClassVar[str] = ""
+    options: ClassVar[dict] = {}
+
+    def choice(self) -> dict:
+        choice = self.press.choice()
+        return {**choice, "allocator": self.allocator or choice["allocator"],
+                "settings": choice["settings"] + _settings(self)}
+
     @property
     def compression_ratio(self) -> float:
         return self.press.compression_ratio
@@ -148,36 +157,32 @@ class _WrapperPress:
 @dataclass
 class ChunkKVPress(_WrapperPress):
     chunk_length: int = 20
+    options = {"chunk_length": "chunk"}
 
     def choice(self) -> dict:
         if type(self.press) is not SnapKVPress:
             raise InvalidArgument("ChunkKVPress is over SnapKVPress here")
-        choice = self.press.choice()
-        return {**choice, "policy": "chunk-kv", "settings": choice["settings"] + [_option("chunk", self.chunk_length)]}
+        return {**super().choice(), "policy": "chunk-kv"}
 
 
 @dataclass
 class AdaKVPress(_WrapperPress):
     alpha_safeguard: float = 0.20
+    allocator = "adaptive"
+    options = {"alpha_safeguard": "safeguard"}
 
     def choice(self) -> dict:
         if isinstance(self.press, CriticalKVPress):
             raise InvalidArgument("say CriticalAdaKVPress for both")
-        choice = self.press.choice()
-        return {**choice, "allocator": "adaptive",
-                "settings": choice["settings"] + [_option("safeguard", self.alpha_safeguard)]}
+        return super().choice()
 
 
 @dataclass
 class CriticalKVPress(_WrapperPress):
     epsilon: float = 1e-4
     first_stage_ratio: float = 0.5
-
-    def choice(self) -> dict:
-        choice = self.press.choice()
-        return {**choice, "allocator": "critical",
-                "settings": choice["settings"] + [_option("critical-epsilon", self.epsilon),
-                                                  _option("first-stage", self.first_stage_ratio)]}
+    allocator = "critical"
+    options = {"epsilon": "critical-epsilon", "first_stage_ratio": "first-stage"}
 
 
 @dataclass
@@ -185,13 +190,8 @@ class CriticalAdaKVPress(_WrapperPress):
     alpha_safeguard: float = 0.20
     epsilon: float = 1e-4
     first_stage_ratio: float = 0.5
-
-    def choice(self) -> dict:
-        choice = self.press.choice()
-        return {**choice, "allocator": "critical-adaptive",
-                "settings": choice["settings"] + [_option("safeguard", self.alpha_safeguard),
-                                                  _option("critical-epsilon", self.epsilon),
-                                                  _option("first-stage", self.first_stage_ratio)]}
+    allocator = "critical-adaptive"
+    options = {**CriticalKVPress.options, **AdaKVPress.options}
 
 
 class KVPressTextGenerationPipeline:

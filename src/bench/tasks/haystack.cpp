@@ -19,14 +19,14 @@ constexpr size_t kLongestWord = 12, kPiece = 8;
 
 bool continues_character(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
 
-bool ends_sentence(std::string_view word) {
+}  // namespace
+
+bool ends_sentence(std::string_view word, std::string_view ends) {
     while (!word.empty() && std::string_view("\"')]*_").find(word.back()) != word.npos) {
         word.remove_suffix(1);
     }
-    return !word.empty() && std::string_view(".!?").find(word.back()) != word.npos;
+    return !word.empty() && ends.find(word.back()) != ends.npos;
 }
-
-}  // namespace
 
 Haystack::Haystack(const std::string& text, std::string name) : name_(std::move(name)) {
     for (const std::string_view word : split_words(text)) {

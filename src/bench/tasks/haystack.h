@@ -9,6 +9,9 @@
 
 namespace palimpsest {
 
+/// Does a word end with one of these, whatever quotes and brackets follow?
+[[nodiscard]] bool ends_sentence(std::string_view word, std::string_view ends = ".!?");
+
 /// A text in which needles are hidden: words with single spaces, repeated if too few. A long word
 /// counts as several, so that a length can be met.
 class Haystack {

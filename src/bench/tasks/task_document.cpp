@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "bench/quality/fitting.h"
+#include "bench/tasks/haystack.h"
 #include "bench/tasks/task_samples.h"
 #include "bench/tasks/text_pieces.h"
 #include "core/error.h"
@@ -26,8 +27,9 @@ constexpr size_t kFewestBefore = 6, kMostBefore = 16;  // words before what is a
 constexpr size_t kLead = 2;  // of these, words that the question leaves out
 // Words of a heading, of the paragraph below it, and of those that are asked for.
 constexpr size_t kLongestHeading = 8, kFewestBelow = 20, kAskedBelow = 4;
-constexpr int64_t kQuestionTokens = 96;  // left for the question while a window is cut
-constexpr int kMostWindows = 100;        // tried before a text is given up
+constexpr std::string_view kEnds = ".!?:;";  // of what is quoted as one sentence
+constexpr int64_t kQuestionTokens = 96;      // left for the question while a window is cut
+constexpr int kMostWindows = 100;            // tried before a text is given up
 
 bool is_upper(char c) { return c >= 'A' && c <= 'Z'; }
 bool is_letter(char c) { return is_upper(c) || (c >= 'a' && c <= 'z'); }
@@ -37,13 +39,6 @@ std::string_view bare(std::string_view word) {
     while (!word.empty() && is_punctuation(word.front())) word.remove_prefix(1);
     while (!word.empty() && is_punctuation(word.back())) word.remove_suffix(1);
     return word;
-}
-
-bool ends_sentence(std::string_view word) {
-    while (!word.empty() && std::string_view("\"')]*_").find(word.back()) != word.npos) {
-        word.remove_suffix(1);
-    }
-    return !word.empty() && std::string_view(".!?:;").find(word.back()) != word.npos;
 }
 
 /// A window's words, and where sentences and paragraphs begin.
@@ -56,7 +51,7 @@ struct Words {
             const char* const end = i == 0 ? text.data() : all[i - 1].data() + all[i - 1].size();
             const std::string_view gap(end, static_cast<size_t>(all[i].data() - end));
             starts_paragraph.push_back(i == 0 || std::ranges::count(gap, '\n') > 1);
-            starts_sentence.push_back(starts_paragraph.back() || ends_sentence(all[i - 1]));
+            starts_sentence.push_back(starts_paragraph.back() || ends_sentence(all[i - 1], kEnds));
         }
     }
 
@@ -136,7 +131,7 @@ size_t heading_at(const Words& words, size_t at) {
     const std::string_view first = words.all[at], last = words.all[end - 1];
     if (end - at > kLongestHeading || end == words.all.size()) return 0;
     if (!is_upper(first.front()) && !is_digit(first.front())) return 0;
-    if (ends_sentence(last) && !is_digit(first.front())) return 0;
+    if (ends_sentence(last, kEnds) && !is_digit(first.front())) return 0;
     return words.end_of_paragraph(end) - end >= kFewestBelow ? end - at : 0;
 }
 

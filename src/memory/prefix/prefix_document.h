@@ -175,4 +175,7 @@ enum class PrefixStorage { kF16, kI8 };
 [[nodiscard]] size_t prefix_dictionary_bytes(const PrefixLayout& layout, int64_t n_layer, int64_t k,
                                              PrefixStorage storage);
 
+/// Several, in the order they stand in; shared by whoever uses them.
+using PrefixDocuments = std::vector<std::shared_ptr<const PrefixDocument>>;
+
 }  // namespace palimpsest

@@ -310,18 +310,23 @@ void check_made_for(const PrefixHeader& header, const GgufFile& model) {
     }
 }
 
-std::vector<std::shared_ptr<const PrefixDocument>> read_prefixes_for(
-    const GgufFile& model, std::span<const std::string> paths) {
-    std::vector<std::shared_ptr<const PrefixDocument>> all;
+PrefixDocuments read_prefixes_for(const GgufFile& model, std::span<const std::string> paths) {
+    PrefixDocuments all;
     for (const std::string& path : paths) {
         for (auto& d : read_prefixes(path)) {
             check_made_for(d->header(), model);
-            require(all.empty() || d->header().is_raw == all.front()->header().is_raw,
-                    "prefix memories for chats and raw ones cannot be used together");
             all.push_back(std::move(d));
         }
     }
+    require_one_kind(all);
     return all;
+}
+
+void require_one_kind(const PrefixDocuments& documents) {
+    for (const auto& d : documents) {
+        require(d->header().is_raw == documents.front()->header().is_raw,
+                "prefix memories for chats and raw ones cannot be used together");
+    }
 }
 
 }  // namespace palimpsest

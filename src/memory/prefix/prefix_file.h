@@ -24,8 +24,10 @@ void check_made_for(const PrefixHeader& header, const GgufFile& model);
 
 /// The documents of several files, in order, each made for `model`. Throws as both do, and
 /// kInvalidArgument where chats' and raw ones are mixed.
-std::vector<std::shared_ptr<const PrefixDocument>> read_prefixes_for(
-    const GgufFile& model, std::span<const std::string> paths);
+PrefixDocuments read_prefixes_for(const GgufFile& model, std::span<const std::string> paths);
+
+/// Throws kInvalidArgument where chats' and raw ones are mixed.
+void require_one_kind(const PrefixDocuments& documents);
 
 /// Sets the hashes that check_made_for() compares.
 void set_hashes(PrefixHeader& header, const GgufFile& model);

@@ -14,7 +14,7 @@ namespace palimpsest {
 
 /// What sequences use of prefixes, each of which became a dictionary.
 struct PrefixUse {
-    std::vector<std::shared_ptr<const PrefixDocument>> documents = {};
+    PrefixDocuments documents = {};
     /// A query that is unlike any trace reads the exact prefix, where its document has that.
     bool has_gate = false;
 

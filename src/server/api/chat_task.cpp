@@ -11,6 +11,7 @@
 #include "core/base64.h"
 #include "core/error.h"
 #include "engine/memory_choice.h"
+#include "engine/prefix_text.h"
 #include "memory/attention/entry_store.h"
 #include "memory/cache/memories.h"
 #include "memory/residue/residues.h"
@@ -46,7 +47,7 @@ void read_prefixes(const Service& service, const Fields& memory, MemoryChoice& c
         const auto at = known.find(name);
         if (at == known.end()) {
             std::vector<std::string> names;
-            for (const auto& [n, entry] : known) names.push_back(n);
+            for (const auto& [n, path] : known) names.push_back(n);
             memory.refuse("prefix", known.empty()
                                         ? "names a prefix memory, and this server has none to "
                                           "choose from; its flag --prefixes says where they are"
@@ -54,11 +55,12 @@ void read_prefixes(const Service& service, const Fields& memory, MemoryChoice& c
                                               "memories: ",
                                               join(names, ", ")));
         }
-        if (std::ranges::find(choice.prefixes, at->second.path) != choice.prefixes.end()) {
+        if (std::ranges::find(choice.prefixes, at->second) != choice.prefixes.end()) {
             memory.refuse("prefix", "names one prefix memory twice");
         }
-        choice.prefixes.push_back(at->second.path);
+        choice.prefixes.push_back(at->second);
     }
+    choice.prefix_gate = choice.prefix_gate && !choice.prefixes.empty();
 }
 
 /// A prefix memory stands where the system speaks, or before a text.
@@ -423,7 +425,8 @@ void name_results(std::vector<ChatMessage>& messages) {
 
 std::vector<Segment> prompt_of(Service& service, const ChatTask& task) {
     const Tokenizer& t = service.tokenizer();
-    const PrefixDocument* const prefix = service.prefixes().first_of(task.memory);
+    const PrefixDocuments prefixes = service.prefixes().documents(task.memory);
+    const PrefixDocument* const prefix = prefixes.empty() ? nullptr : prefixes.front().get();
     if (prefix != nullptr) check_fits(prefix->header(), task);
     if (!task.tokens.empty()) return {{.tokens = task.tokens}};
     if (!task.raw.empty()) {
@@ -438,19 +441,10 @@ std::vector<Segment> prompt_of(Service& service, const ChatTask& task) {
     if (is_plain || !service.knows_tools()) {
         plain = as_plain_messages(task.messages, is_plain ? protocol->instructions() : "");
     }
-    if (plain.empty()) plain = task.messages;
-    const std::vector<TextPart> begun = take_begun_answer(plain);
-    if (prefix != nullptr) {
-        plain.insert(plain.begin(), {.role = "system", .parts = {{prefix->header().text}}});
-    }
-    TemplateInput input = {.messages = plain};
+    TemplateInput input = {.messages = plain.empty() ? task.messages : plain};
     if (has_tools && !is_plain) input.tools = task.tools.tools;
     input.most_bytes = static_cast<size_t>(service.limits().template_bytes);
-    const auto seams = prefix == nullptr ? Tokenizer::Seams::kJoined : Tokenizer::Seams::kSeparate;
-    std::vector<Segment> prompt = t.encode_chat(input, service.chat_template(), seams);
-    if (prefix != nullptr) prompt = behind_prefix(*prefix, std::move(prompt));
-    for (Segment& s : t.encode_more(begun)) prompt.push_back(std::move(s));
-    return prompt;
+    return encode_conversation(t, std::move(input), service.chat_template(), prefix);
 }
 
 void answer_task(Service& service, const Call& call, ChatTask task,

@@ -185,6 +185,7 @@ class EmbeddingRun final : public WorkListener, public std::enable_shared_from_t
         work.prompt = prompts_[vectors_.size()];
         work.memory = service_.options().memory;
         work.memory.prefixes.clear();  // what a text means does not depend on them
+        work.memory.prefix_gate = false;
         work.owner = call_.owner;
         work.is_kept = false;
         if (is_cancelled_) return;

@@ -59,10 +59,10 @@ void handle_props(Service& service, const Call& call) {
         residues.push_back({{"name", kind.name}, {"summary", kind.summary}});
     }
     Json prefixes = Json::array();
-    for (const auto& [name, entry] : service.prefixes().named()) {
+    for (const auto& [name, path] : service.prefixes().named()) {
         int64_t n = 0;
         size_t bytes = 0;
-        for (const auto& d : entry.documents) {
+        for (const auto& d : service.prefixes().of(path)) {
             n += std::ssize(d->header().tokens);
             bytes += d->held_bytes();
         }

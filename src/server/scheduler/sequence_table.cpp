@@ -123,15 +123,15 @@ std::string SequenceTable::key_of(const MemoryChoice& c) {
 }
 
 const MemoryPlan& SequenceTable::plan(const MemoryChoice& choice) {
-    std::string key = key_of(choice);
-    for (const std::string& path : choice.prefixes) key += cat("|", path);
-    key += cat("|", choice.sidecar);
+    const std::string key = key_of(choice);
     for (auto at = plans_.begin(); at != plans_.end(); ++at) {
         if (at->first != key) continue;
         plans_.splice(plans_.begin(), plans_, at);
         return plans_.front().second;
     }
-    plans_.emplace_front(key, engine_.plan(choice));
+    PrefixDocuments prefixes;
+    if (options_.prefixes != nullptr) prefixes = options_.prefixes->documents(choice);
+    plans_.emplace_front(key, engine_.plan(choice, std::move(prefixes)));
     if (plans_.size() > kMostPlans) plans_.pop_back();
     return plans_.front().second;
 }

@@ -11,6 +11,7 @@
 
 #include "engine/runtime.h"
 #include "server/metrics.h"
+#include "server/prefix_shelf.h"
 #include "server/scheduler/work.h"
 #include "server/sessions/session_saver.h"
 #include "server/sessions/session_store.h"
@@ -49,6 +50,7 @@ struct TableOptions {
     int64_t most_entries = 0;       // a head, whatever share of a prompt is asked for; 0: no limit
     int64_t most_remembered = 256;  // with a sequence
     int64_t most_stored_bytes = int64_t{16} << 30;
+    const PrefixShelf* prefixes = nullptr;  // all that choices name; nullptr: they name none
 };
 
 /// All conversations there are, those that run and those that wait to be gone on with. A request

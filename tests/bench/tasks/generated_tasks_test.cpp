@@ -230,7 +230,9 @@ TEST(DocumentQuestions, AskForWhatStandsOnceByTheWordsAroundIt) {
 TEST(DocumentQuestions, TakeNoFactThatStandsTwice) {
     std::string text;
     for (int i = 0; i < 300; ++i) {
-        text += "Once more they all came home and paid 1234 pounds to Ranfurly on 3 May 1999. ";
+        text += "The same again\n\n";
+        text += "Once more they all came home and paid 1234 pounds to Ranfurly on 3 May 1999, ";
+        text += "and went away again as they had come, all of them.\n\n";
     }
     const TemporaryFile file(text);
     SampleRequest request = request_of(512);
