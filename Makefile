@@ -33,7 +33,7 @@ resumed = $$([ ! -e "$(WEIGHTS)/$(1).checkpoint" ] || echo --resume)
 # Where scripts/plain_text.py puts texts.
 training_texts = $$(scripts/setup.sh where cache)/training-texts
 .PHONY: help run test test-clients test-python setup program release lint lint-all format fuzz asan asan-unit tsan bench train-default \
-  install clean
+  install dist test-dist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s%s\n", $$1, $$2 }' Makefile
@@ -124,6 +124,13 @@ train-default: release ## train what forgets for the default model, into WEIGHTS
 install: ## install the program and the library into PREFIX, after `make release`
 	@[ -x build/release/palimpsest ] || { echo "install: run 'make release' first" >&2; exit 1; }
 	@cmake --install build/release --prefix $(PREFIX)
+
+dist: release ## make a tarball, a Debian package and a Python wheel for any x86-64-v2 machine, in build/dist
+	@scripts/setup.sh dist
+	@scripts/dist.sh build/dist
+
+test-dist: ## try what `make dist` made in a fresh Debian, as root with debootstrap
+	@scripts/test_dist.sh build/dist
 
 clean: ## delete build/; downloads and ggml stay in the cache
 	@rm -rf build

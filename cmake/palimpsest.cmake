@@ -109,13 +109,16 @@ function(palimpsest_install)
   set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/palimpsest)
   install(TARGETS palimpsest palimpsest_shared EXPORT palimpsest-targets
     ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-  install(TARGETS palimpsest_cli_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(TARGETS palimpsest_cli_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT program)
   if(TARGET palimpsest_torch)
     install(TARGETS palimpsest_torch LIBRARY DESTINATION lib/palimpsest)  # where the program looks
   endif()
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/palimpsest DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
   install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/NOTICE
-    DESTINATION ${CMAKE_INSTALL_DOCDIR})
+    DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program)
+  # Trained weights, which a model finds by its fingerprint (model/load.h).
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/weights/ DESTINATION share/palimpsest/weights COMPONENT program
+    FILES_MATCHING PATTERN "*.evict.gguf")
   install(EXPORT palimpsest-targets NAMESPACE palimpsest:: DESTINATION ${package_dir})
   # The prefix set-up used, so that a consumer finds the same ggml without knowing about it.
   set(PALIMPSEST_HAS_ONEDNN ${OneDNN_FOUND})

@@ -7,7 +7,8 @@
 #   scripts/setup.sh fuzz        the same, and Clang
 #   scripts/setup.sh torch       the same, and LibTorch, for 'train latent-context'
 #   scripts/setup.sh gemma       the same, and a second model: Gemma 3 270M, 253 MB
-#   scripts/setup.sh where NAME  prints where one thing lies: cache, model, gemma or document
+#   scripts/setup.sh dist        the same, and ggml for processors of every level, for `make dist`
+#   scripts/setup.sh where NAME  prints where one thing lies: cache, model, gemma, document, ggml or levels
 #
 # Environment:
 #   PALIMPSEST_CACHE=DIR         where downloads and builds are kept (~/.cache/palimpsest)
@@ -67,6 +68,9 @@ clang-tidy|clang-tidy|tool clang-tidy'
 readonly torch_packages='
 libtorch-dev|LibTorch|header c10/macros/Macros.h
 libopenblas-dev|a fast BLAS|header cblas.h'
+readonly dist_packages='
+patchelf|patchelf|tool patchelf
+dpkg-dev|dpkg-shlibdeps|tool dpkg-shlibdeps'
 readonly fuzz_packages='
 clang|Clang|tool clang++
 libclang-rt-dev|libraries for fuzzing with Clang|fuzzer'
@@ -432,17 +436,21 @@ refuse_build() {  # refuse_build LOG: what the smoke run said, and the way out
     "CC=clang CXX=clang++ make setup, with the same CC and CXX for every make after it."
 }
 
+fetch_llama() {  # fetch_llama PREFIX DIR: the sources as DIR/source/*.tar.gz
+  mkdir -p "$2/source"
+  TMPDIR=$2 run_logged "$1.log" pip download --no-cache-dir --no-deps \
+    --no-binary llama-cpp-python -d "$2/source" "$llama_package" || {
+    show_end "$1.log" 8
+    fail "could not download the source of $llama_package (log: $1.log)"
+  }
+}
+
 build_ggml() {  # build_ggml PREFIX
   local work=$1.building.$$
   need_pip
   litter+=("$work" "$work.tmp" "$work.sums")
-  mkdir -p "$work.tmp/source"
   say "building ggml and libllama: once, 5 to 10 minutes on 2 cores (log: $1.log)"
-  TMPDIR=$work.tmp run_logged "$1.log" pip download --no-cache-dir --no-deps \
-    --no-binary llama-cpp-python -d "$work.tmp/source" "$llama_package" || {
-    show_end "$1.log" 8
-    fail "could not download the source of $llama_package (log: $1.log)"
-  }
+  fetch_llama "$1" "$work.tmp"
   TMPDIR=$work.tmp CMAKE_ARGS=$(ggml_cmake_args) CMAKE_BUILD_PARALLEL_LEVEL=$(cores) \
     run_logged "$1.log" pip install -v --no-cache-dir --no-deps --target "$work" \
     "$work.tmp/source"/*.tar.gz || {
@@ -520,6 +528,73 @@ ensure_ggml() {  # sets deps_key and, unless the system's are used, deps_prefix
   say "ggml and libllama: $deps_prefix"
 }
 
+# --- ggml for processors of every level -----------------------------------------------------------
+
+# What a build for others carries instead of libggml-cpu for this machine. The dynamic loader (glibc 2.33 and later)
+# takes a library from glibc-hwcaps/LEVEL where the processor has that level, so the program needs no choice of its own.
+readonly ggml_levels='
+x86-64-v2|SSE42
+x86-64-v3|SSE42 AVX AVX2 BMI2 F16C FMA
+x86-64-v4|SSE42 AVX AVX2 BMI2 F16C FMA AVX512'
+readonly ggml_options='SSE42 AVX AVX2 BMI2 F16C FMA AVX512'
+
+level_args() {  # level_args OPTION...: these on, others off
+  local option
+  for option in $ggml_options; do
+    case " $* " in *" $option "*) echo "-DGGML_$option=ON" ;; *) echo "-DGGML_$option=OFF" ;; esac
+  done
+}
+
+build_level() {  # build_level SOURCE BUILD OPTION...
+  local source=$1 build=$2 amx
+  shift 2
+  amx=$(amx_flags)
+  # shellcheck disable=SC2046 # many options
+  cmake -G Ninja -S "$source" -B "$build" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_NATIVE=OFF \
+    -DCMAKE_C_FLAGS="${CFLAGS:-} $amx" -DCMAKE_CXX_FLAGS="${CXXFLAGS:-} $amx" -DLLAMA_BUILD_COMMON=OFF \
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
+    -DLLAMA_OPENSSL=OFF $(level_args "$@") && cmake --build "$build" --target ggml-cpu
+}
+
+build_levels() {  # build_levels DIR
+  local work=$1.building.$$ level options folder
+  need_pip
+  litter+=("$work" "$work.tmp" "$work.sums")
+  say "building ggml for every level of processor: once, 5 minutes on 2 cores (log: $1.log)"
+  fetch_llama "$1" "$work.tmp"
+  tar -xzf "$work.tmp/source"/*.tar.gz -C "$work.tmp/source"
+  while IFS='|' read -r level options; do
+    [ -n "$level" ] || continue
+    folder=$work/glibc-hwcaps/$level
+    if [ "$level" = x86-64-v2 ]; then folder=$work; fi  # what every processor must have
+    # shellcheck disable=SC2086 # many options
+    run_logged "$1.log" build_level "$work.tmp/source"/llama_cpp_python-*/vendor/llama.cpp "$work.tmp/$level" $options || {
+      show_end "$1.log"
+      fail "could not build ggml for $level (log: $1.log)"
+    }
+    mkdir -p "$folder"
+    cp -L "$work.tmp/$level/bin/libggml-cpu.so.0" "$folder/"
+  done <<<"$ggml_levels"
+  write_sums "$work"
+  rm -rf "$1" "$work.tmp"
+  mv "$work" "$1"
+  rm -f "$1.log"
+}
+
+levels_dir() {
+  echo "$cache/deps/ggml-levels-$({ echo "$llama_package" && cxx --version | head -n 1 && echo "$ggml_levels"; } | short_hash)"
+}
+
+ensure_levels() {
+  local dir
+  [ "$(uname -m)" = x86_64 ] || fail "levels of processors are known for x86-64 only, and this is $(uname -m)"
+  [ -n "$deps_prefix" ] || fail "the system's ggml and libllama are used here; a build for others needs its own:" \
+    "PALIMPSEST_SYSTEM_GGML=0 make dist"
+  dir=$(levels_dir)
+  if ! is_whole "$dir"; then build_levels "$dir"; fi
+  say "ggml for every level of processor: $dir"
+}
+
 # --- what the build reads -------------------------------------------------------------------------
 
 deps_cmake() {
@@ -570,7 +645,9 @@ where() {
     model) echo "$model" ;;
     gemma) echo "$gemma" ;;
     document) echo "$document" ;;
-    *) fail "where what? cache, model, gemma or document" ;;
+    ggml) sed -n 's/^set(PALIMPSEST_DEPS_PREFIX "\(.*\)").*/\1/p' "$root/build/deps.cmake" ;;
+    levels) choose_compilers && levels_dir ;;
+    *) fail "where what? cache, model, gemma, document, ggml or levels" ;;
   esac
 }
 
@@ -598,8 +675,12 @@ main() {
       set_up
       fetch_gemma
       ;;
+    dist)
+      set_up "$dist_packages"
+      ensure_levels
+      ;;
     where) where "${2:-}" ;;
-    *) fail "unknown: $1. Say nothing, or one of: lint, fuzz, torch, gemma, where" ;;
+    *) fail "unknown: $1. Say nothing, or one of: lint, fuzz, torch, gemma, dist, where" ;;
   esac
 }
 

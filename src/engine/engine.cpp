@@ -34,8 +34,9 @@ struct Engine::Parts {
 Engine::Engine(const EngineOptions& options) try : parts_(std::make_unique<Parts>(options)) {
 } catch (const Error& e) {
     if (!options.model.empty() || e.code() != ErrorCode::kNotFound) throw;
-    throw Error(ErrorCode::kNotFound, cat(e.what(), "; fetch the default model with 'make setup', ",
-                                          "or name one with --model"));
+    throw Error(ErrorCode::kNotFound,
+                cat(e.what(), "; name a model (GGUF) with --model FILE, or fetch the default with ",
+                    "'make setup' in a checkout"));
 }
 
 Engine::~Engine() = default;

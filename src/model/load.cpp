@@ -1,5 +1,8 @@
 #include "model/load.h"
 
+#include <dlfcn.h>
+
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
@@ -12,6 +15,33 @@
 namespace palimpsest {
 
 namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kSidecarEnding = ".evict.gguf";
+
+/// Where an installation keeps the weights that come along: beside bin/ and lib/, or, in a Python
+/// package, beside its module.
+std::vector<std::string> installed_weights() {
+    Dl_info info;
+    if (dladdr(reinterpret_cast<const void*>(&sidecar_beside), &info) == 0) return {};
+    std::error_code error;
+    const fs::path file = fs::canonical(info.dli_fname, error);
+    if (error) return {};
+    const fs::path folder = file.parent_path();
+    return {(folder.parent_path() / "share" / "palimpsest" / "weights").string(),
+            (folder / "weights").string()};
+}
+
+/// Empty: there is none.
+std::string usual_sidecar(const std::string& model_path, const std::string& fingerprint) {
+    std::error_code error;
+    if (std::string path = sidecar_beside(model_path); fs::exists(path, error)) return path;
+    for (const std::string& folder : installed_weights()) {
+        if (std::string path = sidecar_among(folder, fingerprint); !path.empty()) return path;
+    }
+    return "";
+}
 
 /// A tensor that nobody reads would be a model of another kind, computed wrongly.
 void check_all_used(const FileWeights& weights, const ModelConfig& cfg) {
@@ -81,19 +111,31 @@ const Tokenizer& LoadedModel::require_tokenizer() const {
 }
 
 std::string sidecar_beside(const std::string& model_path) {
-    const std::filesystem::path path(model_path);
-    return (path.parent_path() / (path.stem().string() + ".evict.gguf")).string();
+    const fs::path path(model_path);
+    return (path.parent_path() / (path.stem().string() + kSidecarEnding)).string();
+}
+
+std::string sidecar_among(const std::string& folder, const std::string& fingerprint) {
+    std::error_code error;
+    std::vector<std::string> paths;
+    for (const auto& entry : fs::directory_iterator(folder, error)) {
+        if (entry.path().string().ends_with(kSidecarEnding)) paths.push_back(entry.path().string());
+    }
+    std::ranges::sort(paths);
+    for (const std::string& path : paths) {
+        if (GgufFile::open(path).text("evict.base_fingerprint") == fingerprint) return path;
+    }
+    return "";
 }
 
 std::shared_ptr<const EvictionWeights> load_sidecar(const std::string& named,
                                                     const LoadedModel& model,
                                                     const Backend& backend) {
-    const std::string path = named.empty() ? sidecar_beside(model.path()) : named;
-    std::error_code error;
-    if (named.empty() && !std::filesystem::exists(path, error)) return nullptr;
     const BaseModel base = {
         .architecture = std::string(model.file().text("general.architecture").value_or("")),
         .fingerprint = model_fingerprint(model.file())};
+    const std::string path = named.empty() ? usual_sidecar(model.path(), base.fingerprint) : named;
+    if (path.empty()) return nullptr;
     auto weights =
         std::make_shared<const EvictionWeights>(path, backend, model.config().memory_shape(), base);
     check_trained_allocator(*weights);

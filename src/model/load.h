@@ -48,8 +48,13 @@ class LoadedModel {
 /// beside the model, its name ending in ".evict.gguf" instead of ".gguf".
 [[nodiscard]] std::string sidecar_beside(const std::string& model_path);
 
-/// Those weights, or those of the file that is named. nullptr: none is named and there is none.
-/// Throws as EvictionWeights does.
+/// The first file in a folder that says it was trained for the model of a fingerprint, whatever
+/// that model's file is called; empty: there is none, or no such folder. Throws as GgufFile does.
+[[nodiscard]] std::string sidecar_among(const std::string& folder, const std::string& fingerprint);
+
+/// The weights of the file that is named, or else those beside the model, or else those for this
+/// model that came with the program (share/palimpsest/weights where it is installed). nullptr: none
+/// is named and there is none. Throws as EvictionWeights does.
 std::shared_ptr<const EvictionWeights> load_sidecar(const std::string& named,
                                                     const LoadedModel& model,
                                                     const Backend& backend);
