@@ -51,8 +51,12 @@ std::string Metrics::text(int64_t n_connections) const {
         sessions_restored);
     add("sessions_refused_total", "counter", "Saved conversations that were damaged or another's.",
         sessions_refused);
-    add("session_save_failures_total", "counter", "Conversations that could not be written.",
-        save_failures);
+    add("session_save_failures_total", "counter",
+        "Conversations that could not be written, each time.", save_failures);
+    add("sessions_unwritten", "gauge", "Conversations whose last turn is not in the store yet.",
+        sessions_unwritten);
+    add("session_store_up", "gauge", "0: the store failed twice in a row, and is tried again.",
+        is_store_down ? 0 : 1);
     add("session_conflicts_total", "counter",
         "Conversations that another server had written meanwhile.", save_conflicts);
     add("session_store_bytes", "gauge", "Bytes in the store.", bytes_on_disk);

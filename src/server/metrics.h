@@ -18,7 +18,8 @@ class Metrics {
     std::atomic<int64_t> tokens_kept = 0, tokens_partly = 0, tokens_latent = 0, tokens_dropped = 0;
     std::atomic<int64_t> sessions = 0, sessions_saved = 0, sessions_restored = 0,
                          sessions_refused = 0, save_failures = 0, save_conflicts = 0,
-                         bytes_on_disk = 0;
+                         bytes_on_disk = 0, sessions_unwritten = 0;
+    std::atomic<bool> is_store_down = false;
 
     /// Of one answer.
     void observe_first_token(double seconds);

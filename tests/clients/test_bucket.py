@@ -50,20 +50,16 @@ def written(url, n):
     raise AssertionError("nothing was written")
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    named = os.environ.get("PALIMPSEST_BUCKET")
-    if named:
-        yield f"{named}/{uuid.uuid4().hex}"
-        return
-    pytest.importorskip("moto")
+def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+        return s.getsockname()[1]
+
+
+def start_moto(port):
+    """A bucket called conversations, in memory."""
     process = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    os.environ.update({"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "someone",
-                       "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"})
     for _ in range(200):
         try:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
@@ -72,6 +68,24 @@ def bucket():
             break
         except OSError:
             time.sleep(0.1)
+    return process
+
+
+def environment_of(port):
+    return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "someone",
+            "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    named = os.environ.get("PALIMPSEST_BUCKET")
+    if named:
+        yield f"{named}/{uuid.uuid4().hex}"
+        return
+    pytest.importorskip("moto")
+    port = free_port()
+    process = start_moto(port)
+    os.environ.update(environment_of(port))
     yield "s3://conversations/of/tests"
     process.kill()
     process.wait()
@@ -117,3 +131,55 @@ def test_what_is_wrong_is_said():
         ended = subprocess.run([PROGRAM, "serve", "--check", "--port", "0", "--sessions", address],
                                capture_output=True, text=True)
         assert ended.returncode != 0 and "is no address of a bucket" in ended.stderr
+
+
+def health(url):
+    at = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(at.hostname, at.port, timeout=60)
+    connection.request("GET", "/health")
+    answer = connection.getresponse()
+    assert answer.status == 200
+    return json.loads(answer.read())
+
+
+def test_a_store_that_goes_away_costs_no_answer_and_is_caught_up(make_server, monkeypatch):
+    pytest.importorskip("moto")
+    port = free_port()
+    for name, value in environment_of(port).items():
+        monkeypatch.setenv(name, value)
+    moto = start_moto(port)
+    server = make_server("--sessions", "s3://conversations/away")
+    assert health(server.url) == {"status": "ok", "store": "ok", "unwritten_sessions": 0}
+    moto.kill()
+    moto.wait()
+    talks = {}
+    for _ in range(3):
+        name = uuid.uuid4().hex
+        messages = [{"role": "user", "content": f"{TEXT} How many shelves are there?"}]
+        answer, _ = post(server.url, messages, name)
+        talks[name] = messages + [{"role": "assistant", "content": answer}, {"role": "user", "content": "And then?"}]
+    for _ in range(100):
+        said = health(server.url)
+        if said["store"] == "down":
+            break
+        time.sleep(0.1)
+    assert said == {"status": "ok", "store": "down", "unwritten_sessions": 3}
+    assert metric(server.url, "session_store_up") == 0
+    for name, messages in talks.items():  # from its own memory
+        assert post(server.url, messages, name)[1] > 500
+    moto = start_moto(port)
+    try:
+        for _ in range(300):
+            said = health(server.url)
+            if said["unwritten_sessions"] == 0:
+                break
+            time.sleep(0.1)
+        assert said == {"status": "ok", "store": "ok", "unwritten_sessions": 0}
+        server.stop(kill=True)
+        server = make_server("--sessions", "s3://conversations/away")
+        for name, messages in talks.items():
+            assert post(server.url, messages + [{"role": "assistant", "content": "Now."},
+                                                {"role": "user", "content": "So?"}], name)[1] > 500
+    finally:
+        moto.kill()
+        moto.wait()

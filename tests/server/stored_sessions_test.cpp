@@ -4,11 +4,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <mutex>
+#include <set>
 #include <thread>
 
 #include "core/error.h"
@@ -211,6 +215,79 @@ TEST(SessionSaver, WritesTheLastAndSaysWhatItCouldNot) {
     }
     EXPECT_EQ(store->part("s-a", "state"), "49");
     EXPECT_EQ(store->part("s-c", "state"), "z");
+}
+
+/// Down until told otherwise.
+class MovedStore : public SessionStore {
+ public:
+    [[nodiscard]] bool is_shared() const override { return false; }
+    std::vector<SessionHead> list(std::vector<std::string>&) override { return {}; }
+    void save(const SessionHead& head, const std::string& state) override {
+        ++n_asked;
+        if (is_down) throw Error(ErrorCode::kUnwritable, "nobody is there");
+        const std::scoped_lock guard(mutex_);
+        states_[head.id] = state;
+    }
+    std::string part(const std::string& id, std::string_view) override {
+        const std::scoped_lock guard(mutex_);
+        return states_[id];
+    }
+    void remove(const std::string&) override {}
+    void look_up(const std::string&) override {}
+    [[nodiscard]] std::optional<SessionHead> newer(const std::string&) override { return {}; }
+
+    std::atomic<bool> is_down = true;
+    std::atomic<int> n_asked = 0;
+
+ private:
+    std::mutex mutex_;
+    std::map<std::string, std::string> states_;
+};
+
+template <typename F>
+bool comes_true(const F& holds) {
+    for (int i = 0; i < 1000 && !holds(); ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return holds();
+}
+
+TEST(SessionSaver, NobodyWaitsForAStoreThatIsDownAndItIsCaughtUp) {
+    MovedStore store;
+    Metrics metrics;
+    SessionSaver saver(store, metrics, std::chrono::milliseconds(20));
+    for (int i = 0; i < 20; ++i) saver.save(head(cat("s-", i)), "a");
+    saver.flush();
+    EXPECT_TRUE(metrics.is_store_down);
+    EXPECT_EQ(metrics.sessions_unwritten, 20);
+    EXPECT_TRUE(saver.take_lost().empty());  // of no use yet
+    saver.save(head("s-19"), "b");
+    store.is_down = false;
+    ASSERT_TRUE(comes_true([&] { return saver.has("s-19"); }));
+    saver.flush();
+    EXPECT_FALSE(metrics.is_store_down);
+    EXPECT_EQ(store.part("s-19", ""), "b");
+    // It kept the last ones; the others are for their owner to give again.
+    const std::set<std::string> lost = saver.take_lost();
+    EXPECT_EQ(std::ssize(lost), 12);
+    EXPECT_TRUE(lost.contains("s-0"));
+    EXPECT_TRUE(saver.take_lost().empty());
+    for (const std::string& id : lost) saver.save(head(id), "a");
+    saver.flush();
+    EXPECT_EQ(metrics.sessions_unwritten, 0);
+}
+
+TEST(SessionSaver, AStoreThatIsDownIsAskedNowAndThen) {
+    MovedStore store;
+    Metrics metrics;
+    {
+        SessionSaver saver(store, metrics, std::chrono::hours(1));
+        for (int i = 0; i < 20; ++i) saver.save(head(cat("s-", i)), "a");
+        saver.flush();
+        EXPECT_EQ(store.n_asked, 2);
+        store.is_down = false;
+    }
+    EXPECT_EQ(store.part("s-19", ""), "a");  // the end does not wait an hour
 }
 
 TEST(SharedSessions, AStaleServerIsRefusedAndReadsWhatIsThere) {

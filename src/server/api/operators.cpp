@@ -41,7 +41,14 @@ Json policies_json(Service& service) {
 
 void handle_health(Service& service, const Call& call) {
     if (service.is_draining()) return call.answer({{"status", "draining"}}, 503);
-    call.answer({{"status", "ok"}});
+    Json state = {{"status", "ok"}};
+    // Answers go on without the store, so this is no reason to send clients elsewhere.
+    if (!service.options().sessions.empty()) {
+        const Metrics& m = service.metrics();
+        state["store"] = m.is_store_down ? "down" : "ok";
+        state["unwritten_sessions"] = m.sessions_unwritten.load();
+    }
+    call.answer(state);
 }
 
 void handle_metrics(Service& service, const Call& call) {

@@ -366,6 +366,7 @@ void SequenceTable::release(Remembered& of, bool is_good, const Work& work,
         of.head.responses.erase(of.head.responses.begin());
     }
     if (!of.is_private) store(of);
+    store_lost();
     static_cast<void>(make_room(0));
     note_bytes();
 }

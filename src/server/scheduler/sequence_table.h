@@ -134,6 +134,7 @@ class SequenceTable {
     [[nodiscard]] std::string stored(Remembered& of, std::string_view part);
     void load(Remembered& of, const MemoryChoice& choice, const std::string& state);
     void store(Remembered& of);
+    void store_lost();
     void save(Remembered& of, std::string state);
     void trim_store(const Remembered& spared);
     Remembered& adopt(SessionHead head, std::string state);

@@ -88,6 +88,19 @@ void SequenceTable::store(Remembered& of) {
     }
 }
 
+/// What the store missed while it was down.
+void SequenceTable::store_lost() {
+    if (saver_ == nullptr) return;
+    for (const std::string& id : saver_->take_lost()) {
+        const auto r =
+            std::ranges::find_if(all_, [&](const Remembered& it) { return it.head.id == id; });
+        if (r == all_.end() || r->is_in_use) continue;  // gone, or written when it is answered
+        r->head.messages = messages_of(*r);
+        r->head.report = report_of(*r);
+        store(*r);
+    }
+}
+
 void SequenceTable::save(Remembered& of, std::string state) {
     metrics_.bytes_on_disk -= of.head.bytes;
     of.head.bytes = std::ssize(state) + std::ssize(of.head.messages) + std::ssize(of.head.report) +
