@@ -244,6 +244,11 @@ class MovedStore : public SessionStore {
     std::map<std::string, std::string> states_;
 };
 
+void save_twenty(SessionSaver& saver) {
+    for (int i = 0; i < 20; ++i) saver.save(head(cat("s-", i)), "a");
+    saver.flush();
+}
+
 template <typename F>
 bool comes_true(const F& holds) {
     for (int i = 0; i < 1000 && !holds(); ++i) {
@@ -256,8 +261,7 @@ TEST(SessionSaver, NobodyWaitsForAStoreThatIsDownAndItIsCaughtUp) {
     MovedStore store;
     Metrics metrics;
     SessionSaver saver(store, metrics, std::chrono::milliseconds(20));
-    for (int i = 0; i < 20; ++i) saver.save(head(cat("s-", i)), "a");
-    saver.flush();
+    save_twenty(saver);
     EXPECT_TRUE(metrics.is_store_down);
     EXPECT_EQ(metrics.sessions_unwritten, 20);
     EXPECT_TRUE(saver.take_lost().empty());  // of no use yet
@@ -282,8 +286,7 @@ TEST(SessionSaver, AStoreThatIsDownIsAskedNowAndThen) {
     Metrics metrics;
     {
         SessionSaver saver(store, metrics, std::chrono::hours(1));
-        for (int i = 0; i < 20; ++i) saver.save(head(cat("s-", i)), "a");
-        saver.flush();
+        save_twenty(saver);
         EXPECT_EQ(store.n_asked, 2);
         store.is_down = false;
     }

@@ -94,7 +94,8 @@ void SequenceTable::store_lost() {
     for (const std::string& id : saver_->take_lost()) {
         const auto r =
             std::ranges::find_if(all_, [&](const Remembered& it) { return it.head.id == id; });
-        if (r == all_.end() || r->is_in_use) continue;  // gone, or written when it is answered
+        // Gone, or written when it is answered.
+        if (r == all_.end() || r->is_in_use || r->sequence == nullptr) continue;
         r->head.messages = messages_of(*r);
         r->head.report = report_of(*r);
         store(*r);
